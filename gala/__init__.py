@@ -1,0 +1,3 @@
+"""gala: gossip-based deep reinforcement learning on PyTorch."""
+
+__version__ = "0.1.0"

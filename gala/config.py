@@ -1,0 +1,161 @@
+"""Every default and every tuning number, as frozen dataclasses. Nothing here imports beyond the standard library.
+
+A preset (configs/**.yaml) overrides a default; the command line overrides both. ``validate`` refuses what cannot work,
+with the fix in the message, before any process starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Algo = Literal["a2c", "gala", "independent", "allreduce"]
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The simulators of one learner."""
+
+    id: str = "CartPole-v1"
+    """ALE/Pong-v5, HalfCheetah-v5, MinAtar/Breakout-v1, or any registered Gymnasium id."""
+    backend: Literal["auto", "atari", "mujoco", "minatar", "gymnasium", "envpool"] = "auto"
+    """auto: ALE/* -> atari, the ten MuJoCo v5 tasks -> mujoco, MinAtar/* -> minatar, anything else -> gymnasium."""
+    threads: int = 0
+    """Simulator threads per learner; 0 shares the available cores among the learners."""
+    autoreset: Literal["auto", "same-step", "next-step"] = "auto"
+    vectorization: Literal["sync", "async"] = "sync"
+    """Gymnasium backend only: step in this process, or one process per simulator."""
+    max_episode_steps: int = 0
+    """Agent decisions before truncation; 0 keeps the task's own limit."""
+    watchdog_s: float = 60.0
+    """A batched step that takes longer ends the run with an error instead of hanging it."""
+    sticky_actions: float = 0.0
+    """Atari, MinAtar: probability that the previous action is repeated."""
+    full_action_space: bool = False
+    """Atari: all 18 actions instead of the game's minimal set."""
+    frame_skip: int = 4
+    """Atari: frames per decision."""
+    frame_stack: int = 4
+    """Atari: frames per observation."""
+    image_size: int = 84
+    """Atari: height and width of an observation in pixels."""
+    noop_max: int = 30
+    """Atari: up to this many no-ops after a reset."""
+    life_loss_ends_episode: bool = True
+    """Atari: a lost life is a termination for learning; the game and its reported return go on."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Policy and value network."""
+
+    encoder: Literal["mlp", "nature_cnn", "a3c_cnn", "minatar_cnn"] = "mlp"
+    hidden: tuple[int, ...] = (64, 64)
+    """MLP layer widths."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    separate_critic: bool = True
+    """MLP: policy and value do not share layers."""
+    gru_size: int = 0
+    """Width of a GRU between encoder and heads; 0 means a feed-forward policy."""
+
+
+@dataclass(frozen=True)
+class A2CConfig:
+    """The loss and the rollout."""
+
+    num_steps: int = 5
+    """T, decisions per simulator in one rollout."""
+    gamma: float = 0.99
+    gae_lambda: float = 1.0
+    """1 gives n-step returns."""
+    value_coef: float = 0.5
+    entropy_coef: float = 0.01
+    entropy_schedule: Literal["constant", "linear"] = "constant"
+    """linear decays the coefficient to 0 over the run."""
+    max_grad_norm: float = 0.5
+    normalize_advantages: bool = False
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The local optimiser; its state is never gossiped."""
+
+    name: Literal["rmsprop_tf", "rmsprop", "adam"] = "rmsprop_tf"
+    """rmsprop_tf keeps epsilon inside the root, as the published A2C results do."""
+    lr: float = 7e-4
+    schedule: Literal["constant", "linear"] = "constant"
+    lr_scaling: Literal["none", "sqrt"] = "none"
+    """sqrt multiplies lr by sqrt(all simulators / lr_reference_envs)."""
+    lr_reference_envs: int = 16
+    eps: float = 1e-5
+    rmsprop_alpha: float = 0.99
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+
+
+@dataclass(frozen=True)
+class NormalizeConfig:
+    """Running statistics, checkpointed with the policy and frozen in evaluation."""
+
+    obs: bool = False
+    obs_clip: float = 10.0
+    reward: Literal["none", "sign", "scale"] = "none"
+    """sign: -1, 0, 1 (Atari). scale: divide by the running std of the discounted return."""
+    reward_clip: float = 10.0
+
+
+@dataclass(frozen=True)
+class GossipConfig:
+    """Asynchronous PushSum between the learners (algo=gala)."""
+
+    topology: str = "ring"
+    every: int = 1
+    """Exchange once in this many updates."""
+    w_min: float = 0.25
+    """A learner whose PushSum weight would fall under this keeps its share for the round."""
+    tau: int = -1
+    """Staleness bound in own updates without a message; -1 is no bound, 0 is synchronous gossip."""
+    at_bound: Literal["proceed", "wait", "drop-peer"] = "proceed"
+    wait_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    interval_s: float = 2.0
+    """Seconds between metric records."""
+    tensorboard: bool = True
+    checkpoint_interval_s: float = 120.0
+    keep_milestones: int = 4
+    """Evenly spaced checkpoints that are kept for good; latest and best are kept besides."""
+    panel: Literal["auto", "on", "off"] = "auto"
+    """auto: a live panel on a terminal, plain lines in a log."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    a2c: A2CConfig = field(default_factory=A2CConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
+    gossip: GossipConfig = field(default_factory=GossipConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    algo: Algo = "gala"
+    learners: int = 1
+    """Actor-learner processes."""
+    envs_per_learner: int = 16
+    steps: int = 500_000
+    """env_steps (agent decisions) over all learners."""
+    seed: int = 1
+    device: str = "auto"
+    """auto, cpu, or cuda (learners are placed round-robin on the GPUs there are)."""
+    torch_threads: int = 0
+    """Network threads per learner; 0 shares the available cores among the learners."""
+    run: str = ""
+    """Run directory; empty makes runs/<environment>-<algo>-s<seed>-<time>."""
+    overwrite: bool = False
+    """Replace an existing run directory."""
+    preset: str = ""
+    """Set by preset=NAME; kept for the record."""

@@ -1,0 +1,1 @@
+"""Advantage actor-critic: rollouts, returns, the loss, the loop."""
