@@ -36,45 +36,71 @@ class RunningMoments:
             return np.ones_like(self.mean)
         return np.sqrt(self.m2 / self.count)
 
-    def state(self) -> dict[str, NDArray]:
-        return {"count": np.asarray(self.count), "mean": self.mean.copy(), "m2": self.m2.copy()}
+    def pack(self) -> NDArray:
+        """[count, *mean, *m2] as one float64 vector."""
+        return np.concatenate([[self.count], np.ravel(self.mean), np.ravel(self.m2)])
 
-    def load_state(self, state: dict[str, NDArray]) -> None:
-        if np.shape(state["mean"]) != self.mean.shape:
-            raise ValueError(f"normaliser of shape {np.shape(state['mean'])} does not fit observations {self.mean.shape}")
-        self.count = float(state["count"])
-        self.mean, self.m2 = np.array(state["mean"], np.float64), np.array(state["m2"], np.float64)
+    @classmethod
+    def unpack(cls, packed: NDArray, shape: tuple[int, ...]) -> RunningMoments:
+        """The inverse of ``pack``. Raises ValueError if the vector belongs to another shape."""
+        moments = cls(shape)
+        size = int(np.prod(shape))
+        if packed.shape != (1 + 2 * size,):
+            raise ValueError(f"normaliser state of length {len(packed)} does not fit observations of shape {shape}")
+        moments.count = float(packed[0])
+        moments.mean = packed[1 : 1 + size].reshape(shape).copy()
+        moments.m2 = packed[1 + size :].reshape(shape).copy()
+        return moments
+
+    @classmethod
+    def pooled(cls, packed: NDArray, shape: tuple[int, ...]) -> RunningMoments:
+        """The statistics of several streams together; ``packed [n, 1 + 2 size]``, one row per stream."""
+        total = cls(shape)
+        for row in packed:
+            if row[0] > 0:
+                part = cls.unpack(row, shape)
+                total.merge(part.count, part.mean, part.m2)
+        return total
 
 
 class ObsNormalizer:
-    """Standardises vector observations and clips them to +-``clip``."""
+    """Standardises vector observations and clips them to +-``clip``.
+
+    ``own`` is what this learner saw; ``applied`` is what is divided by: the same, or all learners' statistics pooled.
+    Averaged networks need pooled statistics, or each would see its inputs on another scale.
+    """
 
     def __init__(self, shape: tuple[int, ...], clip: float) -> None:
-        self.moments = RunningMoments(shape)
-        self.clip = clip
+        self.shape, self.clip = shape, clip
+        self.own = self.applied = RunningMoments(shape)
 
     def update(self, obs: NDArray) -> None:
         """Learn from ``obs [N, ...]``."""
-        self.moments.update(obs)
+        self.own.update(obs)
 
     def __call__(self, obs: NDArray) -> NDArray:
         """``obs [N, ...]`` -> float32 of the same shape, with the statistics as they are."""
-        scale = 1.0 / np.sqrt(self.moments.std**2 + 1e-8)
-        return np.clip((obs - self.moments.mean) * scale, -self.clip, self.clip).astype(np.float32)
+        scale = 1.0 / np.sqrt(self.applied.std**2 + 1e-8)
+        return np.clip((obs - self.applied.mean) * scale, -self.clip, self.clip).astype(np.float32)
 
 
 class ReturnScaler:
-    """Divides rewards by the running standard deviation of each row's discounted return, and clips to +-``clip``."""
+    """Divides rewards by the running standard deviation of each row's discounted return, and clips to +-``clip``.
+
+    ``own`` and ``applied`` as in ``ObsNormalizer``.
+    """
+
+    shape: tuple[int, ...] = ()
 
     def __init__(self, num_envs: int, gamma: float, clip: float) -> None:
-        self.moments = RunningMoments()
+        self.own = self.applied = RunningMoments()
         self.gamma, self.clip = gamma, clip
         self._returns = np.zeros(num_envs, np.float64)
 
     def __call__(self, reward: NDArray, done: NDArray, valid: NDArray) -> NDArray:
         """``reward, done, valid [B]`` -> scaled float32 ``[B]``; learns from the valid rows."""
         self._returns = np.where(valid, self._returns * self.gamma + reward, 0.0)
-        self.moments.update(self._returns[valid])
+        self.own.update(self._returns[valid])
         self._returns[done] = 0.0
-        scaled = reward / np.sqrt(self.moments.std**2 + 1e-8)
+        scaled = reward / np.sqrt(self.applied.std**2 + 1e-8)
         return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
