@@ -1,8 +1,9 @@
 """Words on the command line and in YAML files -> ``Config``.
 
-Precedence: default < ``base`` of the preset < preset < command line. A preset is flattened to the same ``a.b=c`` settings as
-the command line and put before them, so a typo in a file gets the same one-line error as a typed one. Scalars are read as
-raw text (YAML 1.1 would turn ``7e-4`` into a string and ``on`` into a boolean) and parsed by the field's declared type.
+Precedence: default < ``base`` of the preset < preset < command line. A preset is flattened to the same ``a.b=c``
+settings as the command line and put before them, so a typo in a file gets the same one-line error as a typed one.
+Scalars are read as raw text (YAML 1.1 would turn ``7e-4`` into a string and ``on`` into a boolean) and parsed by the
+field's declared type.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import yaml
 
 from gala.config import Config
 
+HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
+
 ALIASES = {"topology": "gossip.topology"}
 """Short names that the command line accepts for a nested setting."""
 
@@ -36,7 +39,7 @@ class Setting(NamedTuple):
 
 
 def parse(argv: Sequence[str]) -> Config:
-    """``preset=atari/pong optim.lr=1e-3 --seed 3`` -> Config. Raises ValueError in one line; checks types, not values."""
+    """``preset=atari/pong optim.lr=1e-3 --seed 3`` -> Config. Checks types, not values; ValueError in one line."""
     settings = _split(argv)
     presets = [s.text for s in settings if s.key == "preset" and s.text]
     return _build([*(_read_preset(presets[-1]) if presets else []), *settings])
@@ -59,7 +62,7 @@ def dump(config: Config) -> str:
 def print_help(prog: str) -> None:
     """Every setting with its type, default and meaning, on stdout."""
     with contextlib.suppress(SystemExit):
-        tyro.cli(Config, prog=prog, args=["--help"], description=__doc__.splitlines()[2], config=_TYRO)
+        tyro.cli(Config, prog=prog, args=["--help"], description=HELP, config=_TYRO)
 
 
 def preset_root() -> Path:
@@ -84,7 +87,7 @@ def preset_path(name: str) -> Path:
     if not path.is_file():
         names = preset_names()
         by_task = [n for n in names if n.split("/")[-1] == name]
-        raise ValueError(f"unknown preset {name!r}{nearest(name, names, by_task)}; see `gala presets`")
+        raise ValueError(f"unknown preset {name!r}; `gala presets` lists them{nearest(name, names, by_task)}")
     return path
 
 
@@ -94,7 +97,7 @@ def nearest(word: str, names: Iterable[str], exact: Sequence[str] = ()) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _fields(cls: type, prefix: str = "") -> dict[str, Any]:
+def _fields(cls: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted name -> declared type, for every leaf."""
     out: dict[str, Any] = {}
     for name, hint in get_type_hints(cls).items():

@@ -113,9 +113,7 @@ def check_actions(actions: Array, space: gym.Space, num_envs: int) -> Array:
     """
     actions = np.asarray(actions)
     if actions.shape != (num_envs, *(space.shape or ())):
-        raise ValueError(
-            f"actions have shape {actions.shape}; this environment wants {(num_envs, *(space.shape or ()))}"
-        )
+        raise ValueError(f"actions have shape {actions.shape}; this environment wants {(num_envs, *(space.shape or ()))}")
     if isinstance(space, gym.spaces.Box):
         if not np.isfinite(actions).all():
             row = int(np.argwhere(~np.isfinite(actions))[0][0])
