@@ -14,7 +14,7 @@ import difflib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -22,6 +22,8 @@ import yaml
 from gala.config import Config
 
 HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
+
+T = TypeVar("T")
 
 ALIASES = {"topology": "gossip.topology"}
 """Short names that the command line accepts for a nested setting."""
@@ -42,12 +44,27 @@ def parse(argv: Sequence[str]) -> Config:
     """``preset=atari/pong optim.lr=1e-3 --seed 3`` -> Config. Checks types, not values; ValueError in one line."""
     settings = _split(argv)
     presets = [s.text for s in settings if s.key == "preset" and s.text]
-    return _build([*(_read_preset(presets[-1]) if presets else []), *settings])
+    return _build([*(_read_preset(presets[-1]) if presets else []), *settings], Config)
 
 
 def load(path: Path) -> Config:
     """The Config that ``dump`` wrote to ``path``, exactly. Raises ValueError in one line."""
-    return _build(_read_yaml(path))
+    return _build(_read_yaml(path), Config)
+
+
+def override(config: Config, argv: Sequence[str], allowed: Sequence[str]) -> Config:
+    """``config`` with the settings of ``argv``, each of which must be in ``allowed``. Raises ValueError in one line."""
+    changes = _split(argv)
+    changed = _build([*_flatten(yaml.load(dump(config), yaml.BaseLoader), "", ""), *changes], Config)
+    for s in changes:
+        if s.key not in allowed:
+            raise ValueError(f"{s.key} cannot change in a resumed run; only {', '.join(allowed)} can")
+    return changed
+
+
+def parse_options(cls: type[T], argv: Sequence[str]) -> T:
+    """The options of another command, in the same two spellings, into the dataclass ``cls``."""
+    return _build(_split(argv), cls)
 
 
 def dump(config: Config) -> str:
@@ -105,7 +122,6 @@ def _fields(cls: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-_FIELDS = _fields(Config)
 _TYRO = (tyro.conf.FlagConversionOff, tyro.conf.UsePythonSyntaxForLiteralCollections)
 
 
@@ -156,26 +172,27 @@ def _flatten(tree: dict[str, Any], prefix: str, source: str) -> list[Setting]:
     return out
 
 
-def _build(settings: list[Setting]) -> Config:
+def _build(settings: list[Setting], cls: type[T]) -> T:
+    hints = _fields(cls)
     for s in settings:
-        if s.key not in _FIELDS:
-            by_leaf = [name for name in _FIELDS if name.split(".")[-1] == s.key.split(".")[-1]]
-            raise s.error(f"unknown setting {s.key!r}{nearest(s.key, _FIELDS, by_leaf)}")
-    config = _tyro(settings)
-    if config is not None:
-        return config
-    bad = next((s for s in settings if _tyro([s]) is None), settings[0])
-    hint = _FIELDS[bad.key]
+        if s.key not in hints:
+            by_leaf = [name for name in hints if name.split(".")[-1] == s.key.split(".")[-1]]
+            raise s.error(f"unknown setting {s.key!r}{nearest(s.key, hints, by_leaf)}")
+    built = _tyro(settings, cls, hints)
+    if built is not None:
+        return built
+    bad = next((s for s in settings if _tyro([s], cls, hints) is None), settings[0])
+    hint = hints[bad.key]
     suggestion = nearest(bad.text, get_args(hint)) if get_origin(hint) is Literal else ""
     raise bad.error(f"{bad.key}={bad.text}: wants {_describe(hint)}{suggestion}")
 
 
-def _tyro(settings: list[Setting]) -> Config | None:
+def _tyro(settings: list[Setting], cls: type[T], hints: dict[str, Any]) -> T | None:
     """tyro's answer, or None where it would have printed an error box and left."""
-    args = [f"--{s.key}={_normal(s.text, _FIELDS[s.key])}" for s in settings]
+    args = [f"--{s.key}={_normal(s.text, hints[s.key])}" for s in settings]
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(Config, args=args, config=_TYRO, console_outputs=False)
+            return tyro.cli(cls, args=args, config=_TYRO, console_outputs=False)
     except SystemExit:
         return None
 
