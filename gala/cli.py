@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
-    return f"gala: gossip-based deep reinforcement learning\n\nusage: gala COMMAND ...\n\n{rows}\n\n`gala COMMAND --help` says more."
+    title, more = "gala: gossip-based deep reinforcement learning", "`gala COMMAND --help` says more."
+    return f"{title}\n\nusage: gala COMMAND ...\n\n{rows}\n\n{more}"
 
 
 def _nearest(word: str) -> str:

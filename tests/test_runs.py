@@ -39,13 +39,13 @@ def save(run, value, names=("latest",)):
 
 def test_a_kill_in_the_middle_of_a_save_leaves_a_whole_checkpoint(tmp_path):
     run = make_run(tmp_path / "run")
-    reached, delay_s = 0, 0.0
+    delay_s = 0.0
     for attempt in range(6):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(run.path)], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None and writer.stdout.readline() == "1\n"
-        before = time.monotonic()
-        while time.monotonic() - before < 0.05:  # read while it writes: links and folders change under the reader
-            run.load_part("latest", "learner0")
+        deadline = time.monotonic() + 30.0
+        while run.load_part("latest", "learner0")[1]["number"] < 3:  # links and folders change under this reader
+            assert time.monotonic() < deadline
         time.sleep(delay_s := (delay_s + 0.0037 * attempt) % 0.03)
         os.kill(writer.pid, signal.SIGKILL)
         writer.wait()
@@ -56,8 +56,6 @@ def test_a_kill_in_the_middle_of_a_save_leaves_a_whole_checkpoint(tmp_path):
             assert part["number"] == meta["number"]
             assert (tensors["policy"]["w"] == meta["number"]).all() and tensors["policy"]["w"].shape == (100_000,)
             assert (tensors["policy"]["b"] == meta["number"]).all()
-        reached = max(reached, meta["number"])
-    assert reached > 3
     save(run, 1.0, ["latest", "best"])
     assert len(list((run.path / "checkpoints/.store").iterdir())) == 1  # what the kills left over is gone
 

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str]) -> int:
     """Prints ids, grouped by backend. Returns 0."""
     if argv and argv[0] in ("-h", "--help"):
-        print(
-            "usage: gala envs [BACKEND]\n\nList the environment ids of every backend, or of one; use one with env.id=ID."
-        )
+        print("usage: gala envs [BACKEND]\n\nList the environment ids of each backend; use one with env.id=ID.")
         return 0
     from gala_envs.registry import list_env_ids
 

@@ -15,7 +15,7 @@ USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both] [checkp
                     [learner=consensus|K] [seed=1000] [device=auto|cpu|cuda] [--video FILE.mp4] [--json]
 
 Plays exactly `episodes` whole episodes and reports their mean return with its 95% confidence interval.
-learner=consensus is the average of all learners' parameters. --json prints one JSON object (two, by mode, for mode=both)."""
+learner=consensus averages all learners' parameters. --json prints one JSON object (mode=both: one per mode, nested)."""
 
 
 @dataclass(frozen=True)

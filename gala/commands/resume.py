@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from gala import configure
-from gala.config import flatten, validate
+from gala.config import validate
 from gala.runs import RunDir
 
 MAY_CHANGE = ("steps", "device", "torch_threads", "env.threads", "log.panel", "log.interval_s")

@@ -35,8 +35,10 @@ def main(argv: Sequence[str]) -> int:
 def check(config: Config) -> None:
     """Refuse, before a file is written, what only the environment and the topology can tell. Raises ValueError."""
     from gala import build
+    from gala.gossip.topology import get_topology
 
-    build.check(config)
+    build.count_parameters(config, build.probe_spaces(config))
+    get_topology(config.gossip.topology, config.learners)
 
 
 def default_run(config: Config, stamp: str) -> str:
@@ -54,7 +56,7 @@ def arithmetic(config: Config) -> str:
     obs_bytes = math.prod(spaces.obs.shape or ()) * spaces.obs.dtype.itemsize
     rows = {
         "learners x simulators": f"{config.learners} x {config.envs_per_learner}",
-        "batch of an update": f"{config.envs_per_learner} simulators x {config.a2c.num_steps} steps = {batch:,} env_steps",
+        "batch of an update": f"{config.envs_per_learner} x {config.a2c.num_steps} steps = {batch:,} per learner",
         "updates": f"{math.ceil(config.steps / (batch * config.learners)):,} per learner",
         "env_steps": f"{config.steps:,} over all learners",
         "frames": f"{config.steps * spaces.frames_per_step:,} ({spaces.frames_per_step} per env_step)",
