@@ -6,8 +6,10 @@ with the fix in the message, before any process starts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 Algo = Literal["a2c", "gala", "independent", "allreduce"]
 
@@ -143,6 +145,8 @@ class Config:
     gossip: GossipConfig = field(default_factory=GossipConfig)
     log: LogConfig = field(default_factory=LogConfig)
     algo: Algo = "gala"
+    """gala: gossip. a2c: one learner. independent: no gossip. allreduce: synchronous data-parallel. With learners=1 all
+    four are plain A2C."""
     learners: int = 1
     """Actor-learner processes."""
     envs_per_learner: int = 16
@@ -159,3 +163,56 @@ class Config:
     """Replace an existing run directory."""
     preset: str = ""
     """Set by preset=NAME; kept for the record."""
+
+
+_COUNTS = (
+    *("learners", "envs_per_learner", "steps", "a2c.num_steps", "optim.lr_reference_envs", "gossip.every"),
+    *("env.frame_skip", "env.frame_stack", "env.image_size"),
+)
+_POSITIVE = (
+    *("env.watchdog_s", "optim.eps", "normalize.obs_clip", "normalize.reward_clip", "gossip.wait_timeout_s"),
+    *("log.interval_s", "log.checkpoint_interval_s"),
+)
+_NOT_NEGATIVE = (
+    *("seed", "torch_threads", "env.threads", "env.max_episode_steps", "env.noop_max", "model.gru_size"),
+    *("a2c.value_coef", "a2c.entropy_coef", "a2c.max_grad_norm", "optim.lr", "log.keep_milestones"),
+)
+_UNIT = ("env.sticky_actions", "a2c.gamma", "a2c.gae_lambda")
+_BELOW_ONE = ("optim.rmsprop_alpha", "optim.adam_beta1", "optim.adam_beta2", "gossip.w_min")
+
+
+def validate(config: Config) -> None:
+    """Refuse values that cannot work. Raises ValueError: one line that names the setting and what it may be."""
+    values = flatten(config)
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}={value} must be a finite number")
+    _require(values, _COUNTS, lambda v: v >= 1, "at least 1")
+    _require(values, _POSITIVE, lambda v: v > 0, "greater than 0")
+    _require(values, _NOT_NEGATIVE, lambda v: v >= 0, "0 or more")
+    _require(values, _UNIT, lambda v: 0 <= v <= 1, "between 0 and 1")
+    _require(values, _BELOW_ONE, lambda v: 0 <= v < 1, "at least 0 and below 1")
+    _require(values, ("gossip.tau",), lambda v: v >= -1, "-1 (no bound), 0 (synchronous) or more")
+    _require(values, ("model.hidden",), lambda v: all(w >= 1 for w in v), "widths of at least 1")
+    _require(values, ("env.id",), bool, "the name of an environment; see `gala envs`")
+    _require(values, ("device",), lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
+    if config.algo == "a2c" and config.learners > 1:
+        raise ValueError(f"algo=a2c has one learner, not {config.learners}; use algo=gala, independent or allreduce")
+    per_update = config.learners * config.envs_per_learner * config.a2c.num_steps
+    if config.steps < per_update:
+        raise ValueError(f"steps={config.steps} is less than one update of every learner ({per_update} env_steps)")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value, for every leaf of a dataclass."""
+    out: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        out |= flatten(value, f"{prefix}{f.name}.") if is_dataclass(value) else {prefix + f.name: value}
+    return out
+
+
+def _require(values: dict[str, Any], names: tuple[str, ...], ok: Callable[[Any], bool], rule: str) -> None:
+    for name in names:
+        if not ok(values[name]):
+            raise ValueError(f"{name}={values[name]} must be {rule}")

@@ -1,0 +1,41 @@
+# make train   sets everything up, trains (several gossiping learners on MinAtar Breakout), evaluates, says where things are
+# make test    sets everything up, then lints, checks types and runs all tests
+# Both create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="learners=4 steps=2e6"
+
+PRESET ?= minatar/breakout
+ARGS ?=
+EXTRAS := atari,mujoco,minatar,video,plot,dev
+
+# The first Python on the path that is new enough. Override with make PYTHON=/path/to/python3.12
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+BIN := .venv/bin
+STAMP := .venv/installed
+RUN := $(or $(patsubst run=%,%,$(lastword $(filter run=%,$(ARGS)))),runs/$(subst /,-,$(PRESET))-$(shell date +%Y%m%d-%H%M%S))
+
+.PHONY: train test lint clean
+.DEFAULT_GOAL := train
+
+train: $(STAMP)
+	$(BIN)/gala train preset=$(PRESET) run=$(RUN) $(ARGS)
+	$(if $(filter --dry-run --help,$(ARGS)),,$(BIN)/gala eval $(RUN))
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and by itself: its build (CPU, CUDA) is then the one that pip is set up to prefer, see the README.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "gala needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+clean:
+	rm -rf .venv

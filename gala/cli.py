@@ -1,0 +1,57 @@
+"""The command ``gala``. Only the chosen command's module is imported, so ``gala --help`` needs no torch."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": ("gala.commands.train", "train a policy: gala train preset=atari/pong learners=4 steps=2e6"),
+    "resume": ("gala.commands.resume", "continue a run from its latest checkpoint"),
+    "eval": ("gala.commands.evaluate", "play an exact number of episodes with a trained policy"),
+    "presets": ("gala.commands.presets", "list the presets"),
+    "envs": ("gala.commands.envs", "list the environments of each backend"),
+    "topologies": ("gala.commands.topologies", "list the gossip topologies, or show one round by round"),
+    "doctor": ("gala.commands.doctor", "what this machine and this installation offer"),
+}
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if words[0] == "--version":
+        from gala import __version__
+
+        print(f"gala {__version__}")
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise ValueError(f"unknown command {words[0]!r}{_nearest(words[0])}; `gala --help` lists them")
+        return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
+    except ValueError as error:
+        print(f"gala: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of a list, `head` say, has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    title, more = "gala: gossip-based deep reinforcement learning", "`gala COMMAND --help` says more."
+    return f"{title}\n\nusage: gala COMMAND ...\n\n{rows}\n\n{more}"
+
+
+def _nearest(word: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(word, COMMANDS, 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

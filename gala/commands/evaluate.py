@@ -1,0 +1,92 @@
+"""``gala eval RUN``: an exact number of whole episodes with a trained policy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gala import configure
+from gala.runs import RunDir
+
+USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both] [checkpoint=latest|best|NAME]
+                    [learner=consensus|K] [seed=1000] [device=auto|cpu|cuda] [--video FILE.mp4] [--json]
+
+Plays exactly `episodes` whole episodes and reports their mean return with its 95% confidence interval.
+learner=consensus averages all learners' parameters. --json prints one JSON object (mode=both: one per mode, nested)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``gala eval`` accepts."""
+
+    episodes: int = 30
+    mode: Literal["sampled", "greedy", "both"] = "sampled"
+    checkpoint: str = "latest"
+    learner: str = "consensus"
+    seed: int = 1000
+    """Far from training seeds: evaluation episodes should be new ones."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    video: str = ""
+
+
+def main(argv: Sequence[str]) -> int:
+    """``RUN`` and the settings of ``Options``. Returns 0."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    options = configure.parse_options(Options, [word for word in argv[1:] if word != "--json"])
+    run_dir = RunDir.open(argv[0])
+    learner = _learner(options.learner, run_dir.config.learners)
+    _check(options, run_dir)
+    from gala.evaluate import evaluate_run
+
+    results: dict[str, dict[str, Any]] = {}
+    for mode in ("greedy", "sampled") if options.mode == "both" else (options.mode,):
+        results[mode] = evaluate_run(
+            run_dir,
+            checkpoint=options.checkpoint,
+            learner=learner,
+            episodes=options.episodes,
+            mode=mode,
+            seed=options.seed,
+            device=options.device,
+            video=Path(options.video) if options.video and not results else None,
+        )
+    if "--json" in argv:
+        print(json.dumps(results if options.mode == "both" else results[options.mode]))
+    else:
+        print("\n".join(describe(result) for result in results.values()))
+        print(f"run {run_dir.path} · checkpoint {options.checkpoint} · learner {options.learner}")
+        print(f"curves: tensorboard --logdir {run_dir.path}")
+    return 0
+
+
+def describe(result: dict[str, Any]) -> str:
+    """One line of figures for a reader."""
+    low_high = result["return_ci95"]
+    interval = f"{low_high[0]:.1f} to {low_high[1]:.1f}" if isinstance(low_high, list | tuple) else f"± {low_high:.1f}"
+    return (
+        f"{result['mode']:<8} return {result['return_mean']:.1f} (95% CI {interval}, std {result['return_std']:.1f}) "
+        f"over {result['episodes']} episodes of {result['length_mean']:.0f} steps, seed {result['seed']}"
+    )
+
+
+def _learner(text: str, learners: int) -> int | str:
+    if text == "consensus":
+        return text
+    if text.isdigit() and int(text) < learners:
+        return int(text)
+    raise ValueError(f"learner={text}: wants consensus or a number from 0 to {learners - 1}")
+
+
+def _check(options: Options, run_dir: RunDir) -> None:
+    if options.episodes < 1:
+        raise ValueError(f"episodes={options.episodes} must be at least 1")
+    if options.seed < 0:
+        raise ValueError(f"seed={options.seed} must be 0 or more")
+    if options.video and not options.video.endswith(".mp4"):
+        raise ValueError(f"video={options.video} must end in .mp4")
+    run_dir.checkpoint_meta(options.checkpoint)

@@ -1,0 +1,21 @@
+"""``gala presets [WORD]``: the presets whose name contains WORD, each with the first line of its comment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gala import configure
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints one line per preset. Returns 0."""
+    if argv and argv[0] in ("-h", "--help"):
+        print("usage: gala presets [WORD]\n\nList the presets whose name contains WORD; use one with preset=NAME.")
+        return 0
+    names = [name for name in configure.preset_names() if not argv or argv[0] in name]
+    if not names:
+        raise ValueError(f"no preset has {argv[0]!r} in its name{configure.nearest(argv[0], configure.preset_names())}")
+    for name in names:
+        config = configure.parse([f"preset={name}"])
+        print(f"{name:<34} {config.env.id:<30} {config.model.encoder:<12} {config.steps:>12,} env_steps")
+    return 0

@@ -1,0 +1,67 @@
+"""``gala train``: settings -> a new run directory -> training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+
+from gala import configure
+from gala.config import Config, validate
+from gala.runs import RunDir
+
+
+def main(argv: Sequence[str]) -> int:
+    """Settings as ``key=value`` or ``--key value``, and ``--dry-run``. Returns the exit status of the training."""
+    words = [word for word in argv if word != "--dry-run"]
+    if "--help" in words or "-h" in words:
+        configure.print_help("gala train")
+        return 0
+    config = configure.parse(words)
+    validate(config)
+    if not config.run:
+        config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
+    check(config)
+    if len(words) < len(argv):
+        print(configure.dump(config))
+        print(arithmetic(config))
+        return 0
+    from gala import launch
+
+    return launch.train(config, RunDir.create(config, words, config.overwrite), resume=False)
+
+
+def check(config: Config) -> None:
+    """Refuse, before a file is written, what only the environment and the topology can tell. Raises ValueError."""
+    from gala import build
+    from gala.gossip.topology import get_topology
+
+    build.count_parameters(config, build.probe_spaces(config))
+    get_topology(config.gossip.topology, config.learners)
+
+
+def default_run(config: Config, stamp: str) -> str:
+    """runs/<environment>-<algo>-s<seed>-<time>."""
+    return f"runs/{config.env.id.replace('/', '-').lower()}-{config.algo}-s{config.seed}-{stamp}"
+
+
+def arithmetic(config: Config) -> str:
+    """What the settings add up to, one line each: batches, updates, frames, learning rate, memory of a rollout."""
+    from gala import build
+
+    spaces = build.probe_spaces(config)
+    batch = config.envs_per_learner * config.a2c.num_steps
+    rate = build.learning_rate(config)
+    obs_bytes = math.prod(spaces.obs.shape or ()) * spaces.obs.dtype.itemsize
+    rows = {
+        "learners x simulators": f"{config.learners} x {config.envs_per_learner}",
+        "batch of an update": f"{config.envs_per_learner} x {config.a2c.num_steps} steps = {batch:,} per learner",
+        "updates": f"{math.ceil(config.steps / (batch * config.learners)):,} per learner",
+        "env_steps": f"{config.steps:,} over all learners",
+        "frames": f"{config.steps * spaces.frames_per_step:,} ({spaces.frames_per_step} per env_step)",
+        "learning rate": f"{rate(0.0):.3g} at the start, {rate(1.0):.3g} at the end",
+        "parameters": f"{build.count_parameters(config, spaces):,}",
+        "observations of a rollout": f"{batch * obs_bytes / 2**20:.2f} MiB per learner",
+    }
+    return "\n".join(f"{name:<26} {text}" for name, text in rows.items())

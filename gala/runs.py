@@ -1,0 +1,172 @@
+"""The run directory: configuration, versions, metrics, checkpoints, summary. Never overwritten silently.
+
+    config.yaml command.txt versions.json metrics.jsonl summary.json
+    events.out.tfevents.*  learner0/ .. learnerN/     TensorBoard: all learners together, and one by one
+    checkpoints/latest -> .store/000007               every name is a link to one complete checkpoint
+
+See ``gala.checkpoints`` for the checkpoint format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gala import configure
+from gala.checkpoints import Checkpoints, write_atomically
+from gala.config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gala.checkpoints import Tensors
+
+PACKAGES = ("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "safetensors")
+
+
+class RunDir:
+    """One training run on disk. Only the process that logs opens event files; any process may read or write a part."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path, self.config = path, config
+        self.checkpoints = Checkpoints(path / "checkpoints")
+        self._writers: dict[str, Any] = {}
+        self._purge_step: int | None = None
+
+    @classmethod
+    def create(cls, config: Config, argv: Sequence[str], overwrite: bool) -> RunDir:
+        """Make ``config.run``. Raises ValueError if it holds anything and ``overwrite`` is False, or is no run."""
+        path = Path(config.run)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise ValueError(f"{path} already exists; continue it with `gala resume {path}` or add overwrite=true")
+            if not (path / "config.yaml").is_file():
+                raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
+        write_atomically(path / "versions.json", _json(versions()))
+        write_atomically(path / "config.yaml", configure.dump(config).encode())  # last: its presence makes this a run
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run, without side effects. Raises ValueError if there is none."""
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            raise ValueError(f"{path} is not a run directory: it has no config.yaml")
+        return cls(path, configure.load(path / "config.yaml"))
+
+    def replace_config(self, config: Config) -> None:
+        """Record settings that a resumed run has changed."""
+        self.config = config
+        write_atomically(self.path / "config.yaml", configure.dump(config).encode())
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, and TensorBoard scalars at x = ``global_step``.
+
+        Keys are tags; ``learner<i>`` holds a nested record of one learner. A number that is not finite becomes null.
+        """
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        if self.config.log.tensorboard:
+            step = int(record["global_step"])
+            self._write_scalars("", record, step)
+            for key, value in record.items():
+                if isinstance(value, dict):
+                    self._write_scalars(key, value, step)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All records so far; a last line that a kill cut short is left out."""
+        records = []
+        path = self.path / "metrics.jsonl"
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def rewind_metrics(self, global_step: int) -> None:
+        """Drop what was logged after ``global_step``: a resumed run will live through those steps again.
+
+        TensorBoard is told to hide its own points past that step.
+        """
+        kept = [record for record in self.read_metrics() if record["global_step"] <= global_step]
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept).encode())
+        self._purge_step = global_step + 1
+
+    def write_part(self, staging: str, part: str, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """See ``Checkpoints.write_part``."""
+        self.checkpoints.write_part(staging, part, tensors, meta)
+
+    def commit_checkpoint(self, staging: str, names: Sequence[str], meta: dict[str, Any]) -> None:
+        """See ``Checkpoints.commit``."""
+        self.checkpoints.commit(staging, names, _finite(meta))
+
+    def load_part(self, name: str, part: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """See ``Checkpoints.load_part``."""
+        return self.checkpoints.load_part(name, part)
+
+    def checkpoint_meta(self, name: str) -> dict[str, Any]:
+        """See ``Checkpoints.meta``."""
+        return self.checkpoints.meta(name)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_atomically(self.path / "summary.json", _json(_finite(summary)))
+
+    def close(self) -> None:
+        """Flush the event files. May be called twice."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _write_scalars(self, name: str, record: dict[str, Any], step: int) -> None:
+        if name not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter  # a second of imports, paid by the logging process only
+
+            self._writers[name] = SummaryWriter(str(self.path / name), purge_step=self._purge_step)
+        for tag, value in record.items():
+            if isinstance(value, int | float) and "/" in tag:
+                self._writers[name].add_scalar(tag, value, step)
+
+
+def versions() -> dict[str, str | None]:
+    """Python, operating system, the packages that decide a result, and the git commit of a checkout."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "system": platform.system()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found | {"git": _git_hash()}
+
+
+def _git_hash() -> str | None:
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return None
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json(tree: dict[str, Any]) -> bytes:
+    return (json.dumps(tree, indent=2) + os.linesep).encode()

@@ -1,0 +1,134 @@
+"""The house rules: who may import whom, and how large a thing may get. Edit a rule on purpose, never to pass."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("gala/**/*.py"), *ROOT.glob("envs/**/*.py")])
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 60, 8
+
+MAY_NOT_IMPORT = {
+    "gala_envs": ("torch", "gala"),
+    "gala.config": ("torch", "numpy", "gymnasium", "gala", "gala_envs", "tyro", "yaml", "rich"),
+    "gala.gossip": (
+        "gala.optim",
+        "gala.models",
+        "gala.rl",
+        "gala.config",
+        "gala.build",
+        "gala.runs",
+        "gala_envs",
+        "gymnasium",
+    ),
+    "gala.optim": ("gala.gossip", "gala.models", "gala.rl", "gala.config", "gala.build", "gala.runs", "gala_envs"),
+    "gala.models": ("gala.gossip", "gala.optim", "gala.rl", "gala.config", "gala.build", "gala.runs"),
+    "gala.rl": ("gala.gossip", "gala.optim", "gala.models", "gala.config", "gala.build", "gala.runs", "gala.launch"),
+    "gala.build": ("gala.launch", "gala.cli", "gala.commands"),
+    "gala.runs": ("gala.build", "gala.launch", "gala.cli", "gala.commands", "gala.rl"),
+    "gala.checkpoints": ("gala",),
+    "gala.panel": ("torch", "gala.build", "gala.launch", "gala.runs", "gala.rl"),
+}
+"""Package or module -> import prefixes that it and everything below it must not use. The commands may import all."""
+
+ONLY_IN = {"ale_py": "gala_envs.atari", "gala.commands": "gala.cli", "gala.cli": "gala.__main__"}
+"""Imports that are confined to one module: ale-py's licence is the GPL; nothing depends on the command line."""
+
+BASES_OUTSIDE = {
+    "Exception",
+    "BaseException",
+    "RuntimeError",
+    "ValueError",
+    "NamedTuple",
+    "Protocol",
+    "Generic",
+    "Module",
+}
+BASES_OUTSIDE |= {"Optimizer", "Function", "Enum", "StrEnum"}
+"""A class may derive from these, or from nothing: behaviour is composed."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[1:] if parts[0] == "envs" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def below(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def breaches(name: str, source: str) -> list[str]:
+    """What module ``name`` with this ``source`` does against the rules."""
+    tree, found = ast.parse(source), []
+    for imported in imports(tree):
+        for package, forbidden in MAY_NOT_IMPORT.items():
+            foreign = any(below(imported, prefix) for prefix in forbidden) and not below(imported, package)
+            if below(name, package) and foreign:
+                found.append(f"{name} imports {imported}")
+        for prefix, only in ONLY_IN.items():
+            if below(imported, prefix) and not below(name, only) and not below(name, prefix):
+                found.append(f"{name} imports {imported}, which only {only} may")
+    if (lines := len(source.splitlines())) > MAX_FILE_LINES:
+        found.append(f"{name} has {lines} lines")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found += function_breaches(name, node)
+        elif isinstance(node, ast.ClassDef):
+            bases = [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases]
+            found += [f"{name}.{node.name} derives from {base}" for base in bases if base not in BASES_OUTSIDE]
+    return found
+
+
+def function_breaches(name: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    lines = (node.end_lineno or 0) - node.lineno + 1
+    if lines > MAX_FUNCTION_LINES:
+        yield f"{name}.{node.name} has {lines} lines"
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    count = len([a for a in arguments if a.arg not in ("self", "cls")])
+    if count > MAX_ARGUMENTS:
+        yield f"{name}.{node.name} has {count} arguments"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_the_house_rules(path):
+    assert breaches(module_name(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("gala_envs.atari", "import torch"),
+        ("gala_envs.atari", "from gala import config"),
+        ("gala_envs.minatar", "def f():\n    import ale_py"),
+        ("gala.config", "import yaml"),
+        ("gala.gossip.averager", "from gala.config import Config"),
+        ("gala.models.encoders", "from gala.rl import rollout"),
+        ("gala.rl.a2c", "import gala.gossip.topology"),
+        ("gala.launch", "import gala.cli"),
+        ("gala.launch", "from gala.commands import train"),
+        ("gala.x", "\n" * 301),
+        ("gala.x", "def f():\n" + "    pass\n" * 60),
+        ("gala.x", "def f(a, b, c, d, *, e, f, g, h, i): ..."),
+        ("gala.x", "class A(B): ..."),
+        ("gala.x", "class Ring(topology.Topology): ..."),
+    ],
+)
+def test_the_rules_notice(name, source):
+    assert breaches(name, source)
+
+
+def test_the_rules_allow():
+    source = "import torch\nfrom gala.gossip.flat import x\nclass A(torch.nn.Module): ...\nclass B(NamedTuple): ...\n"
+    assert breaches("gala.gossip.averager", source + "def f(self, a, b, c, d, *, e, f, g, h): ...") == []

@@ -1,0 +1,97 @@
+import subprocess
+import sys
+
+import pytest
+
+from gala import cli, configure
+from gala.commands import resume
+from gala.config import Config
+from gala.runs import RunDir
+
+
+def gala(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "gala", *argv], capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    code = "import sys; from gala.cli import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    usage, modules = done.stdout.rsplit("\n", 2)[0], set(done.stdout.rsplit("\n", 2)[1].split())
+    for name in cli.COMMANDS:
+        assert f"\n  {name} " in usage
+    assert "gala.cli" in modules
+    assert not modules & {"torch", "numpy", "gymnasium", "tyro", "rich", "yaml"}
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    assert f"gala {name}" in capsys.readouterr().out
+
+
+def test_a_misspelt_command_is_one_line(capsys):
+    assert cli.main(["trian"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "gala: error: unknown command 'trian'; did you mean 'train'?; `gala --help` lists them\n"
+    )
+
+
+def test_ctrl_c_is_exit_status_130(monkeypatch):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gala.commands.presets.main", interrupted)
+    assert cli.main(["presets"]) == 130
+
+
+def test_presets_lists_all_and_filters(capsys):
+    assert cli.main(["presets"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == configure.preset_names()
+    assert cli.main(["presets", "atari/po"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["atari/pong", "atari/pong_small"]
+    assert cli.main(["presets", "atari/pnog"]) == 2
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m gala presets | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def saved_run(tmp_path, env_steps):
+    run = RunDir.create(Config(run=str(tmp_path / "run"), steps=1000), [], overwrite=False)
+    run.write_part("staging", "learner0", {}, {})
+    run.commit_checkpoint("staging", ["latest"], {"env_steps": env_steps})
+    for step in (400, 500, 600):
+        run.append_metrics({"global_step": step})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optim.lr=1"], "optim.lr cannot change in a resumed run"),
+        (["stepz=1"], "unknown setting 'stepz'; did you mean 'steps'?"),
+        (["steps=500"], "has done 500 of 500 env_steps; add steps=N to go on"),
+    ],
+)
+def test_resume_refuses_what_would_be_another_experiment(tmp_path, words, message, capsys):
+    run = saved_run(tmp_path, 500)
+    before = (run.path / "config.yaml").read_text(), len(run.read_metrics())
+    assert cli.main(["resume", str(run.path), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert ((run.path / "config.yaml").read_text(), len(run.read_metrics())) == before
+
+
+def test_resume_extends_the_run_and_drops_what_it_will_live_again(tmp_path, monkeypatch):
+    launch = pytest.importorskip("gala.launch")
+    seen = []
+    monkeypatch.setattr(launch, "train", lambda config, run_dir, resume: seen.append((config, resume)) or 0)
+    run = saved_run(tmp_path, 500)
+    moved = run.path.rename(tmp_path / "moved")
+    assert resume.main([str(moved), "steps=2e3"]) == 0
+    [(config, resumed)] = seen
+    assert resumed and config.steps == 2000 and config.run == str(moved)
+    assert RunDir.open(moved).config == config
+    assert [r["global_step"] for r in RunDir.open(moved).read_metrics()] == [400, 500]

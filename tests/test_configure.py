@@ -1,0 +1,122 @@
+import dataclasses
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from gala import configure
+from gala.config import Config, flatten, validate
+
+
+def one_line_error(*argv: str) -> str:
+    with pytest.raises(ValueError) as caught:
+        validate(configure.parse(argv))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_both_spellings_and_the_last_one_wins():
+    c = configure.parse(["optim.lr=1e-3", "--optim.lr", "7e-4", "--a2c.num-steps=7", "--gossip.tau", "-1", "steps=2e6"])
+    assert (c.optim.lr, c.a2c.num_steps, c.gossip.tau, c.steps) == (7e-4, 7, -1, 2_000_000)
+    assert type(c.steps) is int
+    assert configure.parse(["model.hidden=64,32"]).model.hidden == (64, 32)
+    assert configure.parse(["model.hidden=64"]).model.hidden == (64,)
+    assert configure.parse(["overwrite=true"]).overwrite is True
+    assert configure.parse(["overwrite=true", "overwrite=false"]).overwrite is False
+    assert configure.parse(["topology=ring"]).gossip.topology == "ring"
+    assert configure.parse([]) == Config()
+
+
+def test_precedence_default_base_preset_command_line(tmp_path):
+    base, preset = tmp_path / "base.yaml", tmp_path / "mine.yaml"
+    base.write_text("optim:\n  lr: 7e-4\n  eps: 1e-3\nseed: 5\nmodel:\n  hidden: [8, 8]\n")
+    preset.write_text(f"optim:\n  eps: 1e-4\nbase: {base}\n")
+    c = configure.parse(["seed=9", f"preset={preset}"])  # the preset comes first wherever it stands
+    assert (c.optim.lr, c.optim.eps, c.seed, c.model.hidden, c.a2c) == (7e-4, 1e-4, 9, (8, 8), Config().a2c)
+    assert c.preset == str(preset)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["optim.lrr=2"], "unknown setting 'optim.lrr'; did you mean 'optim.lr'?"),
+        (["lr=2"], "unknown setting 'lr'; did you mean 'optim.lr'?"),
+        (["zzzz=2"], "unknown setting 'zzzz'"),
+        (["algo=galla"], "algo=galla: wants one of a2c, gala, independent, allreduce; did you mean 'gala'?"),
+        (["steps=2.5"], "steps=2.5: wants a whole number"),
+        (["optim.lr=fast"], "optim.lr=fast: wants a number"),
+        (["overwrite=yes"], "overwrite=yes: wants true or false"),
+        (["model.hidden=64,x"], "model.hidden=64,x: wants whole numbers with commas between them"),
+        (["--seed"], "--seed needs a value"),
+        (["--seed", "--run"], "--seed needs a value"),
+        (["fast"], "'fast' is not a setting; write key=value or --key value"),
+        (["preset=cartpole"], "unknown preset 'cartpole'; `gala presets` lists them; did you mean 'classic/cartpole'?"),
+        (["preset=atari/pnog"], "unknown preset 'atari/pnog'; `gala presets` lists them; did you mean 'atari/pong'?"),
+        (["preset=no.yaml"], "there is no preset file 'no.yaml'"),
+        (["learners=0"], "learners=0 must be at least 1"),
+        (["envs_per_learner=-3"], "envs_per_learner=-3 must be at least 1"),
+        (["optim.lr=nan"], "optim.lr=nan must be a finite number"),
+        (["a2c.gamma=1.5"], "a2c.gamma=1.5 must be between 0 and 1"),
+        (["gossip.tau=-2"], "gossip.tau=-2 must be -1 (no bound), 0 (synchronous) or more"),
+        (["model.hidden=0"], "model.hidden=(0,) must be widths of at least 1"),
+        (["device=gpu"], "device=gpu must be auto, cpu or cuda"),
+        (["env.id="], "env.id= must be the name of an environment; see `gala envs`"),
+        (["log.interval_s=0"], "log.interval_s=0.0 must be greater than 0"),
+        (["algo=a2c", "learners=2"], "algo=a2c has one learner, not 2; use algo=gala, independent or allreduce"),
+        (["steps=79"], "steps=79 is less than one update of every learner (80 env_steps)"),
+    ],
+)
+def test_a_bad_setting_is_one_exact_line(argv, message):
+    assert one_line_error(*argv) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optm:\n  lr: 1\n", "unknown setting 'optm.lr'; did you mean 'optim.lr'? (in {file})"),
+        ("optim:\n  lr: fast\n", "optim.lr=fast: wants a number (in {file})"),
+        ("a: [\n", "{file} is not valid YAML: "),
+        ("- 1\n", "{file} must hold `key: value` lines"),
+        ("base: {file}\n", "preset '{file}' is its own base: {file} -> {file}"),
+    ],
+)
+def test_a_typo_in_a_file_names_the_file(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text.replace("{file}", str(path)))
+    assert one_line_error(f"preset={path}").startswith(message.replace("{file}", str(path)))
+
+
+def test_dump_and_load_are_inverse(tmp_path):
+    """Strings that YAML would take for numbers or booleans, floats with all their digits."""
+    c = configure.parse(
+        ["run=true", "preset=", "env.id=1e5", "optim.eps=0.1234567890123456", "model.hidden=", "seed=7"]
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(configure.dump(c))
+    assert configure.load(path) == c
+    assert flatten(c)["optim.eps"] == yaml.safe_load(path.read_text())["optim"]["eps"]  # a second reader agrees
+
+
+@pytest.mark.parametrize("name", configure.preset_names())
+def test_every_preset_is_valid_and_cites_its_source(name):
+    c = configure.parse([f"preset={name}"])
+    validate(c)
+    assert dataclasses.replace(c, preset="") != Config()
+    assert configure.preset_path(name).read_text().startswith("# ")
+
+
+def test_the_presets_are_the_promised_ones():
+    families: dict[str, int] = {}
+    for name in configure.preset_names():
+        families[name.split("/")[0]] = families.get(name.split("/")[0], 0) + 1
+    assert families == {"atari": 7, "classic": 4, "minatar": 5, "mujoco": 10}
+
+
+@pytest.mark.parametrize("argv", [["train", "optim.lrr=2"], ["train", "learners=0"], ["trian"], ["resume", "nowhere"]])
+def test_the_command_line_prints_one_line_and_exits_with_2(argv):
+    done = subprocess.run([sys.executable, "-m", "gala", *argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"gala: error: [^\n]+\n", done.stderr), done.stderr
+    assert done.stdout == ""

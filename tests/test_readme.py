@@ -1,0 +1,65 @@
+"""What the README tells a newcomer to type is understood."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gala import cli, configure
+from gala.commands import evaluate, resume, topologies
+from gala.config import Config, validate
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+GALA = [line for line in LINES if line.startswith("gala ")]
+MAKE = [line for line in LINES if line.startswith("make ")]
+
+
+def test_the_readme_has_its_commands():
+    assert MAKE[:2] == ["make train", "make test"]
+    assert {line.split()[1] for line in GALA} >= set(cli.COMMANDS) - {"envs"}
+    assert set(re.findall(r"^\| `gala (\w+)` \|", TEXT, re.MULTILINE)) == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("line", GALA)
+def test_every_gala_line_parses(line):
+    command, *words = shlex.split(line)[1:]
+    if command == "train":
+        validate(configure.parse([word for word in words if word != "--dry-run"]))
+    elif command == "eval":
+        assert words[0].startswith("runs/")
+        configure.parse_options(evaluate.Options, [word for word in words[1:] if word != "--json"])
+    elif command == "resume":
+        configure.override(Config(), words[1:], resume.MAY_CHANGE)
+    elif command == "topologies":
+        configure.parse_options(topologies.Options, words[1:])
+    assert cli.main([command, "--help"]) == 0
+
+
+@pytest.mark.parametrize("line", MAKE)
+def test_every_make_line_has_a_target_and_passes_its_settings(line):
+    done = subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    words = dict(word.split("=", 1) for word in shlex.split(line) if "=" in word)
+    if "train" in line:
+        train, play = (next(x for x in done.stdout.splitlines() if f"gala {verb} " in x) for verb in ("train", "eval"))
+        assert f"preset={words.get('PRESET', 'minatar/breakout')}" in train and words.get("ARGS", "") in train
+        run = re.search(r"run=(\S+)", train)
+        assert run is not None and play.endswith(f"gala eval {run[1]}")
+
+
+def test_make_train_evaluates_the_run_that_the_user_named():
+    done = subprocess.run(
+        ["make", "-n", "train", "ARGS=seed=2 run=runs/mine"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "gala train preset=minatar/breakout run=runs/mine seed=2 run=runs/mine" in done.stdout
+    assert "gala eval runs/mine\n" in done.stdout
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", TEXT):
+        assert (ROOT / target).exists(), target

@@ -1,0 +1,179 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from gala import configure
+from gala.config import Config, LogConfig
+from gala.runs import RunDir
+
+WRITER = """
+import sys, torch
+from gala.runs import RunDir
+run = RunDir.open(sys.argv[1])
+number = 0
+while True:
+    number += 1
+    for rank in (0, 1):
+        tensors = {"policy": {"w": torch.full((100_000,), float(number)), "b": torch.full((3,), float(number))}}
+        run.write_part("staging", f"learner{rank}", tensors, {"number": number})
+    run.commit_checkpoint("staging", ["latest", "best"], {"number": number})
+    print(number, flush=True)
+"""
+
+
+def make_run(path, **log):
+    config = Config(run=str(path), log=LogConfig(**log))
+    return RunDir.create(config, ["run=x y"], overwrite=False)
+
+
+def save(run, value, names=("latest",)):
+    run.write_part("staging", "learner0", {"policy": {"layer.w": torch.tensor([value])}}, {"updates": 3})
+    run.commit_checkpoint("staging", names, {"env_steps": int(value)})
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_a_whole_checkpoint(tmp_path):
+    run = make_run(tmp_path / "run")
+    delay_s = 0.0
+    for attempt in range(6):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(run.path)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None and writer.stdout.readline() == "1\n"
+        deadline = time.monotonic() + 30.0
+        while run.load_part("latest", "learner0")[1]["number"] < 3:  # links and folders change under this reader
+            assert time.monotonic() < deadline
+        time.sleep(delay_s := (delay_s + 0.0037 * attempt) % 0.03)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        meta = run.checkpoint_meta("latest")
+        assert run.checkpoint_meta("best")["number"] in (meta["number"], meta["number"] - 1)
+        for rank in (0, 1):
+            tensors, part = run.load_part("latest", f"learner{rank}")
+            assert part["number"] == meta["number"]
+            assert (tensors["policy"]["w"] == meta["number"]).all() and tensors["policy"]["w"].shape == (100_000,)
+            assert (tensors["policy"]["b"] == meta["number"]).all()
+    save(run, 1.0, ["latest", "best"])
+    assert len(list((run.path / "checkpoints/.store").iterdir())) == 1  # what the kills left over is gone
+
+
+def test_tensors_come_back_exactly_even_when_they_share_memory(tmp_path):
+    run = make_run(tmp_path / "run")
+    flat = torch.randn(10)
+    tensors = {
+        "policy": {"a.weight": flat[:6].view(2, 3), "b": flat[6:]},
+        "rng": {"actions": torch.Generator().get_state()},
+        "optimizer": {"step": torch.tensor(7, dtype=torch.int64), "square_avg": flat.double().view(2, 5).t()},
+    }
+    run.write_part("staging", "learner0", tensors, {"x": 0.1})
+    assert run.checkpoints.names() == []  # nothing is visible before the commit
+    run.commit_checkpoint("staging", ["latest", "step10"], {"env_steps": 10})
+    loaded, meta = run.load_part("step10", "learner0")
+    assert meta == {"x": 0.1} and loaded.keys() == tensors.keys()
+    for group, named in tensors.items():
+        for name, tensor in named.items():
+            assert loaded[group][name].dtype == tensor.dtype and torch.equal(loaded[group][name], tensor)
+
+
+def test_milestones_stay_and_unnamed_checkpoints_go(tmp_path):
+    run = make_run(tmp_path / "run")
+    for value, names in [(1.0, ["latest", "step1"]), (2.0, ["latest"]), (3.0, ["latest", "best"]), (4.0, ["latest"])]:
+        save(run, value, names)
+    assert run.checkpoints.names() == ["best", "latest", "step1"]
+    values = {name: run.load_part(name, "learner0")[0]["policy"]["layer.w"].item() for name in run.checkpoints.names()}
+    assert values == {"best": 3.0, "latest": 4.0, "step1": 1.0}
+    assert len(list((run.path / "checkpoints/.store").iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
+    run = make_run(tmp_path / "run")
+    save(run, 1.0)
+    path = run.path / "checkpoints/latest/learner0.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-5] if damage == "cut" else data)
+    with pytest.raises(ValueError, match=r"is damaged|has no learner0\.safetensors") as caught:
+        run.load_part("latest", "learner0")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_names_parts_and_foreign_schemas_are_named(tmp_path):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="no checkpoint 'latest'; it has none yet"):
+        run.checkpoint_meta("latest")
+    save(run, 1.0)
+    with pytest.raises(ValueError, match="no checkpoint 'worst'; it has latest"):
+        run.checkpoint_meta("worst")
+    with pytest.raises(ValueError, match="has no learner9"):
+        run.load_part("latest", "learner9")
+    meta = run.path / "checkpoints/latest/meta.json"
+    meta.write_text(meta.read_text().replace('"schema": 1', '"schema": 99'))
+    with pytest.raises(ValueError, match="schema 99; this version of gala reads 1"):
+        run.load_part("latest", "learner0")
+
+
+def test_an_existing_run_is_not_overwritten_silently(tmp_path):
+    run = make_run(tmp_path / "run")
+    save(run, 1.0)
+    with pytest.raises(ValueError, match=r"gala resume .*overwrite=true"):
+        RunDir.create(run.config, [], overwrite=False)
+    assert run.checkpoints.names() == ["latest"]
+    RunDir.create(run.config, [], overwrite=True)
+    assert run.checkpoints.names() == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match="not a run directory"):
+        RunDir.create(Config(run=str(tmp_path / "mine")), [], overwrite=True)
+    assert (tmp_path / "mine/thesis.tex").exists()
+
+
+def test_the_record_of_what_was_run(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert (run.path / "command.txt").read_text() == "gala train 'run=x y'\n"
+    assert RunDir.open(run.path).config == run.config == configure.load(run.path / "config.yaml")
+    versions = json.loads((run.path / "versions.json").read_text())
+    assert versions["torch"].startswith("2.") and {"python", "numpy", "gymnasium", "ale-py", "mujoco", "git"} <= set(
+        versions
+    )
+    assert str(tmp_path) not in (run.path / "versions.json").read_text()
+    run.write_summary({"return_mean": float("nan"), "env_steps": 5})
+    assert json.loads((run.path / "summary.json").read_text()) == {"return_mean": None, "env_steps": 5}
+    with pytest.raises(ValueError, match="not a run directory"):
+        RunDir.open(tmp_path)
+
+
+def test_metrics_reach_jsonl_and_tensorboard_and_rewind(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = make_run(tmp_path / "run")
+    for step in (10, 20, 30):
+        learner = {"charts/SPS": float(step), "gossip/weight": 1}
+        run.append_metrics(
+            {"global_step": step, "charts/SPS": 2.0 * step, "losses/x": float("inf"), "learner0": learner}
+        )
+    run.close()
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"global_step": 4')  # a kill cut this line short
+    assert [r["global_step"] for r in run.read_metrics()] == [10, 20, 30]
+    assert run.read_metrics()[0]["losses/x"] is None
+    run.rewind_metrics(20)
+    run.append_metrics({"global_step": 25, "charts/SPS": 1.0})
+    run.close()
+    assert [r["global_step"] for r in run.read_metrics()] == [10, 20, 25]
+    for folder, expected in [
+        ("", [(10, 20.0), (20, 40.0), (25, 1.0)]),
+        ("learner0", [(10, 10.0), (20, 20.0), (30, 30.0)]),
+    ]:
+        events = EventAccumulator(str(run.path / folder))
+        events.Reload()
+        assert [(e.step, e.value) for e in events.Scalars("charts/SPS")] == expected
+    quiet = make_run(tmp_path / "quiet", tensorboard=False)
+    quiet.append_metrics({"global_step": 1, "charts/SPS": 1.0})
+    assert not list(quiet.path.rglob("events*"))
