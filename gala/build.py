@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gala.config import Config
 from gala.gossip.averager import GossipAverager
 from gala.gossip.flat import flatten_parameters
-from gala.gossip.mailbox import SharedMemoryMailboxes
+from gala.gossip.shared_memory import SharedMemoryMailboxes, open_endpoint
 from gala.gossip.topology import edges
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
 from gala.optim.rmsprop_tf import RMSpropTF
@@ -171,7 +171,7 @@ def make_averager(config: Config, flat: torch.Tensor, rank: int, mailboxes: Any)
         [flat],
         rank=rank,
         world_size=config.learners,
-        mailbox=SharedMemoryMailboxes.open_endpoint(mailboxes, rank),
+        mailbox=open_endpoint(mailboxes, rank),
         topology=g.topology,
         every=g.every,
         w_min=g.w_min,

@@ -59,6 +59,8 @@ class ModelConfig:
     """MLP: policy and value do not share layers."""
     gru_size: int = 0
     """Width of a GRU between encoder and heads; 0 means a feed-forward policy."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: the encoder computes in bfloat16 (faster on CPUs with AVX512-BF16 or AMX, and on GPUs)."""
 
 
 @dataclass(frozen=True)

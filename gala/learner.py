@@ -202,11 +202,10 @@ class LearnerProcess:
         for name, part in (("obs_moments", self.normalizer), ("return_moments", self.return_scaler)):
             if part is not None:
                 tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
-        if self.averager is not None:
-            tensors["gossip"] = {key: torch.as_tensor(value) for key, value in self.averager.state_dict().items()}
         tensors["rng"] = {"actions": self.generator.get_state()}
-        meta = {"env_steps": self.env_steps, "updates": self.updates}
-        meta["weight"] = 1.0 if self.averager is None else self.averager.weight
+        meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
+        if self.averager is not None:
+            meta["gossip"] = self.averager.state_dict()
         self.run_dir.write_part("staging", f"learner{self.rank}", tensors, meta)
 
     def _load(self, name: str) -> None:
@@ -219,8 +218,8 @@ class LearnerProcess:
         for name, part in (("obs_moments", self.normalizer), ("return_moments", self.return_scaler)):
             if part is not None:
                 part.own = part.applied = RunningMoments.unpack(tensors[name]["packed"].numpy(), part.shape)
-        if self.averager is not None and "gossip" in tensors:
-            self.averager.load_state_dict(tensors["gossip"])
+        if self.averager is not None:
+            self.averager.load_state_dict(meta["gossip"])
         self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])
         self.board.progress[self.rank, :2] = (self.env_steps, self.updates)
         self._pool_moments()

@@ -37,8 +37,10 @@ class ActorCritic(nn.Module):
         activation: str,
         separate_critic: bool,
         gru_size: int,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
+        self.bf16 = precision == "bf16"
         if not isinstance(obs_space, gym.spaces.Box):
             raise ValueError(f"observation space {obs_space} is not supported; use a Box")
         self.distribution = distribution_for(action_space)
@@ -64,7 +66,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
         """One step: ``obs [B, ...]``, ``state [B, H]``, ``first [B]`` (rows whose state is reset before reading obs)."""
-        features = self.encoder(obs)
+        features = self._encode(self.encoder, obs)
         if self.gru is not None:
             features = state = self.gru(features, state * (~first).unsqueeze(-1))
         return self._heads(obs, features, state)
@@ -76,7 +78,7 @@ class ActorCritic(nn.Module):
         """
         steps, batch = obs.shape[:2]
         flat_obs = obs.flatten(0, 1)
-        features = self.encoder(flat_obs)
+        features = self._encode(self.encoder, flat_obs)
         if self.gru is not None:
             carried = []
             for x, opens in zip(features.view(steps, batch, -1), first, strict=True):
@@ -86,11 +88,17 @@ class ActorCritic(nn.Module):
         out = self._heads(flat_obs, features, state)
         return Outputs(out.params.view(steps, batch, -1), out.value.view(steps, batch), state)
 
+    def _encode(self, encoder: nn.Module, obs: Tensor) -> Tensor:
+        """Features in float32. With bf16 only the encoder's arithmetic is short; parameters, heads and loss are not."""
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
+            features = encoder(obs)
+        return features.float()
+
     def _heads(self, obs: Tensor, features: Tensor, state: Tensor) -> Outputs:
         params = self.policy_head(features)
         if self.log_std is not None:
             params = torch.cat([params, self.log_std.expand_as(params)], -1)
-        critic_features = features if self.critic_encoder is None else self.critic_encoder(obs)
+        critic_features = features if self.critic_encoder is None else self._encode(self.critic_encoder, obs)
         return Outputs(params, self.value_head(critic_features).squeeze(-1), state)
 
     def act(self, params: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
@@ -112,4 +120,5 @@ def build_actor_critic(obs_space: gym.Space, action_space: gym.Space, model: Any
         activation=model.activation,
         separate_critic=model.separate_critic,
         gru_size=model.gru_size,
+        precision=model.precision,
     )
