@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from gala.gossip.flat import flatten_parameters, still_flat, unique_tensors
 from gala.gossip.message import Mailbox, Message, check_rank
+from gala.gossip.monitor import AgeHistogram, EventKind, MixEvent
 from gala.gossip.push_sum import absorb_, numerator, sent_weights
 from gala.gossip.staleness import AtBound, StalenessBound
 from gala.gossip.topology import Topology, all_in_peers, get_topology, in_peers
@@ -94,7 +96,11 @@ class GossipAverager:
             self.mailbox = mailbox
             self._sources = all_in_peers(self.topology, world_size)[rank]
             self._missed = dict.fromkeys(self._sources, 0)
+        self.on_event: Callable[[MixEvent], None] | None = None
+        """Receives each update, put and take, for ``EpsilonBall``; set it before the first step. Costs three passes."""
+        self._before = self.flat.clone()
         self._buffer = torch.empty_like(self.flat)
+        self.age_histogram = AgeHistogram()
         self._ages: deque[int] = deque(maxlen=1000)
         self._counts = dict.fromkeys(("sent", "received", "bytes_sent", "kept_rounds", "refused_puts"), 0)
 
@@ -115,6 +121,9 @@ class GossipAverager:
             raise RuntimeError("the parameters were moved after GossipAverager was built; move the model first")
         self.updates += 1
         if self._is_exchange():
+            if self.on_event is not None:
+                change = torch.linalg.vector_norm(self.flat - self._before).item()
+                self._log("update", self.rank, change, self.updates, 1, time.monotonic_ns())
             if callable(self.mixing):
                 self.mixing(self.flat)
             elif self._talks:
@@ -134,6 +143,7 @@ class GossipAverager:
                 self._absorb(src, self._next_message(src))
         else:
             self._absorb_what_waits()
+        self._settle()
 
     def drain(self) -> None:
         """Absorb all that waits and send nothing; before a checkpoint and at the end. Copies carry no mass and are
@@ -144,6 +154,7 @@ class GossipAverager:
                     self._absorb(src, self.mailbox.take(src))
                     if not self.mailbox.waiting(src, self.rank):
                         break
+            self._settle()
 
     def close(self) -> None:
         """This learner is done: absorb what waits, and tell the peers, who then keep their shares and never wait."""
@@ -196,6 +207,10 @@ class GossipAverager:
                 "peers. Lower the learning rate or clip the gradients"
             )
 
+    def _settle(self) -> None:
+        if self.on_event is not None:  # what changes from here on is the next update
+            self._before.copy_(self.flat)
+
     def _push(self) -> None:
         out = [(dst, share) for dst, share in self._out_shares() if self._accepts(dst)]
         weights = sent_weights(self.weight, [share for _, share in out], self.w_min)
@@ -226,6 +241,8 @@ class GossipAverager:
         return not box.finished(dst) and not self.bound.drops(box.waiting(self.rank, dst))
 
     def _put(self, dst: int, message: Tensor, weight: float, replace: bool = False) -> bool:
+        time_ns = time.monotonic_ns()
+
         def put() -> bool:
             return self.mailbox.put(dst, message, weight, self.updates, replace)
 
@@ -234,6 +251,7 @@ class GossipAverager:
         elif not put():
             self._counts["refused_puts"] += 1
             return False
+        self._log("put", dst, weight, self.updates, 1, time_ns)
         self._counts["sent"] += 1
         self._counts["bytes_sent"] += message.numel() * message.element_size() + _HEADER_BYTES
         return True
@@ -254,7 +272,7 @@ class GossipAverager:
     def _absorb(self, src: int, message: Message | None) -> bool:
         if message is None:
             return False
-        self._count(src, message)
+        self._count(src, message, self.weight)
         self.weight = absorb_(self.flat, self.weight, message.numerator.to(self.flat.device), message.weight)
         return True
 
@@ -267,14 +285,21 @@ class GossipAverager:
         else:
             return
         arrived = [(src, message) for src, message in copies.items() if message is not None]
-        for src, message in arrived:
-            self._count(src, message)
+        for i, (src, message) in enumerate(arrived):
+            self._count(src, message, 1.0 + i)
             self.flat.add_(message.numerator.to(self.flat.device))
         self.flat.div_(1 + len(arrived))
 
-    def _count(self, src: int, message: Message) -> None:
-        self._ages.append(max(self.mailbox.progress(src) - message.sent_at, 0))
+    def _count(self, src: int, message: Message, weight: float) -> None:
+        age = max(self.mailbox.progress(src) - message.sent_at, 0)
+        self._ages.append(age)
+        self.age_histogram.add(age)
         self._counts["received"] += 1
+        self._log("take", src, weight, message.sent_at, message.count, time.monotonic_ns())
+
+    def _log(self, kind: EventKind, *rest: Any) -> None:
+        if self.on_event is not None:
+            self.on_event(MixEvent(kind, self.rank, *rest))
 
     def _next_message(self, src: int) -> Message | None:
         return self.bound.next_message(self.rank, src, self.mailbox, self.updates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -26,6 +27,8 @@ class Topology:
     """Rounds after which the graph of n learners repeats; 0 if it never does (drawn anew each round)."""
     problem: Callable[[int], str] = lambda n: ""
     """Why n learners cannot form this graph, or an empty string."""
+    stages: tuple[tuple[int, Topology], ...] = ()
+    """(first round, graph from there on) where the graph changes for good; ``period`` is then the last stage's."""
 
     def out_peers(self, rank: int, round: int, n: int) -> list[int]:
         """Ranks that ``rank`` sends to in ``round``."""
@@ -33,6 +36,8 @@ class Topology:
 
     def edges(self, n: int) -> list[Edge]:
         """Every (source, destination) that occurs over a period; all pairs if the graph is drawn at random."""
+        if self.stages:
+            return sorted({edge for _, stage in self.stages for edge in stage.edges(n)})
         if self.period(n) == 0:
             return [(i, j) for i in range(n) for j in range(n) if i != j]
         pairs = {(i, j) for t in range(self.period(n)) for i in range(n) for j in self.out_peers(i, t, n)}
@@ -127,6 +132,38 @@ def base_graph(k: int) -> Topology:
     )
 
 
+def several_peers(topology: Topology, k: int) -> Topology:
+    """``k`` rounds of a time-varying graph at once: k peers a round instead of one, with equal shares."""
+    if k < 1:
+        raise ValueError(f"the number of peers must be at least 1, not {k}")
+
+    def peers(rank: int, round: int, n: int) -> list[int]:
+        return [j for t in range(round * k, round * k + k) for j in topology.out_peers(rank, t, n)]
+
+    def period(n: int) -> int:
+        return topology.period(n) // math.gcd(topology.period(n), k) if topology.period(n) else 0
+
+    return Topology(f"{k} rounds at once of: {topology.description}", uniform(peers), period, topology.problem)
+
+
+def scheduled(stages: dict[int, Topology]) -> Topology:
+    """A graph that changes at given rounds, {first round: graph}: two peers early and one later, as SGP does, is
+    ``scheduled({0: several_peers(one_peer, 2), 3000: one_peer})``."""
+    starts = sorted(stages)
+    if not starts or starts[0] != 0:
+        raise ValueError(f"a schedule must say what holds from round 0 on; it starts at {starts[:1]}")
+    last = stages[starts[-1]]
+
+    def out_shares(rank: int, round: int, n: int) -> Shares:
+        return stages[max(start for start in starts if start <= round)].out_shares(rank, round, n)
+
+    def problem(n: int) -> str:
+        return next(filter(None, (stage.problem(n) for stage in stages.values())), "")
+
+    text = "; ".join(f"from round {start}: {stages[start].description}" for start in starts)
+    return Topology(text, out_shares, last.period, problem, tuple((start, stages[start]) for start in starts))
+
+
 TOPOLOGIES: dict[str, Topology] = {
     "ring": Topology("directed ring: each sends to the next (GALA)", circulant(lambda t, n: [1])),
     "undirected-ring": Topology("each sends to both neighbours", circulant(lambda t, n: [1, -1])),
@@ -174,7 +211,27 @@ def get_topology(topology: str | Topology, n: int) -> Topology:
         raise ValueError(f"a topology needs at least 1 learner, not {n}")
     if problem := topology.problem(n):
         raise ValueError(problem)
+    if topology not in TOPOLOGIES.values() and (stranded := unreachable(topology.edges(n), n)):
+        raise ValueError(f"the graph is not strongly connected: {stranded}; every learner must reach every other")
     return topology
+
+
+def unreachable(edges: list[Edge], n: int) -> str:
+    """Names one learner that rank 0 cannot reach or that cannot reach rank 0; empty if the graph is strongly
+    connected."""
+    backwards = [(j, i) for i, j in edges]
+    for pairs, text in ((edges, "nothing gets from 0 to {}"), (backwards, "nothing gets from {} to 0")):
+        reached, frontier = {0}, [0]
+        following: dict[int, list[int]] = {}
+        for i, j in pairs:
+            following.setdefault(i, []).append(j)
+        while frontier:
+            fresh = [j for j in following.get(frontier.pop(), []) if j not in reached]
+            reached.update(fresh)
+            frontier.extend(fresh)
+        if len(reached) < n:
+            return text.format(min(set(range(n)) - reached))
+    return ""
 
 
 def out_peers(topology: str, rank: int, round: int, n: int) -> list[int]:
