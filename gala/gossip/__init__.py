@@ -1,1 +1,1 @@
-"""Asynchronous gossip averaging of parameters. Depends on torch and the standard library only."""
+"""Asynchronous gossip averaging of parameters. Depends on torch, numpy and the standard library only."""

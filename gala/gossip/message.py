@@ -1,0 +1,91 @@
+"""What travels between two learners, and the protocol of the boxes that carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Edge = tuple[int, int]
+"""(source rank, destination rank)."""
+
+
+class Message(NamedTuple):
+    """All that was put into one box since it was last emptied."""
+
+    numerator: Tensor
+    """[d], the sum of p * w * z."""
+    weight: float
+    """The sum of p * w."""
+    sent_at: int
+    """The sender's update count at its newest put."""
+    count: int  # type: ignore[assignment]  # a field hides tuple.count, which nobody needs here
+    """Number of puts in the sum."""
+
+
+class Mailbox(Protocol):
+    """One rank's end of all its edges."""
+
+    numel: int
+
+    def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
+        """Add ``numerator`` [d] and ``weight`` to the box towards ``dst``, or put them in place of what lies there.
+
+        Never waits for a reader. False (and nothing has changed) if the box stayed locked, by a peer that was
+        stopped in the middle of its own access, say: the caller keeps its mass.
+        """
+        ...
+
+    def take(self, src: int) -> Message | None:
+        """Empty the box from ``src``; None if there is nothing, or if the box is locked at this moment."""
+        ...
+
+    def waiting(self, src: int, dst: int) -> int:
+        """Puts in the box ``src`` -> ``dst`` that were not taken yet."""
+        ...
+
+    def advance(self, updates: int) -> None:
+        """Publish this rank's update count, which gives messages their age."""
+        ...
+
+    def progress(self, rank: int) -> int:
+        """The update count that ``rank`` published last."""
+        ...
+
+    def finished(self, rank: int) -> bool:
+        """Whether ``rank`` has closed its endpoint: it reads and writes no more."""
+        ...
+
+    def lost_weight(self) -> float:
+        """Weight that was lost in boxes towards this rank because a write was cut off."""
+        ...
+
+    def close(self) -> None:
+        """Tell the peers that this rank has finished, and release what the endpoint holds. May be called twice."""
+        ...
+
+
+def total_mass(messages: Iterable[Message], numel: int) -> tuple[Tensor, float]:
+    """(sum of numerators [d] in float64, sum of weights)."""
+    total, weight = torch.zeros(numel, dtype=torch.float64), 0.0
+    for message in messages:
+        total += message.numerator.to("cpu", torch.float64)
+        weight += message.weight
+    return total, weight
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """Raises ValueError for a rank outside the world."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is outside the world of {world_size} learners (0 to {world_size - 1})")
+
+
+def check_numel(numerator: Tensor, numel: int) -> None:
+    """Raises ValueError if ``numerator`` is not [numel]."""
+    if numerator.shape != (numel,):
+        raise ValueError(
+            f"a message of shape {tuple(numerator.shape)} does not fit boxes of {numel} numbers: "
+            "all learners must have the same parameters"
+        )

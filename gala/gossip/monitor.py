@@ -1,0 +1,144 @@
+"""What gossip did: how far learners are apart, a bound on that which the run itself certifies, message ages."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def consensus_distance(learners: Tensor) -> float:
+    """||X - mean(X)||_F of the stacked parameters X [n, d], in float64."""
+    x = learners.to(torch.float64)
+    return float(torch.linalg.norm(x - x.mean(dim=0)))
+
+
+EventKind = Literal["update", "put", "take"]
+
+
+class MixEvent(NamedTuple):
+    """One line of a learner's log, from which ``EpsilonBall`` rebuilds what the network did."""
+
+    kind: EventKind
+    rank: int
+    peer: int
+    """put: the destination; take: the source; update: the rank itself."""
+    amount: float
+    """update: norm of the parameter change; put: weight sent; take: the rank's own weight before it absorbed."""
+    version: int
+    """The sender's update count at this put; take: at the newest put in the message; update: the rank's own."""
+    puts: int
+    """take: how many puts the message summed; otherwise 1."""
+    time_ns: int
+    """``time.monotonic_ns`` before a put and after a take, so that sorting puts causes before effects."""
+
+
+class _Put(NamedTuple):
+    weight: float
+    version: int
+    row: NDArray
+
+
+class EpsilonBall:
+    """A bound on the consensus distance, computed from what really happened and not from assumptions about delays.
+
+    Every put and take is a weighted average, so the parameters are x_i = sum_s c_is u_s over all updates u_s ever made,
+    with coefficients that the events determine. Then ||X - mean(X)||_F <= sum_s ||c_s - mean(c_s)|| ||u_s||, with
+    equality if all updates are collinear and pull the same way. Holds for PushSum and for copy averaging, any
+    delay, any skipping (GALA, arXiv 1906.04585, proposition 1, with the joint spectral radius replaced by the
+    trace). Learners start equal.
+
+    Cost: O(updates not yet forgotten) per event; an update is forgotten (into a constant remainder) when all
+    learners and boxes hold it alike to ``forget``.
+    """
+
+    def __init__(self, world_size: int, forget: float = 1e-9) -> None:
+        self.world_size, self._forget = world_size, forget
+        self._held = np.zeros((world_size, 256))  # c: [learner, update]
+        self._norms = np.zeros(256)
+        self._used = 0
+        self._remainder = 0.0
+        self._boxes: dict[tuple[int, int], deque[_Put]] = {}
+
+    def replay(self, events: Iterable[MixEvent]) -> None:
+        """Apply events, of all learners, in the order of their times."""
+        for event in sorted(events, key=lambda e: e.time_ns):
+            self.apply(event)
+
+    def apply(self, event: MixEvent) -> None:
+        """Apply one event.
+
+        Raises:
+            ValueError: a take of puts that were never logged.
+        """
+        if event.kind == "update":
+            self._update(event.rank, event.amount)
+        elif event.kind == "put":
+            put = _Put(event.amount, event.version, self._held[event.rank, : self._used].copy())
+            self._boxes.setdefault((event.rank, event.peer), deque()).append(put)
+        else:
+            self._take(event)
+
+    def bound(self) -> float:
+        """No less than ||X - mean(X)||_F at this moment."""
+        held = self._held[:, : self._used]
+        spread = np.linalg.norm(held - held.mean(axis=0), axis=0)
+        return float(spread @ self._norms[: self._used]) + self._remainder
+
+    def _update(self, rank: int, norm: float) -> None:
+        if self._used == self._held.shape[1]:
+            self._compact()
+        self._held[:, self._used] = 0.0
+        self._held[rank, self._used] = 1.0
+        self._norms[self._used] = norm
+        self._used += 1
+
+    def _take(self, event: MixEvent) -> None:
+        box = self._boxes.get((event.peer, event.rank), deque())
+        puts = [box.popleft() for _ in range(sum(put.version <= event.version for put in box))]
+        if len(puts) < event.puts:  # more are fine: they were lost, or replaced by newer copies
+            raise ValueError(f"learner {event.rank} took {event.puts} puts of {event.peer}, {len(puts)} are logged")
+        weight = event.amount
+        total = event.amount * self._held[event.rank, : self._used]
+        for put in puts[-event.puts :]:
+            total[: len(put.row)] += put.weight * put.row
+            weight += put.weight
+        self._held[event.rank, : self._used] = total / weight
+
+    def _compact(self) -> None:
+        """Forget updates that everyone holds alike; averages never widen a spread, so the remainder bounds them for
+        good."""
+        rows = [self._held[:, : self._used]]
+        for box in self._boxes.values():
+            rows += [np.pad(put.row, (0, self._used - len(put.row)))[None] for put in box]
+        everything = np.concatenate(rows)
+        spread = everything.max(axis=0) - everything.min(axis=0)
+        keep = spread > self._forget
+        self._remainder += float(spread[~keep] @ self._norms[: self._used][~keep]) * self.world_size**0.5
+        held, norms, kept = self._held[:, : self._used][:, keep], self._norms[: self._used][keep], int(keep.sum())
+        for box in self._boxes.values():
+            for i, put in enumerate(box):
+                box[i] = put._replace(row=np.pad(put.row, (0, len(keep) - len(put.row)))[keep])
+        size = max(256, 2 * kept)
+        self._held, self._norms, self._used = np.zeros((self.world_size, size)), np.zeros(size), kept
+        self._held[:, :kept], self._norms[:kept] = held, norms
+
+
+class AgeHistogram:
+    """Message ages, in the sender's updates, in bins 0, 1, 2-3, 4-7, 8-15, ..."""
+
+    def __init__(self) -> None:
+        self._bins: Counter[int] = Counter()
+
+    def add(self, age: int) -> None:
+        self._bins[age.bit_length()] += 1
+
+    def counts(self) -> dict[str, int]:
+        """Label -> number of messages, youngest first."""
+        labels = {b: f"{2 ** (b - 1)}-{2**b - 1}" if b > 1 else str(b) for b in sorted(self._bins)}
+        return {labels[b]: self._bins[b] for b in labels}

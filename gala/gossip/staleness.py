@@ -1,0 +1,76 @@
+"""The staleness bound: how long a learner goes on without hearing from a peer, and what it does then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from gala.gossip.message import Mailbox, Message
+
+AtBound = Literal["proceed", "wait", "drop-peer"]
+_POLL_S = 1e-4
+
+
+@dataclass(frozen=True)
+class StalenessBound:
+    """``tau`` exchanges in a row may pass without a message from a peer that was due; None: no bound, 0: lockstep."""
+
+    tau: int | None
+    at_bound: AtBound
+    wait_timeout_s: float
+
+    def __post_init__(self) -> None:
+        if self.tau is not None and self.tau < 0:
+            raise ValueError(f"tau must be 0 or more exchanges, or None for no bound, not {self.tau}")
+        if self.at_bound not in ("proceed", "wait", "drop-peer"):
+            raise ValueError(f"at_bound {self.at_bound!r} is unknown; use proceed, wait or drop-peer")
+        if self.tau == 0 and self.at_bound == "drop-peer":
+            raise ValueError("tau=0 waits for every peer; at_bound=drop-peer needs tau of at least 1")
+        if self.wait_timeout_s <= 0:
+            raise ValueError(f"wait_timeout_s must be positive, not {self.wait_timeout_s}")
+
+    @property
+    def lockstep(self) -> bool:
+        return self.tau == 0
+
+    def waits(self, missed: int) -> bool:
+        """Whether ``missed`` exchanges without a message are more than this learner may go on with."""
+        return self.at_bound == "wait" and self.tau is not None and missed > self.tau
+
+    def drops(self, unread: int) -> bool:
+        """Whether a peer with ``unread`` messages of ours gets no more."""
+        return self.at_bound == "drop-peer" and self.tau is not None and unread > self.tau
+
+    def wait_until(self, ready: Callable[[], bool], rank: int, peer: int, box: Mailbox) -> None:
+        """Poll ``ready`` until it holds.
+
+        Raises:
+            TimeoutError: it did not hold within ``wait_timeout_s``; names both learners.
+        """
+        deadline = time.monotonic() + self.wait_timeout_s
+        while not ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"learner {rank} has waited {self.wait_timeout_s:g} s for learner {peer}, which is at update "
+                    f"{box.progress(peer)} (we are at {box.progress(rank) + 1}): it is dead or very slow. Use "
+                    "at_bound=proceed or drop-peer, a larger tau, or a longer wait_timeout_s"
+                )
+            time.sleep(_POLL_S)
+
+    def next_message(self, rank: int, src: int, box: Mailbox, updates: int) -> Message | None:
+        """Wait for mass from ``src``; None if it has finished, or has done ``updates`` updates too and kept its share.
+
+        The second way out is what keeps a cycle of learners from waiting for each other: the slowest never waits.
+        """
+        found: Message | None = None
+
+        def ready() -> bool:
+            nonlocal found
+            found = box.take(src)
+            at_rest = box.finished(src) or box.progress(src) >= updates
+            return found is not None or (at_rest and not box.waiting(src, rank))
+
+        self.wait_until(ready, rank, src, box)
+        return found

@@ -1,0 +1,234 @@
+"""The boxes: what the protocol promises, under both transports, and what only shared memory must survive."""
+
+import multiprocessing as mp
+import os
+import pickle
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gala.gossip.mailbox import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+
+fork = mp.get_context("fork")  # cheap; learners use spawn, which test_processes.py covers
+
+
+def _endpoints(kind: str, n: int = 3, numel: int = 4):  # type: ignore[no-untyped-def]
+    if kind == "in-process":
+        shared = InProcessMailboxes(n, numel)
+        return shared, [shared.endpoint(rank) for rank in range(n)]
+    shared = SharedMemoryMailboxes.create(n, numel, [(i, j) for i in range(n) for j in range(n) if i != j])
+    return shared, [open_endpoint(pickle.loads(pickle.dumps(shared.handle)), rank) for rank in range(n)]
+
+
+both = pytest.mark.parametrize("kind", ["in-process", "shared-memory"])
+
+
+@both
+def test_boxes_add_take_empties_and_replace_replaces(kind):
+    shared, ends = _endpoints(kind)
+    ones = torch.ones(4)
+    assert ends[1].take(0) is None and ends[0].waiting(0, 1) == 0
+    assert ends[0].put(1, ones, 0.5, 3) and ends[0].put(1, 2 * ones, 0.25, 7) and ends[2].put(1, 9 * ones, 1.0, 1)
+    numerator, weight = shared.in_flight()
+    assert numerator.tolist() == [12.0] * 4 and weight == 1.75
+    assert ends[1].waiting(0, 1) == 2
+    message = ends[1].take(0)
+    assert message.numerator.tolist() == [3.0] * 4
+    assert (message.weight, message.sent_at, message.count) == (0.75, 7, 2)
+    assert ends[1].take(0) is None and ends[1].waiting(0, 1) == 0
+    ends[0].put(1, 5 * ones, 0.5, 8)
+    assert message.numerator.tolist() == [3.0] * 4, "a message that was handed out is never written again"
+    for version in range(1000):
+        ends[0].put(1, version * ones, 1.0, version, replace=True)
+    newest = ends[1].take(0)
+    assert newest.numerator.tolist() == [999.0] * 4 and (newest.weight, newest.sent_at, newest.count) == (1.0, 999, 1)
+
+
+@both
+def test_progress_and_closing(kind):
+    _, ends = _endpoints(kind)
+    ends[2].advance(17)
+    assert [ends[0].progress(rank) for rank in range(3)] == [0, 0, 17]
+    ends[2].close()
+    ends[2].close()
+    assert [ends[0].finished(rank) for rank in range(3)] == [False, False, True]
+
+
+@both
+def test_bad_ranks_and_shapes(kind):
+    shared, ends = _endpoints(kind)
+    with pytest.raises(ValueError, match="same parameters"):
+        ends[0].put(1, torch.ones(5), 0.5, 0)
+    with pytest.raises(ValueError, match=r"3 .*outside|no box 0 -> 3"):
+        ends[0].put(3, torch.ones(4), 0.5, 0)
+    with pytest.raises(ValueError, match="outside the world of 3"):
+        shared.endpoint(3) if kind == "in-process" else open_endpoint(shared.handle, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.booleans()), max_size=60))
+def test_both_transports_agree_on_any_sequence(actions):
+    worlds = [_endpoints(kind)[1] for kind in ("in-process", "shared-memory")]
+    for step, (src, dst, put) in enumerate(actions):
+        if src == dst:
+            continue
+        results = []
+        for ends in worlds:
+            if put:
+                results.append(ends[src].put(dst, torch.full((4,), float(step)), 0.5 + step, step))
+            else:
+                message = ends[dst].take(src)
+                results.append(message and (message.numerator.tolist(), *message[1:]))
+        assert results[0] == results[1]
+
+
+def test_closed_or_foreign_mailboxes_say_so():
+    shared = SharedMemoryMailboxes.create(2, 4, [(0, 1)])
+    end = open_endpoint(shared.handle, 0)
+    with pytest.raises(ValueError, match="no box 1 -> 0"):
+        end.take(1)
+    with pytest.raises(ValueError, match="outside the world"):
+        SharedMemoryMailboxes.create(2, 4, [(0, 2)])
+    handle = shared.handle
+    end.close()
+    shared.close()
+    shared.close()
+    with pytest.raises(ValueError, match="closed"):
+        end.put(1, torch.ones(4), 0.5, 0)
+    del end, shared
+    with pytest.raises(ValueError, match="the parent must keep them open"):
+        open_endpoint(handle, 0)
+
+
+def test_nothing_is_left_in_the_file_system_and_descriptors_are_returned():
+    before, descriptors = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))
+    shared, ends = _endpoints("shared-memory", numel=1000)
+    ends[0].put(1, torch.ones(1000), 1.0, 0)
+    assert set(os.listdir("/dev/shm")) == before
+    shared.close()
+    for end in ends:
+        end.close()
+    del shared, ends, end
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+NUMEL = 1_000_000
+
+
+def _put_for_ever(handle, started, done) -> None:  # type: ignore[no-untyped-def]
+    torch.set_num_threads(1)
+    end, ones = open_endpoint(handle, 0), torch.ones(NUMEL)
+    while True:
+        started.value += 1
+        end.put(1, ones, 1.0, 0)
+        done.value += 1
+
+
+def _take_for_ever(handle, started, done) -> None:  # type: ignore[no-untyped-def]
+    torch.set_num_threads(1)
+    end = open_endpoint(handle, 1)
+    while True:
+        end.take(0)
+        done.value += 1
+
+
+def _victim(target, handle):  # type: ignore[no-untyped-def]
+    started, done = fork.Value("q", 0, lock=False), fork.Value("q", 0, lock=False)
+    process = fork.Process(target=target, args=(handle, started, done))
+    process.start()
+    while done.value < 2:
+        time.sleep(1e-3)
+    return process, started, done
+
+
+def _kill(process) -> None:  # type: ignore[no-untyped-def]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def test_a_writer_killed_at_random_moments_blocks_nobody_and_its_loss_is_counted():
+    rng = np.random.default_rng(0)
+    shared = SharedMemoryMailboxes.create(2, NUMEL, [(0, 1)])
+    reader, cut_off = open_endpoint(shared.handle, 1), 0
+    for _ in range(25):
+        lost_before = shared.lost_weight()
+        process, started, done = _victim(_put_for_ever, shared.handle)
+        time.sleep(rng.uniform(0, 5e-3))
+        _kill(process)
+        start = time.perf_counter()
+        message = reader.take(0)
+        assert time.perf_counter() - start < 0.5
+        taken, lost = message.weight if message else 0.0, shared.lost_weight() - lost_before
+        if message:
+            assert (message.numerator == message.weight).all(), "a half-written box was handed out"
+            assert message.weight == message.count
+        assert taken + lost in (done.value, started.value)
+        assert reader.lost_weight() == shared.lost_weight()
+        cut_off += lost > 0
+    assert cut_off >= 3, "the test killed nobody in the middle of a write"
+
+
+def test_a_reader_killed_at_random_moments_blocks_nobody_and_loses_nothing_of_the_box():
+    rng = np.random.default_rng(1)
+    shared = SharedMemoryMailboxes.create(2, NUMEL, [(0, 1)])
+    writer, ones = open_endpoint(shared.handle, 0), torch.ones(NUMEL)
+    for _ in range(8):
+        process, *_ = _victim(_take_for_ever, shared.handle)
+        for _ in range(int(rng.integers(1, 20))):
+            while not writer.put(1, ones, 1.0, 0):
+                pass
+        _kill(process)
+        start = time.perf_counter()
+        assert writer.put(1, ones, 1.0, 0)
+        assert time.perf_counter() - start < 0.5
+        numerator, weight = shared.in_flight()
+        assert weight >= 1 and (numerator == weight).all() and shared.lost_weight() == 0
+        open_endpoint(shared.handle, 1).take(0)
+
+
+def test_a_writer_that_is_stopped_in_its_write_holds_nobody_up():
+    shared = SharedMemoryMailboxes.create(2, NUMEL, [(0, 1)])
+    reader, held = open_endpoint(shared.handle, 1), 0
+    process, *_ = _victim(_put_for_ever, shared.handle)
+    try:
+        for _ in range(40):
+            os.kill(process.pid, signal.SIGSTOP)
+            time.sleep(2e-3)
+            start = time.perf_counter()
+            message = reader.take(0)
+            held += message is None and reader.waiting(0, 1) > 0
+            assert time.perf_counter() - start < 0.25
+            os.kill(process.pid, signal.SIGCONT)
+            time.sleep(3e-3)
+    finally:
+        _kill(process)
+    assert held >= 3, "the test stopped nobody in the middle of a write"
+
+
+def _hammer(handle, rank: int, rounds: int, taken) -> None:  # type: ignore[no-untyped-def]
+    torch.set_num_threads(1)
+    end, ones, total = open_endpoint(handle, rank), torch.ones(50_000), 0.0
+    for i in range(rounds):
+        while not end.put(1 - rank, ones, 1.0, i):
+            pass
+        if message := end.take(1 - rank):
+            assert (message.numerator == message.weight).all()
+            total += message.weight
+    taken[rank] = total
+
+
+def test_two_processes_at_full_speed_lose_nothing():
+    shared = SharedMemoryMailboxes.create(2, 50_000, [(0, 1), (1, 0)])
+    taken = fork.Array("d", [-1.0, -1.0])
+    processes = [fork.Process(target=_hammer, args=(shared.handle, rank, 1500, taken)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    numerator, weight = shared.in_flight()
+    assert min(taken) > 0 and sum(taken) + weight == 3000 and (numerator == weight).all()
