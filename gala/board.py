@@ -1,0 +1,103 @@
+"""The board: what the learners of one machine publish for each other and for the parent, without locks.
+
+Every rank writes its own row only. Rows that are read whole while they are written (parameters, running moments) carry a
+sequence number, so that a torn read is seen and repeated. The memory has no name (memfd): nothing can be left behind.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROGRESS_FIELDS = ("env_steps", "updates", "heartbeat_ns")
+CONTROL_FIELDS = ("checkpoint_at", "stop_at")  # lock-step runs only: the update at which all save, or stop; 0 is never
+
+
+class BoardHandle(NamedTuple):
+    """What a spawned process needs to open the board."""
+
+    path: str
+    num_learners: int
+    num_params: int
+    num_moments: int
+
+
+class Board:
+    """Shared rows: ``progress`` int64 [n, 3], ``control`` int64 [2], parameter and moment snapshots float [n, d]."""
+
+    def __init__(self, handle: BoardHandle, fd: int) -> None:
+        self.handle, self._fd = handle, fd
+        n, d, m = handle.num_learners, handle.num_params, handle.num_moments
+        sizes = [8 * n * len(PROGRESS_FIELDS), 8 * len(CONTROL_FIELDS), 8 * 2 * n, 8 * n * m, 4 * n * d]
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        if os.fstat(fd).st_size < offsets[-1]:
+            os.ftruncate(fd, offsets[-1])
+        self._map = mmap.mmap(fd, offsets[-1])
+
+        def view(i: int, dtype: type, *shape: int) -> NDArray:
+            count = int(np.prod(shape))
+            return np.frombuffer(self._map, dtype, count, offsets[i]).reshape(shape)
+
+        self.progress = view(0, np.int64, n, len(PROGRESS_FIELDS))
+        self.control = view(1, np.int64, len(CONTROL_FIELDS))
+        self._sequence = view(2, np.int64, 2, n)
+        self._moments = view(3, np.float64, n, m)
+        self._params = view(4, np.float32, n, d)
+
+    @classmethod
+    def create(cls, num_learners: int, num_params: int, num_moments: int) -> Board:
+        """All zeros. The creator must outlive the processes that open the handle."""
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("gala-board")
+            path = f"/proc/{os.getpid()}/fd/{fd}"
+        else:  # macOS: a temporary file that the creator removes in close()
+            fd, path = tempfile.mkstemp(prefix="gala-board-")
+        return cls(BoardHandle(path, num_learners, num_params, num_moments), fd)
+
+    @classmethod
+    def open(cls, handle: BoardHandle) -> Board:
+        return cls(handle, os.open(handle.path, os.O_RDWR))
+
+    def total_env_steps(self) -> int:
+        return int(self.progress[:, 0].sum())
+
+    def publish_params(self, rank: int, flat: NDArray) -> None:
+        self._publish(0, self._params, rank, flat)
+
+    def publish_moments(self, rank: int, moments: NDArray) -> None:
+        self._publish(1, self._moments, rank, moments)
+
+    def read_params(self) -> NDArray:
+        """A copy [n, d] of the newest whole snapshot of every rank; zeros where none was published."""
+        return np.stack([self._read(0, self._params, rank) for rank in range(self.handle.num_learners)])
+
+    def read_moments(self) -> NDArray:
+        """A copy [n, m]; see ``read_params``."""
+        return np.stack([self._read(1, self._moments, rank) for rank in range(self.handle.num_learners)])
+
+    def _publish(self, kind: int, rows: NDArray, rank: int, values: NDArray) -> None:
+        self._sequence[kind, rank] += 1  # odd: being written
+        rows[rank] = values
+        self._sequence[kind, rank] += 1
+
+    def _read(self, kind: int, rows: NDArray, rank: int, attempts: int = 100) -> NDArray:
+        row = rows[rank].copy()
+        for _ in range(attempts):
+            before = int(self._sequence[kind, rank])
+            row = rows[rank].copy()
+            if before % 2 == 0 and before == self._sequence[kind, rank]:
+                break
+        return row  # a writer that died while writing leaves a torn row: good enough for a log line
+
+    def close(self) -> None:
+        """Give the memory back. Views that are still alive keep the mapping until they go."""
+        if not self.handle.path.startswith("/proc/") and os.path.exists(self.handle.path):
+            os.unlink(self.handle.path)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,258 @@
+"""The body of one learner process: build, resume, loop, report, and save when the parent says so."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+
+from gala import build
+from gala.board import Board, BoardHandle
+from gala.config import Config
+from gala.rl.actor_learner import ActorLearner, UpdateResult
+from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
+from gala.rl.rollout import Collector
+from gala.runs import RunDir
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """Everything that a spawned learner is told."""
+
+    config: Config
+    rank: int
+    run_path: str
+    board: BoardHandle
+    mailboxes: Any = None
+    """Handle of the gossip mailboxes, for algo=gala."""
+    store_port: int = 0
+    """Port of the loopback rendezvous, for algo=allreduce."""
+    resume_from: str = ""
+    """Checkpoint name, or empty for a fresh start."""
+
+
+class Exit(Exception):
+    """The parent has told this learner to end."""
+
+
+def main(spec: LearnerSpec, pipe: Connection) -> None:
+    """Entry point of the process. The first exception goes to the parent as text; the exit status is then 1."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it asks for a checkpoint first
+    commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
+    status = 0
+    try:
+        LearnerProcess(spec, pipe, commands).run()
+    except Exit:
+        pass
+    except BaseException:
+        pipe.send(("error", spec.rank, traceback.format_exc()))
+        status = 1
+    # Emulator and communication threads may be stuck in C++: a plain return would wait for them.
+    os._exit(status)
+
+
+def _listen(pipe: Connection, commands: queue.SimpleQueue[str]) -> None:
+    try:
+        while True:
+            commands.put(pipe.recv())
+    except (EOFError, OSError):
+        os._exit(1)  # the parent is gone: leave no orphan
+
+
+class LearnerProcess:
+    """Owns the parts of one learner and speaks with the parent over ``pipe``."""
+
+    def __init__(self, spec: LearnerSpec, pipe: Connection, commands: queue.SimpleQueue[str]) -> None:
+        self.spec, self.config, self.rank = spec, spec.config, spec.rank
+        self.pipe, self.commands = pipe, commands
+        config = spec.config
+        torch.set_num_threads(config.torch_threads or build.threads_per_learner(config))
+        self.board = Board.open(spec.board)
+        self.run_dir = RunDir.open(spec.run_path)
+        self.env = build.make_env(config, config.envs_per_learner)
+        spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
+        device = build.pick_device(config, self.rank)
+        self.policy = build.make_policy(config, spaces).to(device)
+        self.flat = build.flatten(self.policy)
+        self.optimizer = build.make_optimizer(config, self.flat)
+        self.normalizer = build.make_normalizer(config, spaces)
+        shape_reward, self.return_scaler = build.make_reward_shaper(config)
+        self.generator = torch.Generator(device)
+        self.collector = Collector(
+            self.env,
+            config.a2c.num_steps,
+            device=device,
+            generator=self.generator,
+            normalizer=self.normalizer,
+            shape_reward=shape_reward,
+        )
+        self.averager = build.make_averager(config, self.flat, self.rank, spec.mailboxes)
+        self.learner = ActorLearner(
+            self.collector,
+            self.policy,
+            self.flat,
+            self.optimizer,
+            coefficients=config.a2c,
+            reduce_gradient=build.make_gradient_reducer(config, self.rank, spec.store_port),
+            averager=self.averager,
+        )
+        self.learning_rate, self.entropy_coef = build.learning_rate(config), build.entropy_coefficient(config)
+        self.env_steps = self.updates = 0
+        self.lock_step = build.is_lock_step(config)
+        self.window = Window()
+
+    def run(self) -> None:
+        """Train until the run's total is reached or the parent says stop; then stay to save, and end by ``Exit``."""
+        if self.spec.resume_from:
+            self._load(self.spec.resume_from)
+        env_seed, action_seed = build.seeds(self.config, self.rank, self.env_steps)
+        self.generator.manual_seed(action_seed)
+        self.collector.reset(self.policy, env_seed)
+        self._publish()
+        self.pipe.send(("ready", self.rank, None))
+        while not self._finished():
+            progress = min(1.0, self.board.total_env_steps() / self.config.steps)
+            lr = self.learning_rate(progress)
+            result = self.learner.update(lr, self.entropy_coef(progress))
+            self.updates += 1
+            self.env_steps += result.valid_steps
+            self.board.progress[self.rank] = (self.env_steps, self.updates, time.monotonic_ns())
+            self._pool_moments()
+            self.window.add(result)
+            if time.monotonic() - self.window.started > self.config.log.interval_s:
+                self._report(lr)
+        self._report(self.learning_rate(1.0))
+        self._rendezvous("finished")
+
+    def _finished(self) -> bool:
+        """Obeys the commands that have arrived; True when this learner has nothing left to do."""
+        if self.lock_step:
+            checkpoint_at, stop_at = (int(x) for x in self.board.control)
+            if checkpoint_at and self.updates == checkpoint_at:
+                self._rendezvous("paused")
+            elif checkpoint_at and self.updates > checkpoint_at:
+                self.pipe.send(("missed", self.rank, None))
+            return bool(stop_at and self.updates >= stop_at) or self.updates >= build.total_updates(self.config)
+        while not self.commands.empty():
+            command = self.commands.get()
+            if command == "pause":
+                self._rendezvous("paused")
+            elif command == "stop":
+                return True
+            elif command == "exit":
+                raise Exit
+        return self.board.total_env_steps() >= self.config.steps
+
+    def _rendezvous(self, state: str) -> None:
+        """Stand still, so that no parameter mass is in flight while all save; returns when told to resume."""
+        self.pipe.send((state, self.rank, None))
+        while True:
+            command = self.commands.get()
+            if command == "save":
+                self._save()
+                self.pipe.send(("saved", self.rank, None))
+            elif command == "resume" and state == "paused":
+                return
+            elif command == "exit":
+                self.env.close()
+                raise Exit
+
+    def _pool_moments(self) -> None:
+        """Share normaliser statistics between learners whose parameters are averaged."""
+        parts = self._normalizers()
+        if not parts or self.config.algo not in ("gala", "allreduce") or self.config.learners == 1:
+            return
+        self.board.publish_moments(self.rank, np.concatenate([part.own.pack() for part in parts]))
+        rows, start = self.board.read_moments(), 0
+        for part in parts:
+            size = 1 + 2 * int(np.prod(part.shape))
+            part.applied = RunningMoments.pooled(rows[:, start : start + size], part.shape)
+            start += size
+
+    def _normalizers(self) -> list[ObsNormalizer | ReturnScaler]:
+        return [part for part in (self.normalizer, self.return_scaler) if part is not None]
+
+    def _publish(self) -> None:
+        self.board.publish_params(self.rank, self.flat.detach().cpu().numpy())
+
+    def _report(self, lr: float) -> None:
+        self._publish()
+        record = self.window.close(self.learner)
+        record |= {"env_steps": self.env_steps, "updates": self.updates, "charts/learning_rate": lr}
+        if self.averager is not None:
+            record |= {f"gossip/{key}": value for key, value in self.averager.stats().items()}
+        self.pipe.send(("metrics", self.rank, record))
+
+    def _save(self) -> None:
+        if self.averager is not None:
+            self.averager.drain()
+        tensors: dict[str, dict[str, torch.Tensor]] = {"policy": dict(self.policy.state_dict())}
+        state = self.optimizer.state_dict()["state"]
+        tensors["optimizer"] = {key: torch.as_tensor(value) for key, value in state.get(0, {}).items()}
+        for name, part in (("obs_moments", self.normalizer), ("return_moments", self.return_scaler)):
+            if part is not None:
+                tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
+        if self.averager is not None:
+            tensors["gossip"] = {key: torch.as_tensor(value) for key, value in self.averager.state_dict().items()}
+        tensors["rng"] = {"actions": self.generator.get_state()}
+        meta = {"env_steps": self.env_steps, "updates": self.updates}
+        meta["weight"] = 1.0 if self.averager is None else self.averager.weight
+        self.run_dir.write_part("staging", f"learner{self.rank}", tensors, meta)
+
+    def _load(self, name: str) -> None:
+        tensors, meta = self.run_dir.load_part(name, f"learner{self.rank}")
+        self.policy.load_state_dict(tensors["policy"])
+        if tensors.get("optimizer"):
+            state = self.optimizer.state_dict()
+            state["state"] = {0: tensors["optimizer"]}
+            self.optimizer.load_state_dict(state)
+        for name, part in (("obs_moments", self.normalizer), ("return_moments", self.return_scaler)):
+            if part is not None:
+                part.own = part.applied = RunningMoments.unpack(tensors[name]["packed"].numpy(), part.shape)
+        if self.averager is not None and "gossip" in tensors:
+            self.averager.load_state_dict(tensors["gossip"])
+        self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])
+        self.board.progress[self.rank, :2] = (self.env_steps, self.updates)
+        self._pool_moments()
+
+
+class Window:
+    """Sums of one logging interval. Losses stay tensors until the interval ends."""
+
+    def __init__(self) -> None:
+        self.results: list[UpdateResult] = []
+        self.started = time.monotonic()
+
+    def add(self, result: UpdateResult) -> None:
+        self.results.append(result)
+
+    def close(self, learner: ActorLearner) -> dict[str, Any]:
+        """The interval's record; starts the next one."""
+        now = time.monotonic()
+        record: dict[str, Any] = {"interval_s": now - self.started}
+        record["returns"] = [r for result in self.results for r in result.episodes.returns]
+        record["lengths"] = [n for result in self.results for n in result.episodes.lengths]
+        if self.results:
+            rows = [
+                torch.stack([r.loss.policy, r.loss.value, r.loss.entropy, r.explained_variance, r.grad_norm]).detach()
+                for r in self.results
+            ]
+            means = torch.stack(rows).mean(0).tolist()
+            names = ("policy_loss", "value_loss", "entropy", "explained_variance", "grad_norm")
+            record |= {f"losses/{name}": mean for name, mean in zip(names, means, strict=True)}
+        c = learner.collector
+        record |= {"simulate_s": c.simulate_s, "act_s": c.act_s, "learn_s": learner.learn_s}
+        record["gossip_s"] = learner.gossip_s
+        c.simulate_s = c.act_s = learner.learn_s = learner.gossip_s = 0.0
+        self.results, self.started = [], now
+        return record

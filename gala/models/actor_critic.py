@@ -1,0 +1,115 @@
+"""The policy and its value function in one module, with or without a GRU. It knows nothing of gossip or of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from gala.models.distributions import distribution_for
+from gala.models.encoders import ENCODERS, orthogonal_
+
+
+class Outputs(NamedTuple):
+    """``params [..., P]`` of the action distribution, ``value [...]``, and the next recurrent ``state [B, H]``."""
+
+    params: Tensor
+    value: Tensor
+    state: Tensor
+
+
+class ActorCritic(nn.Module):
+    """Encoder(s) -> optional GRU -> policy head and value head.
+
+    The recurrent state is explicit: ``[B, gru_size]``, of width 0 for a feed-forward policy, so that one loop serves both.
+    """
+
+    def __init__(
+        self,
+        obs_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        encoder: str,
+        hidden: Sequence[int],
+        activation: str,
+        separate_critic: bool,
+        gru_size: int,
+    ) -> None:
+        super().__init__()
+        if not isinstance(obs_space, gym.spaces.Box):
+            raise ValueError(f"observation space {obs_space} is not supported; use a Box")
+        self.distribution = distribution_for(action_space)
+        make = ENCODERS[encoder]
+        self.encoder: nn.Module = make(obs_space, hidden, activation)
+        self.critic_encoder: nn.Module | None = None
+        if separate_critic and encoder == "mlp" and not gru_size:
+            self.critic_encoder = make(obs_space, hidden, activation)
+        width = cast(int, self.encoder.num_features)
+        self.gru_size = gru_size
+        self.gru = nn.GRUCell(width, gru_size) if gru_size else None
+        width = gru_size or width
+        # A near-zero policy head starts from the uniform policy (or a zero mean), whatever the features' scale.
+        self.policy_head = orthogonal_(nn.Linear(width, self.distribution.num_outputs), 0.01)
+        self.value_head = orthogonal_(nn.Linear(width, 1), 1.0)
+        self.log_std: nn.Parameter | None = None
+        if self.distribution.num_log_std:
+            self.log_std = nn.Parameter(torch.zeros(self.distribution.num_log_std))
+
+    def initial_state(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+        """Zeros ``[batch, gru_size]``."""
+        return torch.zeros(batch, self.gru_size, device=device)
+
+    def forward(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
+        """One step: ``obs [B, ...]``, ``state [B, H]``, ``first [B]`` (rows whose state is reset before reading obs)."""
+        features = self.encoder(obs)
+        if self.gru is not None:
+            features = state = self.gru(features, state * (~first).unsqueeze(-1))
+        return self._heads(obs, features, state)
+
+    def unroll(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
+        """``obs [T, B, ...]``, ``state [B, H]`` before the first row, ``first [T, B]``: outputs of every step ``[T, B]``.
+
+        The encoder runs once over all T x B observations; only the GRU is stepped through time.
+        """
+        steps, batch = obs.shape[:2]
+        flat_obs = obs.flatten(0, 1)
+        features = self.encoder(flat_obs)
+        if self.gru is not None:
+            carried = []
+            for x, opens in zip(features.view(steps, batch, -1), first, strict=True):
+                state = self.gru(x, state * (~opens).unsqueeze(-1))
+                carried.append(state)
+            features = torch.cat(carried)
+        out = self._heads(flat_obs, features, state)
+        return Outputs(out.params.view(steps, batch, -1), out.value.view(steps, batch), state)
+
+    def _heads(self, obs: Tensor, features: Tensor, state: Tensor) -> Outputs:
+        params = self.policy_head(features)
+        if self.log_std is not None:
+            params = torch.cat([params, self.log_std.expand_as(params)], -1)
+        critic_features = features if self.critic_encoder is None else self.critic_encoder(obs)
+        return Outputs(params, self.value_head(critic_features).squeeze(-1), state)
+
+    def act(self, params: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """Actions ``[B, *action_shape]`` from distribution parameters ``[B, P]``."""
+        return self.distribution.mode(params) if greedy else self.distribution.sample(params, generator)
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def build_actor_critic(obs_space: gym.Space, action_space: gym.Space, model: Any) -> ActorCritic:
+    """From any record with the fields of ``ModelConfig``."""
+    return ActorCritic(
+        obs_space,
+        action_space,
+        encoder=model.encoder,
+        hidden=model.hidden,
+        activation=model.activation,
+        separate_critic=model.separate_critic,
+        gru_size=model.gru_size,
+    )

@@ -1,0 +1,112 @@
+"""Action distributions as functions of a parameter vector: no objects per step, one code path for [B] and [T, B].
+
+Each record maps ``params [..., num_params]`` to samples, log-probabilities and entropies. ``action`` is
+``[..., *action_shape]``: int64 for discrete spaces, float32 for boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Distribution(NamedTuple):
+    """A family of distributions over one action space.
+
+    Attributes:
+        num_outputs: width of the policy head (a Gaussian's log-std is a separate, state-independent parameter).
+        action_shape: shape of one action; () for Discrete.
+        num_log_std: length of that log-std vector, 0 for discrete families.
+        sample: (params, generator) -> action.
+        mode: params -> the most probable action.
+        log_prob: (params, action) -> [...].
+        entropy: params -> [...].
+    """
+
+    num_outputs: int
+    action_shape: tuple[int, ...]
+    num_log_std: int
+    sample: Callable[[Tensor, torch.Generator | None], Tensor]
+    mode: Callable[[Tensor], Tensor]
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+    entropy: Callable[[Tensor], Tensor]
+
+
+def distribution_for(space: gym.Space) -> Distribution:
+    """The distribution for an action space.
+
+    Raises:
+        ValueError: the space is none of Discrete, MultiDiscrete, Box.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return _categorical(int(space.n))
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return _multi_categorical([int(n) for n in space.nvec])
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+        return _diagonal_gaussian(space.shape[0])
+    raise ValueError(f"action space {space} is not supported; use Discrete, MultiDiscrete or a flat Box")
+
+
+def _sample_categorical(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    # Exponential race: argmax p / Exp(1) is distributed as p, and needs no check or sum as multinomial does.
+    race = torch.empty_like(logits).exponential_(generator=generator)
+    return (torch.softmax(logits, -1) / race).argmax(-1)
+
+
+def _categorical_log_prob(logits: Tensor, action: Tensor) -> Tensor:
+    return F.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def _categorical_entropy(logits: Tensor) -> Tensor:
+    log_p = F.log_softmax(logits, -1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def _categorical(n: int) -> Distribution:
+    return Distribution(
+        n, (), 0, _sample_categorical, lambda logits: logits.argmax(-1), _categorical_log_prob, _categorical_entropy
+    )
+
+
+def _multi_categorical(nvec: Sequence[int]) -> Distribution:
+    def heads(params: Tensor) -> tuple[Tensor, ...]:
+        return params.split(list(nvec), -1)
+
+    return Distribution(
+        sum(nvec),
+        (len(nvec),),
+        0,
+        lambda params, generator: torch.stack([_sample_categorical(h, generator) for h in heads(params)], -1),
+        lambda params: torch.stack([h.argmax(-1) for h in heads(params)], -1),
+        lambda params, action: sum(  # type: ignore[arg-type,return-value]
+            _categorical_log_prob(h, a) for h, a in zip(heads(params), action.unbind(-1), strict=True)
+        ),
+        lambda params: sum(_categorical_entropy(h) for h in heads(params)),  # type: ignore[arg-type,return-value]
+    )
+
+
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def _diagonal_gaussian(dim: int) -> Distribution:
+    """Params are [mean, log_std], each ``dim`` wide. Actions are clipped by the environment, not squashed here."""
+
+    def sample(params: Tensor, generator: torch.Generator | None) -> Tensor:
+        mean, log_std = params.chunk(2, -1)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        return mean + log_std.exp() * noise
+
+    def log_prob(params: Tensor, action: Tensor) -> Tensor:
+        mean, log_std = params.chunk(2, -1)
+        return (-0.5 * ((action - mean) * (-log_std).exp()) ** 2 - log_std - _LOG_SQRT_2PI).sum(-1)
+
+    def entropy(params: Tensor) -> Tensor:
+        return (params.chunk(2, -1)[1] + 0.5 + _LOG_SQRT_2PI).sum(-1)
+
+    return Distribution(dim, (dim,), dim, sample, lambda params: params.chunk(2, -1)[0], log_prob, entropy)

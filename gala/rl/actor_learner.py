@@ -1,0 +1,128 @@
+"""THE loop of one actor-learner: collect, returns, loss, backward, clip, optimiser step, gossip."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gala.rl.a2c import A2CLoss, a2c_loss, normalize
+from gala.rl.returns import explained_variance, generalized_advantages
+from gala.rl.rollout import Collector, Episodes, Policy, Rollout
+
+
+class Averager(Protocol):
+    """Exchanges parameters with peers; ``gala.gossip.averager.GossipAverager`` is one."""
+
+    def step(self) -> None: ...
+
+
+class Coefficients(Protocol):
+    """The numbers of the loss; ``gala.config.A2CConfig`` has them."""
+
+    gamma: float
+    gae_lambda: float
+    value_coef: float
+    max_grad_norm: float
+    normalize_advantages: bool
+
+
+class UpdateResult:
+    """What one update leaves behind for the log. Scalars stay tensors: reading them would stall an accelerator."""
+
+    __slots__ = ("episodes", "explained_variance", "grad_norm", "loss", "valid_steps")
+
+    def __init__(self, loss: A2CLoss, grad_norm: Tensor, ev: Tensor, episodes: Episodes, valid_steps: int) -> None:
+        self.loss, self.grad_norm, self.explained_variance = loss, grad_norm, ev
+        self.episodes, self.valid_steps = episodes, valid_steps
+
+
+class ActorLearner:
+    """One learner: its simulators, its copy of the policy, its optimiser. The policy does not know that gossip exists.
+
+    Args:
+        collector: simulators and buffers.
+        policy: network whose parameters and gradients are views of ``flat`` and ``flat_grad`` (one vector each, so that
+            clipping, the optimiser and gossip are single operations).
+        optimizer: over ``[flat]``; its state is local and never exchanged.
+        coefficients: see ``Coefficients``.
+        reduce_gradient: None, or what makes data-parallel A2C synchronous (an all-reduce mean of ``flat_grad``).
+        averager: None, or what exchanges parameters after each step.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        policy: Policy,
+        flat: Tensor,
+        optimizer: torch.optim.Optimizer,
+        *,
+        coefficients: Coefficients,
+        reduce_gradient: Callable[[Tensor], None] | None = None,
+        averager: Averager | None = None,
+    ) -> None:
+        assert flat.grad is not None, "the flat parameter vector needs its flat gradient"
+        self.collector, self.policy, self.flat, self.optimizer = collector, policy, flat, optimizer
+        self.coefficients, self.reduce_gradient, self.averager = coefficients, reduce_gradient, averager
+        self.learn_s = self.gossip_s = 0.0
+
+    def update(self, lr: float, entropy_coef: float) -> UpdateResult:
+        """One rollout and one step. Raises FloatingPointError if loss or gradient is not finite; parameters are then kept."""
+        rollout, episodes = self.collector.collect(self.policy)
+        started = time.perf_counter()
+        loss, ev = self._loss(rollout, entropy_coef)
+        grad = self.flat.grad
+        assert grad is not None
+        grad.zero_()
+        loss.total.backward()
+        if self.reduce_gradient is not None:
+            self.reduce_gradient(grad)
+        grad_norm = clip_(grad, self.coefficients.max_grad_norm)
+        if not torch.isfinite(grad_norm):
+            raise FloatingPointError(f"loss {loss.total.item():g}, gradient norm {grad_norm.item():g}: not finite")
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        learned = time.perf_counter()
+        if self.averager is not None:
+            self.averager.step()
+        self.learn_s += learned - started
+        self.gossip_s += time.perf_counter() - learned
+        return UpdateResult(loss, grad_norm, ev, episodes, int(rollout.valid.sum()))
+
+    def _loss(self, r: Rollout, entropy_coef: float) -> tuple[A2CLoss, Tensor]:
+        c = self.coefficients
+        out = self.policy.unroll(r.obs, r.state, r.first)
+        v_tm1 = out.value.detach()
+        v_next = torch.cat([v_tm1[1:], r.last_value.unsqueeze(0)])
+        v_t = torch.where(r.truncated, r.v_final, v_next)
+        discount_t = c.gamma * (~r.terminated).float()
+        continue_t = (~(r.terminated | r.truncated)).float()
+        advantage = generalized_advantages(r.reward, discount_t, continue_t, v_tm1, v_t, c.gae_lambda)
+        target = advantage + v_tm1
+        ev = explained_variance(target[r.valid], v_tm1[r.valid])
+        if c.normalize_advantages:
+            advantage = normalize(advantage, r.valid)
+        distribution = self.policy.distribution  # type: ignore[attr-defined]
+        loss = a2c_loss(
+            distribution.log_prob(out.params, r.action),
+            distribution.entropy(out.params),
+            out.value,
+            target,
+            advantage,
+            r.valid,
+            value_coef=c.value_coef,
+            entropy_coef=entropy_coef,
+        )
+        return loss, ev
+
+
+def clip_(grad: Tensor, max_norm: float) -> Tensor:
+    """Scale ``grad`` in place so that its 2-norm is at most ``max_norm`` (0: no limit). Returns the norm before."""
+    norm = grad.norm()
+    if max_norm > 0:
+        grad.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

@@ -1,0 +1,106 @@
+"""Running statistics of observations and of discounted returns. They travel with the checkpoint and freeze in evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RunningMoments:
+    """Count, mean and sum of squared deviations (M2) of a stream of vectors, merged exactly (Chan et al. 1979)."""
+
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        self.count = 0.0
+        self.mean = np.zeros(shape, np.float64)
+        self.m2 = np.zeros(shape, np.float64)
+
+    def update(self, batch: NDArray) -> None:
+        """``batch [N, *shape]``; N = 0 is allowed."""
+        if len(batch):
+            batch = np.asarray(batch, np.float64)
+            mean = batch.mean(0)
+            self.merge(len(batch), mean, ((batch - mean) ** 2).sum(0))
+
+    def merge(self, count: float, mean: NDArray, m2: NDArray) -> None:
+        """Add another stream's statistics, as if its samples had been seen here."""
+        total = self.count + count
+        shift = mean - self.mean
+        self.mean = self.mean + shift * (count / total)
+        self.m2 = self.m2 + m2 + shift**2 * (self.count * count / total)
+        self.count = total
+
+    @property
+    def std(self) -> NDArray:
+        """Population standard deviation; 1 until two samples were seen."""
+        if self.count < 2:
+            return np.ones_like(self.mean)
+        return np.sqrt(self.m2 / self.count)
+
+    def pack(self) -> NDArray:
+        """[count, *mean, *m2] as one float64 vector."""
+        return np.concatenate([[self.count], np.ravel(self.mean), np.ravel(self.m2)])
+
+    @classmethod
+    def unpack(cls, packed: NDArray, shape: tuple[int, ...]) -> RunningMoments:
+        """The inverse of ``pack``. Raises ValueError if the vector belongs to another shape."""
+        moments = cls(shape)
+        size = int(np.prod(shape))
+        if packed.shape != (1 + 2 * size,):
+            raise ValueError(f"normaliser state of length {len(packed)} does not fit observations of shape {shape}")
+        moments.count = float(packed[0])
+        moments.mean = packed[1 : 1 + size].reshape(shape).copy()
+        moments.m2 = packed[1 + size :].reshape(shape).copy()
+        return moments
+
+    @classmethod
+    def pooled(cls, packed: NDArray, shape: tuple[int, ...]) -> RunningMoments:
+        """The statistics of several streams together; ``packed [n, 1 + 2 size]``, one row per stream."""
+        total = cls(shape)
+        for row in packed:
+            if row[0] > 0:
+                part = cls.unpack(row, shape)
+                total.merge(part.count, part.mean, part.m2)
+        return total
+
+
+class ObsNormalizer:
+    """Standardises vector observations and clips them to +-``clip``.
+
+    ``own`` is what this learner saw; ``applied`` is what is divided by: the same, or all learners' statistics pooled.
+    Averaged networks need pooled statistics, or each would see its inputs on another scale.
+    """
+
+    def __init__(self, shape: tuple[int, ...], clip: float) -> None:
+        self.shape, self.clip = shape, clip
+        self.own = self.applied = RunningMoments(shape)
+
+    def update(self, obs: NDArray) -> None:
+        """Learn from ``obs [N, ...]``."""
+        self.own.update(obs)
+
+    def __call__(self, obs: NDArray) -> NDArray:
+        """``obs [N, ...]`` -> float32 of the same shape, with the statistics as they are."""
+        scale = 1.0 / np.sqrt(self.applied.std**2 + 1e-8)
+        return np.clip((obs - self.applied.mean) * scale, -self.clip, self.clip).astype(np.float32)
+
+
+class ReturnScaler:
+    """Divides rewards by the running standard deviation of each row's discounted return, and clips to +-``clip``.
+
+    ``own`` and ``applied`` as in ``ObsNormalizer``.
+    """
+
+    shape: tuple[int, ...] = ()
+
+    def __init__(self, num_envs: int, gamma: float, clip: float) -> None:
+        self.own = self.applied = RunningMoments()
+        self.gamma, self.clip = gamma, clip
+        self._returns = np.zeros(num_envs, np.float64)
+
+    def __call__(self, reward: NDArray, done: NDArray, valid: NDArray) -> NDArray:
+        """``reward, done, valid [B]`` -> scaled float32 ``[B]``; learns from the valid rows."""
+        self._returns = np.where(valid, self._returns * self.gamma + reward, 0.0)
+        self.own.update(self._returns[valid])
+        self._returns[done] = 0.0
+        scaled = reward / np.sqrt(self.applied.std**2 + 1e-8)
+        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)

@@ -1,0 +1,111 @@
+"""From the learners' interval records to the run's: tags in CleanRL's names, the x-axis in env_steps over all learners."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from gala.board import Board
+
+EPISODE_WINDOW = 100
+STAGES = ("simulate", "act", "learn", "gossip")
+
+
+class Telemetry:
+    """Keeps the last 100 episodes, of each learner and of all, and the rates; makes one record per logging interval."""
+
+    def __init__(self, num_learners: int, frames_per_step: int, start_steps: int = 0) -> None:
+        self.frames_per_step = frames_per_step
+        self.returns: deque[float] = deque(maxlen=EPISODE_WINDOW)
+        self.lengths: deque[int] = deque(maxlen=EPISODE_WINDOW)
+        self.learner_returns = [deque[float](maxlen=EPISODE_WINDOW) for _ in range(num_learners)]
+        self.latest: list[dict[str, Any]] = [{} for _ in range(num_learners)]
+        self.started = self._last_time = time.monotonic()
+        self._last_steps = self.start_steps = start_steps
+        self.episodes = 0
+        self._steady: list[tuple[float, int]] = []
+
+    def add(self, rank: int, record: dict[str, Any]) -> dict[str, Any]:
+        """Takes in one learner's record and returns it as tags of that learner."""
+        returns, lengths = record.pop("returns"), record.pop("lengths")
+        self.episodes += len(returns)
+        self.returns.extend(returns)
+        self.lengths.extend(lengths)
+        self.learner_returns[rank].extend(returns)
+        interval_s = max(record.pop("interval_s"), 1e-9)
+        previous = self.latest[rank].get("env_steps", record["env_steps"])
+        tags = {key: value for key, value in record.items() if "/" in key}
+        tags |= {f"perf/{stage}_share": record[f"{stage}_s"] / interval_s for stage in STAGES}
+        tags["charts/SPS"] = (record["env_steps"] - previous) / interval_s
+        if self.learner_returns[rank]:
+            tags["charts/episodic_return"] = float(np.mean(self.learner_returns[rank]))
+        tags |= {"env_steps": record["env_steps"], "updates": record["updates"]}
+        self.latest[rank] = tags
+        return tags
+
+    def record(self, board: Board) -> dict[str, Any]:
+        """The aggregate over all learners, as it stands now."""
+        now, steps = time.monotonic(), board.total_env_steps()
+        sps = (steps - self._last_steps) / max(now - self._last_time, 1e-9)
+        self._last_time, self._last_steps = now, steps
+        self._steady.append((now, steps))
+        record: dict[str, Any] = {"global_step": steps, "frames": steps * self.frames_per_step}
+        record |= {"charts/SPS": sps, "charts/frames_per_s": sps * self.frames_per_step}
+        if self.returns:
+            record["charts/episodic_return"] = float(np.mean(self.returns))
+            record["charts/episodic_length"] = float(np.mean(self.lengths))
+        known = [tags for tags in self.latest if tags]
+        for tag in sorted({tag for tags in known for tag in tags if "/" in tag} - set(record)):
+            record[tag] = _REDUCE.get(tag, np.mean)([tags[tag] for tags in known if tag in tags])
+        record = {key: float(value) if "/" in key else value for key, value in record.items()}
+        if board.handle.num_learners > 1:
+            record["gossip/consensus_distance"] = consensus_distance(board.read_params())
+        record |= {"perf/updates": int(board.progress[:, 1].sum()), "perf/wall_s": now - self.started}
+        record |= {f"learner{rank}": dict(tags) for rank, tags in enumerate(self.latest) if tags}
+        return record
+
+    def steady_rate(self) -> float:
+        """env_steps per second over the run without its first tenth (start-up, warm-up)."""
+        marks = self._steady
+        if len(marks) < 2:
+            return 0.0
+        first = marks[min(len(marks) // 10, len(marks) - 2)]
+        return (marks[-1][1] - first[1]) / max(marks[-1][0] - first[0], 1e-9)
+
+    def summary(self, board: Board) -> dict[str, Any]:
+        """The closing figures of the run, in all and per learner."""
+        steps = board.total_env_steps()
+        learners = []
+        for rank, returns in enumerate(self.learner_returns):
+            learners.append(
+                {
+                    "env_steps": int(board.progress[rank, 0]),
+                    "updates": int(board.progress[rank, 1]),
+                    "return_mean": float(np.mean(returns)) if returns else None,
+                }
+            )
+        return {
+            "env_steps": steps,
+            "frames": steps * self.frames_per_step,
+            "updates": int(board.progress[:, 1].sum()),
+            "wall_s": time.monotonic() - self.started,
+            "env_steps_per_s": self.steady_rate(),
+            "episodes": self.episodes,
+            "return_mean": float(np.mean(self.returns)) if self.returns else None,
+            "learners": learners,
+        }
+
+
+_REDUCE: dict[str, Any] = {
+    "gossip/message_age_max": np.max,
+    "gossip/weight_min": np.min,
+    "gossip/weight_max": np.max,
+}
+
+
+def consensus_distance(params: np.ndarray) -> float:
+    """Root mean square over learners of the distance to their mean: ``||X - mean X||_F / sqrt(n)`` for ``params [n, d]``."""
+    return float(np.sqrt(((params - params.mean(0)) ** 2).sum() / len(params)))
