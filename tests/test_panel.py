@@ -21,7 +21,7 @@ TAGS = {
     "gossip/consensus_distance": 0.031,
     "gossip/message_age_mean": 1.5,
     "gossip/message_age_max": 7,
-    "gossip/weight_min": 0.25,
+    "gossip/weight": 0.25,
     "perf/simulate_share": 0.31,
     "perf/act_share": 0.2,
     "perf/learn_share": 0.45,

@@ -35,6 +35,6 @@ def main(argv: Sequence[str]) -> int:
     topology = get_topology(argv[0], n)
     print(f"{argv[0]}: {topology.description}")
     for index in range(topology.period(n) or 1):
-        sends = (f"{rank}>{','.join(map(str, topology.out_peers(rank, index, n)) or '-')}" for rank in range(n))
-        print(f"round {index}: {' '.join(sends)}")
+        peers = [",".join(map(str, topology.out_peers(rank, index, n))) or "-" for rank in range(n)]
+        print(f"round {index}: {'  '.join(f'{rank}>{to}' for rank, to in enumerate(peers))}")
     return 0
