@@ -149,7 +149,7 @@ class Panel:
                 "charts/episodic_return",
                 "charts/SPS",
                 "gossip/message_age_mean",
-                "gossip/weight_min",
+                "gossip/weight",
                 "losses/entropy",
             )
             table.add_row(str(rank), *(_number(r.get(tag)) for tag in tags))

@@ -21,7 +21,7 @@ TAGS = {
     "gossip/consensus_distance": 0.031,
     "gossip/message_age_mean": 1.5,
     "gossip/message_age_max": 7,
-    "gossip/weight_min": 0.25,
+    "gossip/weight": 0.25,
     "perf/simulate_share": 0.31,
     "perf/act_share": 0.2,
     "perf/learn_share": 0.45,
@@ -35,9 +35,9 @@ def record(step, learners=4):
     return {"global_step": step, **TAGS, **{f"learner{i}": {**TAGS, "charts/SPS": 100.0 + i} for i in range(learners)}}
 
 
-def show(records, learners=4, terminal=True, mode="auto"):
+def show(records, learners=4, terminal=True, mode="auto", width=80):
     out = io.StringIO()
-    console = Console(width=80, file=out, force_terminal=terminal, color_system="standard" if terminal else None)
+    console = Console(width=width, file=out, force_terminal=terminal, color_system="standard" if terminal else None)
     config = Config(env=EnvConfig(id="MinAtar/SpaceInvaders-v1"), learners=learners)
     panel = Panel(config, 10_000_000, mode, console)
     for r in records:
@@ -48,9 +48,10 @@ def show(records, learners=4, terminal=True, mode="auto"):
     return out.getvalue()
 
 
+@pytest.mark.parametrize("width", [80, 200])
 @pytest.mark.parametrize("learners", [1, 2, 4, 100])
-def test_the_live_panel_fits_80_columns_and_shows_what_matters(learners):
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", show([record(3_250_000, learners)], learners))
+def test_the_live_panel_fits_80_columns_and_shows_what_matters(learners, width):
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", show([record(3_250_000, learners)], learners, width=width))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80 and len(lines) < 80
     for word in (

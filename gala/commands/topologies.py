@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
+    from gala.gossip.spectrum import exact_after, half_life_rounds, spectral_gap
     from gala.gossip.topology import TOPOLOGIES, get_topology
 
     if not argv:
@@ -35,6 +36,11 @@ def main(argv: Sequence[str]) -> int:
     topology = get_topology(argv[0], n)
     print(f"{argv[0]}: {topology.description}")
     for index in range(topology.period(n) or 1):
-        sends = (f"{rank}>{','.join(map(str, topology.out_peers(rank, index, n)) or '-')}" for rank in range(n))
-        print(f"round {index}: {' '.join(sends)}")
+        peers = [",".join(map(str, topology.out_peers(rank, index, n))) or "-" for rank in range(n)]
+        print(f"round {index}: {'  '.join(f'{rank}>{to}' for rank, to in enumerate(peers))}")
+    rounds = exact_after(argv[0], n)
+    speed = (
+        f"the exact average after {rounds} rounds" if rounds else f"half-life {half_life_rounds(argv[0], n):.2g} rounds"
+    )
+    print(f"spectral gap {spectral_gap(argv[0], n):.4f}, {speed}")
     return 0

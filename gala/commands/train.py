@@ -53,6 +53,7 @@ def arithmetic(config: Config) -> str:
     spaces = build.probe_spaces(config)
     batch = config.envs_per_learner * config.a2c.num_steps
     rate = build.learning_rate(config)
+    assert spaces.obs.dtype is not None  # build has refused composite spaces
     obs_bytes = math.prod(spaces.obs.shape or ()) * spaces.obs.dtype.itemsize
     rows = {
         "learners x simulators": f"{config.learners} x {config.envs_per_learner}",

@@ -1,0 +1,87 @@
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from gala import cli
+from gala.commands import evaluate, train
+from gala.config import Config, EnvConfig
+
+
+def error_line(capsys) -> str:
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1, (out, err)
+    return err
+
+
+def test_a_ring_shows_its_edges_and_its_known_spectral_gap(capsys):
+    pytest.importorskip("gala.gossip.spectrum")
+    assert cli.main(["topologies", "ring", "n=8"]) == 0
+    out = capsys.readouterr().out
+    assert "round 0: 0>1  1>2  2>3  3>4  4>5  5>6  6>7  7>0\n" in out
+    assert f"spectral gap {1 - math.cos(math.pi / 8):.4f}" in out  # of (I + shift) / 2: |1 + exp(2 pi i / 8)| / 2
+    assert cli.main(["topologies"]) == 0
+    assert "ring " in capsys.readouterr().out
+    assert cli.main(["topologies", "rign"]) == 2
+    assert "unknown topology" in error_line(capsys)
+
+
+def test_doctor_counts_the_cores_of_its_affinity_mask_not_of_the_machine():
+    one = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{one}]); from gala.cli import main; main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.search(r"^cores +1 usable of ", done.stdout, re.MULTILINE)
+    for subject in ("torch", "memory", "atari", "mujoco", "minatar", "envpool", "rapl", "nvml"):
+        assert re.search(rf"^{subject} +\S", done.stdout, re.MULTILINE), subject
+    if "envpool    missing" in done.stdout:
+        assert "pip install 'gala-rl[envpool]'" in done.stdout
+
+
+def test_the_default_run_directory_says_what_it_is():
+    config = Config(env=EnvConfig(id="ALE/Pong-v5"), seed=3)
+    assert train.default_run(config, "20260102-030405") == "runs/ale-pong-v5-gala-s3-20260102-030405"
+
+
+def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("gala_envs.registry")
+    monkeypatch.chdir(tmp_path)
+    words = ["preset=atari/pong", "learners=4", "steps=1e6", "optim.lr=1e-3", "--dry-run"]
+    assert cli.main(["train", *words]) == 0
+    out = capsys.readouterr().out
+    rows = dict(re.split(r" {2,}", line, maxsplit=1) for line in out.splitlines() if re.search(r"\S {2,}\S", line))
+    assert "learners: 4\n" in out
+    assert rows["batch of an update"] == "16 x 5 steps = 80 per learner"
+    assert rows["updates"] == "3,125 per learner"  # 1e6 / (4 x 80)
+    assert rows["frames"] == "4,000,000 (4 per env_step)"
+    assert rows["learning rate"] == "0.002 at the start, 0 at the end"  # 1e-3 x sqrt(64 / 16)
+    assert rows["parameters"] == "866,439"  # the Nature CNN with 32 filters in its last layer, 6 actions and a value
+    assert rows["observations of a rollout"] == "2.15 MiB per learner"  # 80 x 4 x 84 x 84 bytes
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["topology=rign"], "unknown topology 'rign'"), (["env.id=ALE/Pnog-v5"], "ALE/Pong-v5")],
+)
+def test_what_only_the_parts_know_is_refused_before_anything_is_written(tmp_path, monkeypatch, words, message, capsys):
+    pytest.importorskip("gala_envs.registry")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "preset=atari/pong", "learners=2", *words]) == 2
+    assert message in error_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_refuses_bad_options_in_one_line(tmp_path, capsys):
+    for words, message in [
+        (["mode=gredy"], "mode=gredy: wants one of sampled, greedy, both; did you mean 'greedy'?"),
+        (["episode=3"], "unknown setting 'episode'; did you mean 'episodes'?"),
+        (["episodes=0"], "is not a run directory"),
+    ]:
+        assert cli.main(["eval", str(tmp_path), *words]) == 2
+        assert message in error_line(capsys)
+    with pytest.raises(ValueError, match="learner=4: wants consensus or a number from 0 to 3"):
+        evaluate._learner("4", 4)
+    assert (evaluate._learner("3", 4), evaluate._learner("consensus", 4)) == (3, "consensus")
