@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gala.config import Config
 from gala.gossip.averager import GossipAverager
-from gala.gossip.flat import flatten_parameters
+from gala.gossip.flat import flatten_parameters, still_flat
 from gala.gossip.shared_memory import SharedMemoryMailboxes, open_endpoint
 from gala.gossip.topology import edges
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
@@ -112,6 +112,11 @@ def threads_per_learner(config: Config) -> int:
     return max(1, available_cores() // config.learners)
 
 
+def network_threads(config: Config) -> int:
+    """PyTorch threads of a learner. Dense layers of a few dozen units are slower on two threads than on one."""
+    return config.torch_threads or (1 if config.model.encoder == "mlp" else threads_per_learner(config))
+
+
 def pick_device(config: Config, rank: int) -> torch.device:
     """Round-robin over the GPUs there are. Raises ValueError if CUDA was asked for and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -150,25 +155,26 @@ def num_moments(config: Config, spaces: Spaces) -> int:
     return sum(len(part.own.pack()) for part in parts)
 
 
-def flatten(policy: torch.nn.Module) -> torch.Tensor:
-    """One vector for all parameters and, as its ``.grad``, one for all gradients; the module's tensors become views."""
+def flatten_gradients(flat: torch.Tensor, policy: torch.nn.Module) -> None:
+    """Gives ``flat`` a ``.grad`` of which every parameter's gradient is a view, as the parameters are views of ``flat``."""
     params = list(policy.parameters())
-    flat = flatten_parameters(params)
+    assert still_flat(flat, params), "the policy's parameters are not views of the flat vector: it would never learn"
     flat.grad = torch.zeros_like(flat)
     offset = 0
     for p in params:
         p.grad = torch.as_strided(flat.grad, p.size(), p.stride(), offset)
         offset += p.numel()
-    return flat
 
 
-def make_averager(config: Config, flat: torch.Tensor, rank: int, mailboxes: Any) -> GossipAverager | None:
-    """None unless there are peers to gossip with."""
+def make_averager(
+    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Any
+) -> tuple[torch.Tensor, GossipAverager | None]:
+    """The policy's parameters as one vector, and what exchanges it (None unless there are peers to gossip with)."""
     if mailboxes is None:
-        return None
+        return flatten_parameters(policy.parameters()), None
     g = config.gossip
-    return GossipAverager(
-        [flat],
+    averager = GossipAverager(
+        policy.parameters(),
         rank=rank,
         world_size=config.learners,
         mailbox=open_endpoint(mailboxes, rank),
@@ -179,6 +185,7 @@ def make_averager(config: Config, flat: torch.Tensor, rank: int, mailboxes: Any)
         at_bound=g.at_bound,
         wait_timeout_s=g.wait_timeout_s,
     )
+    return averager.flat, averager
 
 
 def make_mailboxes(config: Config, num_params: int) -> SharedMemoryMailboxes | None:
@@ -189,7 +196,7 @@ def make_mailboxes(config: Config, num_params: int) -> SharedMemoryMailboxes | N
 
 
 def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None] | None:
-    """For algo=allreduce: joins the loopback process group and returns ``grad -> mean of all learners' grads``, in place."""
+    """For algo=allreduce: joins the loopback process group; returns ``grad -> mean over learners``, in place."""
     if config.algo != "allreduce" or config.learners == 1:
         return None
     import torch.distributed as dist

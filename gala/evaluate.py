@@ -33,8 +33,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Returns, lengths and their statistics over exactly ``episodes`` whole episodes.
 
-    ``learner`` is a rank, or "consensus": the mass-weighted mean of all learners' parameters (learner 0 where nothing was
-    exchanged). Returns the keys return_mean, return_std, return_ci95 (low, high), length_mean, episodes, seed, mode,
+    ``learner`` is a rank, or "consensus": the mass-weighted mean of all learners' parameters (learner 0 where nothing
+    was exchanged). Returns the keys return_mean, return_std, return_ci95 (low, high), length_mean, episodes, seed, mode,
     returns.
     """
     config = run_dir.config
@@ -79,7 +79,11 @@ def load_policy(
         ValueError: the checkpoint belongs to another observation or action space.
     """
     averaged = config.algo in ("gala", "allreduce")
-    ranks = list(range(config.learners)) if learner == "consensus" and averaged else [int(learner) if learner != "consensus" else 0]
+    ranks = (
+        list(range(config.learners))
+        if learner == "consensus" and averaged
+        else [int(learner) if learner != "consensus" else 0]
+    )
     parts = [run_dir.load_part(checkpoint, f"learner{rank}") for rank in ranks]
     weights = [float(meta.get("gossip", {}).get("weight", 1.0)) for _, meta in parts]
     policy = build.make_policy(config, spaces)

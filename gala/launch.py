@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -75,11 +76,15 @@ class Run:
         self.best = -float("inf")
         self.next_checkpoint = time.monotonic() + config.log.checkpoint_interval_s
         self.next_record = time.monotonic() + config.log.interval_s
-        self.milestones = [config.steps * (i + 1) // (config.log.keep_milestones + 1) for i in range(config.log.keep_milestones)]
+        self.milestones = [
+            config.steps * (i + 1) // (config.log.keep_milestones + 1) for i in range(config.log.keep_milestones)
+        ]
         self.lock_step = build.is_lock_step(config)
 
     def start(self, mailboxes: Any, resume_from: str) -> None:
         """Spawn all learners."""
+        # OpenMP threads that spin while they wait take the cores from the simulators and from the other learners.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         context = mp.get_context("spawn")
         port = 0
         if self.config.algo == "allreduce" and self.config.learners > 1:
@@ -110,7 +115,7 @@ class Run:
                     if process.sentinel in ready:
                         self._died(rank, process)
                 now = time.monotonic()
-                if now >= self.next_record:
+                if now >= self.next_record and "starting" not in self.state:
                     self.next_record = now + self.config.log.interval_s
                     self._log()
                 if self._advance_checkpoint(now):
@@ -142,7 +147,9 @@ class Run:
                     raise LearnerFailed(f"learner {rank} failed; the run has ended.\n{body.rstrip()}")
         code = process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"
-        raise LearnerFailed(f"learner {rank} {how}; the run has ended. The last checkpoint is kept: gala resume {self.run_dir.path}")
+        raise LearnerFailed(
+            f"learner {rank} {how}; the run has ended. The last checkpoint is kept: gala resume {self.run_dir.path}"
+        )
 
     def _log(self) -> None:
         record = self.telemetry.record(self.board)

@@ -76,14 +76,15 @@ class LearnerProcess:
         self.spec, self.config, self.rank = spec, spec.config, spec.rank
         self.pipe, self.commands = pipe, commands
         config = spec.config
-        torch.set_num_threads(config.torch_threads or build.threads_per_learner(config))
+        torch.set_num_threads(build.network_threads(config))
         self.board = Board.open(spec.board)
         self.run_dir = RunDir.open(spec.run_path)
         self.env = build.make_env(config, config.envs_per_learner)
         spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
         device = build.pick_device(config, self.rank)
         self.policy = build.make_policy(config, spaces).to(device)
-        self.flat = build.flatten(self.policy)
+        self.flat, self.averager = build.make_averager(config, self.policy, self.rank, spec.mailboxes)
+        build.flatten_gradients(self.flat, self.policy)
         self.optimizer = build.make_optimizer(config, self.flat)
         self.normalizer = build.make_normalizer(config, spaces)
         shape_reward, self.return_scaler = build.make_reward_shaper(config)
@@ -96,7 +97,6 @@ class LearnerProcess:
             normalizer=self.normalizer,
             shape_reward=shape_reward,
         )
-        self.averager = build.make_averager(config, self.flat, self.rank, spec.mailboxes)
         self.learner = ActorLearner(
             self.collector,
             self.policy,
@@ -208,8 +208,8 @@ class LearnerProcess:
             meta["gossip"] = self.averager.state_dict()
         self.run_dir.write_part("staging", f"learner{self.rank}", tensors, meta)
 
-    def _load(self, name: str) -> None:
-        tensors, meta = self.run_dir.load_part(name, f"learner{self.rank}")
+    def _load(self, checkpoint: str) -> None:
+        tensors, meta = self.run_dir.load_part(checkpoint, f"learner{self.rank}")
         self.policy.load_state_dict(tensors["policy"])
         if tensors.get("optimizer"):
             state = self.optimizer.state_dict()

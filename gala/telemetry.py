@@ -1,4 +1,4 @@
-"""From the learners' interval records to the run's: tags in CleanRL's names, the x-axis in env_steps over all learners."""
+"""From the learners' interval records to the run's, in CleanRL's tags; the x-axis is env_steps over all learners."""
 
 from __future__ import annotations
 
@@ -107,5 +107,5 @@ _REDUCE: dict[str, Any] = {
 
 
 def consensus_distance(params: np.ndarray) -> float:
-    """Root mean square over learners of the distance to their mean: ``||X - mean X||_F / sqrt(n)`` for ``params [n, d]``."""
+    """Root mean square of the learners' distances to their mean: ``||X - mean X||_F / sqrt(n)``, ``params [n, d]``."""
     return float(np.sqrt(((params - params.mean(0)) ** 2).sum() / len(params)))

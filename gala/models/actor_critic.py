@@ -24,7 +24,7 @@ class Outputs(NamedTuple):
 class ActorCritic(nn.Module):
     """Encoder(s) -> optional GRU -> policy head and value head.
 
-    The recurrent state is explicit: ``[B, gru_size]``, of width 0 for a feed-forward policy, so that one loop serves both.
+    The recurrent state is explicit: ``[B, gru_size]``, of width 0 for a feed-forward policy: one loop serves both.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class ActorCritic(nn.Module):
         return torch.zeros(batch, self.gru_size, device=device)
 
     def forward(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
-        """One step: ``obs [B, ...]``, ``state [B, H]``, ``first [B]`` (rows whose state is reset before reading obs)."""
+        """One step: ``obs [B, ...]``, ``state [B, H]``, ``first [B]`` (rows whose state is reset before obs read)."""
         features = self._encode(self.encoder, obs)
         if self.gru is not None:
             features = state = self.gru(features, state * (~first).unsqueeze(-1))
         return self._heads(obs, features, state)
 
     def unroll(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
-        """``obs [T, B, ...]``, ``state [B, H]`` before the first row, ``first [T, B]``: outputs of every step ``[T, B]``.
+        """``obs [T, B, ...]``, ``state [B, H]`` before the first row, ``first [T, B]``: outputs of all steps ``[T, B]``.
 
         The encoder runs once over all T x B observations; only the GRU is stepped through time.
         """

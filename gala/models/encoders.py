@@ -41,13 +41,13 @@ class MLP(nn.Module):
 class ConvNet(nn.Module):
     """Convolutions and one dense layer over images ``[N, C, H, W]``; integer images are scaled to [0, 1]."""
 
-    def __init__(
-        self, obs_space: gym.spaces.Box, convs: Sequence[tuple[int, int, int]], num_features: int
-    ) -> None:
+    def __init__(self, obs_space: gym.spaces.Box, convs: Sequence[tuple[int, int, int]], num_features: int) -> None:
         """``convs``: (channels, kernel, stride) of each layer, ReLU after each."""
         super().__init__()
         if len(obs_space.shape) != 3:
-            raise ValueError(f"a convolutional encoder wants [C, H, W] images, not {obs_space.shape}; use model.encoder=mlp")
+            raise ValueError(
+                f"a convolutional encoder wants [C, H, W] images, not {obs_space.shape}; use model.encoder=mlp"
+            )
         self.scale = 1.0 / float(obs_space.high.max())
         channels = obs_space.shape[0]
         layers: list[nn.Module] = []
@@ -60,7 +60,7 @@ class ConvNet(nn.Module):
         self.dense = nn.Sequential(nn.Flatten(), orthogonal_(nn.Linear(flat, num_features), math.sqrt(2)), nn.ReLU())
         self.num_features = num_features
         # Measured on CPU: 10 to 20% faster convolutions; weights are stored so once, not permuted at every call.
-        self.convs.to(memory_format=torch.channels_last)
+        self.convs.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, obs: Tensor) -> Tensor:
         device = obs.device.type

@@ -15,19 +15,17 @@ class RMSpropTF(Optimizer):
 
         s <- alpha s + (1 - alpha) g^2;    p <- p - lr g / sqrt(s + eps)
 
-    ``torch.optim.RMSprop`` has eps outside the root and s = 0 at the start: with eps = 1e-5 its steps on small gradients
-    are hundreds of times larger, and A2C curves differ even on CartPole.
+    ``torch.optim.RMSprop`` has eps outside the root and s = 0 at the start: with eps = 1e-5 its steps on small
+    gradients are hundreds of times larger, and A2C curves differ even on CartPole.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float = 7e-4, alpha: float = 0.99, eps: float = 1e-5
-    ) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float = 7e-4, alpha: float = 0.99, eps: float = 1e-5) -> None:
         if lr < 0 or not 0 <= alpha < 1 or eps <= 0:
             raise ValueError(f"RMSpropTF wants lr >= 0, 0 <= alpha < 1, eps > 0; got {lr}, {alpha}, {eps}")
         super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on every parameter that has a gradient."""
         loss = None
         if closure is not None:

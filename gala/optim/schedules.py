@@ -11,5 +11,5 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def scaled_lr(lr: float, scaling: str, num_envs: int, reference_envs: int) -> float:
-    """``lr * sqrt(num_envs / reference_envs)`` for scaling "sqrt" (the GALA paper's 7e-4 at 16, 1.4e-3 at 64), or ``lr``."""
+    """``lr * sqrt(num_envs / reference_envs)`` for "sqrt" (the GALA paper's 7e-4 at 16, 1.4e-3 at 64), or ``lr``."""
     return lr * (num_envs / reference_envs) ** 0.5 if scaling == "sqrt" else lr

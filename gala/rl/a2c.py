@@ -28,7 +28,7 @@ def a2c_loss(
     value_coef: float,
     entropy_coef: float,
 ) -> A2CLoss:
-    """Policy gradient with a baseline, a value regression, an entropy bonus (Mnih et al. 2016, arXiv 1602.01783, sec. 4).
+    """Policy gradient with a baseline, a value regression, an entropy bonus (Mnih et al. 2016, arXiv 1602.01783).
 
         L = mean_valid[ -log pi(a|s) A  +  value_coef (R - V(s))^2  -  entropy_coef H(pi(.|s)) ]
 

@@ -23,11 +23,16 @@ class Averager(Protocol):
 class Coefficients(Protocol):
     """The numbers of the loss; ``gala.config.A2CConfig`` has them."""
 
-    gamma: float
-    gae_lambda: float
-    value_coef: float
-    max_grad_norm: float
-    normalize_advantages: bool
+    @property
+    def gamma(self) -> float: ...
+    @property
+    def gae_lambda(self) -> float: ...
+    @property
+    def value_coef(self) -> float: ...
+    @property
+    def max_grad_norm(self) -> float: ...
+    @property
+    def normalize_advantages(self) -> bool: ...
 
 
 class UpdateResult:
@@ -70,7 +75,7 @@ class ActorLearner:
         self.learn_s = self.gossip_s = 0.0
 
     def update(self, lr: float, entropy_coef: float) -> UpdateResult:
-        """One rollout and one step. Raises FloatingPointError if loss or gradient is not finite; parameters are then kept."""
+        """One rollout, one step. Raises FloatingPointError, the parameters untouched, if the gradient is not finite."""
         rollout, episodes = self.collector.collect(self.policy)
         started = time.perf_counter()
         loss, ev = self._loss(rollout, entropy_coef)

@@ -1,4 +1,4 @@
-"""Running statistics of observations and of discounted returns. They travel with the checkpoint and freeze in evaluation."""
+"""Running statistics of observations and of discounted returns. Checkpointed; frozen in evaluation."""
 
 from __future__ import annotations
 

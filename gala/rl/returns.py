@@ -1,4 +1,4 @@
-"""Advantages and value targets. Pure functions; shapes are ``[T, B]``; ``_tm1`` is a transition's source, ``_t`` its end."""
+"""Advantages and value targets. Pure functions; shapes are ``[T, B]``; ``_tm1``: a transition's source, ``_t``: its end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def generalized_advantages(
         delta_t = r_t + discount_t v_t - v_tm1
         A_t     = delta_t + continue_t discount_t lambda A_{t+1}
 
-    Termination is a discount of 0. A time limit is not: there ``discount_t`` stays gamma and ``v_t`` is the value of the
-    episode's true last observation, while ``continue_t`` = 0 keeps the next episode's advantages out.
+    Termination is a discount of 0. A time limit is not: there ``discount_t`` stays gamma and ``v_t`` is the value of
+    the episode's true last observation, while ``continue_t`` = 0 keeps the next episode's advantages out.
 
     Args:
         r_t, discount_t, continue_t, v_tm1, v_t: float ``[T, B]``.

@@ -28,9 +28,9 @@ class Policy(Protocol):
 class Rollout:
     """T steps of B rows. Reused: valid until the next ``collect``.
 
-    obs [T, B, ...], first [T, B] (obs opens an episode), action [T, B, ...], reward [T, B] as learned from, terminated,
-    truncated, valid [T, B] bool, v_final [T, B] (value of an episode's true last observation where it was truncated, else
-    0), state [B, H] before the first step, last_value [B].
+    obs [T, B, ...], first [T, B] (obs opens an episode), action [T, B, ...], reward [T, B] as learned from,
+    terminated, truncated, valid [T, B] bool, v_final [T, B] (value of an episode's true last observation where it was
+    truncated, else 0), state [B, H] before the first step, last_value [B].
     """
 
     obs: Tensor
@@ -77,7 +77,9 @@ class Collector:
         """Start all simulators anew."""
         obs = self._observe(self.env.reset(seed))
         n, t, on = self.env.num_envs, self.num_steps, self.device
-        action = policy.act(policy(obs, policy.initial_state(n, on), torch.ones(n, dtype=torch.bool, device=on)).params, greedy=True)
+        action = policy.act(
+            policy(obs, policy.initial_state(n, on), torch.ones(n, dtype=torch.bool, device=on)).params, greedy=True
+        )
         flags = [torch.zeros(t, n, dtype=torch.bool, device=on) for _ in range(4)]
         self._buffers = Rollout(
             obs=torch.empty((t, *obs.shape), dtype=obs.dtype, device=on),

@@ -63,7 +63,9 @@ def test_bf16_stays_close_to_fp32():
     nets = []
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
-        nets.append(build_actor_critic(IMAGE, gym.spaces.Discrete(6), ModelConfig(encoder="nature_cnn", precision=precision)))
+        nets.append(
+            build_actor_critic(IMAGE, gym.spaces.Discrete(6), ModelConfig(encoder="nature_cnn", precision=precision))
+        )
     obs = torch.randint(0, 255, (8, 4, 84, 84), dtype=torch.uint8)
     args = obs, nets[0].initial_state(8), torch.zeros(8, dtype=torch.bool)
     torch.testing.assert_close(nets[0](*args).value, nets[1](*args).value, atol=0.02, rtol=0.05)
