@@ -29,7 +29,8 @@ class Step(NamedTuple):
         reward: float32, unclipped; 0 where ``valid`` is False.
         terminated: the MDP ended here (or a life was lost, where that counts as an end): the next value is 0.
         truncated: a time limit ended the episode: bootstrap from the value of ``final_obs``.
-        first: ``obs`` opens a new episode (a recurrent state must be reset before ``obs`` is read).
+        first: ``obs`` opens a new episode (a recurrent state must be reset before ``obs`` is read). After a lost life
+            that does not restart the game, this is the row of the loss itself, in both autoreset modes.
         valid: False on autoreset rows, which belong to no episode and must enter neither loss nor step counts.
         final_obs: where ``terminated | truncated``, the observation that the episode ended in; other rows are
             undefined. None if no row ended. May be the array ``obs`` itself.
@@ -95,7 +96,7 @@ class EpisodeTracker:
         self._length[:] = 0
 
     def update(self, reward: Array, valid: Array, over: Array) -> tuple[Array, Array]:
-        """Returns (episode_return, episode_length), each [B], meaningful where ``over``; those rows start again at 0."""
+        """Returns (episode_return, episode_length), each [B], meaningful where ``over``; those restart at 0."""
         self._return += np.where(valid, reward, 0.0)
         self._length += valid
         returns, lengths = self._return.copy(), self._length.copy()
@@ -104,16 +105,25 @@ class EpisodeTracker:
         return returns, lengths
 
 
+def row_seeds(seed: int | None, num_envs: int) -> list[int]:
+    """One well-mixed 32-bit seed per row; None draws fresh entropy.
+
+    ``seed + i``, the usual choice, gives two learners with neighbouring seeds all but one of their episodes in common.
+    """
+    return [int(s) for s in np.random.SeedSequence(seed).generate_state(num_envs)]
+
+
 def check_actions(actions: Array, space: gym.Space, num_envs: int) -> Array:
-    """Actions as the simulators want them (contiguous, the space's dtype), or a ValueError that names the first bad row.
+    """Actions as the simulators want them (contiguous, the space's dtype), or a ValueError naming the first bad row.
 
     Discrete: [B] integers in [start, start + n). MultiDiscrete: [B, k]. Box: [B, ...] finite; values outside the bounds
-    are clipped, as every continuous-control baseline does. C++ backends do not check: an index out of range is undefined
-    behaviour in EnvPool and hangs ALE's vector environment for ever.
+    are clipped, as every continuous-control baseline does. C++ backends do not check: an index out of range is
+    undefined behaviour in EnvPool and hangs ALE's vector environment for ever.
     """
     actions = np.asarray(actions)
-    if actions.shape != (num_envs, *(space.shape or ())):
-        raise ValueError(f"actions have shape {actions.shape}; this environment wants {(num_envs, *(space.shape or ()))}")
+    wanted = (num_envs, *(space.shape or ()))
+    if actions.shape != wanted:
+        raise ValueError(f"actions have shape {actions.shape}; this environment wants {wanted}")
     if isinstance(space, gym.spaces.Box):
         if not np.isfinite(actions).all():
             row = int(np.argwhere(~np.isfinite(actions))[0][0])
@@ -138,61 +148,93 @@ def check_batched_env(env: BatchedEnv, num_steps: int = 200, seed: int = 0) -> N
     """Drive ``env`` with random actions and raise AssertionError at the first breach of the contract.
 
     Checks shapes, dtypes, finiteness, that returned arrays are not overwritten later, that autoreset rows follow the
-    declared mode, that ``final_obs`` is present when a row ended, that episode sums equal the rewards, that two resets with
-    one seed replay the same episode, and that an action out of range is refused.
+    declared mode, that ``final_obs`` is present when a row ended, that episode sums equal the rewards, that two resets
+    with one seed replay the same episode, and that a bad action is refused before it reaches the simulator.
     """
-    rng = np.random.default_rng(seed)
     n = env.num_envs
     env.action_space.seed(seed)
     plan = [np.stack([np.asarray(env.action_space.sample()) for _ in range(n)]) for _ in range(num_steps)]
     first_pass = _drive(env, plan, seed)
     for a, b in zip(first_pass, _drive(env, plan, seed), strict=True):
         np.testing.assert_array_equal(a, b, err_msg="two resets with one seed gave different trajectories")
-    if isinstance(env.action_space, gym.spaces.Discrete):
-        bad = plan[0].copy()
-        bad[rng.integers(n)] = env.action_space.start + env.action_space.n
+    for bad in _bad_actions(plan[0], env.action_space):
         try:
             env.step(bad)
         except ValueError:
-            pass
-        else:
-            raise AssertionError("an action outside the space was accepted")
+            continue
+        raise AssertionError(f"an action outside the space was accepted: {bad}")
+    for a, b in zip(first_pass, _drive(env, plan, seed), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg="a refused action left its mark")
+
+
+def _bad_actions(good: Array, space: gym.Space) -> list[Array]:
+    """Batches whose last row is outside ``space``, and one of the wrong size."""
+    if isinstance(space, gym.spaces.Box):
+        values = [np.full(space.shape, np.nan, good.dtype)]
+    elif isinstance(space, gym.spaces.Discrete):
+        values = [space.start + space.n, space.start - 1]
+    else:
+        values = [space.start + space.nvec, space.start - 1]  # type: ignore[attr-defined]
+    return [np.concatenate([good[:-1], np.asarray(v)[None].astype(good.dtype)]) for v in values] + [good[:-1]]
 
 
 def _drive(env: BatchedEnv, plan: list[Array], seed: int) -> list[Array]:
-    n, space = env.num_envs, env.obs_space
+    """One pass of ``plan``; returns copies of all observations, final observations and rewards."""
+    n = env.num_envs
     obs = env.reset(seed)
-    kept, copies, rewards = [obs], [obs.copy()], []
+    _check_obs(env, obs)
+    kept, out = [(obs, obs.copy())], [obs.copy()]
     total, length = np.zeros(n), np.zeros(n, np.int64)
-    ended = np.zeros(n, bool)
+    waiting = np.zeros(n, bool)
     for actions in plan:
         s = env.step(actions)
-        assert s.obs.shape == (n, *space.shape) and s.obs.dtype == space.dtype, (s.obs.shape, s.obs.dtype, space)
-        assert s.reward.shape == (n,) and s.reward.dtype == np.float32, (s.reward.shape, s.reward.dtype)
-        for name in ("terminated", "truncated", "first", "valid", "episode_over"):
-            flag = getattr(s, name)
-            assert flag.shape == (n,) and flag.dtype == bool, (name, flag.shape, flag.dtype)
-        assert np.isfinite(s.reward).all() and np.isfinite(s.obs).all()
+        _check_step(env, s, waiting)
         done = s.terminated | s.truncated
-        assert not (s.episode_over & ~done).any(), "an episode was over without terminated or truncated"
-        assert (s.reward[~s.valid] == 0).all() and not done[~s.valid].any(), "an autoreset row carries data"
-        if env.autoreset == "same-step":
-            assert s.valid.all() and (s.first == done).all(), "same-step autoreset: first must equal done"
-        else:
-            assert (~s.valid == ended).all(), "next-step autoreset: the row after an episode must be invalid"
-            assert (s.first >= ~s.valid).all()
-        ended = s.episode_over.copy()
-        if done.any():
-            assert s.final_obs is not None and s.final_obs.shape == s.obs.shape
-            assert np.isfinite(s.final_obs[done]).all()
-        total += np.where(s.valid, s.reward, 0.0)
+        waiting = done & ~s.first
+        total += s.reward
         length += s.valid
         np.testing.assert_allclose(s.episode_return[s.episode_over], total[s.episode_over], rtol=1e-6, atol=1e-4)
         np.testing.assert_array_equal(s.episode_length[s.episode_over], length[s.episode_over])
         total[s.episode_over], length[s.episode_over] = 0.0, 0
-        kept.append(s.obs)
-        copies.append(s.obs.copy())
-        rewards.append(s.reward)
-    for a, b in zip(kept, copies, strict=True):
-        np.testing.assert_array_equal(a, b, err_msg="a returned observation was overwritten by a later step")
-    return [*copies, *rewards]
+        kept.append((s.obs, s.obs.copy()))
+        out += [kept[-1][1], s.reward]
+        if s.final_obs is not None:
+            kept.append((s.final_obs, s.final_obs.copy()))
+            out.append(s.final_obs[done])
+    for now, then in kept:
+        np.testing.assert_array_equal(now, then, err_msg="a returned observation was overwritten by a later step")
+    return out
+
+
+def _check_obs(env: BatchedEnv, obs: Array) -> None:
+    assert obs.shape == (env.num_envs, *(env.obs_space.shape or ())), (obs.shape, env.obs_space)
+    assert obs.dtype == env.obs_space.dtype, (obs.dtype, env.obs_space)
+    assert np.isfinite(obs).all(), "an observation is not finite"
+
+
+def _check_step(env: BatchedEnv, s: Step, waiting: Array) -> None:
+    """``waiting``: rows whose episode ended in the step before and whose next episode has not begun."""
+    n = env.num_envs
+    _check_obs(env, s.obs)
+    assert s.reward.shape == (n,) and s.reward.dtype == np.float32, (s.reward.shape, s.reward.dtype)
+    assert np.isfinite(s.reward).all(), "a reward is not finite"
+    for name in ("terminated", "truncated", "first", "valid", "episode_over"):
+        flag = getattr(s, name)
+        assert flag.shape == (n,) and flag.dtype == bool, (name, flag.shape, flag.dtype)
+    for name, dtype in (("episode_return", np.float64), ("episode_length", np.int64)):
+        value = getattr(s, name)
+        assert value.shape == (n,) and value.dtype == dtype, (name, value.shape, value.dtype)
+    done = s.terminated | s.truncated
+    assert not (s.episode_over & ~done).any(), "an episode was over without terminated or truncated"
+    assert (s.reward[~s.valid] == 0).all() and not done[~s.valid].any(), "an autoreset row carries data"
+    if env.autoreset == "same-step":
+        assert s.valid.all() and (s.first == done).all(), "same-step autoreset: first must equal done"
+    else:
+        # A lost life that does not restart the game opens its next episode in the very row that ended the last one.
+        assert (~s.valid == waiting).all(), "next-step autoreset: the row after an episode must be invalid"
+        assert (s.first == (~s.valid | (done & ~s.episode_over))).all(), (
+            "next-step autoreset: first must mark new episodes"
+        )
+    if done.any():
+        assert s.final_obs is not None and s.final_obs.shape == s.obs.shape, "final_obs is missing"
+        assert s.final_obs.dtype == s.obs.dtype and np.isfinite(s.final_obs[done]).all()

@@ -1,0 +1,91 @@
+"""MuJoCo tasks against Gymnasium's own, which step one simulation at a time."""
+
+import dataclasses
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gala_envs.contract import EnvError, check_batched_env, row_seeds
+
+pytest.importorskip("mujoco.batch")
+
+from gala_envs import mujoco_tasks
+from gala_envs.mujoco_batch import MujocoEnv
+from gala_envs.mujoco_tasks import TASKS
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_equals_gymnasium(task):
+    num_envs, limit, seed = 3, 70, 11
+    ours = MujocoEnv(task, num_envs, threads=2, max_episode_steps=limit)
+    theirs = gym.vector.SyncVectorEnv(
+        [lambda: gym.make(task, max_episode_steps=limit) for _ in range(num_envs)],
+        autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+    )
+    assert ours.action_space == theirs.single_action_space
+    assert ours.obs_space.shape == theirs.single_observation_space.shape
+    obs, _ = theirs.reset(seed=row_seeds(seed, num_envs))
+    np.testing.assert_allclose(ours.reset64(seed), obs, rtol=0, atol=1e-6)
+    rng = np.random.default_rng(seed)
+    ended = 0
+    for _ in range(200):
+        action = rng.uniform(*_bounds(ours), (num_envs, *ours.action_space.shape)).astype(np.float32)
+        step = ours.step64(action)
+        obs, reward, terminated, truncated, info = theirs.step(action)
+        np.testing.assert_allclose(step.obs, obs, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(step.reward, reward, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(step.terminated, terminated)
+        np.testing.assert_array_equal(step.truncated, truncated)
+        for row in np.flatnonzero(terminated | truncated):
+            np.testing.assert_allclose(step.final_obs[row], info["final_obs"][row], rtol=0, atol=1e-6)
+            ended += 1
+    assert ended >= 2 * num_envs
+    theirs.close()
+
+
+def _bounds(env):
+    return env.action_space.low, env.action_space.high
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_time_limit_is_gymnasiums(task):
+    assert MujocoEnv(task, 1, threads=1).max_episode_steps == gym.spec(task).max_episode_steps
+
+
+@pytest.mark.parametrize("task", ["Hopper-v5", "Ant-v5"])
+def test_contract(task):
+    check_batched_env(MujocoEnv(task, 3, threads=2, max_episode_steps=40), num_steps=100)
+
+
+def test_thread_count_changes_nothing():
+    actions = np.random.default_rng(0).uniform(-1, 1, (30, 5, 6)).astype(np.float32)
+    runs = []
+    for threads in (1, 2):
+        env = MujocoEnv("HalfCheetah-v5", 5, threads=threads)
+        runs.append([env.reset(3), *(env.step(a).obs for a in actions)])
+    np.testing.assert_array_equal(*runs)
+
+
+def test_rows_have_streams_of_their_own():
+    obs = MujocoEnv("HalfCheetah-v5", 4, threads=1).reset(0)
+    assert len(np.unique(obs[:, 0])) == 4
+    assert not np.isin(MujocoEnv("HalfCheetah-v5", 4, threads=1).reset(1)[:, 0], obs[:, 0]).any()
+
+
+def test_engine_failure_names_task_and_row(monkeypatch, tmp_path):
+    # Contacts of the sphere do not fit in the engine's memory, so the first step after it touches the floor fails.
+    xml = tmp_path / "tiny.xml"
+    xml.write_text(
+        "<mujoco><size memory='3K'/><worldbody><geom type='plane' size='9 9 .1'/>"
+        "<body pos='0 0 .09'><joint name='j' type='slide' axis='0 0 1'/><geom size='.1'/><geom size='.1'/></body>"
+        "</worldbody><actuator><motor joint='j' ctrlrange='-1 1'/></actuator></mujoco>"
+    )
+    task = dataclasses.replace(TASKS["HalfCheetah-v5"], xml=str(xml))
+    monkeypatch.setitem(mujoco_tasks.TASKS, "Tiny-v5", task)
+    env = MujocoEnv("Tiny-v5", 2, threads=1)
+    with pytest.raises(EnvError, match="Tiny-v5, row 0"):
+        env.reset(0)
+        for _ in range(50):
+            env.step(np.zeros((2, 1), np.float32))
