@@ -1,7 +1,8 @@
 """The board: what the learners of one machine publish for each other and for the parent, without locks.
 
 Every rank writes its own row only. Rows that are read whole while they are written (parameters, running moments)
-carry a sequence number, so that a torn read is seen and repeated. The memory has no name (memfd): nothing can be left behind.
+carry a sequence number, so that a torn read is seen and repeated. The memory has no name (memfd), so nothing can be
+left behind.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def num_moments(config: Config, spaces: Spaces) -> int:
 
 
 def flatten_gradients(flat: torch.Tensor, policy: torch.nn.Module) -> None:
-    """Gives ``flat`` a ``.grad`` of which every parameter's gradient is a view, as the parameters are views of ``flat``."""
+    """Gives ``flat`` a ``.grad`` of which each parameter's gradient is a view, as the parameters are of ``flat``."""
     params = list(policy.parameters())
     assert still_flat(flat, params), "the policy's parameters are not views of the flat vector: it would never learn"
     flat.grad = torch.zeros_like(flat)

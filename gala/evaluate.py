@@ -34,8 +34,8 @@ def evaluate_run(
     """Returns, lengths and their statistics over exactly ``episodes`` whole episodes.
 
     ``learner`` is a rank, or "consensus": the mass-weighted mean of all learners' parameters (learner 0 where nothing
-    was exchanged). Returns the keys return_mean, return_std, return_ci95 (low, high), length_mean, episodes, seed, mode,
-    returns.
+    was exchanged). Returns the keys return_mean, return_std, return_ci95 (low, high), length_mean, episodes, seed,
+    mode, returns.
     """
     config = run_dir.config
     env = build.make_env(config, min(episodes, MAX_PARALLEL), life_loss_ends_episode=False)

@@ -72,7 +72,7 @@ class ActorCritic(nn.Module):
         return self._heads(obs, features, state)
 
     def unroll(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
-        """``obs [T, B, ...]``, ``state [B, H]`` before the first row, ``first [T, B]``: outputs of all steps ``[T, B]``.
+        """``obs [T, B, ...]``, ``state [B, H]`` before the first row, ``first [T, B]``: outputs ``[T, B]``.
 
         The encoder runs once over all T x B observations; only the GRU is stepped through time.
         """

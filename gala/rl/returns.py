@@ -1,4 +1,4 @@
-"""Advantages and value targets. Pure functions; shapes are ``[T, B]``; ``_tm1``: a transition's source, ``_t``: its end."""
+"""Advantages and value targets. Pure functions; shapes are ``[T, B]``; ``_tm1``: a step's source, ``_t``: its end."""
 
 from __future__ import annotations
 
