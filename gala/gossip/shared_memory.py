@@ -170,6 +170,10 @@ class SharedMemoryMailboxes:
         _open_blocks[handle] = block = _Block(fd, handle)
         return cls(block)
 
+    def progress(self) -> list[int]:
+        """The update count that each rank published last."""
+        return _alive(self._block).updates.tolist()
+
     def in_flight(self) -> tuple[Tensor, float]:
         """The mass that waits in all boxes: (sum of numerators [d] in float64, sum of weights)."""
         return total_mass(filter(None, map(self._peek, self.handle.edges)), self.handle.numel)
