@@ -21,7 +21,6 @@ from gala.gossip.topology import Topology, all_in_peers, get_topology, in_peers
 Mixing = Literal["pushsum", "copy-average", "none"]
 
 _DRAIN_TRIES = 20  # a box that a stopped sender holds keeps its mass; the drain must not hang on it
-_HEADER_BYTES = 16  # weight and update count travel with every message
 
 
 class GossipAverager:
@@ -253,7 +252,7 @@ class GossipAverager:
             return False
         self._log("put", dst, weight, self.updates, 1, time_ns)
         self._counts["sent"] += 1
-        self._counts["bytes_sent"] += message.numel() * message.element_size() + _HEADER_BYTES
+        self._counts["bytes_sent"] += self.mailbox.message_bytes
         return True
 
     def _absorb_what_waits(self) -> None:

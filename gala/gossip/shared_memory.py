@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gala.gossip.message import Edge, Mailbox, Message, check_numel, check_rank, total_mass
+from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
 
 
 class Handle(NamedTuple):
@@ -220,6 +220,7 @@ class _SharedEndpoint:
     def __init__(self, block: _Block, rank: int) -> None:
         self._block: _Block | None = block
         self._rank, self.numel = rank, block.handle.numel
+        self.message_bytes = 4 * self.numel + HEADER_BYTES
         self._incoming = [edge for edge in block.handle.edges if edge[1] == rank]
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
