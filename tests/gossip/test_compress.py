@@ -1,6 +1,5 @@
 """Smaller messages: what they cost in accuracy, and what they never cost."""
 
-import numpy as np
 import pytest
 import torch
 from gossip_network import lockstep, mass, stack, start
@@ -71,15 +70,12 @@ def test_bytes_are_counted_exactly_and_the_far_end_decodes_what_was_sent(codec, 
     encoder, decoder = Encoder(CODECS[codec], numel), Decoder(CODECS[codec], numel)
     x = torch.randn(numel, generator=torch.Generator().manual_seed(1))
     x[0] = 0.0
-    for _ in range(6):
+    for _ in range(12):  # each message carries what the ones before it rounded away
         packed = encoder.encode(0.5 * x, 0.5)
         size = sum(t.numel() * t.element_size() for t in packed)
         assert size == CODECS[codec].num_bytes(numel)
         received = decoder.decode(packed, 0.5)
-        torch.testing.assert_close(
-            received + encoder.residual, 0.5 * x.double(), rtol=0, atol=1e-12
-        ) if _ == 0 else None
-    torch.testing.assert_close(received, 0.5 * x.double(), rtol=0, atol=1e-7)
+    torch.testing.assert_close(received, 0.5 * x.double(), rtol=0, atol=1e-10)
     if numel >= 1024:
         assert CODECS["int8"].num_bytes(numel) <= 0.27 * 4 * numel
 
@@ -114,18 +110,16 @@ def test_k_rounds_of_k_shards_are_one_round_of_all(shards, topology):
     """Each parameter is exchanged exactly once in K rounds; K rounds contract as one unsharded round (check 22)."""
     values = torch.randn(4, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     whole, parts = start(values, topology=topology, tau=0), _sharded(values, shards, topology=topology, tau=0)
-    touched = np.zeros(13, int)
-    for _ in range(3):
+    for round_ in range(3):
         lockstep(whole)
         for turn in range(shards):
             before = torch.stack([p.flat.clone() for p in parts])
             lockstep(parts)  # type: ignore[arg-type]
-            changed = (torch.stack([p.flat for p in parts]) != before).any(0)
-            touched += changed.numpy()
-            start_of_shard = sum(shard_sizes(13, shards)[:turn])
-            assert changed.nonzero().min() == start_of_shard
+            changed = (torch.stack([p.flat for p in parts]) != before).any(0).nonzero().flatten().tolist()
+            begin = sum(shard_sizes(13, shards)[:turn])
+            shard = list(range(begin, begin + shard_sizes(13, shards)[turn]))
+            assert changed == shard if round_ == 0 else set(changed) <= set(shard)
         torch.testing.assert_close(torch.stack([p.flat for p in parts]), stack(whole), rtol=0, atol=0)
-    assert (touched >= 2).all() and (touched <= 3).all()
     assert parts[0].stats()["sent"] == shards * whole[0].stats()["sent"]
     extra = (shards - 1) * whole[0].stats()["sent"] * 16
     assert parts[0].stats()["bytes_sent"] == whole[0].stats()["bytes_sent"] + extra
