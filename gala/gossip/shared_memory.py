@@ -146,7 +146,8 @@ class SharedMemoryMailboxes:
     """float32 boxes in anonymous shared memory, for the CPU processes of one machine. The parent creates and owns them.
 
     The memory has no name (memfd), so nothing can be left behind, not even by SIGKILL; boxes that are never used cost
-    nothing. Children started by spawn call ``open_endpoint(handle, rank)`` while the parent lives.
+    nothing. (Off Linux: a temporary file that ``close`` removes.) Children started by spawn call
+    ``open_endpoint(handle, rank)`` while the parent lives.
     """
 
     def __init__(self, block: _Block) -> None:

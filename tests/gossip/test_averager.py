@@ -343,7 +343,7 @@ def test_a_straggler_slows_nobody_without_a_bound_and_everybody_in_lockstep():
 
         assert _threads(averagers, loop) == [None] * 3
         counts[tau] = [a.updates for a in averagers]
-    assert min(counts[None][1:]) > 2.8 * counts[None][0]
+    assert min(counts[None][1:]) > 2 * counts[None][0]
     assert max(counts[0]) <= min(counts[0]) + 3
 
 

@@ -75,7 +75,9 @@ def test_bytes_are_counted_exactly_and_the_far_end_decodes_what_was_sent(codec, 
         size = sum(t.numel() * t.element_size() for t in packed)
         assert size == CODECS[codec].num_bytes(numel)
         received = decoder.decode(packed, 0.5)
-    torch.testing.assert_close(received, 0.5 * x.double(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        received, 0.5 * x.double(), rtol=0, atol={"fp16": 6e-8, "int8": 1e-10}[codec]
+    )  # 6e-8: the least half
     if numel >= 1024:
         assert CODECS["int8"].num_bytes(numel) <= 0.27 * 4 * numel
 

@@ -122,7 +122,7 @@ def test_killing_one_of_four_learners_slows_nobody():
         after = _rates(world, 0.7)
         assert processes[2].exitcode == -signal.SIGKILL and after[2] == 0
         for rank in (0, 1, 3):  # a loose factor, since the machine is shared; a learner that waited would stand still
-            assert after[rank] > 0.5 * before[rank]
+            assert after[rank] > 0.3 * before[rank]
     finally:
         for process in processes:
             process.kill()
