@@ -39,7 +39,7 @@ def _encode_fp16(x: Tensor) -> Packed:
 def _encode_int8(x: Tensor) -> Packed:
     blocks = torch.nn.functional.pad(x, (0, -x.numel() % _BLOCK)).view(-1, _BLOCK)
     scales = blocks.abs().amax(dim=1).float() / 127.0
-    scales[scales == 0.0] = 1.0
+    scales[scales == 0.0] = 1.0  # 0 / 0 is NaN, whose cast to an integer is undefined
     values = (blocks / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
     return Packed(values.view(-1)[: x.numel()], scales)
 
