@@ -54,9 +54,11 @@ def test_progress_and_closing(kind):
     _, ends = _endpoints(kind)
     ends[2].advance(17)
     assert [ends[0].progress(rank) for rank in range(3)] == [0, 0, 17]
+    assert [ends[0].finished(rank) for rank in range(3)] == [False, False, False]
     ends[2].close()
     ends[2].close()
     assert [ends[0].finished(rank) for rank in range(3)] == [False, False, True]
+    assert ends[0].progress(2) == 17
 
 
 @both
