@@ -21,7 +21,6 @@ from gala.gossip.topology import Topology, all_in_peers, get_topology, in_peers
 Mixing = Literal["pushsum", "copy-average", "none"]
 
 _DRAIN_TRIES = 20  # a box that a stopped sender holds keeps its mass; the drain must not hang on it
-_HEADER_BYTES = 16  # weight and update count travel with every message
 
 
 class GossipAverager:
@@ -38,16 +37,13 @@ class GossipAverager:
         topology: a name in ``TOPOLOGIES``, or a ``Topology``.
         every: exchange once in this many updates.
         w_min: floor of the weight, in (0, 1); see ``sent_weights``.
-        tau: staleness bound: how many exchanges in a row may pass without a message from a peer that was due to
-        send. None
-            is no bound. 0 is synchronous gossip, bit-identical to one process that computes all learners in
-            lockstep (there the floor is off: each round's weight comes back within the round).
-        at_bound: at the bound, ``proceed``; or ``wait`` until the message comes or the peer has done as many updates as
-            this learner; or ``drop-peer``: never wait, and send nothing more to a peer that left tau + 1 messages
-            unread.
+        tau: staleness bound: exchanges in a row without a message from a peer that was due to send; None is no bound.
+            0 is synchronous gossip, bit-identical to one process that computes all learners in lockstep; the floor
+            is off there, since a round's weight comes back within the round.
+        at_bound: ``proceed``; ``wait`` until the message comes or the peer has done as many updates as this learner;
+            ``drop-peer``: never wait, and send nothing more to a peer that left tau + 1 messages unread.
         wait_timeout_s: how long ``wait`` and tau=0 wait before they raise.
-        mixing: ``pushsum``; ``copy-average``, Algorithm 1 of GALA (send copies, and average once every in-peer has
-        sent);
+        mixing: ``pushsum``; ``copy-average``, GALA's Algorithm 1 (send copies, average once every in-peer has sent);
             ``none``; or a callable that averages the flat vector over all learners in place, an all-reduce say.
 
     Raises:
@@ -78,10 +74,9 @@ class GossipAverager:
             raise ValueError(f"mixing {mixing!r} is unknown; use pushsum, copy-average, none, or a callable")
         self.params = unique_tensors(params)
         self.flat = flatten_parameters(self.params)
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.every = rank, world_size, every
         self.topology = get_topology(topology, world_size)
         self.bound = StalenessBound(tau, at_bound, wait_timeout_s)
-        self.every = every
         self.w_min = 0.0 if self.bound.lockstep else w_min
         self.mixing = mixing
         self.weight = 1.0
@@ -212,7 +207,7 @@ class GossipAverager:
             self._before.copy_(self.flat)
 
     def _push(self) -> None:
-        out = [(dst, share) for dst, share in self._out_shares() if self._accepts(dst)]
+        out = self._accepting()
         weights = sent_weights(self.weight, [share for _, share in out], self.w_min)
         if out and not any(weights):
             self._counts["kept_rounds"] += 1
@@ -226,12 +221,12 @@ class GossipAverager:
                     self.weight -= weight
 
     def _push_copies(self) -> None:
-        for dst, _ in self._out_shares():
-            if self._accepts(dst):
-                self._put(dst, self.flat, 1.0, replace=True)
+        for dst, _ in self._accepting():
+            self._put(dst, self.flat, 1.0, replace=True)
 
-    def _out_shares(self) -> list[tuple[int, float]]:
-        return self.topology.out_shares(self.rank, self._round, self.world_size)
+    def _accepting(self) -> list[tuple[int, float]]:
+        shares = self.topology.out_shares(self.rank, self._round, self.world_size)
+        return [(dst, share) for dst, share in shares if self._accepts(dst)]
 
     def _accepts(self, dst: int) -> bool:
         box = self.mailbox
@@ -253,7 +248,7 @@ class GossipAverager:
             return False
         self._log("put", dst, weight, self.updates, 1, time_ns)
         self._counts["sent"] += 1
-        self._counts["bytes_sent"] += message.numel() * message.element_size() + _HEADER_BYTES
+        self._counts["bytes_sent"] += self.mailbox.message_bytes
         return True
 
     def _absorb_what_waits(self) -> None:

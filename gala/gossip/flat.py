@@ -13,9 +13,9 @@ def flatten_parameters(params: Iterable[Tensor]) -> Tensor:
 
     Values, shapes, strides (channels_last weights included) and the parameter objects stay; only ``.data`` moves, so an
     optimiser built before or after keeps working, and so do ``state_dict`` and ``load_state_dict``. A tensor that is
-    listed twice (tied weights) gets one slice. Moving the module afterwards (``.to``, ``.half``) tears the views off;
-    ``still_flat`` sees that. On CUDA, cuDNN recurrent layers warn that their weights are no longer one chunk of
-    their own.
+    listed twice (tied weights) gets one slice. One contiguous vector is its own flat vector: nothing is copied.
+    Moving the module afterwards (``.to``, ``.half``) tears the views off; ``still_flat`` sees that. On CUDA, cuDNN
+    recurrent layers warn that their weights are no longer one chunk of their own.
 
     Raises:
         ValueError: no parameters, or more than one dtype or device among them, or a dtype other than float32 or
@@ -29,6 +29,8 @@ def flatten_parameters(params: Iterable[Tensor]) -> Tensor:
         raise ValueError(f"parameters must share one dtype and device, found {kinds}; convert the model first")
     if unique[0].dtype not in (torch.float32, torch.float64):
         raise ValueError(f"parameters are {unique[0].dtype}; gossip exchanges float32 (or float64): call model.float()")
+    if len(unique) == 1 and unique[0].is_contiguous():
+        return unique[0].detach().view(-1)
     flat = torch.empty(sum(p.numel() for p in unique), dtype=unique[0].dtype, device=unique[0].device)
     offset = 0
     with torch.no_grad():

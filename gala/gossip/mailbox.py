@@ -10,7 +10,7 @@ import threading
 
 from torch import Tensor
 
-from gala.gossip.message import Edge, Mailbox, Message, check_numel, check_rank, total_mass
+from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
 from gala.gossip.shared_memory import SharedMemoryMailboxes, open_endpoint
 
 __all__ = ["Edge", "InProcessMailboxes", "Mailbox", "Message", "SharedMemoryMailboxes", "open_endpoint"]
@@ -38,6 +38,7 @@ class InProcessMailboxes:
 class _InProcessEndpoint:
     def __init__(self, shared: InProcessMailboxes, rank: int) -> None:
         self._shared, self._rank, self.numel = shared, rank, shared.numel
+        self.message_bytes = 4 * shared.numel + HEADER_BYTES
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
         check_rank(dst, self._shared.world_size)

@@ -12,6 +12,10 @@ Edge = tuple[int, int]
 """(source rank, destination rank)."""
 
 
+HEADER_BYTES = 16
+"""Weight and update count travel with every message."""
+
+
 class Message(NamedTuple):
     """All that was put into one box since it was last emptied."""
 
@@ -29,6 +33,8 @@ class Mailbox(Protocol):
     """One rank's end of all its edges."""
 
     numel: int
+    message_bytes: int
+    """What one message takes on the wire, header included."""
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
         """Add ``numerator`` [d] and ``weight`` to the box towards ``dst``, or put them in place of what lies there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gala.gossip.message import Mailbox, Message
+from gala.gossip.message import HEADER_BYTES, Mailbox, Message
 
 
 class RunningSums:
@@ -18,6 +18,7 @@ class RunningSums:
 
     def __init__(self, inner: Mailbox) -> None:
         self._inner, self.numel = inner, inner.numel
+        self.message_bytes = 8 * self.numel + HEADER_BYTES
         self._given: dict[int, tuple[Tensor, float]] = {}
         self._seen: dict[int, tuple[Tensor, float]] = {}
 

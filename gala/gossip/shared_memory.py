@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gala.gossip.message import Edge, Mailbox, Message, check_numel, check_rank, total_mass
+from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
 
 
 class Handle(NamedTuple):
@@ -146,7 +146,8 @@ class SharedMemoryMailboxes:
     """float32 boxes in anonymous shared memory, for the CPU processes of one machine. The parent creates and owns them.
 
     The memory has no name (memfd), so nothing can be left behind, not even by SIGKILL; boxes that are never used cost
-    nothing. Children started by spawn call ``open_endpoint(handle, rank)`` while the parent lives.
+    nothing. (Off Linux: a temporary file that ``close`` removes.) Children started by spawn call
+    ``open_endpoint(handle, rank)`` while the parent lives.
     """
 
     def __init__(self, block: _Block) -> None:
@@ -169,6 +170,10 @@ class SharedMemoryMailboxes:
         handle = Handle(path, os.fstat(fd).st_ino, world_size, numel, tuple(dict.fromkeys(edges)))
         _open_blocks[handle] = block = _Block(fd, handle)
         return cls(block)
+
+    def progress(self) -> list[int]:
+        """The update count that each rank published last."""
+        return _alive(self._block).updates.tolist()
 
     def in_flight(self) -> tuple[Tensor, float]:
         """The mass that waits in all boxes: (sum of numerators [d] in float64, sum of weights)."""
@@ -216,6 +221,7 @@ class _SharedEndpoint:
     def __init__(self, block: _Block, rank: int) -> None:
         self._block: _Block | None = block
         self._rank, self.numel = rank, block.handle.numel
+        self.message_bytes = 4 * self.numel + HEADER_BYTES
         self._incoming = [edge for edge in block.handle.edges if edge[1] == rank]
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:

@@ -40,6 +40,7 @@ class Network:
 class _Endpoint:
     def __init__(self, network: Network, rank: int) -> None:
         self.network, self.rank, self.numel = network, rank, network.numel
+        self.message_bytes = 8 * self.numel
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
         net = self.network

@@ -108,6 +108,11 @@ def test_one_peer_exponential_is_exact_for_powers_of_two_only():
         assert exact_after("one-peer-exponential", n) is None
 
 
+def test_contraction_is_per_round_and_not_per_period():
+    """Two rounds at n=3 multiply (1 + w) / 2 and (1 + w^2) / 2 with w a cube root of 1: 1/4, so 1/2 a round."""
+    assert contraction("one-peer-exponential", 3) == pytest.approx(0.5, abs=1e-9)
+
+
 def test_a_wrong_order_of_peers_is_not_exact():
     """+1, -1, +2 at n=8, as in the SGP code's default graph, leaves 0.604 where +1, +2, +4 leaves nothing."""
     order = Topology("", circulant(lambda t, n: [[1, -1, 2][t % 3]]), period=lambda n: 3)
@@ -130,6 +135,8 @@ def test_base_graphs_are_exact_for_any_number_of_learners(k):
             product = matrix @ product
         assert np.abs(product - 1 / n).max() < 1e-14
         assert len(rounds) <= 2 * math.log(n, k + 1) + 2  # theorem 1 of the paper
+    if k == 1:  # cutting 6 into 2 x 3 saves a round over 4 + 2
+        assert [len(base_graph(n, 1)) for n in (2, 3, 4, 5, 6, 8)] == [1, 3, 2, 5, 4, 3]
 
 
 def test_bipartite_exponential_is_a_perfect_matching_of_even_and_odd_ranks():
@@ -172,7 +179,13 @@ def test_a_schedule_of_peers_two_early_and_one_later():
     ]
     assert graph.out_shares(0, 0, 8) == [(1, 1 / 3), (2, 1 / 3)]
     assert several_peers(one, 2).period(8) == 3 and several_peers(one, 3).period(8) == 1
-    assert graph.edges(8) == one.edges(8)
+    assert scheduled({0: TOPOLOGIES["star"], 5: TOPOLOGIES["ring"]}).edges(3) == [
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 2),
+        (2, 0),
+    ]
     assert contraction(graph, 8) == 0.0
     with pytest.raises(ValueError, match="round 0"):
         scheduled({5: one})

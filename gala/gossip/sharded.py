@@ -1,0 +1,98 @@
+"""Streaming exchange: a Kth of the parameters per round, so that a message is K times smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gala.gossip.averager import GossipAverager
+from gala.gossip.flat import flatten_parameters, still_flat, unique_tensors
+from gala.gossip.message import Mailbox
+
+
+def shard_sizes(numel: int, shards: int) -> list[int]:
+    """Sizes of ``shards`` nearly equal consecutive parts of ``numel`` parameters.
+
+    Raises:
+        ValueError: fewer than one parameter in a shard, or no shard.
+    """
+    if not 1 <= shards <= numel:
+        raise ValueError(f"{numel} parameters can be cut into 1 to {numel} shards, not {shards}")
+    return [numel // shards + (i < numel % shards) for i in range(shards)]
+
+
+class ShardedAverager:
+    """One ``GossipAverager`` for each of K shards of the flat vector, which take turns: shard k exchanges at every Kth
+    update. Each shard has a weight of its own, so each is exact PushSum for itself. K = 1 is ``GossipAverager``.
+
+    Args:
+        params: the model's parameters.
+        mailboxes: this rank's endpoint for each shard, of ``shard_sizes(numel, len(mailboxes))`` numbers.
+        every: updates between two turns.
+        settings: everything else that ``GossipAverager`` takes.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], *, mailboxes: Sequence[Mailbox], every: int = 1, **settings: Any
+    ) -> None:
+        self.params = unique_tensors(params)
+        self.flat = flatten_parameters(self.params)
+        parts = self.flat.split(shard_sizes(self.flat.numel(), len(mailboxes)))
+        self.shards = [
+            GossipAverager([part], mailbox=mailbox, every=every * len(mailboxes), **settings)
+            for part, mailbox in zip(parts, mailboxes, strict=True)
+        ]
+        for k, shard in enumerate(self.shards):
+            shard.updates = (len(self.shards) - 1 - k) * every  # the first turn is shard 0's
+
+    def step(self) -> None:
+        """Send and absorb the shard whose turn it is; call after ``optimizer.step()``. Raises as ``GossipAverager``."""
+        self.send()
+        self.receive()
+
+    def send(self) -> None:
+        """The first half of ``step``."""
+        if not still_flat(self.flat, self.params):
+            raise RuntimeError("the parameters were moved after ShardedAverager was built; move the model first")
+        for shard in self.shards:
+            shard.send()
+
+    def receive(self) -> None:
+        """The second half of ``step``."""
+        for shard in self.shards:
+            shard.receive()
+
+    def drain(self) -> None:
+        """Absorb all that waits, in all shards."""
+        for shard in self.shards:
+            shard.drain()
+
+    def close(self) -> None:
+        """This learner is done."""
+        for shard in self.shards:
+            shard.close()
+
+    @property
+    def weight(self) -> float:
+        """The smallest weight of a shard."""
+        return min(shard.weight for shard in self.shards)
+
+    def stats(self) -> dict[str, float]:
+        """As ``GossipAverager.stats``: counters summed over shards, ages averaged, extremes as such."""
+        each = [shard.stats() for shard in self.shards]
+        total = {name: sum(stats[name] for stats in each) for name in each[0]}
+        total["weight"] = self.weight
+        total["message_age_mean"] /= len(each)
+        total["message_age_max"] = max(stats["message_age_max"] for stats in each)
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """One state per shard."""
+        return {"shards": [shard.state_dict() for shard in self.shards]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state of as many shards."""
+        for shard, saved in zip(self.shards, state["shards"], strict=True):
+            shard.load_state_dict(saved)

@@ -1,0 +1,129 @@
+"""Real learners in real processes over shared memory."""
+
+import multiprocessing as mp
+import os
+import signal
+import time
+
+import pytest
+import torch
+from gossip_network import lockstep, stack, start
+
+from gala.gossip.averager import GossipAverager
+from gala.gossip.mailbox import SharedMemoryMailboxes, open_endpoint
+from gala.gossip.topology import edges
+
+N, D, ROUNDS = 3, 20_000, 60
+
+
+def _start_values() -> torch.Tensor:
+    return torch.randn(N, D, generator=torch.Generator().manual_seed(0))
+
+
+def _local_step(rank: int, t: int) -> torch.Tensor:
+    return 0.1 * torch.randn(D, generator=torch.Generator().manual_seed(1000 * rank + t))
+
+
+def _learn(handle, rank: int, topology: str, tau: int | None, sleep_s: float) -> dict:  # type: ignore[no-untyped-def,type-arg]
+    averager = GossipAverager(
+        [_start_values()[rank]],
+        rank=rank,
+        world_size=N,
+        mailbox=open_endpoint(handle, rank),
+        topology=topology,
+        tau=tau,
+    )
+    added = torch.zeros(D, dtype=torch.float64)
+    for t in range(ROUNDS):
+        step = _local_step(rank, t)
+        averager.flat.add_(step)
+        added += averager.weight * step.double()
+        time.sleep(sleep_s)
+        averager.step()
+    stats = averager.stats()
+    averager.close()
+    return {"z": averager.flat.clone(), "w": averager.weight, "added": added, "stats": stats}
+
+
+def _child(handles, rank: int, barrier, results) -> None:  # type: ignore[no-untyped-def]
+    torch.set_num_threads(1)
+    barrier.wait(60)
+    free = _learn(handles[0], rank, "undirected-ring", None, 5e-4 * rank)
+    lock = _learn(handles[1], rank, "ring", 0, 0.0)
+    results.put((rank, {k: (v if k in ("w", "stats") else v.numpy()) for k, v in free.items()}, lock["z"].numpy()))
+
+
+@pytest.fixture(scope="module")
+def outcome():  # type: ignore[no-untyped-def]
+    """One run of three spawned learners: asynchronous at unequal speeds, then in lockstep."""
+    spawn = mp.get_context("spawn")
+    worlds = [SharedMemoryMailboxes.create(N, D, edges(topology, N)) for topology in ("undirected-ring", "ring")]
+    results, barrier = spawn.Queue(), spawn.Barrier(N)
+    processes = [spawn.Process(target=_child, args=([w.handle for w in worlds], r, barrier, results)) for r in range(N)]
+    for process in processes:
+        process.start()
+    found = sorted((results.get(timeout=60) for _ in range(N)), key=lambda entry: entry[0])
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+    return worlds, [entry[1] for entry in found], torch.stack([torch.as_tensor(entry[2]) for entry in found])
+
+
+def test_mass_is_conserved_including_what_is_in_flight(outcome):
+    (world, _), free, _ = outcome
+    numerator, weight = world.in_flight()
+    assert sum(entry["w"] for entry in free) + weight == pytest.approx(N, abs=1e-9)
+    total = numerator + sum(entry["w"] * torch.as_tensor(entry["z"]).double() for entry in free)
+    expected = _start_values().double().sum(0) + sum(torch.as_tensor(entry["added"]) for entry in free)
+    assert (total - expected).abs().max() < 1e-4  # float32 rounding of 60 rounds on numbers of size 3
+    assert all(entry["w"] >= 0.25 - 1e-12 for entry in free)
+    assert all(entry["stats"]["received"] > 0 for entry in free) and world.lost_weight() == 0
+    assert world.progress() == [ROUNDS] * N
+
+
+def test_lockstep_across_processes_is_bit_identical_to_one_process(outcome):
+    averagers = start(_start_values(), topology="ring", tau=0)
+    for t in range(ROUNDS):
+        for averager in averagers:
+            averager.flat.add_(_local_step(averager.rank, t))
+        lockstep(averagers)
+    assert torch.equal(outcome[2], stack(averagers))
+
+
+def _run_for_ever(handle, rank: int) -> None:  # type: ignore[no-untyped-def]
+    torch.set_num_threads(1)
+    averager = GossipAverager(
+        [torch.full((200_000,), float(rank))], rank=rank, world_size=4, mailbox=open_endpoint(handle, rank)
+    )
+    while True:
+        averager.flat.add_(1e-4 * (rank - averager.flat))
+        time.sleep(1e-3)
+        averager.step()
+
+
+def _rates(world: SharedMemoryMailboxes, window_s: float) -> list[float]:
+    before = world.progress()
+    time.sleep(window_s)
+    return [(b - a) / window_s for a, b in zip(before, world.progress(), strict=True)]
+
+
+def test_killing_one_of_four_learners_slows_nobody():
+    world = SharedMemoryMailboxes.create(4, 200_000, edges("ring", 4))
+    fork = mp.get_context("fork")
+    processes = [fork.Process(target=_run_for_ever, args=(world.handle, rank)) for rank in range(4)]
+    try:
+        for process in processes:
+            process.start()
+        while min(world.progress()) < 20:
+            time.sleep(0.01)
+        before = _rates(world, 0.7)
+        os.kill(processes[2].pid, signal.SIGKILL)
+        processes[2].join()
+        after = _rates(world, 0.7)
+        assert processes[2].exitcode == -signal.SIGKILL and after[2] == 0
+        for rank in (0, 1, 3):  # a loose factor, since the machine is shared; a learner that waited would stand still
+            assert after[rank] > 0.3 * before[rank]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
