@@ -1,0 +1,253 @@
+"""Any Gymnasium environment, stepped in this process (sync) or in one process per simulator (async)."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
+
+_MODES = {"same-step": gym.vector.AutoresetMode.SAME_STEP, "next-step": gym.vector.AutoresetMode.NEXT_STEP}
+_CLOSE_S = 5.0
+
+
+class GymnasiumEnv:
+    """``num_envs`` copies of a registered environment, or of what ``make_env`` builds. See ``BatchedEnv``.
+
+    Float observations become float32, Discrete ones one-hot float32, images [H, W, C] become [C, H, W]. A discrete
+    action space that does not start at 0 is shown as one that does.
+    """
+
+    autoreset: Autoreset
+    frames_per_step = 1
+
+    def __init__(
+        self,
+        id: str,
+        num_envs: int,
+        *,
+        vectorization: Literal["sync", "async"] = "sync",
+        autoreset: Autoreset = "same-step",
+        max_episode_steps: int = 0,
+        watchdog_s: float = 60.0,
+        make_env: Callable[[], gym.Env] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """``max_episode_steps`` 0 keeps the registered limit; ``kwargs`` go to ``gymnasium.make``.
+
+        ``watchdog_s`` holds for async only: Python code in this process cannot be interrupted safely. Async needs a
+        process that may have children (not a daemonic one).
+
+        Raises:
+            ValueError: the spaces are not supported.
+            EnvError: the environment cannot be built, or a simulator process fails at once.
+        """
+        self.id, self.num_envs, self.autoreset, self._watchdog_s = id, num_envs, autoreset, watchdog_s
+        build = make_env or (lambda: gym.make(id, disable_env_checker=True, **kwargs))
+        rows = [_row_builder(i, id, build, max_episode_steps) for i in range(num_envs)]
+        self._env: Any = None
+        vector = gym.vector.AsyncVectorEnv if vectorization == "async" else gym.vector.SyncVectorEnv
+        self._env = self._guard(lambda: vector(rows, autoreset_mode=_MODES[autoreset]))
+        try:
+            self.obs_space, self._convert = _observations(self._env.single_observation_space, id)
+            self.action_space, self._first_action = _actions(self._env.single_action_space, id)
+        except ValueError:
+            self.close()
+            raise
+        self._tracker = EpisodeTracker(num_envs)
+        self._waiting = np.zeros(num_envs, bool)
+
+    def reset(self, seed: int | None = None) -> Array:
+        self._tracker.reset()
+        self._waiting[:] = False
+        seeds = row_seeds(seed, self.num_envs)
+        if not self._processes:
+            obs, _ = self._guard(lambda: self._env.reset(seed=seeds))
+        else:
+            self._guard(lambda: self._env.reset_async(seed=seeds))
+            obs, _ = self._guard(lambda: self._env.reset_wait(self._watchdog_s))
+        return self._convert(obs)
+
+    def step(self, actions: Array) -> Step:
+        actions = check_actions(actions, self.action_space, self.num_envs) + self._first_action
+        if not self._processes:
+            obs, reward, terminated, truncated, info = self._guard(lambda: self._env.step(actions))
+        else:
+            self._guard(lambda: self._env.step_async(actions))
+            obs, reward, terminated, truncated, info = self._guard(lambda: self._env.step_wait(self._watchdog_s))
+        obs = self._convert(obs)
+        done = terminated | truncated
+        if self.autoreset == "same-step":
+            valid, first, final_obs = np.ones(self.num_envs, bool), done, None
+            if done.any():
+                final_obs = obs.copy()
+                final_obs[done] = self._convert(np.stack(info["final_obs"][done]))
+        else:
+            valid, first, final_obs = ~self._waiting, self._waiting, obs
+            self._waiting = done
+        reward = reward.astype(np.float32)
+        returns, lengths = self._tracker.update(reward, valid, done)
+        return Step(obs, reward, terminated, truncated, first, valid, final_obs, done, returns, lengths)
+
+    def close(self) -> None:
+        if self._env is None:
+            return
+        # Closing is a conversation with each process; one that does not answer is killed.
+        timer = threading.Timer(_CLOSE_S, self._kill)
+        timer.start()
+        with contextlib.suppress(EOFError, OSError, EnvError), _quiet():
+            self._env.close()
+        timer.cancel()
+        self._env.closed = True
+        self._env = None
+
+    @property
+    def _processes(self) -> list[Any]:
+        return getattr(self._env, "processes", [])
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join(1.0)
+
+    def _guard(self, call: Callable[[], Any]) -> Any:
+        """The call's result; any failure becomes an EnvError, after which no process is left."""
+        try:
+            with _quiet():
+                return call()
+        except multiprocessing.TimeoutError:
+            silent = [i for i, pipe in enumerate(self._env.parent_pipes) if pipe is not None and not pipe.poll(0)]
+            message = (
+                f"{self.id}: rows {silent} did not answer for {self._watchdog_s:g} s; raise env.watchdog_s if the "
+                "environment is merely slow"
+            )
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            dead = [i for i, process in enumerate(self._processes) if process.exitcode is not None or _gone(process)]
+            message = f"{self.id}: the process of rows {dead} died; it was killed (out of memory?) or could not start"
+        except (EnvError, gym.error.Error) as error:
+            message = str(error) if self.id in str(error) else f"{self.id}: {error}"
+        except Exception as error:
+            message = f"{self.id}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+        self._kill()
+        self.close()
+        raise EnvError(message)
+
+
+def _gone(process: Any) -> bool:
+    process.join(0.1)
+    return process.exitcode is not None
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Gymnasium prints a failed row's traceback as a warning, once per row; ours is in the error itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="gymnasium")
+        yield
+
+
+class _Row:
+    """One simulator. Its failures name the row and keep the original traceback as text, across processes too.
+
+    The original exception must not cross: one that does not pickle leaves Gymnasium waiting for it for ever.
+    """
+
+    def __init__(self, env: gym.Env, row: int, name: str) -> None:
+        self._env, self._row, self._name = env, row, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def reset(self, **kwargs: Any) -> Any:
+        return self._call(self._env.reset, **kwargs)
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = self._call(self._env.step, action)
+        if terminated or truncated:
+            # The reset that follows in the same call may write into the array that this observation lies in.
+            obs = np.array(obs)
+        return obs, reward, terminated, truncated, info
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            text = f"{self._name}, row {self._row}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+        raise EnvError(text)
+
+
+def _row_builder(row: int, name: str, build: Callable[[], gym.Env], max_episode_steps: int) -> Callable[[], Any]:
+    owner = os.getpid()
+
+    def make() -> Any:
+        if os.getpid() != owner:
+            # Ctrl-C reaches the whole process group, and a fork inherits its owner's handlers; the owner decides.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        env = build()
+        if max_episode_steps:
+            env = gym.wrappers.TimeLimit(_without_time_limit(env), max_episode_steps)
+        return _Row(env, row, name)
+
+    return make
+
+
+def _without_time_limit(env: gym.Env) -> gym.Env:
+    return env.env if isinstance(env, gym.wrappers.TimeLimit) else env
+
+
+def _observations(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Callable[[Array], Array]]:
+    """What one simulator's observation becomes, and the function that makes it so for a batch.
+
+    Raises:
+        ValueError: neither Box nor Discrete.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        n, start = int(space.n), int(space.start)
+        return gym.spaces.Box(0, 1, (n,), np.float32), lambda obs: np.eye(n, dtype=np.float32)[np.asarray(obs) - start]
+    if not isinstance(space, gym.spaces.Box):
+        raise ValueError(
+            f"{name}: {type(space).__name__} observations are not supported; wrap the environment in "
+            "gymnasium.wrappers.FlattenObservation (make_env=) so that they become one Box"
+        )
+    if space.dtype in (np.uint8, np.bool_):
+        image = _as_image(np.zeros((1, *space.shape), np.uint8))
+        brightest = 1 if space.dtype == np.bool_ else int(space.high.max())
+        return gym.spaces.Box(0, brightest, image.shape[1:], np.uint8), lambda obs: _as_image(obs.astype(np.uint8))
+    with np.errstate(over="ignore"):
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    return gym.spaces.Box(low, high, dtype=np.float32), lambda obs: obs.astype(np.float32)
+
+
+def _as_image(obs: Array) -> Array:
+    """[B, H, W, C] -> [B, C, H, W]; [B, H, W] gets a channel. Channels are last where that axis is the shortest."""
+    if obs.ndim == 3:
+        return obs[:, None]
+    if obs.ndim == 4 and obs.shape[3] < min(obs.shape[1:3]):
+        return np.ascontiguousarray(obs.transpose(0, 3, 1, 2))
+    return obs
+
+
+def _actions(space: gym.Space, name: str) -> tuple[gym.Space, Array]:
+    """The action space shown outside, and what is added to its actions.
+
+    Raises:
+        ValueError: not Discrete, MultiDiscrete or Box.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return gym.spaces.Discrete(int(space.n)), np.asarray(space.start)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return gym.spaces.MultiDiscrete(space.nvec), np.asarray(space.start)
+    if isinstance(space, gym.spaces.Box):
+        return space, np.zeros((), space.dtype)
+    raise ValueError(f"{name}: {type(space).__name__} actions are not supported; use Discrete, MultiDiscrete or Box")

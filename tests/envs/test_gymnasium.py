@@ -1,0 +1,192 @@
+"""The Gymnasium backend: spaces, failures, time limits."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from counting import Counting
+from gala_envs.contract import EnvError, check_batched_env, row_seeds
+from gala_envs.gymnasium_backend import GymnasiumEnv
+
+BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
+
+
+class Unpicklable(Exception):
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = multiprocessing.get_context().Lock()
+
+
+class Spaces(gym.Env):
+    """Emits samples of ``observation_space``; remembers the last action."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        return self._sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return self._sample(), 1.0, False, False, {}
+
+    def _sample(self):
+        self.raw = self.observation_space.sample()
+        return self.raw
+
+
+def of_spaces(observation_space=None, action_space=None):
+    observation_space = observation_space or gym.spaces.Box(-1, 1, (2,))
+    action_space = action_space or gym.spaces.Discrete(2)
+    return GymnasiumEnv("Spaces", 1, make_env=lambda: Spaces(observation_space, action_space))
+
+
+@pytest.mark.parametrize(
+    ("space", "shape", "dtype", "convert"),
+    [
+        (gym.spaces.Box(-1, 1, (3,), np.float64), (3,), np.float32, lambda x: x),
+        (gym.spaces.Box(0, 255, (8, 6, 3), np.uint8), (3, 8, 6), np.uint8, lambda x: np.moveaxis(x, 2, 0)),
+        (gym.spaces.Box(0, 255, (4, 8, 6), np.uint8), (4, 8, 6), np.uint8, lambda x: x),
+        (gym.spaces.Box(0, 255, (8, 6), np.uint8), (1, 8, 6), np.uint8, lambda x: x[None]),
+        (gym.spaces.Box(0, 1, (8, 6, 4), bool), (4, 8, 6), np.uint8, lambda x: np.moveaxis(x, 2, 0)),
+        (gym.spaces.Box(0, 9, (2,), np.int64), (2,), np.float32, lambda x: x),
+        (gym.spaces.Discrete(4, start=2), (4,), np.float32, lambda x: np.arange(2, 6) == x),
+    ],
+)
+def test_observations(space, shape, dtype, convert):
+    env = of_spaces(space)
+    obs = env.reset(0)
+    inner = env._env.envs[0]
+    assert env.obs_space.shape == shape and obs.dtype == env.obs_space.dtype == dtype
+    for _ in range(5):
+        np.testing.assert_array_equal(obs[0], convert(inner.raw).astype(dtype))
+        obs = env.step(np.zeros(1, int)).obs
+    check_batched_env(env, num_steps=20)
+
+
+@pytest.mark.parametrize(
+    ("space", "shown"),
+    [
+        (gym.spaces.Discrete(3, start=-1), gym.spaces.Discrete(3)),
+        (gym.spaces.MultiDiscrete([2, 3], start=[1, 1]), gym.spaces.MultiDiscrete([2, 3])),
+        (gym.spaces.Box(-2, 2, (2,)), gym.spaces.Box(-2, 2, (2,))),
+    ],
+)
+def test_actions(space, shown):
+    env = of_spaces(action_space=space)
+    assert env.action_space == shown
+    check_batched_env(env, num_steps=50)  # Spaces refuses an action outside its own space
+
+
+def test_unsupported_spaces_name_the_way_out():
+    with pytest.raises(ValueError, match="FlattenObservation"):
+        of_spaces(gym.spaces.Dict(a=gym.spaces.Discrete(2)))
+    with pytest.raises(ValueError, match="Tuple actions are not supported"):
+        of_spaces(action_space=gym.spaces.Tuple([gym.spaces.Discrete(2)]))
+
+
+def test_equals_gymnasium_alone():
+    env = GymnasiumEnv("CartPole-v1", 2)
+    obs, alone = env.reset(9), gym.make("CartPole-v1")
+    expected, _ = alone.reset(seed=row_seeds(9, 2)[1])
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        np.testing.assert_array_equal(obs[1], expected)
+        actions = rng.integers(0, 2, 2)
+        step = env.step(actions)
+        expected, reward, terminated, truncated, _ = alone.step(actions[1])
+        assert (step.reward[1], step.terminated[1], step.truncated[1]) == (reward, terminated, truncated)
+        if terminated or truncated:
+            np.testing.assert_array_equal(step.final_obs[1], expected)
+            expected, _ = alone.reset()
+        obs = step.obs
+
+
+@pytest.mark.parametrize("how", [{}, {"make_env": lambda: gym.make("Pendulum-v1")}])
+def test_time_limit(how):
+    for limit, length in ((0, 200), (7, 7), (300, 300)):
+        env = GymnasiumEnv("Pendulum-v1", 1, max_episode_steps=limit, **how)
+        env.reset(0)
+        steps = [env.step(np.zeros((1, 1), np.float32)) for _ in range(length)]
+        assert [bool(s.truncated[0]) for s in steps] == [False] * (length - 1) + [True]
+        assert steps[-1].episode_length[0] == length
+
+
+@BOTH
+@pytest.mark.parametrize("error", [ZeroDivisionError, Unpicklable])
+def test_a_failure_names_its_row_with_the_traceback(vectorization, error, recwarn, capfd):
+    built = iter(range(99))
+
+    def build():
+        return Counting(fail_at=4, error=error) if next(built) % 3 == 2 else Counting()
+
+    def build_async():
+        name = multiprocessing.current_process().name
+        return Counting(fail_at=4, error=error) if name.endswith("-2") else Counting()
+
+    env = GymnasiumEnv(
+        "Fails", 3, vectorization=vectorization, make_env=build_async if vectorization == "async" else build
+    )
+    env.reset(0)
+    for _ in range(3):
+        env.step(np.zeros(3, int))
+    started = time.monotonic()
+    with pytest.raises(
+        EnvError, match=rf"Fails, row 2: {error.__name__}: scripted failure\n(.|\n)*counting.py"
+    ) as info:
+        env.step(np.zeros(3, int))
+    assert time.monotonic() - started < 5
+    assert str(info.value).count("Traceback") == 1
+    assert not multiprocessing.active_children() and not recwarn.list and "scripted" not in capfd.readouterr().err
+    env.close()
+
+
+def test_a_hang_ends_within_the_watchdog():
+    def build():
+        return Counting(hang_at=3) if multiprocessing.current_process().name.endswith("-1") else Counting()
+
+    env = GymnasiumEnv("Hangs", 2, vectorization="async", watchdog_s=0.5, make_env=build)
+    env.reset(0)
+    env.step(np.zeros(2, int))
+    env.step(np.zeros(2, int))
+    started = time.monotonic()
+    with pytest.raises(EnvError, match=r"rows \[1\] did not answer for 0.5 s"):
+        env.step(np.zeros(2, int))
+    assert time.monotonic() - started < 5 and not multiprocessing.active_children()
+    env.close()
+
+
+def test_a_killed_simulator_is_an_error():
+    env = GymnasiumEnv("CartPole-v1", 2, vectorization="async")
+    env.reset(0)
+    os.kill(env._env.processes[1].pid, signal.SIGKILL)
+    with pytest.raises(EnvError, match=r"rows \[1\] died"):
+        for _ in range(3):
+            env.step(np.zeros(2, int))
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_does_not_reach_the_simulators():
+    env = GymnasiumEnv("CartPole-v1", 1, vectorization="async")
+    env.reset(0)
+    os.kill(env._env.processes[0].pid, signal.SIGINT)
+    time.sleep(0.2)
+    env.step(np.zeros(1, int))
+    env.close()
+    env.close()
+    assert not multiprocessing.active_children()
+
+
+@BOTH
+def test_one_that_cannot_be_built(vectorization):
+    with pytest.raises(EnvError, match=r"CartPole-v1: TypeError.*no_such_option"):
+        GymnasiumEnv("CartPole-v1", 1, vectorization=vectorization, no_such_option=1)
+    with pytest.raises(EnvError, match="NoSuchGame"):
+        GymnasiumEnv("NoSuchGame-v1", 1, vectorization=vectorization)
