@@ -50,6 +50,15 @@ def make_env(config: Config, num_envs: int, **overrides: Any) -> Any:
     return make(env_id, num_envs, backend=backend, **options)
 
 
+def make_evaluation_env(config: Config, num_envs: int) -> Any:
+    """As in training, but played to the end of the game: a lost life ends nothing."""
+    from gala_envs.registry import BACKENDS, resolve_backend
+
+    backend = BACKENDS[resolve_backend(config.env.id, config.env.backend)]
+    whole_games = {"life_loss_ends_episode": False} if "life_loss_ends_episode" in backend.options else {}
+    return make_env(config, num_envs, **whole_games)
+
+
 def probe_spaces(config: Config) -> Spaces:
     """Builds one simulator and closes it again, so that an impossible environment is refused before anything starts."""
     env = make_env(config, 1, vectorization="sync")

@@ -38,7 +38,7 @@ def evaluate_run(
     mode, returns.
     """
     config = run_dir.config
-    env = build.make_env(config, min(episodes, MAX_PARALLEL), life_loss_ends_episode=False)
+    env = build.make_evaluation_env(config, min(episodes, MAX_PARALLEL))
     try:
         spaces = build.Spaces(env.obs_space, env.action_space, env.frames_per_step)
         policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, learner)
