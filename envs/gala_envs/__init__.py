@@ -1,1 +1,6 @@
 """Batched simulators behind one contract. Depends on NumPy, Gymnasium and the simulators only."""
+
+from gala_envs.contract import BatchedEnv, EnvError, Step, check_batched_env
+from gala_envs.registry import list_env_ids, make
+
+__all__ = ["BatchedEnv", "EnvError", "Step", "check_batched_env", "list_env_ids", "make"]

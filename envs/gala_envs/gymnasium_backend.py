@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
+from gala_envs.spaces import action_adapter, observation_adapter
 
 _MODES = {"same-step": gym.vector.AutoresetMode.SAME_STEP, "next-step": gym.vector.AutoresetMode.NEXT_STEP}
 _CLOSE_S = 5.0
@@ -49,7 +50,7 @@ class GymnasiumEnv:
         process that may have children (not a daemonic one).
 
         Raises:
-            ValueError: the spaces are not supported.
+            ValueError: the spaces are not supported, or the environment needs a package that is not installed.
             EnvError: the environment cannot be built, or a simulator process fails at once.
         """
         self.id, self.num_envs, self.autoreset, self._watchdog_s = id, num_envs, autoreset, watchdog_s
@@ -59,8 +60,8 @@ class GymnasiumEnv:
         vector = gym.vector.AsyncVectorEnv if vectorization == "async" else gym.vector.SyncVectorEnv
         self._env = self._guard(lambda: vector(rows, autoreset_mode=_MODES[autoreset]))
         try:
-            self.obs_space, self._convert = _observations(self._env.single_observation_space, id)
-            self.action_space, self._first_action = _actions(self._env.single_action_space, id)
+            self.obs_space, self._convert = observation_adapter(self._env.single_observation_space, id)
+            self.action_space, self._first_action = action_adapter(self._env.single_action_space, id)
         except ValueError:
             self.close()
             raise
@@ -122,6 +123,7 @@ class GymnasiumEnv:
 
     def _guard(self, call: Callable[[], Any]) -> Any:
         """The call's result; any failure becomes an EnvError, after which no process is left."""
+        kind: type[Exception] = EnvError
         try:
             with _quiet():
                 return call()
@@ -134,13 +136,15 @@ class GymnasiumEnv:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             dead = [i for i, process in enumerate(self._processes) if process.exitcode is not None or _gone(process)]
             message = f"{self.id}: the process of rows {dead} died; it was killed (out of memory?) or could not start"
+        except gym.error.DependencyNotInstalled as error:
+            kind, message = ValueError, f"{self.id}: {error}"
         except (EnvError, gym.error.Error) as error:
             message = str(error) if self.id in str(error) else f"{self.id}: {error}"
         except Exception as error:
             message = f"{self.id}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
         self._kill()
         self.close()
-        raise EnvError(message)
+        raise kind(message)
 
 
 def _gone(process: Any) -> bool:
@@ -204,50 +208,3 @@ def _row_builder(row: int, name: str, build: Callable[[], gym.Env], max_episode_
 
 def _without_time_limit(env: gym.Env) -> gym.Env:
     return env.env if isinstance(env, gym.wrappers.TimeLimit) else env
-
-
-def _observations(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Callable[[Array], Array]]:
-    """What one simulator's observation becomes, and the function that makes it so for a batch.
-
-    Raises:
-        ValueError: neither Box nor Discrete.
-    """
-    if isinstance(space, gym.spaces.Discrete):
-        n, start = int(space.n), int(space.start)
-        return gym.spaces.Box(0, 1, (n,), np.float32), lambda obs: np.eye(n, dtype=np.float32)[np.asarray(obs) - start]
-    if not isinstance(space, gym.spaces.Box):
-        raise ValueError(
-            f"{name}: {type(space).__name__} observations are not supported; wrap the environment in "
-            "gymnasium.wrappers.FlattenObservation (make_env=) so that they become one Box"
-        )
-    if space.dtype in (np.uint8, np.bool_):
-        image = _as_image(np.zeros((1, *space.shape), np.uint8))
-        brightest = 1 if space.dtype == np.bool_ else int(space.high.max())
-        return gym.spaces.Box(0, brightest, image.shape[1:], np.uint8), lambda obs: _as_image(obs.astype(np.uint8))
-    with np.errstate(over="ignore"):
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    return gym.spaces.Box(low, high, dtype=np.float32), lambda obs: obs.astype(np.float32)
-
-
-def _as_image(obs: Array) -> Array:
-    """[B, H, W, C] -> [B, C, H, W]; [B, H, W] gets a channel. Channels are last where that axis is the shortest."""
-    if obs.ndim == 3:
-        return obs[:, None]
-    if obs.ndim == 4 and obs.shape[3] < min(obs.shape[1:3]):
-        return np.ascontiguousarray(obs.transpose(0, 3, 1, 2))
-    return obs
-
-
-def _actions(space: gym.Space, name: str) -> tuple[gym.Space, Array]:
-    """The action space shown outside, and what is added to its actions.
-
-    Raises:
-        ValueError: not Discrete, MultiDiscrete or Box.
-    """
-    if isinstance(space, gym.spaces.Discrete):
-        return gym.spaces.Discrete(int(space.n)), np.asarray(space.start)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return gym.spaces.MultiDiscrete(space.nvec), np.asarray(space.start)
-    if isinstance(space, gym.spaces.Box):
-        return space, np.zeros((), space.dtype)
-    raise ValueError(f"{name}: {type(space).__name__} actions are not supported; use Discrete, MultiDiscrete or Box")
