@@ -102,11 +102,7 @@ class ActorLearner:
         c = self.coefficients
         out = self.policy.unroll(r.obs, r.state, r.first)
         v_tm1 = out.value.detach()
-        v_next = torch.cat([v_tm1[1:], r.last_value.unsqueeze(0)])
-        v_t = torch.where(r.truncated, r.v_final, v_next)
-        discount_t = c.gamma * (~r.terminated).float()
-        continue_t = (~(r.terminated | r.truncated)).float()
-        advantage = generalized_advantages(r.reward, discount_t, continue_t, v_tm1, v_t, c.gae_lambda)
+        advantage = rollout_advantages(r, v_tm1, c.gamma, c.gae_lambda)
         target = advantage + v_tm1
         ev = explained_variance(target[r.valid], v_tm1[r.valid])
         if c.normalize_advantages:
@@ -123,6 +119,15 @@ class ActorLearner:
             entropy_coef=entropy_coef,
         )
         return loss, ev
+
+
+def rollout_advantages(r: Rollout, v_tm1: Tensor, gamma: float, lambda_: float) -> Tensor:
+    """Advantages ``[T, B]`` of a rollout whose observations have values ``v_tm1 [T, B]``; autoreset rows mean nothing."""
+    v_next = torch.cat([v_tm1[1:], r.last_value.unsqueeze(0)])
+    v_t = torch.where(r.truncated, r.v_final, v_next)
+    discount_t = gamma * (~r.terminated).float()
+    continue_t = (~(r.terminated | r.truncated)).float()
+    return generalized_advantages(r.reward, discount_t, continue_t, v_tm1, v_t, lambda_)
 
 
 def clip_(grad: Tensor, max_norm: float) -> Tensor:

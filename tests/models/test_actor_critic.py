@@ -55,7 +55,7 @@ def test_gradients_reach_every_parameter(space, model):
     policy = build_actor_critic(space, gym.spaces.Box(-1, 1, (2,)), model)
     obs = torch.from_numpy(np.stack([[space.sample() for _ in range(3)] for _ in range(2)]))
     out = policy.unroll(obs, policy.initial_state(3), torch.zeros(2, 3, dtype=torch.bool))
-    (out.params.square().sum() + out.value.square().sum()).backward()
+    ((out.params + 1).square().sum() + out.value.square().sum()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
 
 
