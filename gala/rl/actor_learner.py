@@ -122,7 +122,7 @@ class ActorLearner:
 
 
 def rollout_advantages(r: Rollout, v_tm1: Tensor, gamma: float, lambda_: float) -> Tensor:
-    """Advantages ``[T, B]`` of a rollout whose observations have values ``v_tm1 [T, B]``; autoreset rows mean nothing."""
+    """Advantages ``[T, B]`` of a rollout, given its values ``v_tm1 [T, B]``; those of autoreset rows mean nothing."""
     v_next = torch.cat([v_tm1[1:], r.last_value.unsqueeze(0)])
     v_t = torch.where(r.truncated, r.v_final, v_next)
     discount_t = gamma * (~r.terminated).float()
