@@ -4,7 +4,6 @@ import threading
 import time
 
 import pytest
-
 from gala_envs.contract import EnvError
 from gala_envs.watchdog import TimedCaller
 
@@ -22,7 +21,7 @@ def test_a_call_that_hangs_is_given_up():
     release = threading.Event()
     call = TimedCaller(0.2, "Game")
     started = time.monotonic()
-    with pytest.raises(EnvError, match="Game: the simulator did not answer for 0.2 s"):
+    with pytest.raises(EnvError, match=r"Game: the simulator did not answer for 0.2 s"):
         call(release.wait)
     assert time.monotonic() - started < 5
     release.set()
