@@ -102,7 +102,8 @@ class EnvPoolEnv:
         obs, reward, terminated, truncated, info = self._call(lambda: self._env.step(actions))
         over = terminated | truncated
         lives = self._read_lives(info)
-        lost = ~self._waiting & ~over & (lives < self._lives) & (lives > 0)
+        # Some games show no lives for a few frames before they are over; a time limit may fall on a lost life.
+        lost = ~over & (lives < self._lives) & (lives > 0)
         valid, first = ~self._waiting, self._waiting | lost
         self._waiting, self._lives = over, lives
         obs, reward = self._convert(obs), np.where(valid, reward, 0).astype(np.float32)

@@ -43,6 +43,7 @@ def test_dynamics_are_gymnasiums():
             np.testing.assert_allclose(step.final_obs[0], expected, atol=1e-4)
             assert (step.reward[0], step.terminated[0]) == (reward, terminated)
         else:
+            alone.reset()
             alone.state = step.obs[0].astype(np.float64)
 
 
@@ -52,14 +53,21 @@ def test_a_lost_life_ends_an_episode_but_not_the_game():
         env = EnvPoolEnv("Breakout-v5", 1, threads=1, life_loss_ends_episode=ends)
         env.reset(3)
         runs[ends] = [env.step(np.array([1 + k % 2 * 2])) for k in range(400)]
-    lost = [s for s in runs[True] if s.terminated[0] and not s.episode_over[0]]
-    games = [s for s in runs[False] if s.episode_over[0]]
-    assert len(games) >= 1 and len(lost) >= 4 * len(games)
+    lost = [k for k, s in enumerate(runs[True]) if s.terminated[0] and not s.episode_over[0]]
+    games = [k for k, s in enumerate(runs[False]) if s.episode_over[0]]
+    assert len(games) >= 2
+    for start, end in zip([0, *games], games, strict=False):
+        assert len([k for k in lost if start < k < end]) == 4  # Breakout has five lives; the fifth ends the game
     for with_lives, whole in zip(runs[True], runs[False], strict=True):
         np.testing.assert_array_equal(with_lives.obs, whole.obs)
         for field in ("reward", "valid", "episode_over", "episode_return", "episode_length"):
             np.testing.assert_array_equal(getattr(with_lives, field), getattr(whole, field))
-    assert all(s.first[0] for s in lost)
+    assert all(runs[True][k].first[0] for k in lost)
+
+
+def test_rows_have_streams_of_their_own():
+    obs = np.concatenate([EnvPoolEnv("CartPole-v1", 4, threads=1).reset(seed) for seed in (0, 1)])
+    assert len(np.unique(obs[:, 0])) == 8
 
 
 def test_an_option_that_does_not_apply():

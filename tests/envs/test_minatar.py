@@ -51,7 +51,7 @@ def shown(reference):
 
 @pytest.mark.parametrize("id", GAMES)
 def test_contract(id):
-    check_batched_env(MinAtarEnv(id, 2, max_episode_steps=60, sticky_actions=0.1), num_steps=150)
+    check_batched_env(MinAtarEnv(id, 2, max_episode_steps=60, sticky_actions=0.5), num_steps=150)
 
 
 def test_time_limit_truncates():

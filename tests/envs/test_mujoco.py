@@ -16,10 +16,17 @@ from gala_envs.mujoco_tasks import TASKS
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """MuJoCo writes a note on Gymnasium's own HalfCheetah to MUJOCO_LOG.TXT in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_equals_gymnasium(task):
+def test_equals_gymnasium(task, tmp_path):
     num_envs, limit, seed = 3, 70, 11
     ours = MujocoEnv(task, num_envs, threads=2, max_episode_steps=limit)
+    assert not list(tmp_path.iterdir())
     theirs = gym.vector.SyncVectorEnv(
         [lambda: gym.make(task, max_episode_steps=limit) for _ in range(num_envs)],
         autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
@@ -47,6 +54,25 @@ def test_equals_gymnasium(task):
 
 def _bounds(env):
     return env.action_space.low, env.action_space.high
+
+
+@pytest.mark.parametrize("task", ["Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"])
+def test_health_is_gymnasiums(task):
+    """On states that random actions do not reach: each bound by itself, huge velocities, NaN."""
+    theirs, rng, n = gym.make(task).unwrapped, np.random.default_rng(0), 2000
+    qpos = rng.uniform(-0.3, 0.3, (n, theirs.model.nq))
+    qvel = rng.uniform(-1, 1, (n, theirs.model.nv)) * rng.choice([1, 120], (n, 1))
+    height = 1 if task in ("Hopper-v5", "Walker2d-v5") else 2
+    qpos[:, height] = rng.uniform(0.0, 2.3, n)
+    qpos[:, height + 1] *= rng.choice([1, 4], n)
+    qpos[::50, -1] = qvel[25::50, 0] = np.nan
+    got = TASKS[task].alive(mujoco_tasks.Sim(theirs.model, theirs.dt, qpos, qvel, {}))
+    expected = []
+    for p, v in zip(qpos, qvel, strict=True):
+        theirs.data.qpos[:], theirs.data.qvel[:] = p, v
+        expected.append(bool(theirs.is_healthy))
+    np.testing.assert_array_equal(got, expected)
+    assert 0.1 < np.mean(expected) < 0.9
 
 
 @pytest.mark.parametrize("task", TASKS)
