@@ -33,10 +33,10 @@ _PONG = ["steps=4e6", "model.precision=bf16", "optim.schedule=constant", "torch_
 
 STUDIES = {
     "cartpole": Study(
-        "classic/cartpole", {"a2c": ["learners=1", "steps=3e5"], "gala": ["learners=4", "steps=8e5"]}, 475.0
+        "classic/cartpole", {"a2c": ["learners=1", "steps=2e5"], "gala": ["learners=4", "steps=8e5"]}, 475.0
     ),
     "inverted_pendulum": Study(
-        "mujoco/inverted_pendulum", {"a2c": ["learners=1", "steps=1e6"], "gala": ["learners=4", "steps=2e6"]}, 1000.0
+        "mujoco/inverted_pendulum", {"a2c": ["learners=1", "steps=4e5"], "gala": ["learners=4", "steps=1e6"]}, 1000.0
     ),
     "inverted_double_pendulum": Study(
         "mujoco/inverted_double_pendulum",
