@@ -15,6 +15,7 @@ from gala.config import Config
 from gala.models.actor_critic import ActorCritic
 from gala.rl.normalise import ObsNormalizer, RunningMoments
 from gala.runs import RunDir
+from gala.video import check_encoder, record_episode
 
 Mode = Literal["greedy", "sampled"]
 MAX_PARALLEL = 16
@@ -37,6 +38,8 @@ def evaluate_run(
     was exchanged). Returns the keys return_mean, return_std, return_ci95 (low, high), length_mean, episodes, seed,
     mode, returns.
     """
+    if video is not None:
+        check_encoder()
     config = run_dir.config
     env = build.make_evaluation_env(config, min(episodes, MAX_PARALLEL))
     try:
@@ -47,8 +50,6 @@ def evaluate_run(
     finally:
         env.close()
     if video is not None:
-        from gala.video import record_episode
-
         record_episode(config, policy, normalizer, video, greedy=mode == "greedy", seed=seed)
     mean, std = float(np.mean(returns)), float(np.std(returns, ddof=1)) if episodes > 1 else 0.0
     half = 1.96 * std / math.sqrt(episodes)
@@ -90,7 +91,8 @@ def load_policy(
     try:
         policy.load_state_dict(weighted_mean([tensors["policy"] for tensors, _ in parts], weights))
     except RuntimeError as error:
-        raise ValueError(f"{run_dir.path}: the checkpoint does not fit this environment's spaces: {error}") from None
+        details = " ".join(str(error).split())
+        raise ValueError(f"{run_dir.path}: the checkpoint does not fit this environment's spaces: {details}") from None
     normalizer = build.make_normalizer(config, spaces)
     if normalizer is not None:
         # Averaged networks were trained on all learners' statistics pooled, whichever learner is asked for.

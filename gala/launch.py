@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -36,19 +37,27 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     """Train to ``config.steps`` env_steps and return the exit status: 0, 1 after a failure, 130 after Ctrl-C."""
     spaces = build.probe_spaces(config)
     num_params = build.count_parameters(config, spaces)
-    name, start_steps = ("latest", run_dir.checkpoint_meta("latest")["env_steps"]) if resume else ("", 0)
+    resume_from = run_dir.checkpoint_meta("latest") if resume else {}
     board = Board.create(config.learners, num_params, build.num_moments(config, spaces))
+    if resume:
+        board.progress[:, :2] = resume_from["progress"]
     mailboxes = build.make_mailboxes(config, num_params)
     panel = Panel(config, config.steps, config.log.panel)
-    telemetry = Telemetry(config.learners, spaces.frames_per_step, start_steps)
+    telemetry = Telemetry(config.learners, spaces.frames_per_step, board.total_env_steps())
     run = Run(config, run_dir, board, telemetry, panel)
+    if resume_from.get("return_mean") is not None:
+        run.best = resume_from["return_mean"]
     status = EXIT_FAILED
     try:
-        run.start(mailboxes.handle if mailboxes else None, name)
-        status = run.supervise()
+        with run.ctrl_c():
+            run.start(mailboxes.handle if mailboxes else None, "latest" if resume else "")
+            status = run.supervise()
     except LearnerFailed as failure:
         panel.close()
-        print(f"\n{failure}", file=sys.stderr)
+        kept = f"The last checkpoint is kept: gala resume {run_dir.path}\n" if run_dir.checkpoints.names() else ""
+        print(f"\n{failure}\n{kept}", end="", file=sys.stderr)
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
     finally:
         run.kill()
         panel.close()
@@ -72,13 +81,14 @@ class Run:
         self.pipes: list[Connection] = []
         self.state = ["starting"] * config.learners  # starting, running, paused, finished, saved
         self.pending: list[str] = []  # names under which the checkpoint being taken will be kept
+        self.ctrl_c_presses = 0
         self.interrupted = False
         self.best = -float("inf")
         self.next_checkpoint = time.monotonic() + config.log.checkpoint_interval_s
         self.next_record = time.monotonic() + config.log.interval_s
-        self.milestones = [
-            config.steps * (i + 1) // (config.log.keep_milestones + 1) for i in range(config.log.keep_milestones)
-        ]
+        parts = config.log.keep_milestones + 1
+        marks = [config.steps * i // parts for i in range(1, parts)]
+        self.milestones = [mark for mark in marks if mark > telemetry.start_steps]
         self.lock_step = build.is_lock_step(config)
 
     def start(self, mailboxes: Any, resume_from: str) -> None:
@@ -86,6 +96,8 @@ class Run:
         # OpenMP threads that spin while they wait take the cores from the simulators and from the other learners.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         context = mp.get_context("spawn")
+        resource_tracker.ensure_running()  # now, because it unblocks SIGINT when it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is the parent's to handle
         port = 0
         if self.config.algo == "allreduce" and self.config.learners > 1:
             import torch.distributed as dist
@@ -97,29 +109,31 @@ class Run:
             spec = LearnerSpec(
                 self.config, rank, str(self.run_dir.path), self.board.handle, mailboxes, port, resume_from
             )
-            process = context.Process(target=main, args=(spec, theirs), name=f"gala learner {rank}", daemon=True)
+            process = context.Process(target=main, args=(spec, theirs), name=f"gala learner {rank}")
             process.start()
             theirs.close()
             self.processes.append(process)
             self.pipes.append(ours)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def supervise(self) -> int:
         """Runs until all learners have saved their last state. Raises LearnerFailed at the first failure."""
-        with self._ctrl_c():
-            while True:
-                ready = wait([*self.pipes, *(p.sentinel for p in self.processes)], timeout=_POLL_S)
-                for pipe in self.pipes:
-                    if pipe in ready:
-                        self._receive(pipe)
-                for rank, process in enumerate(self.processes):
-                    if process.sentinel in ready:
-                        self._died(rank, process)
-                now = time.monotonic()
-                if now >= self.next_record and "starting" not in self.state:
-                    self.next_record = now + self.config.log.interval_s
-                    self._log()
-                if self._advance_checkpoint(now):
-                    return EXIT_INTERRUPTED if self.interrupted else EXIT_OK
+        while True:
+            ready = wait([*self.pipes, *(p.sentinel for p in self.processes)], timeout=_POLL_S)
+            if self.ctrl_c_presses and not self.interrupted:
+                self._interrupt()
+            for pipe in self.pipes:
+                if pipe in ready:
+                    self._receive(pipe)
+            for rank, process in enumerate(self.processes):
+                if process.sentinel in ready:
+                    self._died(rank)
+            now = time.monotonic()
+            if now >= self.next_record and "starting" not in self.state:
+                self.next_record = now + self.config.log.interval_s
+                self._log()
+            if self._advance_checkpoint(now):
+                return EXIT_INTERRUPTED if self.interrupted else EXIT_OK
 
     def _receive(self, pipe: Connection) -> None:
         rank = self.pipes.index(pipe)
@@ -129,27 +143,33 @@ class Run:
                 if kind == "metrics":
                     self.telemetry.add(rank, body)
                 elif kind == "error":
-                    raise LearnerFailed(f"learner {rank} failed; the run has ended.\n{body.rstrip()}")
+                    self._failed(rank, body)
+                elif self.lock_step and kind in ("paused", "missed") and body != self.board.control[0]:
+                    self._tell("resume", rank)  # of a checkpoint that was given up
                 elif kind == "missed":
                     self._cancel_checkpoint()
                 else:
                     self.state[rank] = "running" if kind == "ready" else kind
         except (EOFError, ConnectionResetError):
-            self.processes[rank].join(1.0)
-            self._died(rank, self.processes[rank])
+            self._died(rank)
 
-    def _died(self, rank: int, process: BaseProcess) -> None:
+    def _died(self, rank: int) -> None:
         pipe = self.pipes[rank]
         with contextlib.suppress(EOFError, OSError):
             while pipe.poll():  # its last words, if it had any, say more than its exit code
                 kind, _, body = pipe.recv()
                 if kind == "error":
-                    raise LearnerFailed(f"learner {rank} failed; the run has ended.\n{body.rstrip()}")
-        code = process.exitcode
-        how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"
-        raise LearnerFailed(
-            f"learner {rank} {how}; the run has ended. The last checkpoint is kept: gala resume {self.run_dir.path}"
-        )
+                    self._failed(rank, body)
+        self.processes[rank].join(_GRACE_S)  # its pipes close a moment before its exit status is there
+        raise LearnerFailed(f"learner {rank} {_exit(self.processes[rank])}; the run has ended.")
+
+    def _failed(self, rank: int, error: str) -> None:
+        """A killed learner makes its peers in an all-reduce fail: its death is then what the user should see."""
+        wait([p.sentinel for p in self.processes], timeout=_POLL_S)
+        for other, process in enumerate(self.processes):
+            if other != rank and (process.exitcode or 0) < 0:
+                raise LearnerFailed(f"learner {other} {_exit(process)}; the run has ended.")
+        raise LearnerFailed(f"learner {rank} failed; the run has ended.\n{error.rstrip()}")
 
     def _log(self) -> None:
         record = self.telemetry.record(self.board)
@@ -171,7 +191,7 @@ class Run:
         if self.lock_step:
             self.board.control[0] = self._update_ahead()
         else:
-            self._tell("pause", "running")
+            self._tell_all("pause", "running")
 
     def _update_ahead(self) -> int:
         """An update that no learner of a lock-step run reaches within about two seconds."""
@@ -181,15 +201,18 @@ class Run:
 
     def _cancel_checkpoint(self) -> None:
         self.board.control[0] = 0
-        self._tell("resume", "paused")
+        self._tell_all("resume", "paused")
         self.state = ["running" if s == "paused" else s for s in self.state]
         self.pending = []
 
-    def _tell(self, command: str, *states: str) -> None:
-        for rank, pipe in enumerate(self.pipes):
-            if self.state[rank] in states:
-                with contextlib.suppress(BrokenPipeError):  # its death is noticed by its sentinel
-                    pipe.send(command)
+    def _tell(self, command: str, rank: int) -> None:
+        with contextlib.suppress(BrokenPipeError):  # its death is noticed by its sentinel
+            self.pipes[rank].send(command)
+
+    def _tell_all(self, command: str, *states: str) -> None:
+        for rank, state in enumerate(self.state):
+            if state in states:
+                self._tell(command, rank)
 
     def _advance_checkpoint(self, now: float) -> bool:
         """One step of the common checkpoint: pause all, save all, commit, resume. True when the run is over."""
@@ -203,40 +226,48 @@ class Run:
             self._over = all(s == "finished" for s in self.state)
             self.pending = self.pending or ["latest"]
             self._finished = [s == "finished" for s in self.state]
-            self._tell("save", "paused", "finished")
+            self._tell_all("save", "paused", "finished")
             self.state = ["saving"] * len(self.state)
         if all(s == "saved" for s in self.state):
             return self._commit()
         return False
 
     def _commit(self) -> bool:
-        meta = {"env_steps": self.board.total_env_steps(), "learners": self.config.learners, "return_mean": self.best}
+        meta = {
+            "env_steps": self.board.total_env_steps(),
+            "learners": self.config.learners,
+            "progress": self.board.progress[:, :2].tolist(),
+            "return_mean": self.best,
+        }
         self.run_dir.commit_checkpoint("staging", self.pending, meta)
         self.pending = []
         if self._over:
             self._log()
-            self._tell("exit", "saved")
+            self._tell_all("exit", "saved")
             deadline = time.monotonic() + _GRACE_S
             for process in self.processes:
                 process.join(max(0.0, deadline - time.monotonic()))
             return True
         self.board.control[0] = 0
-        self._tell("resume", "saved")
+        self._tell_all("resume", "saved")
         self.state = ["finished" if done else "running" for done in self._finished]
         return False
 
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self.panel.message("Ctrl-C: saving a checkpoint; once more to kill")
+        if self.lock_step:
+            self.board.control[1] = self._update_ahead()
+        self._tell_all("stop", "starting", "running", "paused", "saving", "saved")
+
     @contextlib.contextmanager
-    def _ctrl_c(self) -> Iterator[None]:
+    def ctrl_c(self) -> Iterator[None]:
+        """Inside, the first Ctrl-C asks for a checkpoint and the second raises KeyboardInterrupt."""
+
         def on_sigint(signum: int, frame: Any) -> None:
-            if self.interrupted:
-                self.kill()
-                self.panel.close()
+            self.ctrl_c_presses += 1
+            if self.ctrl_c_presses > 1:
                 raise KeyboardInterrupt
-            self.interrupted = True
-            self.panel.message("Ctrl-C: saving a checkpoint; once more to kill")
-            if self.lock_step:
-                self.board.control[1] = self._update_ahead()
-            self._tell("stop", "starting", "running", "paused", "saving", "saved")
 
         previous = signal.signal(signal.SIGINT, on_sigint)
         try:
@@ -245,9 +276,17 @@ class Run:
             signal.signal(signal.SIGINT, previous)
 
     def kill(self) -> None:
-        """No learner survives this."""
+        """No learner survives this, and no process that a learner has started."""
         for process in self.processes:
+            assert process.pid is not None
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or does not lead a group yet
+                os.killpg(process.pid, signal.SIGKILL)
             if process.is_alive():
                 process.kill()
         for process in self.processes:
             process.join(_GRACE_S)
+
+
+def _exit(process: BaseProcess) -> str:
+    code = process.exitcode
+    return f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"

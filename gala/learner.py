@@ -45,8 +45,11 @@ class Exit(Exception):
 
 
 def main(spec: LearnerSpec, pipe: Connection) -> None:
-    """Entry point of the process. The first exception goes to the parent as text; the exit status is then 1."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it asks for a checkpoint first
+    """Entry point of the process. The first exception goes to the parent as text; the exit status is then 1.
+
+    A learner leads a process group of its own, so that the parent can end it with all that its simulators started.
+    """
+    os.setpgid(0, 0)
     commands: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
     status = 0
@@ -66,7 +69,7 @@ def _listen(pipe: Connection, commands: queue.SimpleQueue[str]) -> None:
         while True:
             commands.put(pipe.recv())
     except (EOFError, OSError):
-        os._exit(1)  # the parent is gone: leave no orphan
+        os.killpg(0, signal.SIGKILL)  # the parent is gone: leave no orphan, not even a simulator's process
 
 
 class LearnerProcess:
@@ -108,6 +111,7 @@ class LearnerProcess:
         )
         self.learning_rate, self.entropy_coef = build.learning_rate(config), build.entropy_coefficient(config)
         self.env_steps = self.updates = 0
+        self.stopped = False
         self.lock_step = build.is_lock_step(config)
         self.window = Window()
 
@@ -115,13 +119,14 @@ class LearnerProcess:
         """Train until the run's total is reached or the parent says stop; then stay to save, and end by ``Exit``."""
         if self.spec.resume_from:
             self._load(self.spec.resume_from)
+            self._pool_moments()
         env_seed, action_seed = build.seeds(self.config, self.rank, self.env_steps)
         self.generator.manual_seed(action_seed)
         self.collector.reset(self.policy, env_seed)
         self._publish()
         self.pipe.send(("ready", self.rank, None))
         while not self._finished():
-            progress = min(1.0, self.board.total_env_steps() / self.config.steps)
+            progress = self._progress()
             lr = self.learning_rate(progress)
             result = self.learner.update(lr, self.entropy_coef(progress))
             self.updates += 1
@@ -134,6 +139,12 @@ class LearnerProcess:
         self._report(self.learning_rate(1.0))
         self._rendezvous("finished")
 
+    def _progress(self) -> float:
+        """Share of the run that is done, in [0, 1]; in lock-step runs the same in every learner, to the last bit."""
+        if self.lock_step:
+            return self.updates / build.total_updates(self.config)
+        return min(1.0, self.board.total_env_steps() / self.config.steps)
+
     def _finished(self) -> bool:
         """Obeys the commands that have arrived; True when this learner has nothing left to do."""
         if self.lock_step:
@@ -141,31 +152,40 @@ class LearnerProcess:
             if checkpoint_at and self.updates == checkpoint_at:
                 self._rendezvous("paused")
             elif checkpoint_at and self.updates > checkpoint_at:
-                self.pipe.send(("missed", self.rank, None))
+                self.pipe.send(("missed", self.rank, checkpoint_at))
             return bool(stop_at and self.updates >= stop_at) or self.updates >= build.total_updates(self.config)
         while not self.commands.empty():
-            command = self.commands.get()
-            if command == "pause":
-                self._rendezvous("paused")
-            elif command == "stop":
-                return True
-            elif command == "exit":
-                raise Exit
-        return self.board.total_env_steps() >= self.config.steps
+            self._obey(self.commands.get())
+        return self.stopped or self.board.total_env_steps() >= self.config.steps
+
+    def _obey(self, command: str) -> None:
+        if command == "pause":
+            self._rendezvous("paused")
+        elif command == "stop":
+            self.stopped = True
+        elif command == "exit":
+            self.env.close()
+            raise Exit
 
     def _rendezvous(self, state: str) -> None:
         """Stand still, so that no parameter mass is in flight while all save; returns when told to resume."""
-        self.pipe.send((state, self.rank, None))
+        self._rest(True)
+        self.pipe.send((state, self.rank, self.updates))
         while True:
             command = self.commands.get()
             if command == "save":
                 self._save()
                 self.pipe.send(("saved", self.rank, None))
             elif command == "resume" and state == "paused":
+                self._rest(False)
                 return
-            elif command == "exit":
-                self.env.close()
-                raise Exit
+            elif command != "pause":  # which may have crossed with "finished"
+                self._obey(command)
+
+    def _rest(self, resting: bool) -> None:
+        """Peers must not wait, at their staleness bound, for a learner that stands still."""
+        if self.averager is not None and not self.lock_step:
+            self.averager.mailbox.rest(resting)
 
     def _pool_moments(self) -> None:
         """Share normaliser statistics between learners whose parameters are averaged."""
@@ -202,7 +222,6 @@ class LearnerProcess:
         for name, part in (("obs_moments", self.normalizer), ("return_moments", self.return_scaler)):
             if part is not None:
                 tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
-        tensors["rng"] = {"actions": self.generator.get_state()}
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta["gossip"] = self.averager.state_dict()
@@ -221,8 +240,6 @@ class LearnerProcess:
         if self.averager is not None:
             self.averager.load_state_dict(meta["gossip"])
         self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])
-        self.board.progress[self.rank, :2] = (self.env_steps, self.updates)
-        self._pool_moments()
 
 
 class Window:
@@ -239,6 +256,7 @@ class Window:
         """The interval's record; starts the next one."""
         now = time.monotonic()
         record: dict[str, Any] = {"interval_s": now - self.started}
+        record["interval_steps"] = sum(result.valid_steps for result in self.results)
         record["returns"] = [r for result in self.results for r in result.episodes.returns]
         record["lengths"] = [n for result in self.results for n in result.episodes.lengths]
         if self.results:

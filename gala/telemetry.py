@@ -36,10 +36,9 @@ class Telemetry:
         self.lengths.extend(lengths)
         self.learner_returns[rank].extend(returns)
         interval_s = max(record.pop("interval_s"), 1e-9)
-        previous = self.latest[rank].get("env_steps", record["env_steps"])
         tags = {key: value for key, value in record.items() if "/" in key}
         tags |= {f"perf/{stage}_share": record[f"{stage}_s"] / interval_s for stage in STAGES}
-        tags["charts/SPS"] = (record["env_steps"] - previous) / interval_s
+        tags["charts/SPS"] = record["interval_steps"] / interval_s
         if self.learner_returns[rank]:
             tags["charts/episodic_return"] = float(np.mean(self.learner_returns[rank]))
         tags |= {"env_steps": record["env_steps"], "updates": record["updates"]}
@@ -60,6 +59,9 @@ class Telemetry:
         known = [tags for tags in self.latest if tags]
         for tag in sorted({tag for tags in known for tag in tags if "/" in tag} - set(record)):
             record[tag] = _REDUCE.get(tag, np.mean)([tags[tag] for tags in known if tag in tags])
+        weights = [tags["gossip/weight"] for tags in known if "gossip/weight" in tags]
+        if weights:
+            record |= {"gossip/weight_min": min(weights), "gossip/weight_max": max(weights)}
         record = {key: float(value) if "/" in key else value for key, value in record.items()}
         if board.handle.num_learners > 1:
             record["gossip/consensus_distance"] = consensus_distance(board.read_params())
@@ -99,11 +101,7 @@ class Telemetry:
         }
 
 
-_REDUCE: dict[str, Any] = {
-    "gossip/message_age_max": np.max,
-    "gossip/weight_min": np.min,
-    "gossip/weight_max": np.max,
-}
+_REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max}
 
 
 def consensus_distance(params: np.ndarray) -> float:

@@ -69,6 +69,9 @@ class _InProcessEndpoint:
     def finished(self, rank: int) -> bool:
         return self._shared.closed[rank]
 
+    def rest(self, resting: bool) -> None:
+        self._shared.closed[self._rank] = resting
+
     def lost_weight(self) -> float:
         return 0.0
 

@@ -64,6 +64,10 @@ class Mailbox(Protocol):
         """Whether ``rank`` has closed its endpoint: it reads and writes no more."""
         ...
 
+    def rest(self, resting: bool) -> None:
+        """Stand still for a while, seen by the peers as ``finished``: they send nothing and wait for nothing."""
+        ...
+
     def lost_weight(self) -> float:
         """Weight that was lost in boxes towards this rank because a write was cut off."""
         ...

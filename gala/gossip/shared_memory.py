@@ -255,6 +255,9 @@ class _SharedEndpoint:
     def finished(self, rank: int) -> bool:
         return bool(_alive(self._block).closed[rank])
 
+    def rest(self, resting: bool) -> None:
+        _alive(self._block).closed[self._rank] = resting
+
     def lost_weight(self) -> float:
         block = _alive(self._block)
         return float(sum(block.box(edge).reals[_Box.LOST] for edge in self._incoming))

@@ -97,6 +97,8 @@ class Collector:
         self._first = torch.ones(n, dtype=torch.bool, device=on)
 
     def _observe(self, obs: NDArray, learn: bool = True) -> Tensor:
+        if obs.dtype.kind == "f":
+            _check_finite("observation", obs)
         if self.normalizer is not None:
             if learn:
                 self.normalizer.update(obs)
@@ -131,6 +133,7 @@ class Collector:
         r = self._buffers
         assert r is not None
         done = step.terminated | step.truncated
+        _check_finite("reward", step.reward)
         r.reward[t] = torch.from_numpy(self.shape_reward(step.reward, done, step.valid))
         r.terminated[t] = torch.from_numpy(step.terminated)
         r.truncated[t] = torch.from_numpy(step.truncated)
@@ -144,3 +147,10 @@ class Collector:
             r.v_final[t, rows] = policy(ended_in, state[rows], not_first).value
         self._obs, self._state = self._observe(step.obs), state
         self._first = torch.from_numpy(step.first).to(self.device)
+
+
+def _check_finite(what: str, values: NDArray) -> None:
+    """Raises FloatingPointError here, where the simulator can still be named, rather than as a loss that is NaN."""
+    if not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise FloatingPointError(f"the environment returned a {what} that is not finite, in row {row}")

@@ -1,0 +1,122 @@
+"""Small environments for the tests; ``env.id=helper_envs:Walk-v0`` makes Gymnasium import this module."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+BAD_STEP = 1_000
+"""The decision of each simulator at which ``Raises`` and ``NanReward`` do what they are named for."""
+
+
+class Walk(gym.Env):
+    """20 decisions; the reward is 1 for the action that names the sign of the first of four random numbers."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault, self.decisions, self.age = fault, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.age = 0
+        if seed is not None:
+            self._trace(f"seed {seed}")
+        return self._observe(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.decisions += 1
+        self.age += 1
+        reward = float(action == (self.obs[0] > 0))
+        bad = self.decisions == BAD_STEP
+        if self.fault == "raise" and bad:
+            raise KeyError("the simulator broke")
+        if self.fault == "nan reward" and bad:
+            reward = float("nan")
+        if self.fault == "slow" and multiprocessing.current_process().name == "gala learner 1":
+            time.sleep(0.005)
+        if self.decisions <= 50:
+            self._trace(f"action {action}")
+        return self._observe(), reward, False, self.age == 20, {}
+
+    def _observe(self) -> np.ndarray:
+        self.obs = self.np_random.normal(size=4).astype(np.float32)
+        return self.obs
+
+    def _trace(self, line: str) -> None:
+        folder = os.environ.get("GALA_TEST_TRACE")
+        if folder:
+            name = multiprocessing.current_process().name.replace(" ", "-")
+            with (Path(folder) / name).open("a") as file:
+                file.write(line + "\n")
+
+
+class TwoLengths(gym.Env):
+    """Episodes of 1 and of 100 decisions in turn, reward 1 each: any whole number of pairs has the mean 50.5."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    played = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.played = 1 if seed is not None else self.played + 1
+        self.left = 1 if self.played % 2 else 100
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+
+
+class Catch(gym.Env):
+    """A ball falls down a 10x10 image; the paddle in the last row moves left, stays or moves right; +-1 at the end.
+
+    A random policy is under the ball with a probability of about 0.2: a mean return of about -0.6.
+    """
+
+    observation_space = gym.spaces.Box(0, 1, (2, 10, 10), np.uint8)
+    action_space = gym.spaces.Discrete(3)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.row, self.ball, self.paddle = 0, int(self.np_random.integers(10)), int(self.np_random.integers(10))
+        return self._observe(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.paddle = int(np.clip(self.paddle + action - 1, 0, 9))
+        self.row += 1
+        over = self.row == 9
+        reward = (1.0 if self.paddle == self.ball else -1.0) if over else 0.0
+        return self._observe(), reward, over, False, {}
+
+    def render(self) -> np.ndarray:
+        return np.stack([*self._observe() * 255, np.zeros((10, 10), np.uint8)], -1).repeat(16, 0).repeat(16, 1)
+
+    def _observe(self) -> np.ndarray:
+        image = np.zeros((2, 10, 10), np.uint8)
+        image[0, self.row, self.ball] = image[1, 9, self.paddle] = 1
+        return image
+
+
+def _register(name: str, cls: type[gym.Env], **kwargs: Any) -> None:
+    gym.register(f"{name}-v0", cls, kwargs=kwargs, disable_env_checker=True)
+
+
+_register("Walk", Walk)
+_register("Raises", Walk, fault="raise")
+_register("NanReward", Walk, fault="nan reward")
+_register("Slow", Walk, fault="slow")
+_register("TwoLengths", TwoLengths)
+_register("Catch", Catch)

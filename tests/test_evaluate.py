@@ -1,0 +1,183 @@
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from gala import build, cli, configure, evaluate, video
+from gala.runs import RunDir
+
+SMALL = ("model.hidden=8", "envs_per_learner=2", "torch_threads=1")
+
+
+def make_run(path, *words, weights=(1.0,)):
+    """A run whose learners' parameters are random, saved as a training would save them. Returns it and the policies."""
+    config = configure.parse([*SMALL, f"run={path}", f"learners={len(weights)}", *words])
+    run = RunDir.create(config, words, overwrite=False)
+    spaces = build.probe_spaces(config)
+    policies = [build.make_policy(config, spaces) for _ in weights]
+    for rank, (policy, weight) in enumerate(zip(policies, weights, strict=True)):
+        generator = torch.Generator().manual_seed(rank)
+        with torch.no_grad():
+            for p in policy.parameters():
+                p.normal_(std=0.3, generator=generator)
+        tensors = {"policy": dict(policy.state_dict())}
+        if config.normalize.obs:
+            normalizer = build.make_normalizer(config, spaces)
+            normalizer.update(np.random.default_rng(rank).normal(rank, 2.0, (50 + rank, *spaces.obs.shape)))
+            tensors["obs_moments"] = {"packed": torch.from_numpy(normalizer.own.pack())}
+        run.write_part("staging", f"learner{rank}", tensors, {"gossip": {"weight": weight}})
+    run.commit_checkpoint("staging", ["latest"], {"env_steps": 1})
+    return run, policies
+
+
+def test_short_episodes_do_not_count_more_than_long_ones(tmp_path):
+    run, _ = make_run(tmp_path / "run", "env.id=helper_envs:TwoLengths-v0")
+    result = evaluate.evaluate_run(run, episodes=32)  # 16 simulators play one short and one long episode each
+    assert result["return_mean"] == result["length_mean"] == 50.5 and result["episodes"] == 32
+    assert sorted(result["returns"]) == [1.0] * 16 + [100.0] * 16
+    std = 49.5 * (32 / 31) ** 0.5
+    assert result["return_std"] == pytest.approx(std)
+    assert result["return_ci95"] == pytest.approx([50.5 - 1.96 * std / 32**0.5, 50.5 + 1.96 * std / 32**0.5])
+
+
+@pytest.mark.parametrize("episodes", [1, 5, 16, 17, 40])
+def test_exactly_the_wanted_episodes_are_played_in_equal_shares(tmp_path, episodes):
+    run, (policy,) = make_run(tmp_path / "run", "env.id=helper_envs:TwoLengths-v0")
+    env = build.make_env(run.config, 16)
+    returns, lengths = evaluate.play(env, policy, None, episodes, mode="greedy", seed=3)
+    quotas = [len(range(row, episodes, 16)) for row in range(16)]
+    assert lengths == returns == [(1, 100)[k % 2] for quota in quotas for k in range(quota)]
+
+
+def test_a_greedy_policy_repeats_itself_and_its_seed_decides(tmp_path):
+    run, _ = make_run(tmp_path / "run", "env.id=CartPole-v1")
+    a, b, c = (evaluate.evaluate_run(run, episodes=8, mode="greedy", seed=seed)["returns"] for seed in (1, 1, 2))
+    assert a == b != c
+    x, y = (evaluate.evaluate_run(run, episodes=8, mode="sampled", seed=1)["returns"] for _ in range(2))
+    assert x == y != a
+
+
+def test_the_consensus_is_the_mass_weighted_mean_and_pools_what_all_have_seen(tmp_path):
+    weights = (0.25, 1.5, 1.25)
+    words = ("env.id=CartPole-v1", "algo=gala", "normalize.obs=true")
+    run, policies = make_run(tmp_path / "run", *words, weights=weights)
+    spaces = build.probe_spaces(run.config)
+    policy, normalizer = evaluate.load_policy(run, run.config, spaces, "latest", "consensus")
+    each = [dict(p.named_parameters()) for p in policies]
+    for name, value in policy.named_parameters():
+        by_hand = sum(w * p[name].detach().double() for w, p in zip(weights, each, strict=True)) / 3.0
+        assert torch.allclose(value.double(), by_hand, atol=1e-7)
+    samples = np.concatenate([np.random.default_rng(r).normal(r, 2.0, (50 + r, 4)) for r in range(3)])
+    assert normalizer.applied.count == 153
+    assert np.allclose(normalizer.applied.mean, samples.mean(0)) and np.allclose(normalizer.applied.std, samples.std(0))
+    alone, _ = evaluate.load_policy(run, run.config, spaces, "latest", 1)
+    assert all(torch.equal(value, each[1][name]) for name, value in alone.named_parameters())
+
+
+def test_a_checkpoint_of_other_spaces_is_refused_in_one_line(tmp_path, capsys):
+    run, _ = make_run(tmp_path / "run", "env.id=CartPole-v1")
+    run.replace_config(configure.override(run.config, ["env.id=Acrobot-v1"], ["env.id"]))
+    assert cli.main(["eval", str(run.path), "episodes=1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "does not fit this environment's spaces" in err
+
+
+def read(path):
+    import imageio.v2 as imageio
+
+    with imageio.get_reader(path) as reader:
+        return list(reader.iter_data())  # the reader's own length is infinite
+
+
+@pytest.mark.parametrize(
+    ("env_id", "words", "shape"),
+    [
+        ("InvertedPendulum-v5", ["model.hidden=8"], (480, 480, 3)),
+        ("helper_envs:Catch-v0", ["model.encoder=minatar_cnn"], (160, 160, 3)),
+        ("MinAtar/Breakout-v1", ["model.encoder=minatar_cnn"], (240, 240, 3)),
+        ("ALE/Breakout-v5", ["model.encoder=a3c_cnn", "env.max_episode_steps=30"], (210, 160, 3)),
+    ],
+)
+def test_a_video_holds_a_frame_of_every_decision_of_one_episode(tmp_path, env_id, words, shape):
+    pytest.importorskip("imageio_ffmpeg")
+    if env_id.startswith(("ALE", "MinAtar")):
+        pytest.importorskip({"A": "ale_py", "M": "minatar"}[env_id[0]])
+    if env_id == "InvertedPendulum-v5":
+        try:
+            video.check_gl()
+        except ValueError as error:
+            pytest.skip(str(error))
+    run, (policy,) = make_run(tmp_path / "run", f"env.id={env_id}", *words)
+    path = tmp_path / "film.mp4"
+    evaluate.evaluate_run(run, episodes=1, video=path, mode="greedy", seed=5)
+    frames = read(path)
+    assert all(frame.shape == shape for frame in frames)
+    first, last = frames[0].astype(int), frames[-1].astype(int)
+    assert np.abs(first - last).max() > 50  # something moves
+    if "ALE" in env_id:
+        assert len(frames) == 31
+        return
+    config = run.config
+    env = build.make_env(config, 1)
+    _, (length,) = evaluate.play(env, policy, None, 1, mode="greedy", seed=5)
+    assert len(frames) == length + 1
+
+
+def test_channels_are_drawn_in_their_colours():
+    obs = np.zeros((4, 10, 10), np.uint8)
+    obs[2, 0, 1] = obs[1, 9, 9] = obs[3, 9, 9] = 1
+    image = video.draw_channels(obs)
+    assert image.shape == (240, 240, 3) and image.any(-1).sum() == 2 * 24 * 24
+    assert (image[:24, 24:48] == video._PALETTE[2]).all() and (image[216:, 216:] == video._PALETTE[1]).all()
+
+
+def test_a_video_without_its_extra_names_the_pip_command(tmp_path, monkeypatch, capsys):
+    run, _ = make_run(tmp_path / "run", "env.id=CartPole-v1")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if "imageio" in name else find(name, *a))
+    assert cli.main(["eval", str(run.path), "episodes=1", f"video={tmp_path / 'x.mp4'}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "pip install 'gala-rl[video]'" in err
+
+
+def test_what_gymnasium_lacks_for_drawing_is_said_in_one_line(tmp_path, capsys):
+    if importlib.util.find_spec("pygame"):
+        pytest.skip("pygame is installed")
+    run, _ = make_run(tmp_path / "run", "env.id=CartPole-v1")
+    assert cli.main(["eval", str(run.path), "episodes=1", f"video={tmp_path / 'x.mp4'}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "CartPole-v1 cannot be drawn: pygame is not installed" in err
+
+
+def test_mujoco_without_a_gl_backend_says_what_to_set(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mujoco")
+    pytest.importorskip("imageio_ffmpeg")
+    run, _ = make_run(tmp_path / "run", "env.id=InvertedPendulum-v5")
+    monkeypatch.setenv("MUJOCO_GL", "none_such")
+    assert cli.main(["eval", str(run.path), "episodes=1", f"video={tmp_path / 'x.mp4'}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "MUJOCO_GL=egl" in err and "MUJOCO_GL=osmesa" in err
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_a_film_of_atari_shows_the_policy_what_it_was_trained_on(tmp_path):
+    """Oracle: ale-py's own vector environment, in a game that neither side opens with no-ops or the fire button."""
+    pytest.importorskip("ale_py")
+    config = configure.parse(["env.id=ALE/Freeway-v5", "env.noop_max=0", "model.encoder=a3c_cnn"])
+    (env, _), trained_on = video._simulator(config), build.make_env(config, 1)
+    try:
+        assert env.obs_space == trained_on.obs_space and env.action_space == trained_on.action_space
+        assert np.abs(env.reset(0).astype(int) - trained_on.reset(0)).max() <= 1  # rounding
+        for action in np.random.default_rng(0).integers(env.action_space.n, size=150):
+            a, b = env.step(np.array([action])), trained_on.step(np.array([action]))
+            assert np.abs(a.obs.astype(int) - b.obs).max() <= 1 and a.reward == b.reward
+    finally:
+        env.close()
+        trained_on.close()
+
+
+def test_area_weights_average_what_a_new_pixel_covers():
+    fine = np.random.default_rng(0).random(210)
+    by_hand = fine.repeat(84).reshape(84, 210).mean(1)  # 84 copies of each of 210 pixels, in 84 equal runs
+    assert np.allclose(video.area_weights(210, 84) @ fine, by_hand)

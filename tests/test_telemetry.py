@@ -1,0 +1,83 @@
+import time
+
+import numpy as np
+import pytest
+
+from gala.board import Board
+from gala.telemetry import EPISODE_WINDOW, Telemetry, consensus_distance
+
+
+def learner_record(returns, **changes):
+    record = {"returns": returns, "lengths": [10 * int(r) for r in returns], "interval_s": 2.0, "interval_steps": 300}
+    record |= {"env_steps": 900, "updates": 9, "simulate_s": 1.0, "act_s": 0.5, "learn_s": 0.25, "gossip_s": 0.05}
+    return record | {"losses/entropy": 0.5, "gossip/weight": 1.0, "gossip/message_age_max": 3.0} | changes
+
+
+@pytest.fixture
+def board():
+    board = Board.create(2, 3, 0)
+    yield board
+    board.close()
+
+
+def test_a_learners_record_becomes_rates_and_shares_of_its_interval():
+    tags = Telemetry(2, 4).add(0, learner_record([1.0, 3.0]))
+    assert tags["charts/SPS"] == 150.0
+    assert [tags[f"perf/{stage}_share"] for stage in ("simulate", "act", "learn", "gossip")] == [
+        0.5,
+        0.25,
+        0.125,
+        0.025,
+    ]
+    assert tags["charts/episodic_return"] == 2.0 and (tags["env_steps"], tags["updates"]) == (900, 9)
+
+
+def test_the_window_is_the_last_hundred_episodes_of_all_learners_in_the_order_of_arrival(board):
+    telemetry = Telemetry(2, 4)
+    history = []
+    for i in range(12):
+        returns = [float(i), float(-i), float(i * i)][: 1 + i % 3] * 7
+        telemetry.add(i % 2, learner_record(returns))
+        history += returns
+    assert len(history) > EPISODE_WINDOW
+    record, summary = telemetry.record(board), telemetry.summary(board)
+    assert record["charts/episodic_return"] == pytest.approx(sum(history[-100:]) / 100)
+    assert record["charts/episodic_length"] == pytest.approx(sum(10 * int(r) for r in history[-100:]) / 100)
+    assert summary["return_mean"] == record["charts/episodic_return"] and summary["episodes"] == len(history)
+
+
+def test_the_record_of_the_run_sums_means_and_finds_extremes(board):
+    telemetry = Telemetry(2, 4, start_steps=1000)
+    telemetry.add(0, learner_record([], **{"gossip/weight": 0.25, "losses/entropy": 0.2}))
+    telemetry.add(
+        1, learner_record([], **{"gossip/weight": 1.75, "losses/entropy": 0.4, "gossip/message_age_max": 7.0})
+    )
+    board.progress[:, 0], board.progress[:, 1] = (900, 500), (9, 5)
+    board.publish_params(0, np.array([1.0, 2.0, 3.0], np.float32))
+    board.publish_params(1, np.array([3.0, 2.0, -1.0], np.float32))
+    before = time.monotonic()
+    r = telemetry.record(board)
+    slow, fast = 400 / (before - telemetry.started), 400 / (before - telemetry.started + 1.0)
+    assert fast < r["charts/SPS"] <= slow and r["charts/frames_per_s"] == 4 * r["charts/SPS"]
+    assert (r["global_step"], r["frames"], r["perf/updates"]) == (1400, 5600, 14)
+    assert (r["gossip/weight"], r["gossip/weight_min"], r["gossip/weight_max"]) == (1.0, 0.25, 1.75)
+    assert r["losses/entropy"] == pytest.approx(0.3) and r["gossip/message_age_max"] == 7.0
+    assert r["gossip/consensus_distance"] == pytest.approx(5**0.5)  # both are (1, 0, 2) from the mean (2, 2, 1)
+    assert "charts/episodic_return" not in r and r["learner1"]["gossip/weight"] == 1.75
+    assert telemetry.record(board)["charts/SPS"] == 0.0  # nothing moved since
+
+
+def test_the_steady_rate_leaves_out_the_first_tenth(board):
+    telemetry = Telemetry(2, 1)
+    assert telemetry.steady_rate() == 0.0
+    telemetry._steady = [(float(t), 10 * t if t < 4 else 40 + 100 * (t - 4)) for t in range(41)]  # slow at first
+    assert telemetry.steady_rate() == 100.0
+    assert telemetry.summary(board)["env_steps_per_s"] == 100.0
+
+
+def test_the_consensus_distance_is_that_of_a_dense_projection():
+    rng = np.random.default_rng(0)
+    params = rng.normal(size=(5, 40)).astype(np.float32)
+    off_mean = (np.eye(5) - np.full((5, 5), 0.2)) @ params.astype(np.float64)
+    assert consensus_distance(params) == pytest.approx(np.linalg.norm(off_mean, "fro") / 5**0.5, rel=1e-6)
+    assert consensus_distance(np.tile(params[:1], (5, 1))) == pytest.approx(0.0, abs=1e-6)

@@ -1,0 +1,175 @@
+"""Training from the command line, in real processes: what is saved, resumed, and left behind when it breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training import TINY, Gala, parts
+
+from gala import build
+from gala.runs import RunDir
+
+END_S = 10.0
+
+
+def same(a: dict[str, dict[str, Any]], b: dict[str, dict[str, Any]]) -> bool:
+    assert a.keys() == b.keys() and all(a[group].keys() == b[group].keys() for group in a)
+    return all(torch.equal(a[group][name], b[group][name]) for group in a for name in a[group])
+
+
+def distance(a: dict[str, dict[str, Any]], b: dict[str, dict[str, Any]]) -> float:
+    return max(float((a["policy"][name] - b["policy"][name]).abs().max()) for name in a["policy"])
+
+
+def total_weight(run: RunDir, name: str) -> float:
+    return sum(meta["gossip"]["weight"] for _, meta in parts(run, name))
+
+
+def status(run: RunDir) -> str:
+    return str(json.loads((run.path / "summary.json").read_text())["status"])
+
+
+def traces(folder: Path, kind: str) -> list[tuple[str, ...]]:
+    lines = [file.read_text().splitlines() for file in sorted(folder.glob("gala-learner-*"))]
+    return [tuple(line for line in trace if line.startswith(kind))[:40] for trace in lines]
+
+
+def test_a_gossiping_run_is_interrupted_resumed_and_killed(tmp_path):
+    """One run, lived through in order: each part starts from what the one before has left."""
+    path = tmp_path / "run"
+    gala = Gala(
+        path,
+        *TINY,
+        *("algo=gala", "learners=3", "normalize.obs=true", "normalize.reward=scale"),
+        GALA_TEST_TRACE=str(tmp_path),
+    )
+    gala.wait_for_checkpoint()
+    gala.ctrl_c()
+    code, _, err = gala.end(END_S)
+    run = RunDir.open(path)
+    assert (code, err, status(run)) == (130, "", "interrupted")
+    saved, meta = parts(run), run.checkpoint_meta("latest")
+    assert meta["env_steps"] == sum(part["env_steps"] for _, part in saved) == run.read_metrics()[-1]["global_step"]
+    for name in run.checkpoints.names():
+        assert abs(total_weight(run, name) - 3) < 1e-9
+    spread = [distance(saved[i][0], saved[j][0]) for i, j in ((0, 1), (1, 2), (0, 2))]
+    assert all(0 < d < 0.5 for d in spread), spread
+    for kind in ("seed", "action"):
+        assert len(set(traces(tmp_path, kind))) == 3 and all(traces(tmp_path, kind)), kind
+
+    resumed = Gala(path, command="resume")
+    resumed.wait_for(lambda: len(resumed.learners()) == 3, "learners")
+    resumed.ctrl_c()  # before the first update: what is saved now is what was loaded
+    code, _, err = resumed.end(END_S + 20)
+    assert (code, err) == (130, "")
+    for (tensors, part), (old_tensors, old_part) in zip(parts(run), saved, strict=True):
+        seen, before = tensors.pop("obs_moments")["packed"], old_tensors.pop("obs_moments")["packed"]
+        assert seen[0] == before[0] + 2 and (seen[5:] >= before[5:]).all()  # count and M2: two simulators were reset
+        assert same(tensors, old_tensors) and part == old_part
+        assert {"policy", "optimizer", "return_moments"} <= tensors.keys()
+
+    again = Gala(path, command="resume")
+    again.wait_for_checkpoint(after=meta["env_steps"])
+    steps = [record["global_step"] for record in run.read_metrics()]
+    assert steps == sorted(steps) and steps[-1] > meta["env_steps"]
+    assert abs(total_weight(run, "latest") - 3) < 1e-9
+    started = time.monotonic()
+    os.kill(again.learners()[1], signal.SIGKILL)
+    code, _, err = again.end(END_S)
+    assert time.monotonic() - started < END_S and code == 1 and status(run) == "failed"
+    lines = [line for line in err.splitlines() if "learner" in line]
+    assert lines == ["learner 1 was killed by SIGKILL; the run has ended."] and "Traceback" not in err
+    assert len(parts(run)) == 3
+
+
+def test_ctrl_c_while_the_learners_start_saves_the_common_initial_parameters(tmp_path):
+    gala = Gala(tmp_path / "run", *TINY, "algo=gala", "learners=2")
+    gala.wait_for(lambda: len(gala.learners()) == 2, "learners")
+    gala.ctrl_c()
+    code, _, err = gala.end(END_S + 20)
+    run = RunDir.open(tmp_path / "run")
+    assert (code, err, status(run)) == (130, "", "interrupted")
+    space, action = build.gym.spaces.Box(-1, 1, (4,)), build.gym.spaces.Discrete(2)
+    initial = build.make_policy(run.config, build.Spaces(space, action, 1)).state_dict()
+    for tensors, meta in parts(run):
+        assert meta["updates"] == 0
+        assert all(torch.equal(tensors["policy"][name], initial[name]) for name in initial)
+
+
+def test_a_second_ctrl_c_kills_at_once(tmp_path):
+    gala = Gala(tmp_path / "run", *TINY, "env.id=helper_envs:Walk-v0")
+    gala.wait_for(gala.learners, "learner")
+    gala.ctrl_c()
+    gala.wait_for((gala.run / "config.yaml").exists, "configuration")
+    time.sleep(0.3)
+    started = time.monotonic()
+    gala.ctrl_c()
+    code, _, err = gala.end(END_S)
+    assert code == 130 and time.monotonic() - started < 3.0
+    assert "Traceback" not in err and status(RunDir.open(gala.run)) == "interrupted"
+
+
+def test_learners_end_with_their_parent(tmp_path):
+    gala = Gala(tmp_path / "run", *TINY, "algo=independent", "learners=2")
+    gala.wait_for_checkpoint()
+    os.kill(gala.process.pid, signal.SIGKILL)
+    gala.end(END_S)
+    (a, meta), (b, _) = parts(RunDir.open(gala.run))
+    assert "gossip" not in meta and distance(a, b) > 0
+
+
+def test_a_simulator_that_raises_ends_the_run_with_its_traceback_once(tmp_path):
+    code, _, err = Gala(tmp_path / "run", *TINY, "env.id=helper_envs:Raises-v0", "algo=a2c").end()
+    assert code == 1 and status(RunDir.open(tmp_path / "run")) == "failed"
+    assert err.count('raise KeyError("the simulator broke")') == 1 and err.count("learner 0 failed") == 1
+
+
+def test_a_nan_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
+    words = ["algo=a2c", "env.id=helper_envs:NanReward-v0", "log.checkpoint_interval_s=0.1"]
+    code, _, err = Gala(tmp_path / "run", *TINY, *words).end()
+    run = RunDir.open(tmp_path / "run")
+    assert code == 1 and status(run) == "failed" and err.count("Error: ") == 1, err
+    assert "\nFloatingPointError: the environment returned a reward that is not finite, in row 0\n" in err
+    assert f"gala resume {run.path}\n" in err
+    tensors, meta = parts(run)[0]
+    assert meta["updates"] > 0 and all(t.isfinite().all() for group in tensors.values() for t in group.values())
+
+
+def test_all_reduced_learners_are_equal_and_a_killed_one_is_named_though_its_peers_fail_too(tmp_path):
+    gala = Gala(tmp_path / "run", *TINY, "algo=allreduce", "learners=2")
+    gala.wait_for_checkpoint()
+    os.kill(gala.learners()[1], signal.SIGKILL)
+    code, _, err = gala.end(END_S)
+    assert code == 1 and err.startswith("\nlearner 1 was killed by SIGKILL") and "Traceback" not in err, err
+    (a, meta), (b, _) = parts(RunDir.open(gala.run))
+    assert meta["updates"] > 0 and same({"policy": a["policy"]}, {"policy": b["policy"]})
+
+
+@pytest.mark.parametrize("words", [["gossip.tau=0"], ["gossip.tau=2", "gossip.at_bound=wait"]], ids=["tau0", "wait"])
+def test_learners_that_wait_for_each_other_survive_checkpoints_and_the_end(tmp_path, words):
+    """Learner 1 is slow. Where one stands still, for a checkpoint or at its end, no other may wait for its messages."""
+    words = [*words, "algo=gala", "learners=2", "env.id=helper_envs:Slow-v0", "gossip.wait_timeout_s=4", "steps=2_000"]
+    code, _, err = Gala(tmp_path / "run", *TINY, *words).end()
+    run = RunDir.open(tmp_path / "run")
+    assert (code, err, status(run)) == (0, "", "finished")
+    assert len(run.checkpoints.names()) >= 3
+    for name in run.checkpoints.names():
+        assert abs(total_weight(run, name) - 2) < 1e-9
+        if "gossip.tau=0" in words:
+            assert len({meta["updates"] for _, meta in parts(run, name)}) == 1
+
+
+def test_one_gossiping_learner_is_plain_a2c_to_the_last_bit(tmp_path):
+    saved = []
+    for algo in ("a2c", "gala"):
+        assert Gala(tmp_path / algo, *TINY, "steps=2_000", f"algo={algo}").end()[0] == 0
+        saved.append(parts(RunDir.open(tmp_path / algo))[0])
+    assert saved[0][1]["env_steps"] == saved[1][1]["env_steps"] == 2_000
+    assert same(saved[0][0], saved[1][0])

@@ -1,0 +1,108 @@
+"""Runs ``gala`` in processes of its own, as a user would, and looks at what is left of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gala.runs import RunDir
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    *("preset=classic/cartpole", "env.id=helper_envs:Walk-v0", "model.hidden=8", "envs_per_learner=2"),
+    *("a2c.num_steps=4", "steps=1e9", "torch_threads=1", "log.interval_s=0.2", "log.checkpoint_interval_s=0.4"),
+    *("log.tensorboard=false", "log.panel=off"),
+)
+PATIENCE_S = 60.0
+
+
+class Gala:
+    """One ``gala`` process and all that it starts, found by a mark in their environment."""
+
+    def __init__(self, run: Path, *words: str, command: str = "train", **environ: str) -> None:
+        self.run, self._mark = run, f"GALA_TEST_MARK={uuid.uuid4()}"
+        self.shm = set(os.listdir("/dev/shm"))
+        path = os.pathsep.join(map(str, (ROOT, ROOT / "envs", ROOT / "tests")))
+        name, _, value = self._mark.partition("=")
+        target = ["train", f"run={run}"] if command == "train" else [command, str(run)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gala", *target, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", name: value} | environ,
+            start_new_session=True,
+        )
+
+    def processes(self) -> list[int]:
+        """Ids of all living processes of this call."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and self._mark.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:  # it has ended meanwhile, or belongs to someone else
+                continue
+        return found
+
+    def learners(self) -> list[int]:
+        """Ids of the learners in the order of their start, which is the order of their ranks."""
+        mine = [pid for pid in self.processes() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return sorted(mine)
+
+    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := condition()):
+            if self.process.poll() is not None:
+                raise AssertionError(f"gala ended before {what}: {self.process.communicate()}")
+            assert time.monotonic() < deadline, f"no {what} in {PATIENCE_S:g} s"
+            time.sleep(0.02)
+        return found
+
+    def wait_for_checkpoint(self, after: int = 0) -> None:
+        def newer() -> bool:
+            run = RunDir.open(self.run)
+            return "latest" in run.checkpoints.names() and run.checkpoint_meta("latest")["env_steps"] > after
+
+        self.wait_for(lambda: (self.run / "config.yaml").exists() and newer(), "checkpoint")
+
+    def ctrl_c(self) -> None:
+        """As a terminal sends it: to the whole foreground process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self, within_s: float = PATIENCE_S) -> tuple[int, str, str]:
+        """(exit status, stdout, stderr); nothing may be left: no process, no file in /dev/shm."""
+        try:
+            out, err = self.process.communicate(timeout=within_s)
+            self.leaves_nothing()
+        finally:
+            self.kill()
+        return self.process.returncode, out, err
+
+    def leaves_nothing(self) -> None:
+        deadline = time.monotonic() + 5.0
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not left, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+        new = set(os.listdir("/dev/shm")) - self.shm
+        assert not [name for name in new if not name.startswith("sem.")], new
+
+    def kill(self) -> None:
+        """For the end of a failed test."""
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def parts(run: RunDir, name: str = "latest") -> list[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
+    """(tensors, meta) of every learner."""
+    return [run.load_part(name, f"learner{rank}") for rank in range(run.config.learners)]
