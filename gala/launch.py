@@ -21,7 +21,7 @@ from gala.config import Config
 from gala.learner import LearnerSpec, main
 from gala.panel import Panel
 from gala.runs import RunDir
-from gala.telemetry import Telemetry
+from gala.telemetry import Telemetry, closing_lines
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 _POLL_S = 0.2
@@ -61,11 +61,14 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     finally:
         run.kill()
         panel.close()
-        run_dir.write_summary(telemetry.summary(board) | {"status": _STATUS[status]})
+        summary = telemetry.summary(board) | {"status": _STATUS[status]}
+        run_dir.write_summary(summary)
         run_dir.close()
         board.close()
         if mailboxes:
             mailboxes.close()
+    if status != EXIT_FAILED:
+        print("\n".join(closing_lines(summary, str(run_dir.path))))
     return status
 
 

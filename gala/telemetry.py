@@ -107,3 +107,17 @@ _REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max}
 def consensus_distance(params: np.ndarray) -> float:
     """Root mean square of the learners' distances to their mean: ``||X - mean X||_F / sqrt(n)``, ``params [n, d]``."""
     return float(np.sqrt(((params - params.mean(0)) ** 2).sum() / len(params)))
+
+
+def closing_lines(summary: dict[str, Any], run: str) -> list[str]:
+    """What a person wants to know at the end of a run, and the next commands; lines of at most 80 columns."""
+    mean = summary["return_mean"]
+    learned = "no episode ended" if mean is None else f"return {mean:.2f} over the last 100 episodes"
+    return [
+        f"{summary['status']}: {learned}",
+        f"{summary['env_steps']:,} env_steps, {summary['updates']:,} updates in {summary['wall_s']:.0f} s, "
+        f"{summary['env_steps_per_s']:,.0f} env_steps/s",
+        f"run       {run}",
+        f"evaluate  gala eval {run}",
+        f"curves    tensorboard --logdir {run}",
+    ]

@@ -38,7 +38,7 @@ class Filmed:
     def __init__(self, env: Any, picture: Callable[[NDArray], NDArray]) -> None:
         self._env, self._picture = env, picture
         self.num_envs = 1
-        self.frames: list[NDArray] = []
+        self.frames: list[Any] = []
 
     def reset(self, seed: int | None = None) -> NDArray:
         obs = self._env.reset(seed)

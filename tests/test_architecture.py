@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("gala/**/*.py"), *ROOT.glob("envs/**/*.py")])
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 60, 8
+# A user's own loop builds it in three lines: keywords with defaults read better there than a settings object.
+ARGUMENTS_ALLOWED = {"gala.gossip.averager.__init__": 11}
 
 MAY_NOT_IMPORT = {
     "gala_envs": ("torch", "gala"),
@@ -102,7 +104,7 @@ def function_breaches(name: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -
         yield f"{name}.{node.name} has {lines} lines"
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     count = len([a for a in arguments if a.arg not in ("self", "cls")])
-    if count > MAX_ARGUMENTS:
+    if count > ARGUMENTS_ALLOWED.get(f"{name}.{node.name}", MAX_ARGUMENTS):
         yield f"{name}.{node.name} has {count} arguments"
 
 
