@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from machine import machine_facts
+
+from gala import build, configure
 
 
 class Study(NamedTuple):
@@ -47,6 +50,7 @@ STUDIES = {
     "pong": Study("atari/pong", {"a2c": ["learners=1", *_PONG], "gala": ["learners=4", *_PONG]}, 0.0, "sampled", 30),
 }
 CURVE_POINTS = 200
+RANDOM_ENVS = 10
 
 
 def gala(*words: str) -> subprocess.CompletedProcess[str]:
@@ -75,10 +79,27 @@ def run_one(study: Study, algo: str, seed: int, run: Path) -> dict[str, Any]:
         "seed": seed,
         "bar": study.bar,
         "solved": result["return_mean"] >= study.bar,
+        "random_return": random_return(study, seed),
         "evaluation": result,
         **kept,
         "curve": curve(run),
     }
+
+
+def random_return(study: Study, seed: int) -> float:
+    """Mean return of uniformly random actions over ``study.episodes`` whole episodes, a fixed number per simulator."""
+    config = configure.parse([f"preset={study.preset}"])
+    env = build.make_evaluation_env(config, RANDOM_ENVS)
+    env.action_space.seed(seed)
+    env.reset(seed)
+    returns: list[list[float]] = [[] for _ in range(RANDOM_ENVS)]
+    quota = -(-study.episodes // RANDOM_ENVS)
+    while min(map(len, returns)) < quota:
+        step = env.step(np.stack([np.asarray(env.action_space.sample()) for _ in range(RANDOM_ENVS)]))
+        for row in np.flatnonzero(step.episode_over):
+            returns[row].append(float(step.episode_return[row]))
+    env.close()
+    return float(np.mean([row[:quota] for row in returns]))
 
 
 def curve(run: Path) -> list[tuple[int, float, int]]:
