@@ -1,4 +1,4 @@
-"""Draws the learning curves of benchmarks/results/learning.jsonl, one PNG per study.
+"""Draws the learning curves of benchmarks/results/learning.jsonl, one PNG per study, and prints the table of scores.
 
 python benchmarks/plot_learning.py
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import matplotlib
@@ -38,6 +39,32 @@ def draw(study: str, rows: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown: per study and algorithm, the final policies' returns over the seeds."""
+    lines = [
+        "| task | algorithm | env_steps | seeds at the bar | return of the final policies | random |",
+        "|" + " --- |" * 6,
+    ]
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["study"], row["algo"]].append(row)
+    for (study, algo), group in groups.items():
+        returns = [row["evaluation"]["return_mean"] for row in group]
+        solved = f"{sum(row['solved'] for row in group)} of {len(group)} (>= {group[0]['bar']:g})"
+        spread = f"{min(returns):.1f} to {max(returns):.1f}" if len(group) > 1 else f"{returns[0]:.1f}"
+        measured = [row["random_return"] for row in group if "random_return" in row]
+        random = f"{mean(measured):.2f}" if measured else "-"
+        lines.append(
+            f"| {study} | {algo} x{learners(group[0])} | {group[0]['env_steps']:,} | {solved} | {spread} | {random} |"
+        )
+    return lines
+
+
+def learners(row: dict[str, Any]) -> str:
+    """The number of learners in a row's command."""
+    return next(word.split("=")[1] for word in row["command"].split() if word.startswith("learners="))
+
+
 def main() -> None:
     studies = defaultdict(list)
     for line in (RESULTS / "learning.jsonl").read_text().splitlines():
@@ -45,7 +72,7 @@ def main() -> None:
         studies[row["study"]].append(row)
     for study, rows in studies.items():
         draw(study, rows, RESULTS / f"{study}.png")
-        print(RESULTS.name, f"{study}.png")
+    print("\n".join(table([row for rows in studies.values() for row in rows])))
 
 
 if __name__ == "__main__":
