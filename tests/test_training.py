@@ -117,8 +117,9 @@ def test_a_second_ctrl_c_kills_at_once(tmp_path):
 
 
 def test_learners_end_with_their_parent(tmp_path):
-    gala = Gala(tmp_path / "run", *TINY, "algo=independent", "learners=2")
+    gala = Gala(tmp_path / "run", *TINY, "algo=independent", "learners=2", "env.vectorization=async")
     gala.wait_for_checkpoint()
+    assert len(gala.processes()) >= 1 + 2 + 2 * 2  # each learner's two simulators are processes, too
     os.kill(gala.process.pid, signal.SIGKILL)
     gala.end(END_S)
     (a, meta), (b, _) = parts(RunDir.open(gala.run))
@@ -143,7 +144,7 @@ def test_a_nan_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
 
 
 def test_all_reduced_learners_are_equal_and_a_killed_one_is_named_though_its_peers_fail_too(tmp_path):
-    gala = Gala(tmp_path / "run", *TINY, "algo=allreduce", "learners=2")
+    gala = Gala(tmp_path / "run", *TINY, "algo=allreduce", "learners=2", "env.vectorization=async")
     gala.wait_for_checkpoint()
     os.kill(gala.learners()[1], signal.SIGKILL)
     code, _, err = gala.end(END_S)
