@@ -148,9 +148,10 @@ class Run:
                 elif kind == "error":
                     self._failed(rank, body)
                 elif self.lock_step and kind in ("paused", "missed") and body != self.board.control[0]:
-                    self._tell("resume", rank)  # of a checkpoint that was given up
+                    if kind == "paused":  # for a checkpoint that was given up
+                        self._tell("resume", rank)
                 elif kind == "missed":
-                    self._cancel_checkpoint()
+                    self._postpone_checkpoint()
                 else:
                     self.state[rank] = "running" if kind == "ready" else kind
         except (EOFError, ConnectionResetError):
@@ -202,11 +203,11 @@ class Run:
         rate = updates / max(time.monotonic() - self.telemetry.started, 1.0)
         return updates + max(2, int(2 * rate))
 
-    def _cancel_checkpoint(self) -> None:
-        self.board.control[0] = 0
+    def _postpone_checkpoint(self) -> None:
+        """A learner of a lock-step run was past the update at which all were to pause."""
         self._tell_all("resume", "paused")
         self.state = ["running" if s == "paused" else s for s in self.state]
-        self.pending = []
+        self._request_checkpoint(self.pending)
 
     def _tell(self, command: str, rank: int) -> None:
         with contextlib.suppress(BrokenPipeError):  # its death is noticed by its sentinel

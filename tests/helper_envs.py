@@ -14,6 +14,9 @@ import numpy as np
 BAD_STEP = 1_000
 """The decision of each simulator at which ``Raises`` and ``NanReward`` do what they are named for."""
 
+STUCK_STEP = 60
+"""The decision after which each simulator of ``Stuck`` sleeps for ten minutes."""
+
 
 class Walk(gym.Env):
     """20 decisions; the reward is 1 for the action that names the sign of the first of four random numbers."""
@@ -40,6 +43,9 @@ class Walk(gym.Env):
             raise KeyError("the simulator broke")
         if self.fault == "nan reward" and bad:
             reward = float("nan")
+        if self.fault == "stuck" and self.decisions == STUCK_STEP:
+            self._trace("stuck")
+            time.sleep(600.0)
         if self.fault == "slow" and multiprocessing.current_process().name == "gala learner 1":
             time.sleep(0.005)
         if self.decisions <= 50:
@@ -118,5 +124,6 @@ _register("Walk", Walk)
 _register("Raises", Walk, fault="raise")
 _register("NanReward", Walk, fault="nan reward")
 _register("Slow", Walk, fault="slow")
+_register("Stuck", Walk, fault="stuck")
 _register("TwoLengths", TwoLengths)
 _register("Catch", Catch)

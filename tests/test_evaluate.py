@@ -3,6 +3,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from gala_envs.registry import make
 
 from gala import build, cli, configure, evaluate, video
 from gala.runs import RunDir
@@ -122,6 +123,14 @@ def test_a_video_holds_a_frame_of_every_decision_of_one_episode(tmp_path, env_id
     env = build.make_env(config, 1)
     _, (length,) = evaluate.play(env, policy, None, 1, mode="greedy", seed=5)
     assert len(frames) == length + 1
+
+
+def test_the_last_picture_is_of_the_end_and_not_of_the_next_episode():
+    env = video.Filmed(make("helper_envs:Catch-v0", 1), lambda obs: np.flatnonzero(obs[0].any(1)))  # the ball's row
+    env.reset(0)
+    while not env.step(np.ones(1, int)).episode_over[0]:
+        pass
+    assert [int(row) for (row,) in env.frames] == list(range(10))
 
 
 def test_channels_are_drawn_in_their_colours():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from training import TINY, Gala, parts
 
-from gala import build
+from gala import build, configure, launch
 from gala.runs import RunDir
 
 END_S = 10.0
@@ -103,23 +103,31 @@ def test_ctrl_c_while_the_learners_start_saves_the_common_initial_parameters(tmp
         assert all(torch.equal(tensors["policy"][name], initial[name]) for name in initial)
 
 
-def test_a_second_ctrl_c_kills_at_once(tmp_path):
-    gala = Gala(tmp_path / "run", *TINY, "env.id=helper_envs:Walk-v0")
-    gala.wait_for(gala.learners, "learner")
+@pytest.mark.parametrize("how", ["second Ctrl-C", "parent killed"])
+def test_nothing_outlives_a_run_that_is_killed_not_even_a_simulator_that_is_stuck(tmp_path, how):
+    words = ["env.id=helper_envs:Stuck-v0", "env.vectorization=async"]
+    (trace := tmp_path / "trace").mkdir()
+    gala = Gala(tmp_path / "run", *TINY, *words, GALA_TEST_TRACE=str(trace))
+    gala.wait_for(lambda: sum("stuck" in file.read_text() for file in trace.iterdir()) == 2, "stuck simulators")
+    assert len(gala.processes()) >= 1 + 1 + 2
+    if how == "parent killed":
+        os.kill(gala.process.pid, signal.SIGKILL)
+        code, _, err = gala.end(END_S)
+        assert code == -signal.SIGKILL and "Traceback" not in err
+        return
     gala.ctrl_c()
-    gala.wait_for((gala.run / "config.yaml").exists, "configuration")
-    time.sleep(0.3)
+    time.sleep(0.5)
+    assert gala.process.poll() is None
     started = time.monotonic()
     gala.ctrl_c()
     code, _, err = gala.end(END_S)
-    assert code == 130 and time.monotonic() - started < 3.0
-    assert "Traceback" not in err and status(RunDir.open(gala.run)) == "interrupted"
+    assert code == 130 and time.monotonic() - started < 3.0 and "Traceback" not in err
+    assert status(RunDir.open(gala.run)) == "interrupted"
 
 
-def test_learners_end_with_their_parent(tmp_path):
-    gala = Gala(tmp_path / "run", *TINY, "algo=independent", "learners=2", "env.vectorization=async")
+def test_independent_learners_part_and_end_with_their_parent(tmp_path):
+    gala = Gala(tmp_path / "run", *TINY, "algo=independent", "learners=2")
     gala.wait_for_checkpoint()
-    assert len(gala.processes()) >= 1 + 2 + 2 * 2  # each learner's two simulators are processes, too
     os.kill(gala.process.pid, signal.SIGKILL)
     gala.end(END_S)
     (a, meta), (b, _) = parts(RunDir.open(gala.run))
@@ -144,16 +152,21 @@ def test_a_nan_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
 
 
 def test_all_reduced_learners_are_equal_and_a_killed_one_is_named_though_its_peers_fail_too(tmp_path):
-    gala = Gala(tmp_path / "run", *TINY, "algo=allreduce", "learners=2", "env.vectorization=async")
+    gala = Gala(tmp_path / "run", *TINY, "algo=allreduce", "learners=2")
     gala.wait_for_checkpoint()
+    os.kill(gala.process.pid, signal.SIGSTOP)  # it then hears of the peer's error and of the kill at the same time
     os.kill(gala.learners()[1], signal.SIGKILL)
+    gala.wait_for(lambda: not gala.learners(), "failure of the peer")
+    os.kill(gala.process.pid, signal.SIGCONT)
     code, _, err = gala.end(END_S)
     assert code == 1 and err.startswith("\nlearner 1 was killed by SIGKILL") and "Traceback" not in err, err
     (a, meta), (b, _) = parts(RunDir.open(gala.run))
     assert meta["updates"] > 0 and same({"policy": a["policy"]}, {"policy": b["policy"]})
 
 
-@pytest.mark.parametrize("words", [["gossip.tau=0"], ["gossip.tau=2", "gossip.at_bound=wait"]], ids=["tau0", "wait"])
+@pytest.mark.parametrize(
+    "words", [["gossip.tau=0"], ["gossip.tau=1", "gossip.at_bound=wait", "gossip.every=4"]], ids=["tau0", "wait"]
+)
 def test_learners_that_wait_for_each_other_survive_checkpoints_and_the_end(tmp_path, words):
     """Learner 1 is slow. Where one stands still, for a checkpoint or at its end, no other may wait for its messages."""
     words = [*words, "algo=gala", "learners=2", "env.id=helper_envs:Slow-v0", "gossip.wait_timeout_s=4", "steps=2_000"]
@@ -165,6 +178,23 @@ def test_learners_that_wait_for_each_other_survive_checkpoints_and_the_end(tmp_p
         assert abs(total_weight(run, name) - 2) < 1e-9
         if "gossip.tau=0" in words:
             assert len({meta["updates"] for _, meta in parts(run, name)}) == 1
+
+
+def test_a_lock_step_checkpoint_that_was_asked_for_too_late_is_asked_for_again(tmp_path, monkeypatch):
+    late, ahead = [True, True], launch.Run._update_ahead
+
+    def update_ahead(run: launch.Run) -> int:
+        return int(run.board.progress[:, 1].min()) - 1 if late and late.pop() else ahead(run)
+
+    monkeypatch.setattr(launch.Run, "_update_ahead", update_ahead)
+    words = ["gossip.tau=0", "algo=gala", "learners=2", "env.id=helper_envs:Slow-v0", "gossip.wait_timeout_s=4"]
+    words += ["log.keep_milestones=1", "log.checkpoint_interval_s=1000", "steps=1_000"]
+    config = configure.parse([*TINY, *words, f"run={tmp_path / 'run'}"])
+    run = RunDir.create(config, words, overwrite=False)
+    assert launch.train(config, run) == 0 and not late
+    assert run.checkpoints.names() == ["latest", "step500"]
+    for name in run.checkpoints.names():
+        assert len({meta["updates"] for _, meta in parts(run, name)}) == 1
 
 
 def test_one_gossiping_learner_is_plain_a2c_to_the_last_bit(tmp_path):
