@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-PROGRESS_FIELDS = ("env_steps", "updates", "heartbeat_ns")
+from gala.gossip.shared_memory import anonymous_memory
+
+PROGRESS_FIELDS = ("env_steps", "updates")
 CONTROL_FIELDS = ("checkpoint_at", "stop_at")  # lock-step runs only: the update at which all save, or stop; 0 is never
 
 
@@ -29,15 +30,12 @@ class BoardHandle(NamedTuple):
 
 
 class Board:
-    """Shared rows: ``progress`` int64 [n, 3], ``control`` int64 [2], parameter and moment snapshots float [n, d]."""
+    """Shared rows: ``progress`` int64 [n, 2], ``control`` int64 [2], parameter and moment snapshots float [n, d]."""
 
     def __init__(self, handle: BoardHandle, fd: int) -> None:
         self.handle, self._fd = handle, fd
         n, d, m = handle.num_learners, handle.num_params, handle.num_moments
-        sizes = [8 * n * len(PROGRESS_FIELDS), 8 * len(CONTROL_FIELDS), 8 * 2 * n, 8 * n * m, 4 * n * d]
-        offsets = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-        if os.fstat(fd).st_size < offsets[-1]:
-            os.ftruncate(fd, offsets[-1])
+        offsets = _offsets(n, d, m)
         self._map = mmap.mmap(fd, offsets[-1])
 
         def view(i: int, dtype: type, *shape: int) -> NDArray:
@@ -53,11 +51,8 @@ class Board:
     @classmethod
     def create(cls, num_learners: int, num_params: int, num_moments: int) -> Board:
         """All zeros. The creator must outlive the processes that open the handle."""
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("gala-board")
-            path = f"/proc/{os.getpid()}/fd/{fd}"
-        else:  # macOS: a temporary file that the creator removes in close()
-            fd, path = tempfile.mkstemp(prefix="gala-board-")
+        size = _offsets(num_learners, num_params, num_moments)[-1]
+        fd, path = anonymous_memory("gala-board", size)
         return cls(BoardHandle(path, num_learners, num_params, num_moments), fd)
 
     @classmethod
@@ -102,3 +97,9 @@ class Board:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _offsets(n: int, d: int, m: int) -> list[int]:
+    """Where each part begins, in bytes; the last entry is the size of all."""
+    sizes = [8 * n * len(PROGRESS_FIELDS), 8 * len(CONTROL_FIELDS), 8 * 2 * n, 8 * n * m, 4 * n * d]
+    return [int(offset) for offset in np.concatenate([[0], np.cumsum(sizes)])]

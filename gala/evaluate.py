@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -66,8 +67,6 @@ def evaluate_run(
 
 
 def _on(config: Config, device: str) -> Config:
-    import dataclasses
-
     return dataclasses.replace(config, device=device)
 
 
@@ -80,11 +79,10 @@ def load_policy(
         ValueError: the checkpoint belongs to another observation or action space.
     """
     averaged = config.algo in ("gala", "allreduce")
-    ranks = (
-        list(range(config.learners))
-        if learner == "consensus" and averaged
-        else [int(learner) if learner != "consensus" else 0]
-    )
+    if learner == "consensus":
+        ranks = list(range(config.learners if averaged else 1))
+    else:
+        ranks = [int(learner)]
     parts = [run_dir.load_part(checkpoint, f"learner{rank}") for rank in ranks]
     weights = [float(meta.get("gossip", {}).get("weight", 1.0)) for _, meta in parts]
     policy = build.make_policy(config, spaces)

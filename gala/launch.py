@@ -40,7 +40,7 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     resume_from = run_dir.checkpoint_meta("latest") if resume else {}
     board = Board.create(config.learners, num_params, build.num_moments(config, spaces))
     if resume:
-        board.progress[:, :2] = resume_from["progress"]
+        board.progress[:] = resume_from["progress"]
     mailboxes = build.make_mailboxes(config, num_params)
     panel = Panel(config, config.steps, config.log.panel)
     telemetry = Telemetry(config.learners, spaces.frames_per_step, board.total_env_steps())
@@ -240,7 +240,7 @@ class Run:
         meta = {
             "env_steps": self.board.total_env_steps(),
             "learners": self.config.learners,
-            "progress": self.board.progress[:, :2].tolist(),
+            "progress": self.board.progress.tolist(),
             "return_mean": self.best,
         }
         self.run_dir.commit_checkpoint("staging", self.pending, meta)

@@ -131,7 +131,7 @@ class LearnerProcess:
             result = self.learner.update(lr, self.entropy_coef(progress))
             self.updates += 1
             self.env_steps += result.valid_steps
-            self.board.progress[self.rank] = (self.env_steps, self.updates, time.monotonic_ns())
+            self.board.progress[self.rank] = (self.env_steps, self.updates)
             self._pool_moments()
             self.window.add(result)
             if time.monotonic() - self.window.started > self.config.log.interval_s:
@@ -189,7 +189,7 @@ class LearnerProcess:
 
     def _pool_moments(self) -> None:
         """Share normaliser statistics between learners whose parameters are averaged."""
-        parts = self._normalizers()
+        parts = self._normalizers().values()
         if not parts or self.config.algo not in ("gala", "allreduce") or self.config.learners == 1:
             return
         self.board.publish_moments(self.rank, np.concatenate([part.own.pack() for part in parts]))
@@ -199,8 +199,10 @@ class LearnerProcess:
             part.applied = RunningMoments.pooled(rows[:, start : start + size], part.shape)
             start += size
 
-    def _normalizers(self) -> list[ObsNormalizer | ReturnScaler]:
-        return [part for part in (self.normalizer, self.return_scaler) if part is not None]
+    def _normalizers(self) -> dict[str, ObsNormalizer | ReturnScaler]:
+        """By the names they have in a checkpoint."""
+        parts = {"obs_moments": self.normalizer, "return_moments": self.return_scaler}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _publish(self) -> None:
         self.board.publish_params(self.rank, self.flat.detach().cpu().numpy())
@@ -219,9 +221,8 @@ class LearnerProcess:
         tensors: dict[str, dict[str, torch.Tensor]] = {"policy": dict(self.policy.state_dict())}
         state = self.optimizer.state_dict()["state"]
         tensors["optimizer"] = {key: torch.as_tensor(value) for key, value in state.get(0, {}).items()}
-        for name, part in (("obs_moments", self.normalizer), ("return_moments", self.return_scaler)):
-            if part is not None:
-                tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
+        for name, part in self._normalizers().items():
+            tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta["gossip"] = self.averager.state_dict()
@@ -234,9 +235,8 @@ class LearnerProcess:
             state = self.optimizer.state_dict()
             state["state"] = {0: tensors["optimizer"]}
             self.optimizer.load_state_dict(state)
-        for name, part in (("obs_moments", self.normalizer), ("return_moments", self.return_scaler)):
-            if part is not None:
-                part.own = part.applied = RunningMoments.unpack(tensors[name]["packed"].numpy(), part.shape)
+        for name, part in self._normalizers().items():
+            part.own = part.applied = RunningMoments.unpack(tensors[name]["packed"].numpy(), part.shape)
         if self.averager is not None:
             self.averager.load_state_dict(meta["gossip"])
         self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from typing import Any
 
 import numpy as np
+import torch
 
 from gala.board import Board
+from gala.gossip.monitor import consensus_distance
 
 EPISODE_WINDOW = 100
 STAGES = ("simulate", "act", "learn", "gossip")
@@ -64,7 +67,7 @@ class Telemetry:
             record |= {"gossip/weight_min": min(weights), "gossip/weight_max": max(weights)}
         record = {key: float(value) if "/" in key else value for key, value in record.items()}
         if board.handle.num_learners > 1:
-            record["gossip/consensus_distance"] = consensus_distance(board.read_params())
+            record["gossip/consensus_distance"] = rms_consensus_distance(board.read_params())
         record |= {"perf/updates": int(board.progress[:, 1].sum()), "perf/wall_s": now - self.started}
         record |= {f"learner{rank}": dict(tags) for rank, tags in enumerate(self.latest) if tags}
         return record
@@ -104,9 +107,9 @@ class Telemetry:
 _REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max}
 
 
-def consensus_distance(params: np.ndarray) -> float:
+def rms_consensus_distance(params: np.ndarray) -> float:
     """Root mean square of the learners' distances to their mean: ``||X - mean X||_F / sqrt(n)``, ``params [n, d]``."""
-    return float(np.sqrt(((params - params.mean(0)) ** 2).sum() / len(params)))
+    return consensus_distance(torch.from_numpy(params)) / math.sqrt(len(params))
 
 
 def closing_lines(summary: dict[str, Any], run: str) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gala.board import Board
-from gala.telemetry import EPISODE_WINDOW, Telemetry, consensus_distance
+from gala.telemetry import EPISODE_WINDOW, Telemetry, rms_consensus_distance
 
 
 def learner_record(returns, **changes):
@@ -79,5 +79,5 @@ def test_the_consensus_distance_is_that_of_a_dense_projection():
     rng = np.random.default_rng(0)
     params = rng.normal(size=(5, 40)).astype(np.float32)
     off_mean = (np.eye(5) - np.full((5, 5), 0.2)) @ params.astype(np.float64)
-    assert consensus_distance(params) == pytest.approx(np.linalg.norm(off_mean, "fro") / 5**0.5, rel=1e-6)
-    assert consensus_distance(np.tile(params[:1], (5, 1))) == pytest.approx(0.0, abs=1e-6)
+    assert rms_consensus_distance(params) == pytest.approx(np.linalg.norm(off_mean, "fro") / 5**0.5, rel=1e-6)
+    assert rms_consensus_distance(np.tile(params[:1], (5, 1))) == pytest.approx(0.0, abs=1e-6)

@@ -161,12 +161,7 @@ class SharedMemoryMailboxes:
             check_rank(src, world_size)
             check_rank(dst, world_size)
         size = block_size(world_size, numel, len(set(edges)))
-        if sys.platform == "linux":
-            fd = os.memfd_create("gala-mailboxes", os.MFD_CLOEXEC)
-            path = f"/proc/{os.getpid()}/fd/{fd}"
-        else:
-            fd, path = tempfile.mkstemp(prefix="gala-mailboxes-")
-        os.ftruncate(fd, size)
+        fd, path = anonymous_memory("gala-mailboxes", size)
         handle = Handle(path, os.fstat(fd).st_ino, world_size, numel, tuple(dict.fromkeys(edges)))
         _open_blocks[handle] = block = _Block(fd, handle)
         return cls(block)
@@ -266,6 +261,21 @@ class _SharedEndpoint:
         if self._block is not None:
             self._block.closed[self._rank] = 1
         self._block = None
+
+
+def anonymous_memory(name: str, size: int) -> tuple[int, str]:
+    """``size`` zero bytes without a name in the file system: (descriptor, path by which other processes open it).
+
+    The path is good while the caller keeps the descriptor. Where there is no memfd it is a temporary file, which the
+    caller removes.
+    """
+    if sys.platform == "linux":
+        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        path = f"/proc/{os.getpid()}/fd/{fd}"
+    else:
+        fd, path = tempfile.mkstemp(prefix=f"{name}-")
+    os.ftruncate(fd, size)
+    return fd, path
 
 
 def block_size(world_size: int, numel: int, num_edges: int) -> int:
