@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from gala.gossip.exchange import Exchange
 from gala.gossip.flat import flatten_parameters, still_flat, unique_tensors
+from gala.gossip.membership import Neighbours
 from gala.gossip.message import Mailbox, Message, check_rank
-from gala.gossip.monitor import AgeHistogram, EventKind, MixEvent
+from gala.gossip.monitor import AgeHistogram, MixEvent
 from gala.gossip.push_sum import absorb_, numerator, sent_weights
 from gala.gossip.staleness import AtBound, StalenessBound
-from gala.gossip.topology import Topology, all_in_peers, get_topology, in_peers
+from gala.gossip.topology import Topology, get_topology
 
 Mixing = Literal["pushsum", "copy-average", "none"]
 
@@ -32,7 +33,7 @@ class GossipAverager:
 
     Args:
         params: the model's parameters; they become views of one vector (see ``flatten_parameters``).
-        rank, world_size: this learner, and how many there are.
+        rank, world_size: this learner, and how many there can be at a time. Who is there is the mailbox's roster.
         mailbox: this rank's endpoint; None is allowed where nothing is exchanged (one learner, or ``mixing`` none).
         topology: a name in ``TOPOLOGIES``, or a ``Topology``.
         every: exchange once in this many updates.
@@ -89,15 +90,11 @@ class GossipAverager:
                     f"not {None if mailbox is None else mailbox.numel}; all learners must have the same parameters"
                 )
             self.mailbox = mailbox
-            self._sources = all_in_peers(self.topology, world_size)[rank]
-            self._missed = dict.fromkeys(self._sources, 0)
-        self.on_event: Callable[[MixEvent], None] | None = None
-        """Receives each update, put and take, for ``EpsilonBall``; set it before the first step. Costs three passes."""
+            self._neighbours = Neighbours(self.topology, rank, world_size, mailbox.roster)
+            self._missed: dict[int, int] = {}
+        self._exchange = Exchange(mailbox, rank, self.bound)
         self._before = self.flat.clone()
         self._buffer = torch.empty_like(self.flat)
-        self.age_histogram = AgeHistogram()
-        self._ages: deque[int] = deque(maxlen=1000)
-        self._counts = dict.fromkeys(("sent", "received", "bytes_sent", "kept_rounds", "refused_puts"), 0)
 
     def step(self) -> None:
         """Send this round's shares, then absorb what waits. Call after ``optimizer.step()``.
@@ -118,7 +115,7 @@ class GossipAverager:
         if self._is_exchange():
             if self.on_event is not None:
                 change = torch.linalg.vector_norm(self.flat - self._before).item()
-                self._log("update", self.rank, change, self.updates, 1, time.monotonic_ns())
+                self._exchange.log("update", self.rank, change, self.updates, 1, time.monotonic_ns())
             if callable(self.mixing):
                 self.mixing(self.flat)
             elif self._talks:
@@ -135,20 +132,19 @@ class GossipAverager:
             self._average_copies()
         elif self.bound.lockstep:
             for src in self._due():
-                self._absorb(src, self._next_message(src))
+                self._absorb(self._wait_for(src))
         else:
+            self._take_back()
             self._absorb_what_waits()
         self._settle()
 
     def drain(self) -> None:
-        """Absorb all that waits and send nothing; before a checkpoint and at the end. Copies carry no mass and are
-        left."""
+        """Absorb all that waits, send nothing; before a checkpoint and at the end. Copies have no mass and are left."""
         if self._talks and self.mixing == "pushsum":
-            for src in self._sources:
-                for _ in range(_DRAIN_TRIES):
-                    self._absorb(src, self.mailbox.take(src))
-                    if not self.mailbox.waiting(src, self.rank):
-                        break
+            self._take_back()
+            for _ in range(_DRAIN_TRIES):
+                for src in self.mailbox.senders():
+                    self._absorb(self._exchange.take(src, self.weight))
             self._settle()
 
     def close(self) -> None:
@@ -158,31 +154,63 @@ class GossipAverager:
             self.mailbox.close()
             self._talks = False
 
+    def leave(self) -> None:
+        """Hand all mass to one peer, so that none is lost, and close. The last learner there keeps it."""
+        if self._talks and self.mixing == "pushsum":
+            self.drain()
+            self._check_finite()
+            numerator(self.flat, self.weight, out=self._buffer)
+            others = (dst for dst in self.mailbox.roster.live() if dst != self.rank)
+            if any(self._exchange.put(dst, self._buffer, self.weight, self.updates) for dst in others):
+                self.weight = 0.0
+        if self._talks:
+            self.mailbox.roster.publish(self.weight)
+            self.mailbox.close()
+            self._talks = False
+
+    def join(self, updates: int = 0) -> None:
+        """Take part in a running job without moving its average: weight 0, so that the first message that arrives is
+        taken over whole. The parameters should be a live peer's by now, ``updates`` its count.
+
+        Raises:
+            ValueError: in lockstep, where every learner has a place from the start.
+        """
+        if self.bound.lockstep:
+            raise ValueError("learners cannot join a synchronous run (tau=0); use tau=1 or more, or none")
+        self.weight, self.updates = 0.0, updates
+        if self._talks:
+            self.mailbox.roster.publish(0.0)
+
     def stats(self) -> dict[str, float]:
-        """This learner's counters: messages and bytes since the start, ages (in the sender's updates) of the last
-        1000."""
-        ages = self._ages or [0]
-        return {
-            "weight": self.weight,
-            "message_age_mean": sum(ages) / len(ages),
-            "message_age_max": float(max(ages)),
-            "lost_weight": self.mailbox.lost_weight() if self._talks else 0.0,
-            **{name: float(count) for name, count in self._counts.items()},
-        }
+        """This learner's weight, and its traffic: see ``Exchange.stats``."""
+        return {"weight": self.weight, **self._exchange.stats()}
+
+    @property
+    def on_event(self) -> Callable[[MixEvent], None] | None:
+        """Receives each update, put and take, for ``EpsilonBall``; set it before the first step. Costs three passes."""
+        return self._exchange.on_event
+
+    @on_event.setter
+    def on_event(self, listener: Callable[[MixEvent], None] | None) -> None:
+        self._exchange.on_event = listener
+
+    @property
+    def age_histogram(self) -> AgeHistogram:
+        """Of the messages that this learner took."""
+        return self._exchange.age_histogram
 
     def state_dict(self) -> dict[str, Any]:
-        """Weight, update count and counters. Mass in the boxes is not here: ``drain()`` first, then save the model
-        too."""
-        return {"weight": self.weight, "updates": self.updates, "counts": dict(self._counts)}
+        """Weight, update count, counters. Mass in the boxes is not here: ``drain()`` first; save the model too."""
+        return {"weight": self.weight, "updates": self.updates, "counts": dict(self._exchange.counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved weight and update count; load the model's own state beside it."""
-        if not (math.isfinite(state["weight"]) and state["weight"] > 0 and state["updates"] >= 0):
-            raise ValueError(
-                f"not the state of a gossip averager: weight {state['weight']}, updates {state['updates']}"
-            )
+        if not (math.isfinite(state["weight"]) and state["weight"] >= 0 and state["updates"] >= 0):
+            raise ValueError(f"not a gossip averager's state: weight {state['weight']}, updates {state['updates']}")
         self.weight, self.updates = float(state["weight"]), int(state["updates"])
-        self._counts.update(state["counts"])
+        self._exchange.counts.update(state["counts"])
+        if self._talks:
+            self.mailbox.roster.publish(self.weight)
 
     def _is_exchange(self) -> bool:
         return self.updates % self.every == 0
@@ -192,7 +220,7 @@ class GossipAverager:
         return self.updates // self.every - 1
 
     def _due(self) -> list[int]:
-        return in_peers(self.topology, self._round, self.world_size)[self.rank]
+        return self._neighbours.due(self._round)
 
     def _check_finite(self) -> None:
         # The sum is ten times cheaper than isfinite().all(), and finite unless something is not (or is near overflow).
@@ -203,98 +231,69 @@ class GossipAverager:
             )
 
     def _settle(self) -> None:
+        self.mailbox.roster.publish(self.weight)
         if self.on_event is not None:  # what changes from here on is the next update
             self._before.copy_(self.flat)
 
     def _push(self) -> None:
         out = self._accepting()
-        weights = sent_weights(self.weight, [share for _, share in out], self.w_min)
+        floor = self.w_min * min(self.mailbox.roster.mean_weight(), 1.0)  # what died with others must not stop us
+        weights = sent_weights(self.weight, [share for _, share in out], floor)
         if out and not any(weights):
-            self._counts["kept_rounds"] += 1
+            self._exchange.counts["kept_rounds"] += 1
         scaled_by = 0.0
         for (dst, _), weight in zip(out, weights, strict=True):
             if weight > 0.0:
                 if weight != scaled_by:  # equal shares, the usual case, are computed once
                     numerator(self.flat, weight, out=self._buffer)
                     scaled_by = weight
-                if self._put(dst, self._buffer, weight):
+                if self._exchange.put(dst, self._buffer, weight, self.updates):
                     self.weight -= weight
 
     def _push_copies(self) -> None:
         for dst, _ in self._accepting():
-            self._put(dst, self.flat, 1.0, replace=True)
+            self._exchange.put(dst, self.flat, 1.0, self.updates, replace=True)
 
     def _accepting(self) -> list[tuple[int, float]]:
-        shares = self.topology.out_shares(self.rank, self._round, self.world_size)
-        return [(dst, share) for dst, share in shares if self._accepts(dst)]
-
-    def _accepts(self, dst: int) -> bool:
-        box = self.mailbox
-        if self.bound.lockstep:  # a second message in the box would add two rounds up
-            taken = lambda: box.finished(dst) or not box.waiting(self.rank, dst)  # noqa: E731
-            self.bound.wait_until(taken, self.rank, dst, box)
-        return not box.finished(dst) and not self.bound.drops(box.waiting(self.rank, dst))
-
-    def _put(self, dst: int, message: Tensor, weight: float, replace: bool = False) -> bool:
-        time_ns = time.monotonic_ns()
-
-        def put() -> bool:
-            return self.mailbox.put(dst, message, weight, self.updates, replace)
-
-        if self.bound.lockstep:
-            self.bound.wait_until(put, self.rank, dst, self.mailbox)
-        elif not put():
-            self._counts["refused_puts"] += 1
-            return False
-        self._log("put", dst, weight, self.updates, 1, time_ns)
-        self._counts["sent"] += 1
-        self._counts["bytes_sent"] += self.mailbox.message_bytes
-        return True
+        shares = self._neighbours.out_shares(self._round)
+        return [(dst, share) for dst, share in shares if self._exchange.accepts(dst)]
 
     def _absorb_what_waits(self) -> None:
-        arrived = {src for src in self._sources if self._absorb(src, self.mailbox.take(src))}
+        arrived = {src for src in self.mailbox.senders() if self._absorb(self._exchange.take(src, self.weight))}
         for src in self._due():
-            self._missed[src] += 1
-            if (
-                src not in arrived
-                and self.bound.waits(self._missed[src])
-                and self._absorb(src, self._next_message(src))
-            ):
+            self._missed[src] = self._missed.get(src, 0) + 1
+            if src not in arrived and self.bound.waits(self._missed[src]) and self._absorb(self._wait_for(src)):
                 arrived.add(src)
         for src in arrived:
             self._missed[src] = 0
 
-    def _absorb(self, src: int, message: Message | None) -> bool:
-        if message is None:
-            return False
-        self._count(src, message, self.weight)
-        self.weight = absorb_(self.flat, self.weight, message.numerator.to(self.flat.device), message.weight)
-        return True
+    def _take_back(self) -> None:
+        """What a dead or silent peer did not read is ours again."""
+        for dst in self.mailbox.roster.departed():
+            if dst != self.rank:
+                self._absorb(self._exchange.take_back(dst, self.weight))
+
+    def _absorb(self, message: Message | None) -> bool:
+        if message is not None:
+            self.weight = absorb_(self.flat, self.weight, message.numerator.to(self.flat.device), message.weight)
+        return message is not None
+
+    def _wait_for(self, src: int) -> Message | None:
+        return self._exchange.wait_for(src, self.weight, self.updates)
 
     def _average_copies(self) -> None:
         """x <- (x + sum of the in-peers' newest copies) / (1 + in-degree), once there is a copy from every one."""
-        if self.bound.lockstep:
-            copies = {src: self._next_message(src) for src in self._due()}
-        elif all(self.mailbox.waiting(src, self.rank) for src in self._due()):
-            copies = {src: self.mailbox.take(src) for src in self._due()}
-        else:
+        due = self._due()
+        if not self.bound.lockstep and not all(self.mailbox.waiting(src, self.rank) for src in due):
             return
-        arrived = [(src, message) for src, message in copies.items() if message is not None]
-        for i, (src, message) in enumerate(arrived):
-            self._count(src, message, 1.0 + i)
-            self.flat.add_(message.numerator.to(self.flat.device))
-        self.flat.div_(1 + len(arrived))
-
-    def _count(self, src: int, message: Message, weight: float) -> None:
-        age = max(self.mailbox.progress(src) - message.sent_at, 0)
-        self._ages.append(age)
-        self.age_histogram.add(age)
-        self._counts["received"] += 1
-        self._log("take", src, weight, message.sent_at, message.count, time.monotonic_ns())
-
-    def _log(self, kind: EventKind, *rest: Any) -> None:
-        if self.on_event is not None:
-            self.on_event(MixEvent(kind, self.rank, *rest))
-
-    def _next_message(self, src: int) -> Message | None:
-        return self.bound.next_message(self.rank, src, self.mailbox, self.updates)
+        arrived = 0
+        for src in due:
+            own = 1.0 + arrived  # parts in the sum so far
+            if self.bound.lockstep:
+                message = self._exchange.wait_for(src, own, self.updates)
+            else:
+                message = self._exchange.take(src, own)
+            if message is not None:
+                self.flat.add_(message.numerator.to(self.flat.device))
+                arrived += 1
+        self.flat.div_(1 + arrived)

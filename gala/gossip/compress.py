@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gala.gossip.message import HEADER_BYTES, Mailbox, Message
+from gala.gossip.message import HEADER_BYTES, Mailbox, Message, Roster
 
 _BLOCK = 1024
 """Numbers that share one scale in int8: a scale then costs 0.4%."""
@@ -130,6 +130,16 @@ class Compressed:
     def take(self, src: int) -> Message | None:
         return self._inner.take(src)
 
+    @property
+    def roster(self) -> Roster:
+        return self._inner.roster
+
+    def take_back(self, dst: int) -> Message | None:
+        return self._inner.take_back(dst)
+
+    def senders(self) -> Sequence[int]:
+        return self._inner.senders()
+
     def waiting(self, src: int, dst: int) -> int:
         return self._inner.waiting(src, dst)
 
@@ -141,6 +151,9 @@ class Compressed:
 
     def finished(self, rank: int) -> bool:
         return self._inner.finished(rank)
+
+    def rest(self, resting: bool) -> None:
+        self._inner.rest(resting)
 
     def lost_weight(self) -> float:
         return self._inner.lost_weight()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,12 +29,35 @@ class Message(NamedTuple):
     """Number of puts in the sum."""
 
 
+class Roster(Protocol):
+    """Who takes part; shared by all learners of a run."""
+
+    def live(self) -> tuple[int, ...]:
+        """Ascending ranks that send and read at this moment."""
+        ...
+
+    def departed(self) -> tuple[int, ...]:
+        """Ranks that are dead, or were silent for too long: what lies unread in their boxes may be taken back."""
+        ...
+
+    def mean_weight(self) -> float:
+        """PushSum weight there is, per learner: 1 until learners die (and take theirs along) or join (with none)."""
+        ...
+
+    def publish(self, weight: float) -> None:
+        """This rank's weight after its latest exchange: what is lost if it dies now."""
+        ...
+
+
 class Mailbox(Protocol):
     """One rank's end of all its edges."""
 
     numel: int
     message_bytes: int
     """What one message takes on the wire, header included."""
+
+    @property
+    def roster(self) -> Roster: ...
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
         """Add ``numerator`` [d] and ``weight`` to the box towards ``dst``, or put them in place of what lies there.
@@ -48,12 +71,20 @@ class Mailbox(Protocol):
         """Empty the box from ``src``; None if there is nothing, or if the box is locked at this moment."""
         ...
 
+    def take_back(self, dst: int) -> Message | None:
+        """Empty the box towards ``dst``, who will not read it; None if there is nothing, or the transport cannot."""
+        ...
+
+    def senders(self) -> Sequence[int]:
+        """Ranks whose boxes towards this rank may hold something."""
+        ...
+
     def waiting(self, src: int, dst: int) -> int:
         """Puts in the box ``src`` -> ``dst`` that were not taken yet."""
         ...
 
     def advance(self, updates: int) -> None:
-        """Publish this rank's update count, which gives messages their age."""
+        """Publish this rank's update count, which gives messages their age and is its sign of life."""
         ...
 
     def progress(self, rank: int) -> int:
@@ -61,7 +92,7 @@ class Mailbox(Protocol):
         ...
 
     def finished(self, rank: int) -> bool:
-        """Whether ``rank`` has closed its endpoint: it reads and writes no more."""
+        """Whether ``rank`` reads and writes no more, or not at this moment: closed, resting, dead or long silent."""
         ...
 
     def rest(self, resting: bool) -> None:

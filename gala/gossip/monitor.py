@@ -18,7 +18,7 @@ def consensus_distance(learners: Tensor) -> float:
     return float(torch.linalg.norm(x - x.mean(dim=0)))
 
 
-EventKind = Literal["update", "put", "take"]
+EventKind = Literal["update", "put", "take", "take-back"]
 
 
 class MixEvent(NamedTuple):
@@ -27,7 +27,7 @@ class MixEvent(NamedTuple):
     kind: EventKind
     rank: int
     peer: int
-    """put: the destination; take: the source; update: the rank itself."""
+    """put: the destination, take-back: of the put that it did not read; take: the source; update: the rank itself."""
     amount: float
     """update: norm of the parameter change; put: weight sent; take: the rank's own weight before it absorbed."""
     version: int
@@ -99,7 +99,8 @@ class EpsilonBall:
         self._used += 1
 
     def _take(self, event: MixEvent) -> None:
-        box = self._boxes.get((event.peer, event.rank), deque())
+        edge = (event.rank, event.peer) if event.kind == "take-back" else (event.peer, event.rank)
+        box = self._boxes.get(edge, deque())
         puts = [box.popleft() for _ in range(sum(put.version <= event.version for put in box))]
         if len(puts) < event.puts:  # more are fine: they were lost, or replaced by newer copies
             raise ValueError(f"learner {event.rank} took {event.puts} puts of {event.peer}, {len(puts)} are logged")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from gala.gossip.message import HEADER_BYTES, Mailbox, Message
+from gala.gossip.message import HEADER_BYTES, Mailbox, Message, Roster
 
 
 class RunningSums:
@@ -37,6 +39,16 @@ class RunningSums:
         self._seen[src] = message.numerator, message.weight
         return message._replace(numerator=message.numerator - seen, weight=message.weight - total)
 
+    @property
+    def roster(self) -> Roster:
+        return self._inner.roster
+
+    def take_back(self, dst: int) -> Message | None:
+        return None  # what was given once is in every later sum
+
+    def senders(self) -> Sequence[int]:
+        return self._inner.senders()
+
     def waiting(self, src: int, dst: int) -> int:
         return self._inner.waiting(src, dst)
 
@@ -48,6 +60,9 @@ class RunningSums:
 
     def finished(self, rank: int) -> bool:
         return self._inner.finished(rank)
+
+    def rest(self, resting: bool) -> None:
+        self._inner.rest(resting)
 
     def lost_weight(self) -> float:
         return self._inner.lost_weight()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import sys
@@ -15,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from gala.gossip.box import LINE, PAGE, Box
+from gala.gossip.membership import ABSENT, FINISHED, PRESENT, RESTING, Table, TableRoster
 from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
 
 
@@ -33,65 +35,6 @@ class Handle(NamedTuple):
 
 PATIENCE_S = 0.005
 """How long an access tries for a lock. Holders keep it for under a millisecond unless they are stopped or preempted."""
-_LINE = 64  # bytes: one cache line per rank's progress and per half box header, so that neighbours do not contend
-_PAGE = 4096
-
-
-class _Box:
-    """One edge in the shared block: a header of two cache lines, then ``numel`` float32.
-
-    The lock is a POSIX record lock on the box's first byte, which the kernel drops when its holder dies. ``dirty`` is 1
-    while the data change: whoever finds it 1 under the lock knows that the writer was cut off, and empties the box.
-    """
-
-    COUNT, SENT_AT, DIRTY = 0, 1, 2
-    WEIGHT, AT_RISK, LOST = 0, 1, 2
-
-    def __init__(self, block: mmap.mmap, offset: int, numel: int) -> None:
-        self.offset = offset
-        self.ints = np.frombuffer(block, np.int64, 8, offset)
-        self.reals = np.frombuffer(block, np.float64, 8, offset + _LINE)
-        self.data = torch.frombuffer(block, dtype=torch.float32, count=numel, offset=offset + 2 * _LINE)
-
-    @staticmethod
-    def size(numel: int) -> int:
-        """Bytes of one box, whole pages: a box that is never used then costs no memory."""
-        return -(-(2 * _LINE + 4 * numel) // _PAGE) * _PAGE
-
-    def put(self, numerator: Tensor, weight: float, sent_at: int, replace: bool) -> None:
-        self.repair()
-        ints, reals = self.ints, self.reals
-        fresh = replace or ints[self.COUNT] == 0
-        before = 0.0 if fresh else float(reals[self.WEIGHT])
-        reals[self.AT_RISK] = before + weight
-        ints[self.DIRTY] = 1
-        if fresh:  # a taken box is not zeroed: overwriting it is cheaper
-            self.data.copy_(numerator)
-        else:
-            self.data.add_(numerator if numerator.device.type == "cpu" else numerator.cpu())
-        reals[self.WEIGHT] = before + weight
-        ints[self.SENT_AT] = sent_at
-        ints[self.COUNT] = 1 if fresh else ints[self.COUNT] + 1
-        ints[self.DIRTY] = 0
-
-    def peek(self) -> Message | None:
-        self.repair()
-        count = int(self.ints[self.COUNT])
-        if not count:
-            return None
-        return Message(self.data.clone(), float(self.reals[self.WEIGHT]), int(self.ints[self.SENT_AT]), count)
-
-    def take(self) -> Message | None:
-        """A reader that dies while it copies has changed nothing: one store empties the box, at the end."""
-        message = self.peek()
-        self.ints[self.COUNT] = 0
-        return message
-
-    def repair(self) -> None:
-        if self.ints[self.DIRTY]:
-            self.ints[self.COUNT] = 0
-            self.reals[self.LOST] += self.reals[self.AT_RISK]
-            self.ints[self.DIRTY] = 0
 
 
 class _Block:
@@ -103,23 +46,28 @@ class _Block:
         self.fd, self.handle = fd, handle
         weakref.finalize(self, os.close, fd)
         self.map = mmap.mmap(fd, block_size(handle.world_size, handle.numel, len(handle.edges)))
-        lines = np.frombuffer(self.map, np.int64, handle.world_size * _LINE // 8)
-        self.updates, self.closed = lines[0 :: _LINE // 8], lines[1 :: _LINE // 8]
+        n, step = handle.world_size, LINE // 8
+        lines = np.frombuffer(self.map, np.int64, (n + 1) * step)
+        self.updates, state, beat_ns = (lines[i : n * step : step] for i in range(3))
+        weight, total = lines[3 : n * step : step].view(np.float64), lines[n * step : n * step + 1].view(np.float64)
+        self.table = Table(state, beat_ns, weight, total)
+        self.arrived = np.frombuffer(self.map, np.int8, n * n, (n + 1) * LINE).reshape(n, n)
+        """[destination, source]: there may be something in the box. Spares a look into every box at every update."""
         self.thread_lock = threading.Lock()  # record locks belong to the process: they do not keep its threads apart
         self._index = {edge: i for i, edge in enumerate(handle.edges)}
-        self._boxes: dict[Edge, _Box] = {}
+        self._boxes: dict[Edge, Box] = {}
 
-    def box(self, edge: Edge) -> _Box:
+    def box(self, edge: Edge) -> Box:
         if edge not in self._boxes:
             if edge not in self._index:
                 raise ValueError(f"there is no box {edge[0]} -> {edge[1]}; create the mailboxes with that edge")
             numel, world_size = self.handle.numel, self.handle.world_size
-            offset = _front(world_size) + self._index[edge] * _Box.size(numel)
-            self._boxes[edge] = _Box(self.map, offset, numel)
+            offset = _front(world_size) + self._index[edge] * Box.size(numel)
+            self._boxes[edge] = Box(self.map, offset, numel)
         return self._boxes[edge]
 
     @contextlib.contextmanager
-    def locked(self, box: _Box) -> Iterator[bool]:
+    def locked(self, box: Box) -> Iterator[bool]:
         """Yields whether the lock was got within ``PATIENCE_S``."""
         with self.thread_lock:
             deadline = time.monotonic() + PATIENCE_S
@@ -131,7 +79,7 @@ class _Block:
                 if held:
                     fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, box.offset)
 
-    def _try_lock(self, box: _Box) -> bool:
+    def _try_lock(self, box: Box) -> bool:
         try:
             fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, box.offset)
         except (BlockingIOError, PermissionError):
@@ -152,11 +100,15 @@ class SharedMemoryMailboxes:
 
     def __init__(self, block: _Block) -> None:
         self._block: _Block | None = block
+        self._cut_off: dict[int, float] = {}  # by writer, as far as it is accounted for
         self.handle = block.handle
 
     @classmethod
-    def create(cls, world_size: int, numel: int, edges: Sequence[Edge]) -> SharedMemoryMailboxes:
-        """One box of ``numel`` float32 for each (source, destination) in ``edges``."""
+    def create(
+        cls, world_size: int, numel: int, edges: Sequence[Edge], present: int | None = None
+    ) -> SharedMemoryMailboxes:
+        """One box of ``numel`` float32 for each (source, destination) in ``edges``. Of the ``world_size`` ranks the
+        first ``present`` (default all) take part from the start; the others may be admitted later."""
         for src, dst in edges:
             check_rank(src, world_size)
             check_rank(dst, world_size)
@@ -164,7 +116,36 @@ class SharedMemoryMailboxes:
         fd, path = anonymous_memory("gala-mailboxes", size)
         handle = Handle(path, os.fstat(fd).st_ino, world_size, numel, tuple(dict.fromkeys(edges)))
         _open_blocks[handle] = block = _Block(fd, handle)
+        present = world_size if present is None else present
+        block.table.state[present:] = ABSENT
+        block.table.weight[:present] = 1.0
+        block.table.total[0] = present
         return cls(block)
+
+    @property
+    def table(self) -> Table:
+        """State, signs of life and weights of all ranks."""
+        return _alive(self._block).table
+
+    def bury(self, rank: int) -> float:
+        """Write a dead rank off; returns the weight that went with it. What others sent it is theirs to take back."""
+        block = _alive(self._block)
+        cut_off = orphaned = 0.0
+        for edge in (e for e in self.handle.edges if rank in e):
+            box = block.box(edge)
+            with block.locked(box) as held:
+                if held and block.table.gone(edge[0] if edge[1] == rank else edge[1]):
+                    message = box.take()
+                    orphaned += message.weight if message else 0.0
+                elif held:
+                    box.repair()
+            cut_off += float(box.reals[Box.LOST]) if edge[0] == rank else 0.0
+        before, self._cut_off[rank] = self._cut_off.get(rank, 0.0), cut_off
+        return block.table.bury(rank, cut_off - before + orphaned)
+
+    def admit(self, rank: int) -> None:
+        """Let a rank in (again), with no weight."""
+        _alive(self._block).table.admit(rank)
 
     def progress(self) -> list[int]:
         """The update count that each rank published last."""
@@ -172,12 +153,13 @@ class SharedMemoryMailboxes:
 
     def in_flight(self) -> tuple[Tensor, float]:
         """The mass that waits in all boxes: (sum of numerators [d] in float64, sum of weights)."""
-        return total_mass(filter(None, map(self._peek, self.handle.edges)), self.handle.numel)
+        arrived = np.argwhere(_alive(self._block).arrived).tolist()
+        return total_mass(filter(None, (self._peek((src, dst)) for dst, src in arrived)), self.handle.numel)
 
     def lost_weight(self) -> float:
         """Weight that was lost in cut-off writes, over all boxes."""
         block = _alive(self._block)
-        return float(sum(block.box(edge).reals[_Box.LOST] for edge in self.handle.edges))
+        return float(sum(block.box(edge).reals[Box.LOST] for edge in self.handle.edges))
 
     def _peek(self, edge: Edge) -> Message | None:
         block = _alive(self._block)
@@ -191,8 +173,8 @@ class SharedMemoryMailboxes:
         self._block = None
 
 
-def open_endpoint(handle: Handle, rank: int) -> Mailbox:
-    """This process's endpoint for ``rank``.
+def open_endpoint(handle: Handle, rank: int, silent_after_s: float = math.inf) -> Mailbox:
+    """This process's endpoint for ``rank``, to which others that gave no sign for ``silent_after_s`` have departed.
 
     Raises:
         ValueError: the rank is outside the world, or the parent has closed the mailboxes or died.
@@ -208,13 +190,14 @@ def open_endpoint(handle: Handle, rank: int) -> Mailbox:
             os.close(fd)
             raise ValueError("the mailboxes are gone: the parent must keep them open while ranks join")
         _open_blocks[handle] = block = _Block(fd, handle)
-    block.closed[rank] = 0
-    return _SharedEndpoint(block, rank)
+    block.table.state[rank] = PRESENT
+    return _SharedEndpoint(block, rank, silent_after_s)
 
 
 class _SharedEndpoint:
-    def __init__(self, block: _Block, rank: int) -> None:
+    def __init__(self, block: _Block, rank: int, silent_after_s: float) -> None:
         self._block: _Block | None = block
+        self.roster = TableRoster(block.table, rank, silent_after_s)
         self._rank, self.numel = rank, block.handle.numel
         self.message_bytes = 4 * self.numel + HEADER_BYTES
         self._incoming = [edge for edge in block.handle.edges if edge[1] == rank]
@@ -225,41 +208,55 @@ class _SharedEndpoint:
         box = block.box((self._rank, dst))
         with block.locked(box) as held:
             if held:
+                block.arrived[dst, self._rank] = 1
                 box.put(numerator, weight, sent_at, replace)
         return held
 
     def take(self, src: int) -> Message | None:
+        return self._empty(src, self._rank)
+
+    def take_back(self, dst: int) -> Message | None:
+        return self._empty(self._rank, dst)
+
+    def _empty(self, src: int, dst: int) -> Message | None:
         block = _alive(self._block)
-        box = block.box((src, self._rank))
-        if not (
-            box.ints[_Box.COUNT] or box.ints[_Box.DIRTY]
-        ):  # most boxes are empty most of the time: no lock for that
+        box = block.box((src, dst))
+        if not (box.ints[Box.COUNT] or box.ints[Box.DIRTY]):  # most boxes are empty most of the time: no lock for that
             return None
         with block.locked(box) as held:
-            return box.take() if held else None
+            if not held:
+                return None
+            block.arrived[dst, src] = 0
+            return box.take()
+
+    def senders(self) -> Sequence[int]:
+        return np.flatnonzero(_alive(self._block).arrived[self._rank]).tolist()
 
     def waiting(self, src: int, dst: int) -> int:
-        return int(_alive(self._block).box((src, dst)).ints[_Box.COUNT])
+        return int(_alive(self._block).box((src, dst)).ints[Box.COUNT])
 
     def advance(self, updates: int) -> None:
-        _alive(self._block).updates[self._rank] = updates
+        block = _alive(self._block)
+        block.updates[self._rank], block.table.beat_ns[self._rank] = updates, time.monotonic_ns()
 
     def progress(self, rank: int) -> int:
         return int(_alive(self._block).updates[rank])
 
     def finished(self, rank: int) -> bool:
-        return bool(_alive(self._block).closed[rank])
+        return not self.roster.is_live(rank)
 
     def rest(self, resting: bool) -> None:
-        _alive(self._block).closed[self._rank] = resting
+        table = _alive(self._block).table
+        table.beat_ns[self._rank] = time.monotonic_ns()
+        table.state[self._rank] = RESTING if resting else PRESENT
 
     def lost_weight(self) -> float:
         block = _alive(self._block)
-        return float(sum(block.box(edge).reals[_Box.LOST] for edge in self._incoming))
+        return float(sum(block.box(edge).reals[Box.LOST] for edge in self._incoming))
 
     def close(self) -> None:
         if self._block is not None:
-            self._block.closed[self._rank] = 1
+            self._block.table.state[self._rank] = FINISHED
         self._block = None
 
 
@@ -280,11 +277,11 @@ def anonymous_memory(name: str, size: int) -> tuple[int, str]:
 
 def block_size(world_size: int, numel: int, num_edges: int) -> int:
     """Bytes of address space for the progress lines and all boxes."""
-    return _front(world_size) + num_edges * _Box.size(numel)
+    return _front(world_size) + num_edges * Box.size(numel)
 
 
 def _front(world_size: int) -> int:
-    return -(-world_size * _LINE // _PAGE) * _PAGE
+    return -(-((world_size + 1) * LINE + world_size**2) // PAGE) * PAGE
 
 
 def _alive(block: _Block | None) -> _Block:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -242,22 +242,3 @@ def out_peers(topology: str, rank: int, round: int, n: int) -> list[int]:
 def edges(topology: str | Topology, n: int) -> list[Edge]:
     """Every (source, destination) over one period; what ``SharedMemoryMailboxes.create`` wants."""
     return get_topology(topology, n).edges(n)
-
-
-@cache
-def all_in_peers(topology: Topology, n: int) -> list[list[int]]:
-    """For each rank, ascending, everyone who ever sends to it."""
-    found: list[list[int]] = [[] for _ in range(n)]
-    for src, dst in topology.edges(n):
-        found[dst].append(src)
-    return found
-
-
-@lru_cache(maxsize=64)
-def in_peers(topology: Topology, round: int, n: int) -> list[list[int]]:
-    """For each rank, ascending, who sends to it in ``round``."""
-    found: list[list[int]] = [[] for _ in range(n)]
-    for src in range(n):
-        for dst in topology.out_peers(src, round, n):
-            found[dst].append(src)
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.mailbox import InProcessMailboxes, Mailbox, Message
+from gala.gossip.membership import Table, TableRoster
 
 
 @dataclass
@@ -70,6 +72,16 @@ class _Endpoint:
             len(messages),
         )
 
+    @property
+    def roster(self) -> TableRoster:
+        return TableRoster(Table.local(self.network.world_size), self.rank, math.inf)
+
+    def take_back(self, dst: int) -> None:
+        return None
+
+    def senders(self) -> list[int]:
+        return [src for src, dst in self.network.on_the_way if dst == self.rank]
+
     def waiting(self, src: int, dst: int) -> int:
         return len(self.network.on_the_way.get((src, dst), []))
 
@@ -89,12 +101,13 @@ class _Endpoint:
         pass
 
 
-def start(values: Tensor, network: Network | InProcessMailboxes | None = None, **settings) -> list[GossipAverager]:  # type: ignore[no-untyped-def]
-    """One averager for each row of ``values`` [n, d], over ``network`` (fresh in-process boxes by default)."""
+def start(values: Tensor, network: Network | InProcessMailboxes | None = None, wrap=lambda box: box, **settings):  # type: ignore[no-untyped-def]
+    """One averager for each row of ``values`` [n, d], over ``network`` (fresh in-process boxes by default), each
+    endpoint wrapped by ``wrap``."""
     n, d = values.shape
     shared = network or InProcessMailboxes(n, d)
     return [
-        GossipAverager([values[r].clone()], rank=r, world_size=n, mailbox=shared.endpoint(r), **settings)
+        GossipAverager([values[r].clone()], rank=r, world_size=n, mailbox=wrap(shared.endpoint(r)), **settings)
         for r in range(n)
     ]
 

@@ -47,10 +47,8 @@ def test_exact_mean_under_delay_and_sleep_and_mass_at_every_tick():
 def test_lost_messages_bias_plain_push_sum_within_the_hull_and_running_sums_repair_them(robust):
     values = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     network = Network(7, 5, np.random.default_rng(1), max_delay=4, loss=0.2, repeat=0.1 * robust, sums=not robust)
-    averagers = start(values, network, topology=IRREGULAR, w_min=NO_FLOOR)
-    if robust:
-        for averager in averagers:
-            averager.mailbox = RunningSums(averager.mailbox)
+    wrap = RunningSums if robust else lambda box: box
+    averagers = start(values, network, wrap, topology=IRREGULAR, w_min=NO_FLOOR)
     for _ in _run(network, 600, averagers):
         lowest, highest = stack(averagers).amin(0), stack(averagers).amax(0)
         assert (lowest >= values.amin(0) - 1e-12).all() and (highest <= values.amax(0) + 1e-12).all()
@@ -67,10 +65,8 @@ def test_lost_messages_bias_plain_push_sum_within_the_hull_and_running_sums_repa
 def test_running_sums_conserve_mass_under_loss_repetition_and_reordering():
     values = torch.randn(7, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     network = Network(7, 2, np.random.default_rng(2), max_delay=6, loss=0.3, repeat=0.3, sums=False)
-    averagers = start(values, network, topology=IRREGULAR, w_min=NO_FLOOR)
-    boxes = [RunningSums(averager.mailbox) for averager in averagers]
-    for averager, box in zip(averagers, boxes, strict=True):
-        averager.mailbox = box
+    averagers = start(values, network, RunningSums, topology=IRREGULAR, w_min=NO_FLOOR)
+    boxes = [averager.mailbox for averager in averagers]
     for _ in _run(network, 60, averagers, awake=0.7):
         given_ = [entry for box in boxes for entry in box._given.values()]
         seen = [entry for box in boxes for entry in box._seen.values()]

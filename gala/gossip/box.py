@@ -1,0 +1,73 @@
+"""One box in a block of shared memory: a header that tells a cut-off write from a whole one, then the numbers."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gala.gossip.message import Message
+
+LINE = 64
+"""Bytes of a cache line: each rank's progress and each half of a header has its own, so that neighbours do not
+contend."""
+PAGE = 4096
+
+
+class Box:
+    """One edge in the shared block: a header of two cache lines, then ``numel`` float32.
+
+    The lock is a POSIX record lock on the box's first byte, which the kernel drops when its holder dies. ``dirty`` is 1
+    while the data change: whoever finds it 1 under the lock knows that the writer was cut off, and empties the box.
+    """
+
+    COUNT, SENT_AT, DIRTY = 0, 1, 2
+    WEIGHT, AT_RISK, LOST = 0, 1, 2
+
+    def __init__(self, block: mmap.mmap, offset: int, numel: int) -> None:
+        self.offset = offset
+        self.ints = np.frombuffer(block, np.int64, 8, offset)
+        self.reals = np.frombuffer(block, np.float64, 8, offset + LINE)
+        self.data = torch.frombuffer(block, dtype=torch.float32, count=numel, offset=offset + 2 * LINE)
+
+    @staticmethod
+    def size(numel: int) -> int:
+        """Bytes of one box, whole pages: a box that is never used then costs no memory."""
+        return -(-(2 * LINE + 4 * numel) // PAGE) * PAGE
+
+    def put(self, numerator: Tensor, weight: float, sent_at: int, replace: bool) -> None:
+        self.repair()
+        ints, reals = self.ints, self.reals
+        fresh = replace or ints[self.COUNT] == 0
+        before = 0.0 if fresh else float(reals[self.WEIGHT])
+        reals[self.AT_RISK] = before + weight
+        ints[self.DIRTY] = 1
+        if fresh:  # a taken box is not zeroed: overwriting it is cheaper
+            self.data.copy_(numerator)
+        else:
+            self.data.add_(numerator if numerator.device.type == "cpu" else numerator.cpu())
+        reals[self.WEIGHT] = before + weight
+        ints[self.SENT_AT] = sent_at
+        ints[self.COUNT] = 1 if fresh else ints[self.COUNT] + 1
+        ints[self.DIRTY] = 0
+
+    def peek(self) -> Message | None:
+        self.repair()
+        count = int(self.ints[self.COUNT])
+        if not count:
+            return None
+        return Message(self.data.clone(), float(self.reals[self.WEIGHT]), int(self.ints[self.SENT_AT]), count)
+
+    def take(self) -> Message | None:
+        """A reader that dies while it copies has changed nothing: one store empties the box, at the end."""
+        message = self.peek()
+        self.ints[self.COUNT] = 0
+        return message
+
+    def repair(self) -> None:
+        if self.ints[self.DIRTY]:
+            self.ints[self.COUNT] = 0
+            self.reals[self.LOST] += self.reals[self.AT_RISK]
+            self.ints[self.DIRTY] = 0

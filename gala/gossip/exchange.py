@@ -1,0 +1,94 @@
+"""One learner's traffic with its mailbox: what the staleness bound allows, counted, aged and logged."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from gala.gossip.message import Mailbox, Message
+from gala.gossip.monitor import AgeHistogram, EventKind, MixEvent
+from gala.gossip.staleness import StalenessBound
+
+_AGES_KEPT = 1000
+
+
+class Exchange:
+    """Puts and takes on behalf of ``rank``. ``weight`` arguments are the rank's own weight at that moment."""
+
+    def __init__(self, mailbox: Mailbox | None, rank: int, bound: StalenessBound) -> None:
+        self.rank, self.bound = rank, bound
+        if mailbox is not None:  # without one there is only the log
+            self.mailbox = mailbox
+        self.on_event: Callable[[MixEvent], None] | None = None
+        self.age_histogram = AgeHistogram()
+        self.counts = dict.fromkeys(("sent", "received", "bytes_sent", "kept_rounds", "refused_puts", "taken_back"), 0)
+        self._ages: deque[int] = deque(maxlen=_AGES_KEPT)
+
+    def accepts(self, dst: int) -> bool:
+        """Whether ``dst`` is there and reads; in lockstep, waits until it has read the last round's message."""
+        box = self.mailbox
+        if self.bound.lockstep:  # a second message in the box would add two rounds up
+            taken = lambda: box.finished(dst) or not box.waiting(self.rank, dst)  # noqa: E731
+            self.bound.wait_until(taken, self.rank, dst, box)
+        return not box.finished(dst) and not self.bound.drops(box.waiting(self.rank, dst))
+
+    def put(self, dst: int, message: Tensor, weight: float, updates: int, replace: bool = False) -> bool:
+        """False if the box stayed locked: the mass is still the caller's."""
+        time_ns = time.monotonic_ns()
+
+        def put() -> bool:
+            return self.mailbox.put(dst, message, weight, updates, replace)
+
+        if self.bound.lockstep:
+            self.bound.wait_until(put, self.rank, dst, self.mailbox)
+        elif not put():
+            self.counts["refused_puts"] += 1
+            return False
+        self.log("put", dst, weight, updates, 1, time_ns)
+        self.counts["sent"] += 1
+        self.counts["bytes_sent"] += self.mailbox.message_bytes
+        return True
+
+    def take(self, src: int, weight: float) -> Message | None:
+        """What waits from ``src``."""
+        return self._received(src, self.mailbox.take(src), weight)
+
+    def wait_for(self, src: int, weight: float, updates: int) -> Message | None:
+        """The next message from ``src``; see ``StalenessBound.next_message``."""
+        return self._received(src, self.bound.next_message(self.rank, src, self.mailbox, updates), weight)
+
+    def take_back(self, dst: int, weight: float) -> Message | None:
+        """What ``dst``, who has departed, did not read."""
+        message = self.mailbox.take_back(dst)
+        if message is not None:
+            self.counts["taken_back"] += message.count
+            self.log("take-back", dst, weight, message.sent_at, message.count, time.monotonic_ns())
+        return message
+
+    def log(self, kind: EventKind, *rest: Any) -> None:
+        """Tell the listener, if there is one."""
+        if self.on_event is not None:
+            self.on_event(MixEvent(kind, self.rank, *rest))
+
+    def stats(self) -> dict[str, float]:
+        """Counters since the start; ages, in the sender's updates, of the last 1000 messages."""
+        ages = self._ages or [0]
+        return {
+            "message_age_mean": sum(ages) / len(ages),
+            "message_age_max": float(max(ages)),
+            "lost_weight": self.mailbox.lost_weight() if hasattr(self, "mailbox") else 0.0,
+            **{name: float(count) for name, count in self.counts.items()},
+        }
+
+    def _received(self, src: int, message: Message | None, weight: float) -> Message | None:
+        if message is not None:
+            age = max(self.mailbox.progress(src) - message.sent_at, 0)
+            self._ages.append(age)
+            self.age_histogram.add(age)
+            self.counts["received"] += 1
+            self.log("take", src, weight, message.sent_at, message.count, time.monotonic_ns())
+        return message
