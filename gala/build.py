@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +16,19 @@ from numpy.typing import NDArray
 
 from gala.config import Config
 from gala.gossip.averager import GossipAverager
+from gala.gossip.certificate import EventLog
+from gala.gossip.choice import choose_topology
+from gala.gossip.compress import Compressed
 from gala.gossip.flat import flatten_parameters, still_flat
-from gala.gossip.shared_memory import SharedMemoryMailboxes, open_endpoint
-from gala.gossip.topology import edges
+from gala.gossip.message import Mailbox
+from gala.gossip.overlap import Overlapped
+from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
+from gala.gossip.shared_memory import open_endpoint
+from gala.gossip.topology import Topology
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr
+from gala.optim.slowmo import SlowMo
 from gala.resources import available_cores
 from gala.rl.normalise import ObsNormalizer, ReturnScaler
 
@@ -137,7 +145,8 @@ def pick_device(config: Config, rank: int) -> torch.device:
 
 def is_lock_step(config: Config) -> bool:
     """All learners make the same number of updates, each waiting for the others'."""
-    return config.algo == "allreduce" or (config.algo == "gala" and config.gossip.tau == 0)
+    g = config.gossip
+    return config.algo == "allreduce" or (config.algo == "gala" and (g.tau == 0 or g.mixing == "allreduce"))
 
 
 def seeds(config: Config, rank: int, env_steps: int) -> tuple[int, int]:
@@ -175,39 +184,97 @@ def flatten_gradients(flat: torch.Tensor, policy: torch.nn.Module) -> None:
         offset += p.numel()
 
 
+def make_slowmo(config: Config, optimizer: torch.optim.Optimizer) -> SlowMo | None:
+    """Slow momentum of one learner alone: the gossip averages, so SlowMo itself does not, and nobody waits."""
+    s = config.slowmo
+    return SlowMo(optimizer, every=s.every, lr=s.lr, momentum=s.momentum) if s.every else None
+
+
+def gossips(config: Config) -> bool:
+    return config.algo == "gala" and config.learners > 1
+
+
+def certifies(config: Config) -> bool:
+    return gossips(config) and config.gossip.certify
+
+
+def needs_process_group(config: Config) -> bool:
+    """Whether the learners all-reduce, gradients or parameters."""
+    return config.learners > 1 and (
+        config.algo == "allreduce" or (gossips(config) and config.gossip.mixing == "allreduce")
+    )
+
+
+def make_topology(config: Config) -> Topology:
+    """Raises ValueError if there is no such graph of this many learners, or if its file is wrong."""
+    g = config.gossip
+    return choose_topology(g.topology, config.learners, g.peers, g.peers_schedule)
+
+
+def check_exchange(config: Config, num_params: int) -> None:
+    """Refuses what only the graph and the network can tell. Raises ValueError."""
+    make_topology(config)
+    shard_sizes(num_params, config.gossip.shards)
+
+
 def make_averager(
-    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Any
-) -> tuple[torch.Tensor, GossipAverager | None]:
+    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Any, store_port: int = 0
+) -> tuple[torch.Tensor, GossipAverager | ShardedAverager | None]:
     """The policy's parameters as one vector, and what exchanges it (None unless there are peers to gossip with)."""
-    if mailboxes is None:
+    if not gossips(config):
         return flatten_parameters(policy.parameters()), None
     g = config.gossip
-    averager = GossipAverager(
-        policy.parameters(),
-        rank=rank,
-        world_size=config.learners,
-        mailbox=open_endpoint(mailboxes, rank),
-        topology=g.topology,
-        every=g.every,
-        w_min=g.w_min,
-        tau=None if g.tau < 0 else g.tau,
-        at_bound=g.at_bound,
-        wait_timeout_s=g.wait_timeout_s,
-    )
+    endpoints = [_endpoint(config, handle, rank) for handle in mailboxes or ()]
+    settings: dict[str, Any] = {
+        "rank": rank,
+        "world_size": config.learners,
+        "topology": make_topology(config),
+        "every": g.every,
+        "w_min": g.w_min,
+        "tau": None if g.tau < 0 else g.tau,
+        "at_bound": g.at_bound,
+        "wait_timeout_s": g.wait_timeout_s,
+        "mixing": _join_process_group(config, rank, store_port) if needs_process_group(config) else g.mixing,
+    }
+    averager: GossipAverager | ShardedAverager
+    if len(endpoints) > 1:
+        averager = ShardedAverager(policy.parameters(), mailboxes=endpoints, **settings)
+    else:
+        averager = GossipAverager(policy.parameters(), mailbox=endpoints[0] if endpoints else None, **settings)
     return averager.flat, averager
 
 
-def make_mailboxes(config: Config, num_params: int) -> SharedMemoryMailboxes | None:
-    """The parent's side of the gossip: one box per edge of the topology."""
-    if config.algo != "gala" or config.learners == 1:
+def _endpoint(config: Config, handle: Any, rank: int) -> Mailbox:
+    """The codec works in the thread of the overlap, if there is one."""
+    mailbox = open_endpoint(handle, rank)
+    if config.gossip.codec != "none":
+        mailbox = Compressed(mailbox, config.gossip.codec)
+    return Overlapped(mailbox, rank) if config.gossip.overlap else mailbox
+
+
+def make_event_log(config: Config, averager: GossipAverager | ShardedAverager | None) -> EventLog | None:
+    """Records what a learner exchanges, for the certificate, if there is to be one."""
+    return EventLog(averager) if certifies(config) and isinstance(averager, GossipAverager) else None
+
+
+def make_mailboxes(config: Config, num_params: int) -> ShardedMailboxes | None:
+    """The parent's side of the gossip: a box for every pair, since a graph from which a learner is missing is stitched;
+    boxes that are never used cost no memory."""
+    if not gossips(config) or config.gossip.mixing not in ("pushsum", "copy-average"):
         return None
-    return SharedMemoryMailboxes.create(config.learners, num_params, edges(config.gossip.topology, config.learners))
+    edges = list(itertools.permutations(range(config.learners), 2))
+    return ShardedMailboxes.create(config.learners, num_params, edges, config.gossip.shards)
 
 
 def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None] | None:
-    """For algo=allreduce: joins the loopback process group; returns ``grad -> mean over learners``, in place."""
+    """For algo=allreduce: ``grad -> mean over learners``, in place."""
     if config.algo != "allreduce" or config.learners == 1:
         return None
+    return _join_process_group(config, rank, store_port)
+
+
+def _join_process_group(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None]:
+    """Joins the loopback process group; returns ``vector -> mean over learners``, in place."""
     import torch.distributed as dist
 
     backend = "nccl" if pick_device(config, rank).type == "cuda" else "gloo"
@@ -215,8 +282,8 @@ def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callabl
     store = dist.TCPStore("127.0.0.1", store_port, is_master=False)
     dist.init_process_group(backend, store=store, rank=rank, world_size=config.learners)
 
-    def reduce(grad: torch.Tensor) -> None:
-        dist.all_reduce(grad)
-        grad.div_(config.learners)
+    def average(vector: torch.Tensor) -> None:
+        dist.all_reduce(vector)
+        vector.div_(config.learners)
 
-    return reduce
+    return average

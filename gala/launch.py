@@ -102,7 +102,7 @@ class Run:
         resource_tracker.ensure_running()  # now, because it unblocks SIGINT when it starts
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is the parent's to handle
         port = 0
-        if self.config.algo == "allreduce" and self.config.learners > 1:
+        if build.needs_process_group(self.config):
             import torch.distributed as dist
 
             self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
