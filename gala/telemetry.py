@@ -85,15 +85,20 @@ class Telemetry:
         record |= {f"learner{rank}": dict(tags) for rank, tags in enumerate(self.latest) if tags}
         return record
 
-    def _distance(self, board: Board) -> dict[str, float]:
-        """How far the learners are apart; with a certificate, that and its bound for the same parameters."""
+    def _distance(self, board: Board) -> dict[str, Any]:
+        """How far the learners are apart; with a certificate, that and its bound for the same parameters, which
+        ``epsilon_marks`` names in the event logs of the learners."""
         if self.certificate is not None:
             for rank in range(board.handle.num_learners):
                 params, number = board.read_publication(rank)
                 self.certificate.publish(rank, number, torch.from_numpy(params))
             if measured := self.certificate.measure():
-                bound, distance = (x / math.sqrt(board.handle.num_learners) for x in measured)
-                return {"gossip/consensus_distance": distance, "gossip/epsilon_bound": bound}
+                scale = 1 / math.sqrt(board.handle.num_learners)
+                return {
+                    "gossip/consensus_distance": scale * measured.distance,
+                    "gossip/epsilon_bound": scale * measured.bound,
+                    "epsilon_marks": measured.marks,
+                }
         return {"gossip/consensus_distance": rms_consensus_distance(board.read_params())}
 
     def steady_rate(self) -> float:

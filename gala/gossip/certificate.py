@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,14 @@ from gala.gossip.averager import GossipAverager
 from gala.gossip.monitor import EpsilonBall, MixEvent, consensus_distance
 
 _MOST_QUEUED = 500_000
+
+
+class Measured(NamedTuple):
+    """Bound and distance ||X - mean(X)||_F of the same parameters, and the number of each learner's publication."""
+
+    bound: float
+    distance: float
+    marks: tuple[int, ...]
 
 
 class EventLog:
@@ -60,7 +69,7 @@ class Certificate:
         self._versions = [0] * world_size
         self._newest_put: dict[tuple[int, int], int] = {}
         self._published: list[dict[int, Tensor]] = [{} for _ in range(world_size)]
-        self._marked: dict[int, Tensor] = {}
+        self._marked: dict[int, tuple[int, Tensor]] = {}
 
     def log(self, rank: int, events: Iterable[tuple]) -> None:
         """Take in the next events of one learner, in its order."""
@@ -74,9 +83,9 @@ class Certificate:
         if number and not self.void:
             self._published[rank][number] = params
 
-    def measure(self) -> tuple[float, float] | None:
-        """(bound, distance ||X - mean(X)||_F) of the newest published parameters whose past is known; None before the
-        first, and once the certificate is ``void``."""
+    def measure(self) -> Measured | None:
+        """Of the newest published parameters whose past is known; None before the first, and once the certificate is
+        ``void``."""
         progressed = not self.void
         while progressed:
             progressed = False
@@ -87,7 +96,8 @@ class Certificate:
         bound = self.ball.bound_at_marks()
         if bound is None or self.void:
             return None
-        return bound, consensus_distance(torch.stack([self._marked[rank] for rank in range(self.world_size)]))
+        marks, params = zip(*(self._marked[rank] for rank in range(self.world_size)), strict=True)
+        return Measured(bound, consensus_distance(torch.stack(params)), marks)
 
     def _is_ready(self, event: MixEvent) -> bool:
         return event.kind != "take" or self._newest_put.get((event.peer, event.rank), -1) >= event.version
@@ -104,7 +114,7 @@ class Certificate:
             published = self._published[event.rank]
             if event.version not in published:  # replaced by a newer one before it was read
                 return
-            self._marked[event.rank] = published[event.version]
+            self._marked[event.rank] = event.version, published[event.version]
             self._published[event.rank] = {n: params for n, params in published.items() if n > event.version}
         self.ball.apply(event)
 
