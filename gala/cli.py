@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("gala.commands.train", "train a policy: gala train preset=atari/pong learners=4 steps=2e6"),
     "resume": ("gala.commands.resume", "continue a run from its latest checkpoint"),
     "eval": ("gala.commands.evaluate", "play an exact number of episodes with a trained policy"),
+    "plot": ("gala.commands.plot", "draw a run's learning curve, or its epsilon ball"),
     "presets": ("gala.commands.presets", "list the presets"),
     "envs": ("gala.commands.envs", "list the environments of each backend"),
     "topologies": ("gala.commands.topologies", "list the gossip topologies, or show one round by round"),
