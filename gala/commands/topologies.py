@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,8 @@ def describe(name: str, topology: Topology, n: int) -> list[str]:
         lines.append(f"round {index}: {'  '.join(f'{rank}>{to}' for rank, to in enumerate(peers))}")
     counts = sorted({len(edges) for edges in each})
     exact = exact_after(topology, n)
-    speed = (
-        f"the exact average after {exact} rounds" if exact else f"half-life {half_life_rounds(topology, n):.2g} rounds"
-    )
+    half_life = half_life_rounds(topology, n)
+    speed = f"the exact average after {exact} rounds" if exact else f"half-life {half_life:.2g} rounds"
     lines.append(f"edges per round {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}")
     lines.append(f"spectral gap {spectral_gap(topology, n):.4f}, {speed}")
-    return lines
+    return [textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
