@@ -30,8 +30,8 @@ class Overlapped:
         self._rank = rank
         self._inner, self.numel, self.message_bytes = inner, inner.numel, inner.message_bytes
         self._outgoing: dict[int, tuple[Message, bool]] = {}  # by destination; the flag is ``replace``
-        self._arrived: dict[int, Message] = {}  # by source
-        self._lock = threading.Lock()  # of the two above
+        self._fetched: dict[int, Message] = {}  # by source; of both, the thread's while it has its turn
+        self._ready: dict[int, Message] = {}  # what an earlier round has fetched
         self._turn = threading.Condition()
         self._due = self._closed = self._copies = False
         self._failure: BaseException | None = None
@@ -52,8 +52,7 @@ class Overlapped:
         return True
 
     def take(self, src: int) -> Message | None:
-        with self._lock:
-            return self._arrived.pop(src, None)
+        return self._ready.pop(src, None)
 
     def take_back(self, dst: int) -> Message | None:
         self._wait()
@@ -63,18 +62,17 @@ class Overlapped:
         return self._outgoing.pop(dst)[0]
 
     def senders(self) -> Sequence[int]:
-        """Those of whom something has arrived. Asked again within one update, the learner is draining: look now."""
+        """Those of whom something is ready. Asked again within one update, the learner is draining: look now."""
         if not self._advanced:
             self._wait()
             self._round()
+            self._hand_over()
         self._advanced = False
-        with self._lock:
-            return sorted(self._arrived)
+        return sorted(self._ready)
 
     def waiting(self, src: int, dst: int) -> int:
         if dst == self._rank:  # what can be taken at this moment
-            with self._lock:
-                return self._arrived[src].count if src in self._arrived else 0
+            return self._ready[src].count if src in self._ready else 0
         return self._inner.waiting(src, dst) + (dst in self._outgoing)
 
     def agree(self, fingerprint: int) -> None:
@@ -83,6 +81,7 @@ class Overlapped:
     def advance(self, updates: int) -> None:
         self._wait()
         self._inner.advance(updates)
+        self._hand_over()
         self._advanced = True
         with self._turn:
             self._due = True
@@ -142,11 +141,15 @@ class Overlapped:
     def _round(self) -> None:
         self._deliver()
         for src in self._inner.senders():
-            if self._copies or src not in self._arrived:  # mass that was not absorbed yet stays by itself
+            if self._copies or src not in self._fetched:
                 message = self._inner.take(src)
                 if message is not None:
-                    with self._lock:
-                        self._arrived[src] = message
+                    self._fetched[src] = message
+
+    def _hand_over(self) -> None:
+        for src in list(self._fetched):
+            if self._copies or src not in self._ready:  # mass that was not absorbed yet stays by itself
+                self._ready[src] = self._fetched.pop(src)
 
     def _deliver(self) -> None:
         for dst, (message, replace) in list(self._outgoing.items()):
