@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from gala.config import Config
 from gala.gossip.averager import GossipAverager
 from gala.gossip.flat import flatten_parameters, still_flat
 from gala.gossip.shared_memory import SharedMemoryMailboxes, open_endpoint
-from gala.gossip.topology import edges
+from gala.gossip.topology import get_topology
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr
@@ -140,6 +141,30 @@ def is_lock_step(config: Config) -> bool:
     return config.algo == "allreduce" or (config.algo == "gala" and config.gossip.tau == 0)
 
 
+def slots(config: Config) -> int:
+    """How many learners there can be at a time."""
+    elastic = config.algo == "gala" and config.learners > 1 and not is_lock_step(config)
+    if not elastic or get_topology(config.gossip.topology, config.learners).problem(config.learners + 1):
+        return config.learners
+    return config.max_learners or 2 * config.learners
+
+
+def failure_policy(config: Config) -> str:
+    """continue, stop or restart."""
+    if config.on_failure != "auto":
+        return config.on_failure
+    return "continue" if config.algo == "gala" and config.learners > 1 and not is_lock_step(config) else "stop"
+
+
+def open_store(config: Config) -> Any:
+    """The loopback rendezvous of algo=allreduce, to be kept while the run lasts; None for the others."""
+    if config.algo != "allreduce" or config.learners == 1:
+        return None
+    import torch.distributed as dist
+
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
 def seeds(config: Config, rank: int, env_steps: int) -> tuple[int, int]:
     """(simulator seed, action seed) of a learner: own streams for every rank, and for every point of resumption."""
     tree = np.random.SeedSequence([config.seed, rank, env_steps])
@@ -185,7 +210,7 @@ def make_averager(
     averager = GossipAverager(
         policy.parameters(),
         rank=rank,
-        world_size=config.learners,
+        world_size=slots(config),
         mailbox=open_endpoint(mailboxes, rank),
         topology=g.topology,
         every=g.every,
@@ -198,10 +223,17 @@ def make_averager(
 
 
 def make_mailboxes(config: Config, num_params: int) -> SharedMemoryMailboxes | None:
-    """The parent's side of the gossip: one box per edge of the topology."""
+    """The parent's side of the gossip: a box for every pair, of which only those that are used cost memory."""
     if config.algo != "gala" or config.learners == 1:
         return None
-    return SharedMemoryMailboxes.create(config.learners, num_params, edges(config.gossip.topology, config.learners))
+    places = slots(config)
+    return SharedMemoryMailboxes.create(
+        places,
+        num_params,
+        [(i, j) for i in range(places) for j in range(places) if i != j],
+        present=config.learners,
+        silent_after_s=math.inf if is_lock_step(config) else config.gossip.silent_after_s,
+    )
 
 
 def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,12 @@ class Telemetry:
         self.latest[rank] = tags
         return tags
 
-    def record(self, board: Board) -> dict[str, Any]:
-        """The aggregate over all learners, as it stands now."""
+    def forget(self, rank: int) -> None:
+        """This learner is gone: its last tags are no news any more."""
+        self.latest[rank] = {}
+
+    def record(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
+        """The aggregate over all learners, as it stands now; ``ranks`` are those that are there."""
         now, steps = time.monotonic(), board.total_env_steps()
         sps = (steps - self._last_steps) / max(now - self._last_time, 1e-9)
         self._last_time, self._last_steps = now, steps
@@ -66,8 +71,8 @@ class Telemetry:
         if weights:
             record |= {"gossip/weight_min": min(weights), "gossip/weight_max": max(weights)}
         record = {key: float(value) if "/" in key else value for key, value in record.items()}
-        if board.handle.num_learners > 1:
-            record["gossip/consensus_distance"] = rms_consensus_distance(board.read_params())
+        if len(ranks) > 1:
+            record["gossip/consensus_distance"] = rms_consensus_distance(board.read_params(ranks))
         record |= {"perf/updates": int(board.progress[:, 1].sum()), "perf/wall_s": now - self.started}
         record |= {f"learner{rank}": dict(tags) for rank, tags in enumerate(self.latest) if tags}
         return record
@@ -85,8 +90,11 @@ class Telemetry:
         steps = board.total_env_steps()
         learners = []
         for rank, returns in enumerate(self.learner_returns):
+            if not board.progress[rank].any():  # a place that nobody took
+                continue
             learners.append(
                 {
+                    "rank": rank,
                     "env_steps": int(board.progress[rank, 0]),
                     "updates": int(board.progress[rank, 1]),
                     "return_mean": float(np.mean(returns)) if returns else None,

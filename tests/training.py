@@ -105,4 +105,4 @@ class Gala:
 
 def parts(run: RunDir, name: str = "latest") -> list[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
     """(tensors, meta) of every learner."""
-    return [run.load_part(name, f"learner{rank}") for rank in range(run.config.learners)]
+    return [run.load_part(name, f"learner{rank}") for rank in run.checkpoint_meta(name)["ranks"]]
