@@ -89,7 +89,7 @@ class Run:
         self.state: dict[int, str] = {}
         self.errors: dict[int, str] = {}
         self.ctrl_c_presses = 0
-        self.interrupted = self.has_run = False
+        self.interrupted = self.has_run = self._has_shown_traceback = False
         self.next_record = time.monotonic() + config.log.interval_s
         self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, self.state, telemetry.start_steps)
         self.elasticity = Elasticity(config, self.state, fleet, mailboxes, self._spec)
@@ -169,22 +169,22 @@ class Run:
         if not goes_on:
             self._fail(told, error)
         if not self.state:
-            raise RunFailed(f"{told}; no learner is left, the run has ended." + (f"\n{error}" if error else ""))
-        self.panel.message(f"{told}; {self.elasticity.consequence(rank)}")
-        if error:
-            self._show_error(error)
+            raise RunFailed(f"{told}; no learner is left, the run has ended." + self._explained(error))
+        self.panel.message(f"{told}; {self.elasticity.consequence(rank)}{self._explained(error)}")
 
     def _fail(self, told: str, error: str) -> None:
         """A killed learner makes its peers in an all-reduce fail: its death is then what the user should see."""
         for event in self.fleet.events(_POLL_S) if error else ():
             if event.kind == "died" and "killed" in event.body:
                 told, error = f"learner {event.rank} {event.body}", ""
-        raise RunFailed(f"{told}; the run has ended." + (f"\n{error}" if error else ""))
+        raise RunFailed(f"{told}; the run has ended." + self._explained(error))
 
-    def _show_error(self, error: str) -> None:
-        """The first traceback in full, later ones by their last line."""
-        first = len(self.elasticity.failures) == 1
-        self.panel.message(error if first else error.splitlines()[-1])
+    def _explained(self, error: str) -> str:
+        """The first traceback in full, later ones, which mostly repeat it, by their last line."""
+        if not error:
+            return ""
+        shown, self._has_shown_traceback = self._has_shown_traceback, True
+        return "\n" + (error.splitlines()[-1] if shown else error)
 
     def _log(self) -> None:
         record = self.telemetry.record(self.board, sorted(self.state))

@@ -20,7 +20,7 @@ TINY = (
     *("a2c.num_steps=4", "steps=1e9", "torch_threads=1", "log.interval_s=0.2", "log.checkpoint_interval_s=0.4"),
     *("log.tensorboard=false", "log.panel=off"),
 )
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 
 
 class Gala:
