@@ -40,7 +40,7 @@ def test_the_window_is_the_last_hundred_episodes_of_all_learners_in_the_order_of
         telemetry.add(i % 2, learner_record(returns))
         history += returns
     assert len(history) > EPISODE_WINDOW
-    record, summary = telemetry.record(board), telemetry.summary(board)
+    record, summary = telemetry.record(board, range(board.handle.num_learners)), telemetry.summary(board)
     assert record["charts/episodic_return"] == pytest.approx(sum(history[-100:]) / 100)
     assert record["charts/episodic_length"] == pytest.approx(sum(10 * int(r) for r in history[-100:]) / 100)
     assert summary["return_mean"] == record["charts/episodic_return"] and summary["episodes"] == len(history)
@@ -56,7 +56,7 @@ def test_the_record_of_the_run_sums_means_and_finds_extremes(board):
     board.publish_params(0, np.array([1.0, 2.0, 3.0], np.float32))
     board.publish_params(1, np.array([3.0, 2.0, -1.0], np.float32))
     before = time.monotonic()
-    r = telemetry.record(board)
+    r = telemetry.record(board, range(board.handle.num_learners))
     slow, fast = 400 / (before - telemetry.started), 400 / (before - telemetry.started + 1.0)
     assert fast < r["charts/SPS"] <= slow and r["charts/frames_per_s"] == 4 * r["charts/SPS"]
     assert (r["global_step"], r["frames"], r["perf/updates"]) == (1400, 5600, 14)
@@ -64,7 +64,7 @@ def test_the_record_of_the_run_sums_means_and_finds_extremes(board):
     assert r["losses/entropy"] == pytest.approx(0.3) and r["gossip/message_age_max"] == 7.0
     assert r["gossip/consensus_distance"] == pytest.approx(5**0.5)  # both are (1, 0, 2) from the mean (2, 2, 1)
     assert "charts/episodic_return" not in r and r["learner1"]["gossip/weight"] == 1.75
-    assert telemetry.record(board)["charts/SPS"] == 0.0  # nothing moved since
+    assert telemetry.record(board, range(board.handle.num_learners))["charts/SPS"] == 0.0  # nothing moved since
 
 
 def test_the_steady_rate_leaves_out_the_first_tenth(board):
