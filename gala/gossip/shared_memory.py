@@ -154,6 +154,10 @@ class SharedMemoryMailboxes:
         """Let a rank in (again), with no weight."""
         _alive(self._block).table.admit(rank)
 
+    def box(self, edge: Edge) -> Box:
+        """The box itself, for tests and measurements."""
+        return _alive(self._block).box(edge)
+
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for ``silent_after_s``."""
         return tuple(np.flatnonzero(self.table.silent(self.handle.silent_after_s)).tolist())
