@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gala.gossip.shared_memory import anonymous_memory
+from gala.gossip.anonymous_memory import anonymous_memory
 
 PROGRESS_FIELDS = ("env_steps", "updates")
 CONTROL_FIELDS = ("checkpoint_at", "stop_at")  # lock-step runs only: the update at which all save, or stop; 0 is never
@@ -62,6 +63,14 @@ class Board:
     def total_env_steps(self) -> int:
         return int(self.progress[:, 0].sum())
 
+    def restore(self, progress: list[list[int]], moments: list[list[float]]) -> None:
+        """Rows of a saved board, which may have had fewer; raises ValueError if it had more."""
+        if len(progress) > len(self.progress):
+            raise ValueError(f"{len(progress)} learners were saved, and there is room for {len(self.progress)}")
+        self.progress[: len(progress)] = progress
+        for rank, row in enumerate(moments):
+            self.publish_moments(rank, np.asarray(row))
+
     def publish_params(self, rank: int, flat: NDArray) -> int:
         """Returns which publication of this rank it was, from 1 on."""
         self._publish(0, self._params, rank, flat)
@@ -70,9 +79,9 @@ class Board:
     def publish_moments(self, rank: int, moments: NDArray) -> None:
         self._publish(1, self._moments, rank, moments)
 
-    def read_params(self) -> NDArray:
-        """A copy [n, d] of the newest whole snapshot of every rank; zeros where none was published."""
-        return np.stack([self._read(0, self._params, rank) for rank in range(self.handle.num_learners)])
+    def read_params(self, ranks: Sequence[int]) -> NDArray:
+        """A copy [len(ranks), d] of the newest whole snapshot of each; zeros where none was published."""
+        return np.stack([self._read(0, self._params, rank) for rank in ranks])
 
     def read_publication(self, rank: int) -> tuple[NDArray, int]:
         """The newest parameters [d] of a rank, copied, and their number; 0 if none are whole at this moment."""
@@ -81,7 +90,7 @@ class Board:
         return row, before // 2 if before % 2 == 0 and before == self._sequence[0, rank] else 0
 
     def read_moments(self) -> NDArray:
-        """A copy [n, m]; see ``read_params``."""
+        """A copy [n, m] for all ranks; see ``read_params``."""
         return np.stack([self._read(1, self._moments, rank) for rank in range(self.handle.num_learners)])
 
     def _publish(self, kind: int, rows: NDArray, rank: int, values: NDArray) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from gala.config import Config
-from gala.gossip.averager import GossipAverager
-from gala.gossip.certificate import EventLog
 from gala.gossip.choice import choose_topology
-from gala.gossip.compress import Compressed
-from gala.gossip.flat import flatten_parameters, still_flat
-from gala.gossip.message import Mailbox
-from gala.gossip.overlap import Overlapped
-from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
-from gala.gossip.shared_memory import open_endpoint
+from gala.gossip.flat import still_flat
 from gala.gossip.topology import Topology
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
 from gala.optim.rmsprop_tf import RMSpropTF
@@ -149,6 +140,21 @@ def is_lock_step(config: Config) -> bool:
     return config.algo == "allreduce" or (config.algo == "gala" and (g.tau == 0 or g.mixing == "allreduce"))
 
 
+def slots(config: Config) -> int:
+    """How many learners there can be at a time."""
+    elastic = exchanges_messages(config) and not is_lock_step(config) and not certifies(config)
+    if not elastic or make_topology(config).problem(config.learners + 1):
+        return config.learners
+    return config.max_learners or 2 * config.learners
+
+
+def failure_policy(config: Config) -> str:
+    """continue, stop or restart."""
+    if config.on_failure != "auto":
+        return config.on_failure
+    return "continue" if config.algo == "gala" and config.learners > 1 and not is_lock_step(config) else "stop"
+
+
 def seeds(config: Config, rank: int, env_steps: int) -> tuple[int, int]:
     """(simulator seed, action seed) of a learner: own streams for every rank, and for every point of resumption."""
     tree = np.random.SeedSequence([config.seed, rank, env_steps])
@@ -194,6 +200,11 @@ def gossips(config: Config) -> bool:
     return config.algo == "gala" and config.learners > 1
 
 
+def exchanges_messages(config: Config) -> bool:
+    """Through mailboxes, that is; an all-reduce has none."""
+    return gossips(config) and config.gossip.mixing in ("pushsum", "copy-average")
+
+
 def certifies(config: Config) -> bool:
     return gossips(config) and config.gossip.certify
 
@@ -209,81 +220,3 @@ def make_topology(config: Config) -> Topology:
     """Raises ValueError if there is no such graph of this many learners, or if its file is wrong."""
     g = config.gossip
     return choose_topology(g.topology, config.learners, g.peers, g.peers_schedule)
-
-
-def check_exchange(config: Config, num_params: int) -> None:
-    """Refuses what only the graph and the network can tell. Raises ValueError."""
-    make_topology(config)
-    shard_sizes(num_params, config.gossip.shards)
-
-
-def make_averager(
-    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Any, store_port: int = 0
-) -> tuple[torch.Tensor, GossipAverager | ShardedAverager | None]:
-    """The policy's parameters as one vector, and what exchanges it (None unless there are peers to gossip with)."""
-    if not gossips(config):
-        return flatten_parameters(policy.parameters()), None
-    g = config.gossip
-    endpoints = [_endpoint(config, handle, rank) for handle in mailboxes or ()]
-    settings: dict[str, Any] = {
-        "rank": rank,
-        "world_size": config.learners,
-        "topology": make_topology(config),
-        "every": g.every,
-        "w_min": g.w_min,
-        "tau": None if g.tau < 0 else g.tau,
-        "at_bound": g.at_bound,
-        "wait_timeout_s": g.wait_timeout_s,
-        "mixing": _join_process_group(config, rank, store_port) if needs_process_group(config) else g.mixing,
-    }
-    averager: GossipAverager | ShardedAverager
-    if len(endpoints) > 1:
-        averager = ShardedAverager(policy.parameters(), mailboxes=endpoints, **settings)
-    else:
-        averager = GossipAverager(policy.parameters(), mailbox=endpoints[0] if endpoints else None, **settings)
-    return averager.flat, averager
-
-
-def _endpoint(config: Config, handle: Any, rank: int) -> Mailbox:
-    """The codec works in the thread of the overlap, if there is one."""
-    mailbox = open_endpoint(handle, rank)
-    if config.gossip.codec != "none":
-        mailbox = Compressed(mailbox, config.gossip.codec)
-    return Overlapped(mailbox, rank) if config.gossip.overlap else mailbox
-
-
-def make_event_log(config: Config, averager: GossipAverager | ShardedAverager | None) -> EventLog | None:
-    """Records what a learner exchanges, for the certificate, if there is to be one."""
-    return EventLog(averager) if certifies(config) and isinstance(averager, GossipAverager) else None
-
-
-def make_mailboxes(config: Config, num_params: int) -> ShardedMailboxes | None:
-    """The parent's side of the gossip: a box for every pair, since a graph from which a learner is missing is stitched;
-    boxes that are never used cost no memory."""
-    if not gossips(config) or config.gossip.mixing not in ("pushsum", "copy-average"):
-        return None
-    edges = list(itertools.permutations(range(config.learners), 2))
-    return ShardedMailboxes.create(config.learners, num_params, edges, config.gossip.shards)
-
-
-def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None] | None:
-    """For algo=allreduce: ``grad -> mean over learners``, in place."""
-    if config.algo != "allreduce" or config.learners == 1:
-        return None
-    return _join_process_group(config, rank, store_port)
-
-
-def _join_process_group(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None]:
-    """Joins the loopback process group; returns ``vector -> mean over learners``, in place."""
-    import torch.distributed as dist
-
-    backend = "nccl" if pick_device(config, rank).type == "cuda" else "gloo"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = dist.TCPStore("127.0.0.1", store_port, is_master=False)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=config.learners)
-
-    def average(vector: torch.Tensor) -> None:
-        dist.all_reduce(vector)
-        vector.div_(config.learners)
-
-    return average

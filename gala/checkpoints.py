@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Mapping[str, Tensor]]
 
 T = TypeVar("T")
-SCHEMA = 1
+SCHEMA = 2
 _READ_ATTEMPTS = 5
 
 
@@ -37,18 +37,15 @@ class Checkpoints:
 
         Group names hold no dot. Tensors may share memory with each other; each is stored whole.
         """
-        from safetensors.torch import save
-
-        assert not any("." in group for group in tensors), list(tensors)
         folder = self.root / f".{staging}"
         folder.mkdir(parents=True, exist_ok=True)
-        flat = {
-            f"{group}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
-            for group, named in tensors.items()
-            for name, tensor in named.items()
-        }
-        write_atomically(folder / f"{part}.safetensors", save(flat))
+        write_atomically(folder / f"{part}.safetensors", pack(tensors))
         write_atomically(folder / f"{part}.json", json.dumps(meta, indent=2).encode())
+
+    def discard_part(self, staging: str, part: str) -> None:
+        """Forget what ``write_part`` has saved, if anything."""
+        for suffix in (".safetensors", ".json"):
+            (self.root / f".{staging}" / f"{part}{suffix}").unlink(missing_ok=True)
 
     def commit(self, staging: str, names: Sequence[str], meta: Mapping[str, Any]) -> None:
         """Make the staged parts visible under all ``names`` at once per name. ``meta`` is JSON (env_steps, ...)."""
@@ -97,8 +94,6 @@ class Checkpoints:
         raise ValueError(f"checkpoint {name} is replaced faster than it can be read; name a milestone")
 
     def _load(self, name: str, folder: Path, part: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        from safetensors.torch import load
-
         files = self._meta(name, folder)["files"]
         contents = []
         for file in (f"{part}.safetensors", f"{part}.json"):
@@ -107,11 +102,7 @@ class Checkpoints:
             if files.get(file) != {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
                 raise ValueError(f"{path} is damaged (size or SHA-256 differ); load another checkpoint: {self.names()}")
             contents.append(data)
-        tensors: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in load(contents[0]).items():
-            group, _, leaf = key.partition(".")
-            tensors.setdefault(group, {})[leaf] = tensor
-        return tensors, json.loads(contents[1])
+        return unpack(contents[0]), json.loads(contents[1])
 
     def _meta(self, name: str, folder: Path) -> dict[str, Any]:
         try:
@@ -132,6 +123,31 @@ class Checkpoints:
         for path in (self.root / ".store").iterdir():
             if path.name not in used:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def pack(tensors: Tensors) -> bytes:
+    """``{group: {name: tensor}}`` as safetensors. Group names hold no dot."""
+    from safetensors.torch import save
+
+    assert not any("." in group for group in tensors), list(tensors)
+    return save(
+        {
+            f"{group}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
+            for group, named in tensors.items()
+            for name, tensor in named.items()
+        }
+    )
+
+
+def unpack(data: bytes) -> dict[str, dict[str, Tensor]]:
+    """The inverse of ``pack``; on the CPU."""
+    from safetensors.torch import load
+
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load(data).items():
+        group, _, leaf = key.partition(".")
+        tensors.setdefault(group, {})[leaf] = tensor
+    return tensors
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": ("gala.commands.train", "train a policy: gala train preset=atari/pong learners=4 steps=2e6"),
     "resume": ("gala.commands.resume", "continue a run from its latest checkpoint"),
+    "scale": ("gala.commands.scale", "let learners join or leave a run that is training"),
     "eval": ("gala.commands.evaluate", "play an exact number of episodes with a trained policy"),
     "plot": ("gala.commands.plot", "draw a run's learning curve, or its epsilon ball"),
     "presets": ("gala.commands.presets", "list the presets"),

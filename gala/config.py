@@ -134,6 +134,8 @@ class GossipConfig:
     """Staleness bound in own updates without a message; -1 is no bound, 0 is synchronous gossip."""
     at_bound: Literal["proceed", "wait", "drop-peer"] = "proceed"
     wait_timeout_s: float = 30.0
+    silent_after_s: float = 30.0
+    """A learner that finished no update for so long is left out of the graph until it does; longer than any update."""
     certify: bool = False
     """Log all exchanges, and from them a bound on the distance between the learners that cannot be exceeded."""
 
@@ -187,6 +189,12 @@ class Config:
     """Network threads per learner; 0 shares the available cores among the learners."""
     run: str = ""
     """Run directory; empty makes runs/<environment>-<algo>-s<seed>-<time>."""
+    on_failure: Literal["auto", "continue", "stop", "restart"] = "auto"
+    """When a learner dies. continue: the others go on (auto, for asynchronous gossip). stop: the run ends (auto, for
+    the rest). restart: it starts again from a live learner's state."""
+    max_restarts: int = 10
+    max_learners: int = 0
+    """Places for learners that join later, see `gala scale`; 0 is twice the learners."""
     overwrite: bool = False
     """Replace an existing run directory."""
     preset: str = ""
@@ -200,11 +208,12 @@ _COUNTS = (
 )
 _POSITIVE = (
     *("env.watchdog_s", "optim.eps", "normalize.obs_clip", "normalize.reward_clip", "gossip.wait_timeout_s"),
-    *("log.interval_s", "log.checkpoint_interval_s", "slowmo.lr"),
+    *("gossip.silent_after_s", "log.interval_s", "log.checkpoint_interval_s", "slowmo.lr"),
 )
 _NOT_NEGATIVE = (
+    *("max_restarts", "max_learners", "log.keep_milestones"),
     *("seed", "torch_threads", "env.threads", "env.max_episode_steps", "env.noop_max", "model.gru_size"),
-    *("a2c.value_coef", "a2c.entropy_coef", "a2c.max_grad_norm", "optim.lr", "log.keep_milestones"),
+    *("a2c.value_coef", "a2c.entropy_coef", "a2c.max_grad_norm", "optim.lr"),
     *("gossip.peers", "slowmo.every"),
 )
 _UNIT = ("env.sticky_actions", "a2c.gamma", "a2c.gae_lambda")
@@ -228,6 +237,16 @@ def validate(config: Config) -> None:
     _require(values, ("device",), lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
     if config.algo == "a2c" and config.learners > 1:
         raise ValueError(f"algo=a2c has one learner, not {config.learners}; use algo=gala, independent or allreduce")
+    if config.max_learners and config.max_learners < config.learners:
+        raise ValueError(f"max_learners={config.max_learners} is less than learners={config.learners}; leave it at 0")
+    synchronous = config.gossip.tau == 0 or config.gossip.mixing == "allreduce"
+    lock_step = config.algo == "allreduce" or (config.algo == "gala" and synchronous)
+    if config.on_failure in ("continue", "restart") and (lock_step or config.learners == 1):
+        raise ValueError(f"on_failure={config.on_failure} needs learners that do not wait for each other; use stop")
+    if config.on_failure == "restart" and config.algo != "gala":
+        raise ValueError("on_failure=restart needs a peer to start from, which algo=gala has; use continue or stop")
+    if config.on_failure == "restart" and config.gossip.mixing == "none":
+        raise ValueError("on_failure=restart needs gossip to start from; with gossip.mixing=none use continue or stop")
     _validate_gossip(config.algo, config.gossip)
     per_update = config.learners * config.envs_per_learner * config.a2c.num_steps
     if config.steps < per_update:

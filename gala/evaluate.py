@@ -79,12 +79,11 @@ def load_policy(
         ValueError: the checkpoint belongs to another observation or action space.
     """
     averaged = config.algo in ("gala", "allreduce")
-    if learner == "consensus":
-        ranks = list(range(config.learners if averaged else 1))
-    else:
-        ranks = [int(learner)]
+    meta = run_dir.checkpoint_meta(checkpoint)
+    everyone = meta["ranks"]
+    ranks = (everyone if averaged else everyone[:1]) if learner == "consensus" else [int(learner)]
     parts = [run_dir.load_part(checkpoint, f"learner{rank}") for rank in ranks]
-    weights = [float(meta.get("gossip", {}).get("weight", 1.0)) for _, meta in parts]
+    weights = [float(part.get("gossip", {}).get("weight", 1.0)) for _, part in parts]
     policy = build.make_policy(config, spaces)
     try:
         policy.load_state_dict(weighted_mean([tensors["policy"] for tensors, _ in parts], weights))
@@ -94,9 +93,13 @@ def load_policy(
     normalizer = build.make_normalizer(config, spaces)
     if normalizer is not None:
         # Averaged networks were trained on all learners' statistics pooled, whichever learner is asked for.
-        sources = range(config.learners) if averaged else ranks
-        rows = [run_dir.load_part(checkpoint, f"learner{rank}")[0]["obs_moments"]["packed"].numpy() for rank in sources]
-        normalizer.applied = RunningMoments.pooled(np.stack(rows), normalizer.shape)
+        own = {
+            rank: run_dir.load_part(checkpoint, f"learner{rank}")[0]["obs_moments"]["packed"].numpy()
+            for rank in (everyone if averaged else ranks)
+        }
+        size = 1 + 2 * int(np.prod(normalizer.shape))
+        gone = [np.asarray(row[:size]) for r, row in enumerate(meta["moments"]) if averaged and r not in own]
+        normalizer.applied = RunningMoments.pooled(np.stack([*own.values(), *gone]), normalizer.shape)
     return policy.eval(), normalizer
 
 

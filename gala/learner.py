@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from gala import build
+from gala import build, build_gossip
 from gala.board import Board, BoardHandle
+from gala.checkpoints import pack, unpack
 from gala.config import Config
-from gala.rl.actor_learner import ActorLearner, UpdateResult
+from gala.rl.actor_learner import ActorLearner
 from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
 from gala.rl.rollout import Collector
 from gala.runs import RunDir
+from gala.window import Window
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class LearnerSpec:
     """Port of the loopback rendezvous, for algo=allreduce."""
     resume_from: str = ""
     """Checkpoint name, or empty for a fresh start."""
+    donated: bytes = b""
+    """A live learner's state (safetensors), for one that joins a running job; else empty."""
 
 
 class Exit(Exception):
@@ -58,7 +62,7 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
     except Exit:
         pass
     except BaseException:
-        pipe.send(("error", spec.rank, traceback.format_exc()))
+        pipe.send(("error", traceback.format_exc()))
         status = 1
     # Emulator and communication threads may be stuck in C++: a plain return would wait for them.
     os._exit(status)
@@ -86,11 +90,13 @@ class LearnerProcess:
         spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
         device = build.pick_device(config, self.rank)
         self.policy = build.make_policy(config, spaces).to(device)
-        self.flat, self.averager = build.make_averager(config, self.policy, self.rank, spec.mailboxes, spec.store_port)
+        self.flat, self.averager = build_gossip.make_averager(
+            config, self.policy, self.rank, spec.mailboxes, spec.store_port
+        )
         build.flatten_gradients(self.flat, self.policy)
         self.optimizer = build.make_optimizer(config, self.flat)
         self.slowmo = build.make_slowmo(config, self.optimizer)
-        self.event_log = build.make_event_log(config, self.averager)
+        self.event_log = build_gossip.make_event_log(config, self.averager)
         self.normalizer = build.make_normalizer(config, spaces)
         shape_reward, self.return_scaler = build.make_reward_shaper(config)
         self.generator = torch.Generator(device)
@@ -108,7 +114,7 @@ class LearnerProcess:
             self.flat,
             self.optimizer,
             coefficients=config.a2c,
-            reduce_gradient=build.make_gradient_reducer(config, self.rank, spec.store_port),
+            reduce_gradient=build_gossip.make_gradient_reducer(config, self.rank, spec.store_port),
             averager=self.averager,
             slowmo=self.slowmo,
         )
@@ -121,13 +127,16 @@ class LearnerProcess:
     def run(self) -> None:
         """Train until the run's total is reached or the parent says stop; then stay to save, and end by ``Exit``."""
         if self.spec.resume_from:
-            self._load(self.spec.resume_from)
+            self._load(*self.run_dir.load_part(self.spec.resume_from, f"learner{self.rank}"))
+        elif self.spec.donated:
+            self._join(unpack(self.spec.donated))
+        if self.spec.resume_from or self.spec.donated:
             self._pool_moments()
         env_seed, action_seed = build.seeds(self.config, self.rank, self.env_steps)
         self.generator.manual_seed(action_seed)
         self.collector.reset(self.policy, env_seed)
         self._publish()
-        self.pipe.send(("ready", self.rank, None))
+        self.pipe.send(("ready", None))
         while not self._finished():
             progress = self._progress()
             lr = self.learning_rate(progress)
@@ -155,7 +164,7 @@ class LearnerProcess:
             if checkpoint_at and self.updates == checkpoint_at:
                 self._rendezvous("paused")
             elif checkpoint_at and self.updates > checkpoint_at:
-                self.pipe.send(("missed", self.rank, checkpoint_at))
+                self.pipe.send(("missed", checkpoint_at))
             return bool(stop_at and self.updates >= stop_at) or self.updates >= build.total_updates(self.config)
         while not self.commands.empty():
             self._obey(self.commands.get())
@@ -166,6 +175,15 @@ class LearnerProcess:
             self._rendezvous("paused")
         elif command == "stop":
             self.stopped = True
+        elif command == "donate":
+            self.pipe.send(("state", pack(self._tensors())))
+        elif command == "leave":
+            self._report(self.learning_rate(self._progress()))
+            assert self.averager is not None
+            self.averager.leave()
+            self.pipe.send(("left", None))
+            self.env.close()
+            raise Exit
         elif command == "exit":
             self.env.close()
             raise Exit
@@ -173,12 +191,12 @@ class LearnerProcess:
     def _rendezvous(self, state: str) -> None:
         """Stand still, so that no parameter mass is in flight while all save; returns when told to resume."""
         self._rest(True)
-        self.pipe.send((state, self.rank, self.updates))
+        self.pipe.send((state, self.updates))
         while True:
             command = self.commands.get()
             if command == "save":
                 self._save()
-                self.pipe.send(("saved", self.rank, None))
+                self.pipe.send(("saved", None))
             elif command == "resume" and state == "paused":
                 self._rest(False)
                 return
@@ -221,11 +239,10 @@ class LearnerProcess:
             record["message_ages"] = self.averager.age_histogram.counts()
         if self.event_log is not None:
             record["events"] = self.event_log.flush(self.run_dir.path / "gossip")
-        self.pipe.send(("metrics", self.rank, record))
+        self.pipe.send(("metrics", record))
 
-    def _save(self) -> None:
-        if self.averager is not None:
-            self.averager.drain()
+    def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """All of this learner's state but the simulators': what a checkpoint keeps and a newcomer is given."""
         tensors: dict[str, dict[str, torch.Tensor]] = {"policy": dict(self.policy.state_dict())}
         state = self.optimizer.state_dict()["state"]
         tensors["optimizer"] = {key: torch.as_tensor(value) for key, value in state.get(0, {}).items()}
@@ -233,13 +250,25 @@ class LearnerProcess:
             tensors["slowmo"] = self.slowmo.tensors()
         for name, part in self._normalizers().items():
             tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
+        return tensors
+
+    def _save(self) -> None:
+        if self.averager is not None:
+            self.averager.drain()
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta["gossip"] = self.averager.state_dict()
-        self.run_dir.write_part("staging", f"learner{self.rank}", tensors, meta)
+        self.run_dir.write_part("staging", f"learner{self.rank}", self._tensors(), meta)
 
-    def _load(self, checkpoint: str) -> None:
-        tensors, meta = self.run_dir.load_part(checkpoint, f"learner{self.rank}")
+    def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
+        self._load_network(tensors)
+        for name, part in self._normalizers().items():
+            part.own = part.applied = RunningMoments.unpack(tensors[name]["packed"].numpy(), part.shape)
+        if self.averager is not None:
+            self.averager.load_state_dict(meta["gossip"])
+        self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])
+
+    def _load_network(self, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
         self.policy.load_state_dict(tensors["policy"])
         if tensors.get("optimizer"):
             state = self.optimizer.state_dict()
@@ -247,41 +276,15 @@ class LearnerProcess:
             self.optimizer.load_state_dict(state)
         if self.slowmo is not None:
             self.slowmo.load_tensors(tensors["slowmo"])
-        for name, part in self._normalizers().items():
-            part.own = part.applied = RunningMoments.unpack(tensors[name]["packed"].numpy(), part.shape)
+
+    def _join(self, donated: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Start from a peer's network, and from what this rank itself has counted, if it was here before."""
+        self._load_network(donated)
+        self.env_steps, self.updates = (int(x) for x in self.board.progress[self.rank])
+        packed, start = self.board.read_moments()[self.rank], 0
+        for part in self._normalizers().values():
+            size = 1 + 2 * int(np.prod(part.shape))
+            part.own = RunningMoments.unpack(packed[start : start + size], part.shape)
+            start += size
         if self.averager is not None:
-            self.averager.load_state_dict(meta["gossip"])
-        self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])
-
-
-class Window:
-    """Sums of one logging interval. Losses stay tensors until the interval ends."""
-
-    def __init__(self) -> None:
-        self.results: list[UpdateResult] = []
-        self.started = time.monotonic()
-
-    def add(self, result: UpdateResult) -> None:
-        self.results.append(result)
-
-    def close(self, learner: ActorLearner) -> dict[str, Any]:
-        """The interval's record; starts the next one."""
-        now = time.monotonic()
-        record: dict[str, Any] = {"interval_s": now - self.started}
-        record["interval_steps"] = sum(result.valid_steps for result in self.results)
-        record["returns"] = [r for result in self.results for r in result.episodes.returns]
-        record["lengths"] = [n for result in self.results for n in result.episodes.lengths]
-        if self.results:
-            rows = [
-                torch.stack([r.loss.policy, r.loss.value, r.loss.entropy, r.explained_variance, r.grad_norm]).detach()
-                for r in self.results
-            ]
-            means = torch.stack(rows).mean(0).tolist()
-            names = ("policy_loss", "value_loss", "entropy", "explained_variance", "grad_norm")
-            record |= {f"losses/{name}": mean for name, mean in zip(names, means, strict=True)}
-        c = learner.collector
-        record |= {"simulate_s": c.simulate_s, "act_s": c.act_s, "learn_s": learner.learn_s}
-        record["gossip_s"] = learner.gossip_s
-        c.simulate_s = c.act_s = learner.learn_s = learner.gossip_s = 0.0
-        self.results, self.started = [], now
-        return record
+            self.averager.join(int(self.board.progress[:, 1].max()))

@@ -108,6 +108,21 @@ class RunDir:
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept).encode())
         self._purge_step = global_step + 1
 
+    def ask_for_learners(self, wanted: int) -> Path:
+        """Leave a request for the training process; returns the file, which is gone once it was taken."""
+        path = self.path / "wanted_learners"
+        write_atomically(path, str(wanted).encode())
+        return path
+
+    def take_wanted_learners(self) -> int:
+        """The number of learners that was asked for since the last call; 0 if none was."""
+        path = self.path / "wanted_learners"
+        if not path.is_file():
+            return 0
+        text = path.read_text()
+        path.unlink()
+        return int(text)
+
     def write_part(self, staging: str, part: str, tensors: Tensors, meta: dict[str, Any]) -> None:
         """See ``Checkpoints.write_part``."""
         self.checkpoints.write_part(staging, part, tensors, meta)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,14 @@ class Telemetry:
         self.latest[rank] = tags
         return tags
 
-    def record(self, board: Board) -> dict[str, Any]:
-        """The aggregate over all learners, as it stands now."""
+    def forget(self, rank: int) -> None:
+        """This learner is gone: its last tags are no news any more."""
+        self.latest[rank], self._ages[rank] = {}, {}
+        if self.certificate is not None:
+            self.certificate.give_up(f"learner {rank} is gone")
+
+    def record(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
+        """The aggregate over all learners, as it stands now; ``ranks`` are those that are there."""
         now, steps = time.monotonic(), board.total_env_steps()
         sps = (steps - self._last_steps) / max(now - self._last_time, 1e-9)
         self._last_time, self._last_steps = now, steps
@@ -77,15 +83,15 @@ class Telemetry:
         if weights:
             record |= {"gossip/weight_min": min(weights), "gossip/weight_max": max(weights)}
         record = {key: float(value) if "/" in key else value for key, value in record.items()}
-        if board.handle.num_learners > 1:
-            record |= self._distance(board)
+        if len(ranks) > 1:
+            record |= self._distance(board, ranks)
         if any(self._ages):
             record["message_ages"] = add_counts(self._ages)
         record |= {"perf/updates": int(board.progress[:, 1].sum()), "perf/wall_s": now - self.started}
         record |= {f"learner{rank}": dict(tags) for rank, tags in enumerate(self.latest) if tags}
         return record
 
-    def _distance(self, board: Board) -> dict[str, Any]:
+    def _distance(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
         """How far the learners are apart; with a certificate, that and its bound for the same parameters, which
         ``epsilon_marks`` names in the event logs of the learners."""
         if self.certificate is not None:
@@ -99,7 +105,7 @@ class Telemetry:
                     "gossip/epsilon_bound": scale * measured.bound,
                     "epsilon_marks": measured.marks,
                 }
-        return {"gossip/consensus_distance": rms_consensus_distance(board.read_params())}
+        return {"gossip/consensus_distance": rms_consensus_distance(board.read_params(ranks))}
 
     def steady_rate(self) -> float:
         """env_steps per second over the run without its first tenth (start-up, warm-up)."""
@@ -114,8 +120,11 @@ class Telemetry:
         steps = board.total_env_steps()
         learners = []
         for rank, returns in enumerate(self.learner_returns):
+            if not board.progress[rank].any():  # a place that nobody took
+                continue
             learners.append(
                 {
+                    "rank": rank,
                     "env_steps": int(board.progress[rank, 0]),
                     "updates": int(board.progress[rank, 1]),
                     "return_mean": float(np.mean(returns)) if returns else None,

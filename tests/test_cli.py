@@ -62,7 +62,7 @@ def test_a_closed_pipe_is_no_error():
 def saved_run(tmp_path, env_steps):
     run = RunDir.create(Config(run=str(tmp_path / "run"), steps=1000), [], overwrite=False)
     run.write_part("staging", "learner0", {}, {})
-    run.commit_checkpoint("staging", ["latest"], {"env_steps": env_steps})
+    run.commit_checkpoint("staging", ["latest"], {"env_steps": env_steps, "ranks": [0], "moments": []})
     for step in (400, 500, 600):
         run.append_metrics({"global_step": step})
     return run

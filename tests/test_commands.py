@@ -90,9 +90,9 @@ def test_eval_refuses_bad_options_in_one_line(tmp_path, capsys):
     ]:
         assert cli.main(["eval", str(tmp_path), *words]) == 2
         assert message in error_line(capsys)
-    with pytest.raises(ValueError, match="learner=4: wants consensus or a number from 0 to 3"):
-        evaluate._learner("4", 4)
-    assert (evaluate._learner("3", 4), evaluate._learner("consensus", 4)) == (3, "consensus")
+    with pytest.raises(ValueError, match="learner=4: wants consensus or one of 0, 1, 3"):
+        evaluate._learner("4", [0, 1, 3])
+    assert (evaluate._learner("3", [0, 3]), evaluate._learner("consensus", [0])) == (3, "consensus")
 
 
 def test_a_graph_from_a_file_is_shown_and_drawn_and_nothing_is_overwritten(tmp_path, capsys):

@@ -28,7 +28,7 @@ def make_run(path, *words, weights=(1.0,)):
             normalizer.update(np.random.default_rng(rank).normal(rank, 2.0, (50 + rank, *spaces.obs.shape)))
             tensors["obs_moments"] = {"packed": torch.from_numpy(normalizer.own.pack())}
         run.write_part("staging", f"learner{rank}", tensors, {"gossip": {"weight": weight}})
-    run.commit_checkpoint("staging", ["latest"], {"env_steps": 1})
+    run.commit_checkpoint("staging", ["latest"], {"env_steps": 1, "ranks": list(range(len(policies))), "moments": []})
     return run, policies
 
 

@@ -114,8 +114,8 @@ def test_missing_names_parts_and_foreign_schemas_are_named(tmp_path):
     with pytest.raises(ValueError, match="has no learner9"):
         run.load_part("latest", "learner9")
     meta = run.path / "checkpoints/latest/meta.json"
-    meta.write_text(meta.read_text().replace('"schema": 1', '"schema": 99'))
-    with pytest.raises(ValueError, match="schema 99; this version of gala reads 1"):
+    meta.write_text(meta.read_text().replace('"schema": 2', '"schema": 99'))
+    with pytest.raises(ValueError, match="schema 99; this version of gala reads 2"):
         run.load_part("latest", "learner0")
 
 

@@ -40,7 +40,7 @@ def test_the_window_is_the_last_hundred_episodes_of_all_learners_in_the_order_of
         telemetry.add(i % 2, learner_record(returns))
         history += returns
     assert len(history) > EPISODE_WINDOW
-    record, summary = telemetry.record(board), telemetry.summary(board)
+    record, summary = telemetry.record(board, range(board.handle.num_learners)), telemetry.summary(board)
     assert record["charts/episodic_return"] == pytest.approx(sum(history[-100:]) / 100)
     assert record["charts/episodic_length"] == pytest.approx(sum(10 * int(r) for r in history[-100:]) / 100)
     assert summary["return_mean"] == record["charts/episodic_return"] and summary["episodes"] == len(history)
@@ -56,7 +56,7 @@ def test_the_record_of_the_run_sums_means_and_finds_extremes(board):
     board.publish_params(0, np.array([1.0, 2.0, 3.0], np.float32))
     board.publish_params(1, np.array([3.0, 2.0, -1.0], np.float32))
     before = time.monotonic()
-    r = telemetry.record(board)
+    r = telemetry.record(board, range(board.handle.num_learners))
     slow, fast = 400 / (before - telemetry.started), 400 / (before - telemetry.started + 1.0)
     assert fast < r["charts/SPS"] <= slow and r["charts/frames_per_s"] == 4 * r["charts/SPS"]
     assert (r["global_step"], r["frames"], r["perf/updates"]) == (1400, 5600, 14)
@@ -64,7 +64,7 @@ def test_the_record_of_the_run_sums_means_and_finds_extremes(board):
     assert r["losses/entropy"] == pytest.approx(0.3) and r["gossip/message_age_max"] == 7.0
     assert r["gossip/consensus_distance"] == pytest.approx(5**0.5)  # both are (1, 0, 2) from the mean (2, 2, 1)
     assert "charts/episodic_return" not in r and r["learner1"]["gossip/weight"] == 1.75
-    assert telemetry.record(board)["charts/SPS"] == 0.0  # nothing moved since
+    assert telemetry.record(board, range(board.handle.num_learners))["charts/SPS"] == 0.0  # nothing moved since
 
 
 def test_the_steady_rate_leaves_out_the_first_tenth(board):
@@ -89,7 +89,7 @@ def test_bytes_are_summed_with_their_rate_and_ages_added_up(board):
         for rank in range(2):
             traffic = {"gossip/bytes_sent": sent * (1 + rank), "message_ages": ages}
             telemetry.add(rank, learner_record([], **traffic))
-    r = telemetry.record(board)
+    r = telemetry.record(board, [0, 1])
     assert r["gossip/bytes_sent"] == 15_000.0
     assert r["gossip/bytes_per_s"] == (4000 + 8000) / 2.0  # of intervals of two seconds
     assert list(r["message_ages"].items()) == [("0", 6), ("2-3", 2), ("8-15", 8)]
@@ -104,12 +104,12 @@ def test_bound_and_distance_are_of_the_same_published_parameters(board):
         norm = float(np.linalg.norm(row - start))
         log = [("update", rank, rank, norm, 1, 1, 0), ("mark", rank, rank, 0.0, number, 1, 0)]
         telemetry.add(rank, learner_record([], events=log))
-    r = telemetry.record(board)
+    r = telemetry.record(board, [0, 1])
     assert r["gossip/consensus_distance"] == pytest.approx(2.5)  # both are ||(3, -4)|| / 2 from their mean
     assert r["gossip/epsilon_bound"] == pytest.approx((3 + 4) / 2) and r["epsilon_marks"] == (1, 1)
     number = board.publish_params(1, np.array([9.0, 9, 9], np.float32))
-    assert telemetry.record(board)["gossip/consensus_distance"] == r["gossip/consensus_distance"]
+    assert telemetry.record(board, [0, 1])["gossip/consensus_distance"] == r["gossip/consensus_distance"]
     telemetry.add(1, learner_record([], events=[("update", 1, 1, 20.0, 2, 1, 0), ("mark", 1, 1, 0.0, number, 1, 0)]))
-    later = telemetry.record(board)
+    later = telemetry.record(board, [0, 1])
     assert later["epsilon_marks"] == (1, 2)
     assert later["gossip/consensus_distance"] == pytest.approx((36 + 81 + 81) ** 0.5 / 2)

@@ -14,6 +14,7 @@ import torch
 from training import TINY, Gala, parts
 
 from gala import build, configure, launch
+from gala.common_checkpoint import CommonCheckpoint
 from gala.runs import RunDir
 
 END_S = 10.0
@@ -47,7 +48,7 @@ def test_a_gossiping_run_is_interrupted_resumed_and_killed(tmp_path):
     gala = Gala(
         path,
         *TINY,
-        *("algo=gala", "learners=3", "normalize.obs=true", "normalize.reward=scale"),
+        *("algo=gala", "learners=3", "on_failure=stop", "normalize.obs=true", "normalize.reward=scale"),
         GALA_TEST_TRACE=str(tmp_path),
     )
     gala.wait_for_checkpoint()
@@ -181,12 +182,12 @@ def test_learners_that_wait_for_each_other_survive_checkpoints_and_the_end(tmp_p
 
 
 def test_a_lock_step_checkpoint_that_was_asked_for_too_late_is_asked_for_again(tmp_path, monkeypatch):
-    late, ahead = [True, True], launch.Run._update_ahead
+    late, ahead = [True, True], CommonCheckpoint.update_ahead
 
-    def update_ahead(run: launch.Run) -> int:
-        return int(run.board.progress[:, 1].min()) - 1 if late and late.pop() else ahead(run)
+    def update_ahead(checkpoint: CommonCheckpoint) -> int:
+        return int(checkpoint.board.progress[:, 1].min()) - 1 if late and late.pop() else ahead(checkpoint)
 
-    monkeypatch.setattr(launch.Run, "_update_ahead", update_ahead)
+    monkeypatch.setattr(CommonCheckpoint, "update_ahead", update_ahead)
     words = ["gossip.tau=0", "algo=gala", "learners=2", "env.id=helper_envs:Slow-v0", "gossip.wait_timeout_s=4"]
     words += ["log.keep_milestones=1", "log.checkpoint_interval_s=1000", "steps=1_000"]
     config = configure.parse([*TINY, *words, f"run={tmp_path / 'run'}"])

@@ -20,7 +20,7 @@ TINY = (
     *("a2c.num_steps=4", "steps=1e9", "torch_threads=1", "log.interval_s=0.2", "log.checkpoint_interval_s=0.4"),
     *("log.tensorboard=false", "log.panel=off"),
 )
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 
 
 class Gala:
@@ -105,4 +105,4 @@ class Gala:
 
 def parts(run: RunDir, name: str = "latest") -> list[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
     """(tensors, meta) of every learner."""
-    return [run.load_part(name, f"learner{rank}") for rank in range(run.config.learners)]
+    return [run.load_part(name, f"learner{rank}") for rank in run.checkpoint_meta(name)["ranks"]]

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     options = configure.parse_options(Options, [word for word in argv[1:] if word != "--json"])
     run_dir = RunDir.open(argv[0])
-    learner = _learner(options.learner, run_dir.config.learners)
+    learner = _learner(options.learner, run_dir.checkpoint_meta(options.checkpoint)["ranks"])
     _check(options, run_dir)
     from gala.evaluate import evaluate_run
 
@@ -74,12 +74,12 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-def _learner(text: str, learners: int) -> int | str:
+def _learner(text: str, ranks: list[int]) -> int | str:
     if text == "consensus":
         return text
-    if text.isdigit() and int(text) < learners:
+    if text.isdigit() and int(text) in ranks:
         return int(text)
-    raise ValueError(f"learner={text}: wants consensus or a number from 0 to {learners - 1}")
+    raise ValueError(f"learner={text}: wants consensus or one of {', '.join(map(str, ranks))}")
 
 
 def _check(options: Options, run_dir: RunDir) -> None:

@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> int:
 
 def check(config: Config) -> None:
     """Refuse, before a file is written, what only the environment and the topology can tell. Raises ValueError."""
-    from gala import build
+    from gala import build, build_gossip
 
-    build.check_exchange(config, build.count_parameters(config, build.probe_spaces(config)))
+    build_gossip.check_exchange(config, build.count_parameters(config, build.probe_spaces(config)))
 
 
 def default_run(config: Config, stamp: str) -> str:

@@ -76,7 +76,7 @@ class Certificate:
         if not self.void:
             self._queues[rank].extend(MixEvent(*event) for event in events)
             if len(self._queues[rank]) > _MOST_QUEUED:
-                self._give_up(f"learner {rank} took messages that no learner has logged")
+                self.give_up(f"learner {rank} took messages that no learner has logged")
 
     def publish(self, rank: int, number: int, params: Tensor) -> None:
         """The parameters [d] that learner ``rank`` marked as ``number``; call it before ``log`` brings that mark."""
@@ -107,7 +107,7 @@ class Certificate:
             self._newest_put[event.rank, event.peer] = event.version
         elif event.kind == "update":
             if event.version < self._versions[event.rank]:
-                self._give_up(f"learner {event.rank} has begun anew")
+                self.give_up(f"learner {event.rank} has begun anew")
                 return
             self._versions[event.rank] = event.version
         elif event.kind == "mark":
@@ -118,7 +118,8 @@ class Certificate:
             self._published[event.rank] = {n: params for n, params in published.items() if n > event.version}
         self.ball.apply(event)
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
+        """There is no certificate from here on: part of what happened was not logged."""
         self.void = why
         for queue in self._queues:
             queue.clear()

@@ -34,10 +34,30 @@ class ShardedMailboxes:
         """What a child needs: one handle per shard."""
 
     @classmethod
-    def create(cls, world_size: int, numel: int, edges: Sequence[Edge], shards: int = 1) -> ShardedMailboxes:
+    def create(
+        cls, world_size: int, numel: int, edges: Sequence[Edge], shards: int = 1, **settings: Any
+    ) -> ShardedMailboxes:
         """See ``SharedMemoryMailboxes.create``. Raises ValueError if there are fewer parameters than shards."""
         sizes = shard_sizes(numel, shards)
-        return cls([SharedMemoryMailboxes.create(world_size, size, edges) for size in sizes])
+        return cls([SharedMemoryMailboxes.create(world_size, size, edges, **settings) for size in sizes])
+
+    def bury(self, rank: int) -> float:
+        """Write a dead rank off; returns the weight that went with it, on average over shards."""
+        return sum(shard.bury(rank) for shard in self.shards) / len(self.shards)
+
+    def admit(self, rank: int) -> None:
+        """Let a rank in (again), with no weight."""
+        for shard in self.shards:
+            shard.admit(rank)
+
+    def retire(self, rank: int) -> None:
+        """``rank`` has left, and has handed its mass over."""
+        for shard in self.shards:
+            shard.table.retire(rank)
+
+    def silent(self) -> tuple[int, ...]:
+        """Ranks that should be at work and gave no sign for long."""
+        return self.shards[0].silent()
 
     def close(self) -> None:
         """Forget the memory. May be called twice."""

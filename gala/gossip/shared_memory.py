@@ -7,8 +7,6 @@ import fcntl
 import math
 import mmap
 import os
-import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -18,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from gala.gossip.anonymous_memory import anonymous_memory
 from gala.gossip.box import LINE, PAGE, Box
 from gala.gossip.flat import check_same_parameters
 from gala.gossip.membership import ABSENT, FINISHED, PRESENT, RESTING, Table, TableRoster
@@ -32,6 +31,7 @@ class Handle(NamedTuple):
     world_size: int
     numel: int
     edges: tuple[Edge, ...]
+    silent_after_s: float
 
 
 PATIENCE_S = 0.005
@@ -107,16 +107,23 @@ class SharedMemoryMailboxes:
 
     @classmethod
     def create(
-        cls, world_size: int, numel: int, edges: Sequence[Edge], present: int | None = None
+        cls,
+        world_size: int,
+        numel: int,
+        edges: Sequence[Edge],
+        *,
+        present: int | None = None,
+        silent_after_s: float = math.inf,
     ) -> SharedMemoryMailboxes:
         """One box of ``numel`` float32 for each (source, destination) in ``edges``. Of the ``world_size`` ranks the
-        first ``present`` (default all) take part from the start; the others may be admitted later."""
+        first ``present`` (default all) take part from the start; the others may be admitted later. A rank that gave no
+        sign for ``silent_after_s`` counts as departed until it gives one."""
         for src, dst in edges:
             check_rank(src, world_size)
             check_rank(dst, world_size)
         size = block_size(world_size, numel, len(set(edges)))
         fd, path = anonymous_memory("gala-mailboxes", size)
-        handle = Handle(path, os.fstat(fd).st_ino, world_size, numel, tuple(dict.fromkeys(edges)))
+        handle = Handle(path, os.fstat(fd).st_ino, world_size, numel, tuple(dict.fromkeys(edges)), silent_after_s)
         _open_blocks[handle] = block = _Block(fd, handle)
         present = world_size if present is None else present
         block.table.state[present:] = ABSENT
@@ -149,6 +156,14 @@ class SharedMemoryMailboxes:
         """Let a rank in (again), with no weight."""
         _alive(self._block).table.admit(rank)
 
+    def box(self, edge: Edge) -> Box:
+        """The box itself, for tests and measurements."""
+        return _alive(self._block).box(edge)
+
+    def silent(self) -> tuple[int, ...]:
+        """Ranks that should be at work and gave no sign for ``silent_after_s``."""
+        return tuple(np.flatnonzero(self.table.silent(self.handle.silent_after_s)).tolist())
+
     def progress(self) -> list[int]:
         """The update count that each rank published last."""
         return _alive(self._block).updates.tolist()
@@ -175,8 +190,8 @@ class SharedMemoryMailboxes:
         self._block = None
 
 
-def open_endpoint(handle: Handle, rank: int, silent_after_s: float = math.inf) -> Mailbox:
-    """This process's endpoint for ``rank``, to which others that gave no sign for ``silent_after_s`` have departed.
+def open_endpoint(handle: Handle, rank: int) -> Mailbox:
+    """This process's endpoint for ``rank``.
 
     Raises:
         ValueError: the rank is outside the world, or the parent has closed the mailboxes or died.
@@ -193,13 +208,13 @@ def open_endpoint(handle: Handle, rank: int, silent_after_s: float = math.inf) -
             raise ValueError("the mailboxes are gone: the parent must keep them open while ranks join")
         _open_blocks[handle] = block = _Block(fd, handle)
     block.table.state[rank] = PRESENT
-    return _SharedEndpoint(block, rank, silent_after_s)
+    return _SharedEndpoint(block, rank)
 
 
 class _SharedEndpoint:
-    def __init__(self, block: _Block, rank: int, silent_after_s: float) -> None:
+    def __init__(self, block: _Block, rank: int) -> None:
         self._block: _Block | None = block
-        self.roster = TableRoster(block.table, rank, silent_after_s)
+        self.roster = TableRoster(block.table, rank, block.handle.silent_after_s)
         self._rank, self.numel = rank, block.handle.numel
         self.message_bytes = 4 * self.numel + HEADER_BYTES
         self._incoming = [edge for edge in block.handle.edges if edge[1] == rank]
@@ -265,21 +280,6 @@ class _SharedEndpoint:
         if self._block is not None:
             self._block.table.state[self._rank] = FINISHED
         self._block = None
-
-
-def anonymous_memory(name: str, size: int) -> tuple[int, str]:
-    """``size`` zero bytes without a name in the file system: (descriptor, path by which other processes open it).
-
-    The path is good while the caller keeps the descriptor. Where there is no memfd it is a temporary file, which the
-    caller removes.
-    """
-    if sys.platform == "linux":
-        fd = os.memfd_create(name, os.MFD_CLOEXEC)
-        path = f"/proc/{os.getpid()}/fd/{fd}"
-    else:
-        fd, path = tempfile.mkstemp(prefix=f"{name}-")
-    os.ftruncate(fd, size)
-    return fd, path
 
 
 def block_size(world_size: int, numel: int, num_edges: int) -> int:

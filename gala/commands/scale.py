@@ -1,0 +1,38 @@
+"""``gala scale RUN N``: let learners join or leave a run that is training now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from gala.runs import RunDir
+
+PATIENCE_S = 15.0
+USAGE = """usage: gala scale RUN learners=N
+
+Let learners join, or leave, the asynchronous gossip run RUN (algo=gala) until N are
+there. A newcomer starts from a live learner's state; one that leaves hands its
+PushSum mass over. N may go up to max_learners (twice the learners by default).
+The learning rate stays as it is."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Leaves the request in the run directory and waits until the training process has taken it. Returns 0."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    words = [word.removeprefix("--").removeprefix("learners=") for word in argv[1:]]
+    if len(words) != 1 or not words[0].isdigit() or int(words[0]) < 1:
+        raise ValueError("gala scale wants a run and a number of learners: gala scale RUN learners=6")
+    run_dir = RunDir.open(argv[0])
+    if run_dir.config.algo != "gala" or run_dir.config.learners == 1:
+        raise ValueError(f"{run_dir.path} has no gossip between several learners; only such a run can be scaled")
+    request = run_dir.ask_for_learners(int(words[0]))
+    deadline = time.monotonic() + PATIENCE_S
+    while request.exists():
+        if time.monotonic() > deadline:
+            request.unlink(missing_ok=True)
+            raise ValueError(f"nobody took the request in {PATIENCE_S:g} s: {run_dir.path} is not training now")
+        time.sleep(0.1)
+    print(f"{run_dir.path} was asked for {words[0]} learners; it says there what it does")
+    return 0

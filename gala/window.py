@@ -1,0 +1,43 @@
+"""What one learner sums up between two log records."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from gala.rl.actor_learner import ActorLearner, UpdateResult
+
+
+class Window:
+    """Sums of one logging interval. Losses stay tensors until the interval ends."""
+
+    def __init__(self) -> None:
+        self.results: list[UpdateResult] = []
+        self.started = time.monotonic()
+
+    def add(self, result: UpdateResult) -> None:
+        self.results.append(result)
+
+    def close(self, learner: ActorLearner) -> dict[str, Any]:
+        """The interval's record; starts the next one."""
+        now = time.monotonic()
+        record: dict[str, Any] = {"interval_s": now - self.started}
+        record["interval_steps"] = sum(result.valid_steps for result in self.results)
+        record["returns"] = [r for result in self.results for r in result.episodes.returns]
+        record["lengths"] = [n for result in self.results for n in result.episodes.lengths]
+        if self.results:
+            rows = [
+                torch.stack([r.loss.policy, r.loss.value, r.loss.entropy, r.explained_variance, r.grad_norm]).detach()
+                for r in self.results
+            ]
+            means = torch.stack(rows).mean(0).tolist()
+            names = ("policy_loss", "value_loss", "entropy", "explained_variance", "grad_norm")
+            record |= {f"losses/{name}": mean for name, mean in zip(names, means, strict=True)}
+        c = learner.collector
+        record |= {"simulate_s": c.simulate_s, "act_s": c.act_s, "learn_s": learner.learn_s}
+        record["gossip_s"] = learner.gossip_s
+        c.simulate_s = c.act_s = learner.learn_s = learner.gossip_s = 0.0
+        self.results, self.started = [], now
+        return record
