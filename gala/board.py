@@ -71,8 +71,10 @@ class Board:
         for rank, row in enumerate(moments):
             self.publish_moments(rank, np.asarray(row))
 
-    def publish_params(self, rank: int, flat: NDArray) -> None:
+    def publish_params(self, rank: int, flat: NDArray) -> int:
+        """Returns which publication of this rank it was, from 1 on."""
         self._publish(0, self._params, rank, flat)
+        return int(self._sequence[0, rank]) // 2
 
     def publish_moments(self, rank: int, moments: NDArray) -> None:
         self._publish(1, self._moments, rank, moments)
@@ -80,6 +82,12 @@ class Board:
     def read_params(self, ranks: Sequence[int]) -> NDArray:
         """A copy [len(ranks), d] of the newest whole snapshot of each; zeros where none was published."""
         return np.stack([self._read(0, self._params, rank) for rank in ranks])
+
+    def read_publication(self, rank: int) -> tuple[NDArray, int]:
+        """The newest parameters [d] of a rank, copied, and their number; 0 if none are whole at this moment."""
+        before = int(self._sequence[0, rank])
+        row = self._params[rank].copy()
+        return row, before // 2 if before % 2 == 0 and before == self._sequence[0, rank] else 0
 
     def read_moments(self) -> NDArray:
         """A copy [n, m] for all ranks; see ``read_params``."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from gala.config import Config
-from gala.gossip.averager import GossipAverager
-from gala.gossip.flat import flatten_parameters, still_flat
-from gala.gossip.shared_memory import SharedMemoryMailboxes, open_endpoint
-from gala.gossip.topology import get_topology
+from gala.gossip.choice import choose_topology
+from gala.gossip.flat import still_flat
+from gala.gossip.topology import Topology
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr
+from gala.optim.slowmo import SlowMo
 from gala.resources import available_cores
 from gala.rl.normalise import ObsNormalizer, ReturnScaler
 
@@ -138,13 +136,14 @@ def pick_device(config: Config, rank: int) -> torch.device:
 
 def is_lock_step(config: Config) -> bool:
     """All learners make the same number of updates, each waiting for the others'."""
-    return config.algo == "allreduce" or (config.algo == "gala" and config.gossip.tau == 0)
+    g = config.gossip
+    return config.algo == "allreduce" or (config.algo == "gala" and (g.tau == 0 or g.mixing == "allreduce"))
 
 
 def slots(config: Config) -> int:
     """How many learners there can be at a time."""
-    elastic = config.algo == "gala" and config.learners > 1 and not is_lock_step(config)
-    if not elastic or get_topology(config.gossip.topology, config.learners).problem(config.learners + 1):
+    elastic = exchanges_messages(config) and not is_lock_step(config) and not certifies(config)
+    if not elastic or make_topology(config).problem(config.learners + 1):
         return config.learners
     return config.max_learners or 2 * config.learners
 
@@ -154,15 +153,6 @@ def failure_policy(config: Config) -> str:
     if config.on_failure != "auto":
         return config.on_failure
     return "continue" if config.algo == "gala" and config.learners > 1 and not is_lock_step(config) else "stop"
-
-
-def open_store(config: Config) -> Any:
-    """The loopback rendezvous of algo=allreduce, to be kept while the run lasts; None for the others."""
-    if config.algo != "allreduce" or config.learners == 1:
-        return None
-    import torch.distributed as dist
-
-    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def seeds(config: Config, rank: int, env_steps: int) -> tuple[int, int]:
@@ -200,55 +190,33 @@ def flatten_gradients(flat: torch.Tensor, policy: torch.nn.Module) -> None:
         offset += p.numel()
 
 
-def make_averager(
-    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Any
-) -> tuple[torch.Tensor, GossipAverager | None]:
-    """The policy's parameters as one vector, and what exchanges it (None unless there are peers to gossip with)."""
-    if mailboxes is None:
-        return flatten_parameters(policy.parameters()), None
+def make_slowmo(config: Config, optimizer: torch.optim.Optimizer) -> SlowMo | None:
+    """Slow momentum of one learner alone: the gossip averages, so SlowMo itself does not, and nobody waits."""
+    s = config.slowmo
+    return SlowMo(optimizer, every=s.every, lr=s.lr, momentum=s.momentum) if s.every else None
+
+
+def gossips(config: Config) -> bool:
+    return config.algo == "gala" and config.learners > 1
+
+
+def exchanges_messages(config: Config) -> bool:
+    """Through mailboxes, that is; an all-reduce has none."""
+    return gossips(config) and config.gossip.mixing in ("pushsum", "copy-average")
+
+
+def certifies(config: Config) -> bool:
+    return gossips(config) and config.gossip.certify
+
+
+def needs_process_group(config: Config) -> bool:
+    """Whether the learners all-reduce, gradients or parameters."""
+    return config.learners > 1 and (
+        config.algo == "allreduce" or (gossips(config) and config.gossip.mixing == "allreduce")
+    )
+
+
+def make_topology(config: Config) -> Topology:
+    """Raises ValueError if there is no such graph of this many learners, or if its file is wrong."""
     g = config.gossip
-    averager = GossipAverager(
-        policy.parameters(),
-        rank=rank,
-        world_size=slots(config),
-        mailbox=open_endpoint(mailboxes, rank),
-        topology=g.topology,
-        every=g.every,
-        w_min=g.w_min,
-        tau=None if g.tau < 0 else g.tau,
-        at_bound=g.at_bound,
-        wait_timeout_s=g.wait_timeout_s,
-    )
-    return averager.flat, averager
-
-
-def make_mailboxes(config: Config, num_params: int) -> SharedMemoryMailboxes | None:
-    """The parent's side of the gossip: a box for every pair, of which only those that are used cost memory."""
-    if config.algo != "gala" or config.learners == 1:
-        return None
-    places = slots(config)
-    return SharedMemoryMailboxes.create(
-        places,
-        num_params,
-        [(i, j) for i in range(places) for j in range(places) if i != j],
-        present=config.learners,
-        silent_after_s=math.inf if is_lock_step(config) else config.gossip.silent_after_s,
-    )
-
-
-def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None] | None:
-    """For algo=allreduce: joins the loopback process group; returns ``grad -> mean over learners``, in place."""
-    if config.algo != "allreduce" or config.learners == 1:
-        return None
-    import torch.distributed as dist
-
-    backend = "nccl" if pick_device(config, rank).type == "cuda" else "gloo"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = dist.TCPStore("127.0.0.1", store_port, is_master=False)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=config.learners)
-
-    def reduce(grad: torch.Tensor) -> None:
-        dist.all_reduce(grad)
-        grad.div_(config.learners)
-
-    return reduce
+    return choose_topology(g.topology, config.learners, g.peers, g.peers_schedule)

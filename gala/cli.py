@@ -11,6 +11,7 @@ COMMANDS = {
     "resume": ("gala.commands.resume", "continue a run from its latest checkpoint"),
     "scale": ("gala.commands.scale", "let learners join or leave a run that is training"),
     "eval": ("gala.commands.evaluate", "play an exact number of episodes with a trained policy"),
+    "plot": ("gala.commands.plot", "draw a run's learning curve, or its epsilon ball"),
     "presets": ("gala.commands.presets", "list the presets"),
     "envs": ("gala.commands.envs", "list the environments of each backend"),
     "topologies": ("gala.commands.topologies", "list the gossip topologies, or show one round by round"),

@@ -110,11 +110,24 @@ class NormalizeConfig:
 
 @dataclass(frozen=True)
 class GossipConfig:
-    """Asynchronous PushSum between the learners (algo=gala)."""
+    """What the learners exchange, with whom and how (algo=gala)."""
 
+    mixing: Literal["pushsum", "copy-average", "allreduce", "none"] = "pushsum"
+    """copy-average: GALA's Algorithm 1. allreduce: the exact average of the parameters, in lock-step."""
     topology: str = "ring"
+    """A name from `gala topologies`, or the path of an edge list (.txt) or of a .yaml file with edges or a matrix."""
+    peers: int = 0
+    """Out-peers in a round, for graphs that take a number (ring, one-peer-exponential, ...); 0 is the graph's own."""
+    peers_schedule: str = ""
+    """The same from given exchanges on: 0:2,3000:1 is two peers for the first 3000 exchanges, then one."""
     every: int = 1
     """Exchange once in this many updates."""
+    shards: int = 1
+    """Exchange a K-th of the parameters at a time, in turn; messages are K times smaller."""
+    codec: Literal["none", "fp16", "int8"] = "none"
+    """Encoding of messages, with error feedback."""
+    overlap: bool = False
+    """Exchange in a thread of its own while the next rollout is collected; what arrives is absorbed an update later."""
     w_min: float = 0.25
     """A learner whose PushSum weight would fall under this keeps its share for the round."""
     tau: int = -1
@@ -123,6 +136,18 @@ class GossipConfig:
     wait_timeout_s: float = 30.0
     silent_after_s: float = 30.0
     """A learner that finished no update for so long is left out of the graph until it does; longer than any update."""
+    certify: bool = False
+    """Log all exchanges, and from them a bound on the distance between the learners that cannot be exceeded."""
+
+
+@dataclass(frozen=True)
+class SlowMoConfig:
+    """Slow momentum on top of any algorithm, local to each learner (SlowMo's no-average variant)."""
+
+    every: int = 0
+    """Updates between slow steps; 0 is off. The paper takes 48 on top of gossip."""
+    lr: float = 1.0
+    momentum: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -147,6 +172,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
     gossip: GossipConfig = field(default_factory=GossipConfig)
+    slowmo: SlowMoConfig = field(default_factory=SlowMoConfig)
     log: LogConfig = field(default_factory=LogConfig)
     algo: Algo = "gala"
     """gala: gossip. a2c: one learner. independent: no gossip. allreduce: synchronous data-parallel. With learners=1 all
@@ -177,19 +203,21 @@ class Config:
 
 _COUNTS = (
     *("learners", "envs_per_learner", "steps", "a2c.num_steps", "optim.lr_reference_envs", "gossip.every"),
+    "gossip.shards",
     *("env.frame_skip", "env.frame_stack", "env.image_size"),
 )
 _POSITIVE = (
     *("env.watchdog_s", "optim.eps", "normalize.obs_clip", "normalize.reward_clip", "gossip.wait_timeout_s"),
-    *("gossip.silent_after_s", "log.interval_s", "log.checkpoint_interval_s"),
+    *("gossip.silent_after_s", "log.interval_s", "log.checkpoint_interval_s", "slowmo.lr"),
 )
 _NOT_NEGATIVE = (
     *("max_restarts", "max_learners", "log.keep_milestones"),
     *("seed", "torch_threads", "env.threads", "env.max_episode_steps", "env.noop_max", "model.gru_size"),
     *("a2c.value_coef", "a2c.entropy_coef", "a2c.max_grad_norm", "optim.lr"),
+    *("gossip.peers", "slowmo.every"),
 )
 _UNIT = ("env.sticky_actions", "a2c.gamma", "a2c.gae_lambda")
-_BELOW_ONE = ("optim.rmsprop_alpha", "optim.adam_beta1", "optim.adam_beta2", "gossip.w_min")
+_BELOW_ONE = ("optim.rmsprop_alpha", "optim.adam_beta1", "optim.adam_beta2", "gossip.w_min", "slowmo.momentum")
 
 
 def validate(config: Config) -> None:
@@ -211,14 +239,39 @@ def validate(config: Config) -> None:
         raise ValueError(f"algo=a2c has one learner, not {config.learners}; use algo=gala, independent or allreduce")
     if config.max_learners and config.max_learners < config.learners:
         raise ValueError(f"max_learners={config.max_learners} is less than learners={config.learners}; leave it at 0")
-    lock_step = config.algo == "allreduce" or (config.algo == "gala" and config.gossip.tau == 0)
+    synchronous = config.gossip.tau == 0 or config.gossip.mixing == "allreduce"
+    lock_step = config.algo == "allreduce" or (config.algo == "gala" and synchronous)
     if config.on_failure in ("continue", "restart") and (lock_step or config.learners == 1):
         raise ValueError(f"on_failure={config.on_failure} needs learners that do not wait for each other; use stop")
     if config.on_failure == "restart" and config.algo != "gala":
         raise ValueError("on_failure=restart needs a peer to start from, which algo=gala has; use continue or stop")
+    if config.on_failure == "restart" and config.gossip.mixing == "none":
+        raise ValueError("on_failure=restart needs gossip to start from; with gossip.mixing=none use continue or stop")
+    _validate_gossip(config.algo, config.gossip)
     per_update = config.learners * config.envs_per_learner * config.a2c.num_steps
     if config.steps < per_update:
         raise ValueError(f"steps={config.steps} is less than one update of every learner ({per_update} env_steps)")
+
+
+def _validate_gossip(algo: Algo, g: GossipConfig) -> None:
+    """Combinations of which one part would do nothing, or something other than it says."""
+    boxes = g.mixing in ("pushsum", "copy-average")
+    refused = {
+        "gossip.peers and gossip.peers_schedule exclude each other; give one": g.peers and g.peers_schedule,
+        f"gossip.mixing={g.mixing} sends no messages; leave out gossip.shards, codec and overlap": not boxes
+        and (g.shards > 1 or g.codec != "none" or g.overlap),
+        "gossip.mixing=allreduce waits for all learners anyway; leave gossip.tau at -1": g.mixing == "allreduce"
+        and g.tau >= 0,
+        "gossip.overlap absorbs a message one update late, so it cannot wait for one; leave out gossip.tau=0 and "
+        "gossip.at_bound=wait": g.overlap and (g.tau == 0 or g.at_bound == "wait"),
+        "gossip.certify follows whole, exact parameters; leave out gossip.shards, codec and mixing=allreduce": g.certify
+        and (g.shards > 1 or g.codec != "none" or g.mixing == "allreduce"),
+        f"gossip.certify needs algo=gala, not {algo} (gossip.mixing=none is gala without exchange)": g.certify
+        and algo != "gala",
+    }
+    for message, applies in refused.items():
+        if applies:
+            raise ValueError(message)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

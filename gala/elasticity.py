@@ -54,7 +54,7 @@ class Elasticity:
         """Start ``rank`` as soon as somebody can donate its state."""
         self._wanting[rank] = None
         if self.mailboxes:
-            self.mailboxes.table.retire(rank)
+            self.mailboxes.retire(rank)
 
     def scale(self, wanted: int) -> str:
         """Let learners join or leave until ``wanted`` are there; says what it does."""
@@ -86,7 +86,7 @@ class Elasticity:
         """A learner has donated its state, or has left."""
         if event.kind == "left":
             self.state[event.rank] = "left"
-            self.mailboxes.table.retire(event.rank)
+            self.mailboxes.retire(event.rank)
             return
         for newcomer in [new for new, donor in self._wanting.items() if donor == event.rank]:
             del self._wanting[newcomer]

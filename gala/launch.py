@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from gala import build
+from gala import build, build_gossip
 from gala.board import Board
 from gala.common_checkpoint import CommonCheckpoint
 from gala.config import Config
@@ -36,7 +36,7 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     num_params = build.count_parameters(config, spaces)
     saved = run_dir.checkpoint_meta("latest") if resume else {}
     board = Board.create(build.slots(config), num_params, build.num_moments(config, spaces))
-    mailboxes = build.make_mailboxes(config, num_params)
+    mailboxes = build_gossip.make_mailboxes(config, num_params)
     panel = Panel(config, config.steps, config.log.panel)
     if resume:
         board.restore(saved["progress"], saved["moments"])
@@ -96,7 +96,7 @@ class Run:
 
     def start(self, saved: dict[str, Any]) -> None:
         """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty."""
-        self._store = build.open_store(self.config)
+        self._store = build_gossip.open_store(self.config)
         self._resume_from = "latest" if saved else ""
         if saved:
             self.checkpoint.best = -float("inf") if saved["return_mean"] is None else saved["return_mean"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gala import build
+from gala import build, build_gossip
 from gala.board import Board, BoardHandle
 from gala.checkpoints import pack, unpack
 from gala.config import Config
@@ -90,9 +90,13 @@ class LearnerProcess:
         spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
         device = build.pick_device(config, self.rank)
         self.policy = build.make_policy(config, spaces).to(device)
-        self.flat, self.averager = build.make_averager(config, self.policy, self.rank, spec.mailboxes)
+        self.flat, self.averager = build_gossip.make_averager(
+            config, self.policy, self.rank, spec.mailboxes, spec.store_port
+        )
         build.flatten_gradients(self.flat, self.policy)
         self.optimizer = build.make_optimizer(config, self.flat)
+        self.slowmo = build.make_slowmo(config, self.optimizer)
+        self.event_log = build_gossip.make_event_log(config, self.averager)
         self.normalizer = build.make_normalizer(config, spaces)
         shape_reward, self.return_scaler = build.make_reward_shaper(config)
         self.generator = torch.Generator(device)
@@ -110,8 +114,9 @@ class LearnerProcess:
             self.flat,
             self.optimizer,
             coefficients=config.a2c,
-            reduce_gradient=build.make_gradient_reducer(config, self.rank, spec.store_port),
+            reduce_gradient=build_gossip.make_gradient_reducer(config, self.rank, spec.store_port),
             averager=self.averager,
+            slowmo=self.slowmo,
         )
         self.learning_rate, self.entropy_coef = build.learning_rate(config), build.entropy_coefficient(config)
         self.env_steps = self.updates = 0
@@ -201,7 +206,7 @@ class LearnerProcess:
     def _rest(self, resting: bool) -> None:
         """Peers must not wait, at their staleness bound, for a learner that stands still."""
         if self.averager is not None and not self.lock_step:
-            self.averager.mailbox.rest(resting)
+            self.averager.rest(resting)
 
     def _pool_moments(self) -> None:
         """Share normaliser statistics between learners whose parameters are averaged."""
@@ -221,7 +226,9 @@ class LearnerProcess:
         return {name: part for name, part in parts.items() if part is not None}
 
     def _publish(self) -> None:
-        self.board.publish_params(self.rank, self.flat.detach().cpu().numpy())
+        number = self.board.publish_params(self.rank, self.flat.detach().cpu().numpy())
+        if self.event_log is not None:
+            self.event_log.mark(number)
 
     def _report(self, lr: float) -> None:
         self._publish()
@@ -229,6 +236,9 @@ class LearnerProcess:
         record |= {"env_steps": self.env_steps, "updates": self.updates, "charts/learning_rate": lr}
         if self.averager is not None:
             record |= {f"gossip/{key}": value for key, value in self.averager.stats().items()}
+            record["message_ages"] = self.averager.age_histogram.counts()
+        if self.event_log is not None:
+            record["events"] = self.event_log.flush(self.run_dir.path / "gossip")
         self.pipe.send(("metrics", record))
 
     def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
@@ -236,6 +246,8 @@ class LearnerProcess:
         tensors: dict[str, dict[str, torch.Tensor]] = {"policy": dict(self.policy.state_dict())}
         state = self.optimizer.state_dict()["state"]
         tensors["optimizer"] = {key: torch.as_tensor(value) for key, value in state.get(0, {}).items()}
+        if self.slowmo is not None:
+            tensors["slowmo"] = self.slowmo.tensors()
         for name, part in self._normalizers().items():
             tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
         return tensors
@@ -262,6 +274,8 @@ class LearnerProcess:
             state = self.optimizer.state_dict()
             state["state"] = {0: tensors["optimizer"]}
             self.optimizer.load_state_dict(state)
+        if self.slowmo is not None:
+            self.slowmo.load_tensors(tensors["slowmo"])
 
     def _join(self, donated: dict[str, dict[str, torch.Tensor]]) -> None:
         """Start from a peer's network, and from what this rank itself has counted, if it was here before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
@@ -96,7 +97,7 @@ class Panel:
     def _panel(self, r: dict[str, Any]) -> RenderableType:
         width = min(WIDTH, self.console.width)
         rows: list[RenderableType] = [self._progress(r, width - 4), self._figures(r)]
-        learners = sorted((int(key[7:]), value) for key, value in r.items() if isinstance(value, dict))
+        learners = sorted((int(key[7:]), value) for key, value in r.items() if key.startswith("learner"))
         if len(learners) > 1:
             rows.append(self._learners(learners))
         title = Text(f"gala · {self.config.env.id} · {self.config.algo} x{self.config.learners}")
@@ -133,12 +134,23 @@ class Panel:
             ("message age", r.get("gossip/message_age_mean"), ""),
             ("age max", r.get("gossip/message_age_max"), ""),
             ("consensus dist.", r.get("gossip/consensus_distance"), ""),
+            ("weight", span(r.get("gossip/weight_min"), r.get("gossip/weight_max")), ""),
+            ("gossip", per_second(r.get("gossip/bytes_per_s")), ""),
+            ("sent", size(r.get("gossip/bytes_sent")), ""),
         ]
+        if "gossip/epsilon_bound" in r:
+            cells[14:14] = [("epsilon bound", r["gossip/epsilon_bound"], "")]
         shown = [Text.assemble((f"{name} ", "dim"), (_number(value), style)) for name, value, style in cells]
-        for i in range(0, len(shown) if "gossip/message_age_mean" in r else len(shown) - 3, 3):
+        for i in range(0, len(shown) if "gossip/message_age_mean" in r else 12, 3):
             grid.add_row(*shown[i : i + 3])
         split = "  ".join(f"{name} {share:.0%}" for name, share in shares.items() if share is not None)
-        return Group(grid, Text.assemble(("time: ", "dim"), split, no_wrap=True, overflow="ellipsis"))
+        lines = {"time": split, "message ages": age_shares(r.get("message_ages", {}))}
+        texts = [
+            Text.assemble((f"{name}: ", "dim"), text, no_wrap=True, overflow="ellipsis")
+            for name, text in lines.items()
+            if text
+        ]
+        return Group(grid, *texts)
 
     def _learners(self, learners: list[tuple[int, dict[str, Any]]]) -> RenderableType:
         table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
@@ -194,6 +206,31 @@ def short(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return f"{count:.0f}"
+
+
+def size(count: float | None) -> str | None:
+    """3.25e6 bytes -> 3.25 MB."""
+    if count is None:
+        return None
+    text = short(count)
+    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+
+
+def per_second(count: float | None) -> str | None:
+    return None if count is None else f"{size(count)}/s"
+
+
+def span(low: float | None, high: float | None) -> str | None:
+    return None if low is None or high is None else f"{low:.2g} to {high:.2g}"
+
+
+def age_shares(counts: Mapping[str, int]) -> str:
+    """{"0": 1, "1": 3} -> 0 25%  1 75%; what is older than seven updates is one bin."""
+    total = sum(counts.values())
+    old = sum(n for label, n in counts.items() if int(label.split("-")[0]) > 7)
+    young = {label: n for label, n in counts.items() if int(label.split("-")[0]) <= 7}
+    bins = young | ({"8 or more": old} if old else {})
+    return "  ".join(f"{label} {n / total:.0%}" for label, n in bins.items())
 
 
 def _number(value: float | str | None) -> str:

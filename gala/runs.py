@@ -74,7 +74,8 @@ class RunDir:
     def append_metrics(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and TensorBoard scalars at x = ``global_step``.
 
-        Keys are tags; ``learner<i>`` holds a nested record of one learner. A number that is not finite becomes null.
+        Keys are tags; ``learner<i>`` holds a nested record of one learner, ``message_ages`` a histogram by labelled
+        bins (0, 1, 2-3, 4-7, ...). A number that is not finite becomes null.
         """
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
@@ -82,7 +83,9 @@ class RunDir:
             step = int(record["global_step"])
             self._write_scalars("", record, step)
             for key, value in record.items():
-                if isinstance(value, dict):
+                if key == "message_ages":
+                    self._write_ages(value, step)
+                elif isinstance(value, dict):
                     self._write_scalars(key, value, step)
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -146,13 +149,25 @@ class RunDir:
         self._writers.clear()
 
     def _write_scalars(self, name: str, record: dict[str, Any], step: int) -> None:
+        writer = self._writer(name)
+        for tag, value in record.items():
+            if isinstance(value, int | float) and "/" in tag:
+                writer.add_scalar(tag, value, step)
+
+    def _write_ages(self, counts: dict[str, int], step: int) -> None:
+        limits = [float(label.split("-")[-1]) for label in counts]  # TensorBoard knows bins by their upper ends
+        sums = [sum(n * age**k for n, age in zip(counts.values(), limits, strict=True)) for k in range(3)]
+        if limits:
+            self._writer("").add_histogram_raw(
+                "gossip/message_age", limits[0], limits[-1], *sums, limits, list(counts.values()), step
+            )
+
+    def _writer(self, name: str) -> Any:
         if name not in self._writers:
             from torch.utils.tensorboard import SummaryWriter  # a second of imports, paid by the logging process only
 
             self._writers[name] = SummaryWriter(str(self.path / name), purge_step=self._purge_step)
-        for tag, value in record.items():
-            if isinstance(value, int | float) and "/" in tag:
-                self._writers[name].add_scalar(tag, value, step)
+        return self._writers[name]
 
 
 def versions() -> dict[str, str | None]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from gala.board import Board
+from gala.gossip.certificate import Certificate
 from gala.gossip.monitor import consensus_distance
 
 EPISODE_WINDOW = 100
@@ -30,6 +31,8 @@ class Telemetry:
         self.started = self._last_time = time.monotonic()
         self._last_steps = self.start_steps = start_steps
         self.episodes = 0
+        self.certificate: Certificate | None = None
+        self._ages: list[dict[str, int]] = [{} for _ in range(num_learners)]
         self._steady: list[tuple[float, int]] = []
 
     def add(self, rank: int, record: dict[str, Any]) -> dict[str, Any]:
@@ -40,9 +43,16 @@ class Telemetry:
         self.lengths.extend(lengths)
         self.learner_returns[rank].extend(returns)
         interval_s = max(record.pop("interval_s"), 1e-9)
+        self._ages[rank] = record.pop("message_ages", {})
+        if "events" in record:
+            self.certificate = self.certificate or Certificate(len(self.latest))
+            self.certificate.log(rank, record.pop("events"))
         tags = {key: value for key, value in record.items() if "/" in key}
         tags |= {f"perf/{stage}_share": record[f"{stage}_s"] / interval_s for stage in STAGES}
         tags["charts/SPS"] = record["interval_steps"] / interval_s
+        if "gossip/bytes_sent" in tags:
+            before = self.latest[rank].get("gossip/bytes_sent", tags["gossip/bytes_sent"])
+            tags["gossip/bytes_per_s"] = (tags["gossip/bytes_sent"] - before) / interval_s
         if self.learner_returns[rank]:
             tags["charts/episodic_return"] = float(np.mean(self.learner_returns[rank]))
         tags |= {"env_steps": record["env_steps"], "updates": record["updates"]}
@@ -51,7 +61,9 @@ class Telemetry:
 
     def forget(self, rank: int) -> None:
         """This learner is gone: its last tags are no news any more."""
-        self.latest[rank] = {}
+        self.latest[rank], self._ages[rank] = {}, {}
+        if self.certificate is not None:
+            self.certificate.give_up(f"learner {rank} is gone")
 
     def record(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
         """The aggregate over all learners, as it stands now; ``ranks`` are those that are there."""
@@ -72,10 +84,28 @@ class Telemetry:
             record |= {"gossip/weight_min": min(weights), "gossip/weight_max": max(weights)}
         record = {key: float(value) if "/" in key else value for key, value in record.items()}
         if len(ranks) > 1:
-            record["gossip/consensus_distance"] = rms_consensus_distance(board.read_params(ranks))
+            record |= self._distance(board, ranks)
+        if any(self._ages):
+            record["message_ages"] = add_counts(self._ages)
         record |= {"perf/updates": int(board.progress[:, 1].sum()), "perf/wall_s": now - self.started}
         record |= {f"learner{rank}": dict(tags) for rank, tags in enumerate(self.latest) if tags}
         return record
+
+    def _distance(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
+        """How far the learners are apart; with a certificate, that and its bound for the same parameters, which
+        ``epsilon_marks`` names in the event logs of the learners."""
+        if self.certificate is not None:
+            for rank in range(board.handle.num_learners):
+                params, number = board.read_publication(rank)
+                self.certificate.publish(rank, number, torch.from_numpy(params))
+            if measured := self.certificate.measure():
+                scale = 1 / math.sqrt(board.handle.num_learners)
+                return {
+                    "gossip/consensus_distance": scale * measured.distance,
+                    "gossip/epsilon_bound": scale * measured.bound,
+                    "epsilon_marks": measured.marks,
+                }
+        return {"gossip/consensus_distance": rms_consensus_distance(board.read_params(ranks))}
 
     def steady_rate(self) -> float:
         """env_steps per second over the run without its first tenth (start-up, warm-up)."""
@@ -112,7 +142,17 @@ class Telemetry:
         }
 
 
-_REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max}
+_SUMMED = ("sent", "received", "bytes_sent", "bytes_per_s", "kept_rounds", "refused_puts", "taken_back", "lost_weight")
+_REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max} | {f"gossip/{name}": np.sum for name in _SUMMED}
+"""How the record of all learners is made from theirs; by their mean where nothing is said."""
+
+
+def add_counts(each: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Histograms with labelled bins such as 0, 1, 2-3, added up, in the order of their bins."""
+    total = Counter[str]()
+    for counts in each:
+        total.update(counts)
+    return {label: total[label] for label in sorted(total, key=lambda label: int(label.split("-")[0]))}
 
 
 def rms_consensus_distance(params: np.ndarray) -> float:

@@ -8,7 +8,8 @@ import pytest
 
 from gala import cli
 from gala.commands import evaluate, train
-from gala.config import Config, EnvConfig
+from gala.config import Config, EnvConfig, LogConfig
+from gala.runs import RunDir
 
 
 def error_line(capsys) -> str:
@@ -64,7 +65,14 @@ def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, mon
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["topology=rign"], "unknown topology 'rign'"), (["env.id=ALE/Pnog-v5"], "ALE/Pong-v5")],
+    [
+        (["topology=rign"], "unknown topology 'rign'"),
+        (["topology=torus", "gossip.peers=2"], "torus has its own number of peers"),
+        (["gossip.peers_schedule=2"], "write FIRST_EXCHANGE:PEERS"),
+        (["topology=nowhere.yaml"], "cannot read the topology nowhere.yaml"),
+        (["gossip.shards=1000000"], "866439 parameters can be cut into 1 to 866439 shards"),
+        (["env.id=ALE/Pnog-v5"], "ALE/Pong-v5"),
+    ],
 )
 def test_what_only_the_parts_know_is_refused_before_anything_is_written(tmp_path, monkeypatch, words, message, capsys):
     pytest.importorskip("gala_envs.registry")
@@ -85,3 +93,57 @@ def test_eval_refuses_bad_options_in_one_line(tmp_path, capsys):
     with pytest.raises(ValueError, match="learner=4: wants consensus or one of 0, 1, 3"):
         evaluate._learner("4", [0, 1, 3])
     assert (evaluate._learner("3", [0, 3]), evaluate._learner("consensus", [0])) == (3, "consensus")
+
+
+def test_a_graph_from_a_file_is_shown_and_drawn_and_nothing_is_overwritten(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    graph, picture = tmp_path / "graph.txt", tmp_path / "graph.svg"
+    graph.write_text("0 1\n1 2\n2 0\n---\n0 2\n2 0\n")
+    words = ["topologies", str(graph), f"out={picture}"]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "round 1: 0>2  1>-  2>0\n" in out and "edges per round 2 to 3\n" in out
+    text = picture.read_text()
+    assert text.count("round ") >= 2 and "round 0: 3 edges" in text.replace("&gt;", ">")
+    arrows = text.count('id="patch_')
+    assert arrows >= 5  # one for each edge of the two rounds
+    assert cli.main(words) == 2
+    assert f"{picture} already exists; name another with out=FILE or add overwrite=true" in error_line(capsys)
+    assert cli.main([*words, "overwrite=true"]) == 0 and picture.read_text() == text
+    capsys.readouterr()
+    for bad, message in [
+        ("out=x.jpg", "must end in .png or .svg"),
+        ("out=nowhere/x.png", "there is no folder nowhere"),
+    ]:
+        assert cli.main(["topologies", "ring", bad]) == 2
+        assert message in error_line(capsys)
+
+
+@pytest.mark.parametrize("name", ["ring", "base-4", "random-2", "complete"])
+@pytest.mark.parametrize("n", [1, 2, 32])
+def test_a_shown_graph_fits_80_columns(name, n, capsys):
+    assert cli.main(["topologies", name, f"n={n}"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_plots_are_made_of_the_records_and_say_what_is_missing(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    run = RunDir.create(Config(run=str(tmp_path / "run"), log=LogConfig(tensorboard=False)), [], overwrite=False)
+    assert cli.main(["plot", str(run.path), "returns"]) == 2
+    assert "has no records yet" in error_line(capsys)
+    run.append_metrics({"global_step": 5, "gossip/consensus_distance": 0.5})
+    assert cli.main(["plot", str(run.path), "returns"]) == 2
+    assert "has no returns: no episode has ended yet" in error_line(capsys)
+    assert cli.main(["plot", str(run.path), "epsilon-ball"]) == 2
+    assert "train with gossip.certify=true" in error_line(capsys)
+    for step in (10, 20, 30):
+        each = {"charts/episodic_return": step / 3}
+        ball = {"gossip/consensus_distance": 0.1 * step, "gossip/epsilon_bound": 2.5}
+        run.append_metrics({"global_step": step, "charts/episodic_return": step / 2, "learner0": each, **ball})
+    assert cli.main(["plot", str(run.path), "epsilon-ball", f"out={tmp_path / 'ball.svg'}"]) == 0
+    assert "inside at 2 of 3 points" in (tmp_path / "ball.svg").read_text()
+    assert cli.main(["plot", str(run.path), "returns"]) == 0
+    assert (run.path / "returns.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert cli.main(["plot", str(run.path), "epsilon_ball"]) == 2
+    assert "did you mean 'epsilon-ball'?" in error_line(capsys)

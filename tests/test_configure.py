@@ -65,6 +65,34 @@ def test_precedence_default_base_preset_command_line(tmp_path):
         (["env.id="], "env.id= must be the name of an environment; see `gala envs`"),
         (["log.interval_s=0"], "log.interval_s=0.0 must be greater than 0"),
         (["algo=a2c", "learners=2"], "algo=a2c has one learner, not 2; use algo=gala, independent or allreduce"),
+        (
+            ["gossip.peers=2", "gossip.peers_schedule=0:2"],
+            "gossip.peers and gossip.peers_schedule exclude each other; give one",
+        ),
+        (
+            ["gossip.mixing=none", "gossip.shards=2"],
+            "gossip.mixing=none sends no messages; leave out gossip.shards, codec and overlap",
+        ),
+        (
+            ["gossip.mixing=allreduce", "gossip.tau=0"],
+            "gossip.mixing=allreduce waits for all learners anyway; leave gossip.tau at -1",
+        ),
+        (
+            ["gossip.overlap=true", "gossip.tau=0"],
+            "gossip.overlap absorbs a message one update late, so it cannot wait for one; leave out gossip.tau=0 and "
+            "gossip.at_bound=wait",
+        ),
+        (
+            ["gossip.certify=true", "gossip.codec=fp16"],
+            "gossip.certify follows whole, exact parameters; leave out gossip.shards, codec and mixing=allreduce",
+        ),
+        (
+            ["gossip.certify=true", "algo=independent"],
+            "gossip.certify needs algo=gala, not independent (gossip.mixing=none is gala without exchange)",
+        ),
+        (["slowmo.momentum=1"], "slowmo.momentum=1.0 must be at least 0 and below 1"),
+        (["slowmo.lr=0"], "slowmo.lr=0.0 must be greater than 0"),
+        (["gossip.shards=0"], "gossip.shards=0 must be at least 1"),
         (["steps=79"], "steps=79 is less than one update of every learner (80 env_steps)"),
     ],
 )

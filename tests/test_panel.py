@@ -22,6 +22,11 @@ TAGS = {
     "gossip/message_age_mean": 1.5,
     "gossip/message_age_max": 7,
     "gossip/weight": 0.25,
+    "gossip/weight_min": 0.25,
+    "gossip/weight_max": 1.8765,
+    "gossip/bytes_per_s": 12_345_678.9,
+    "gossip/bytes_sent": 9.87e11,
+    "gossip/epsilon_bound": 0.123456,
     "perf/simulate_share": 0.31,
     "perf/act_share": 0.2,
     "perf/learn_share": 0.45,
@@ -29,10 +34,16 @@ TAGS = {
     "perf/updates": 123_456,
     "perf/wall_s": 3725.0,
 }
+AGES = {"0": 10, "1": 20, "2-3": 30, "4-7": 20, "8-15": 15, "1024-2047": 5}
 
 
 def record(step, learners=4):
-    return {"global_step": step, **TAGS, **{f"learner{i}": {**TAGS, "charts/SPS": 100.0 + i} for i in range(learners)}}
+    return {
+        "global_step": step,
+        "message_ages": AGES,
+        **TAGS,
+        **{f"learner{i}": {**TAGS, "charts/SPS": 100.0 + i} for i in range(learners)},
+    }
 
 
 def show(records, learners=4, terminal=True, mode="auto", width=80):
@@ -62,6 +73,11 @@ def test_the_live_panel_fits_80_columns_and_shows_what_matters(learners, width):
         "gossip 2%",
         "message age 1.5",
         "consensus dist. 0.031",
+        "epsilon bound 0.123",
+        "weight 0.25 to 1.9",
+        "gossip 12.3 MB/s",
+        "sent 987 GB",
+        "message ages: 0 10%  1 20%  2-3 30%  4-7 20%  8 or more 20%",
         "32%",
     ):
         assert word in text, (word, text)
@@ -106,3 +122,10 @@ def test_eta_is_the_remaining_steps_over_the_rate(monkeypatch):
 def test_numbers_for_people():
     assert [clock(s) for s in (None, 5, 65, 3725)] == ["--:--", "0:05", "1:05", "1:02:05"]
     assert [short(x) for x in (999, 1234, 3_250_000, 10_000_000)] == ["999", "1.23k", "3.25M", "10M"]
+
+
+def test_without_gossip_the_panel_says_nothing_of_it():
+    plain = {key: value for key, value in record(5).items() if "gossip" not in key and key != "message_ages"}
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", show([plain]))
+    assert "message age" not in text and "weight -" not in text and "gossip -" not in text
+    assert "wall 1:02:05" in text

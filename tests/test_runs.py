@@ -177,3 +177,19 @@ def test_metrics_reach_jsonl_and_tensorboard_and_rewind(tmp_path):
     quiet = make_run(tmp_path / "quiet", tensorboard=False)
     quiet.append_metrics({"global_step": 1, "charts/SPS": 1.0})
     assert not list(quiet.path.rglob("events*"))
+
+
+def test_message_ages_are_a_histogram_in_tensorboard_and_no_folder(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = make_run(tmp_path / "run")
+    run.append_metrics({"global_step": 7, "message_ages": {"0": 5, "2-3": 1, "8-15": 2}})
+    run.append_metrics({"global_step": 8, "message_ages": {}})
+    run.close()
+    assert not (run.path / "message_ages").exists()
+    events = EventAccumulator(str(run.path))
+    events.Reload()
+    (histogram,) = events.Histograms("gossip/message_age")
+    value = histogram.histogram_value
+    assert (histogram.step, value.num, value.max) == (7, 8.0, 15.0)
+    assert dict(zip(value.bucket_limit, value.bucket, strict=True)) == {0.0: 5.0, 3.0: 1.0, 15.0: 2.0}

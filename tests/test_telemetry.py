@@ -81,3 +81,35 @@ def test_the_consensus_distance_is_that_of_a_dense_projection():
     off_mean = (np.eye(5) - np.full((5, 5), 0.2)) @ params.astype(np.float64)
     assert rms_consensus_distance(params) == pytest.approx(np.linalg.norm(off_mean, "fro") / 5**0.5, rel=1e-6)
     assert rms_consensus_distance(np.tile(params[:1], (5, 1))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_bytes_are_summed_with_their_rate_and_ages_added_up(board):
+    telemetry = Telemetry(2, 4)
+    for sent, ages in ((1000.0, {"0": 1, "8-15": 2}), (5000.0, {"0": 3, "2-3": 1, "8-15": 4})):
+        for rank in range(2):
+            traffic = {"gossip/bytes_sent": sent * (1 + rank), "message_ages": ages}
+            telemetry.add(rank, learner_record([], **traffic))
+    r = telemetry.record(board, [0, 1])
+    assert r["gossip/bytes_sent"] == 15_000.0
+    assert r["gossip/bytes_per_s"] == (4000 + 8000) / 2.0  # of intervals of two seconds
+    assert list(r["message_ages"].items()) == [("0", 6), ("2-3", 2), ("8-15", 8)]
+
+
+def test_bound_and_distance_are_of_the_same_published_parameters(board):
+    """Rank 1 publishes again before the record is made: its newest parameters count once their log is here."""
+    telemetry = Telemetry(2, 4)
+    start = np.zeros(3, np.float32)
+    for rank, row in enumerate(([3.0, 0, 0], [0, 4.0, 0])):
+        number = board.publish_params(rank, np.array(row, np.float32))
+        norm = float(np.linalg.norm(row - start))
+        log = [("update", rank, rank, norm, 1, 1, 0), ("mark", rank, rank, 0.0, number, 1, 0)]
+        telemetry.add(rank, learner_record([], events=log))
+    r = telemetry.record(board, [0, 1])
+    assert r["gossip/consensus_distance"] == pytest.approx(2.5)  # both are ||(3, -4)|| / 2 from their mean
+    assert r["gossip/epsilon_bound"] == pytest.approx((3 + 4) / 2) and r["epsilon_marks"] == (1, 1)
+    number = board.publish_params(1, np.array([9.0, 9, 9], np.float32))
+    assert telemetry.record(board, [0, 1])["gossip/consensus_distance"] == r["gossip/consensus_distance"]
+    telemetry.add(1, learner_record([], events=[("update", 1, 1, 20.0, 2, 1, 0), ("mark", 1, 1, 0.0, number, 1, 0)]))
+    later = telemetry.record(board, [0, 1])
+    assert later["epsilon_marks"] == (1, 2)
+    assert later["gossip/consensus_distance"] == pytest.approx((36 + 81 + 81) ** 0.5 / 2)

@@ -1,23 +1,36 @@
-"""``gala topologies [NAME [n=8]]``: the gossip graphs; with a name, who sends to whom in each round."""
+"""``gala topologies [NAME|FILE [n=8] [out=graph.png]]``: the gossip graphs; with a name, who sends to whom."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gala import configure
 
-USAGE = """usage: gala topologies [NAME [n=8]]
+if TYPE_CHECKING:
+    from gala.gossip.topology import Topology
 
-List the gossip topologies, or show the rounds of one for n learners and how fast
-it mixes; use one with topology=NAME."""
+USAGE = """usage: gala topologies [NAME|FILE [n=8] [peers=K] [out=FILE.png|FILE.svg]
+                       [overwrite=true]]
+
+List the gossip topologies, or show the rounds of one for n learners, how many
+messages each takes and how fast it mixes; out= draws it. Use one with
+topology=NAME. A FILE holds one edge a line, `source destination [share]`, and
+`---` between rounds; or it is YAML with edges, rounds or a matrix."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What ``gala topologies NAME`` accepts."""
 
-    n: int = 8
+    n: int = 0
+    """0: the learners of the file, or 8."""
+    peers: int = 0
+    out: str = ""
+    overwrite: bool = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,22 +38,46 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    from gala.gossip.spectrum import exact_after, half_life_rounds, spectral_gap
-    from gala.gossip.topology import TOPOLOGIES, get_topology
+    from gala.gossip.choice import choose_topology, is_file
+    from gala.gossip.topology import TOPOLOGIES
+    from gala.gossip.topology_file import load_topology
+    from gala.reports import figures
 
     if not argv:
         for name, topology in TOPOLOGIES.items():
             print(f"{name:<22} {topology.description}")
         return 0
-    n = configure.parse_options(Options, argv[1:]).n
-    topology = get_topology(argv[0], n)
-    print(f"{argv[0]}: {topology.description}")
-    for index in range(topology.period(n) or 1):
-        peers = [",".join(map(str, topology.out_peers(rank, index, n))) or "-" for rank in range(n)]
-        print(f"round {index}: {'  '.join(f'{rank}>{to}' for rank, to in enumerate(peers))}")
-    rounds = exact_after(argv[0], n)
-    speed = (
-        f"the exact average after {rounds} rounds" if rounds else f"half-life {half_life_rounds(argv[0], n):.2g} rounds"
-    )
-    print(f"spectral gap {spectral_gap(argv[0], n):.4f}, {speed}")
+    options = configure.parse_options(Options, argv[1:])
+    if options.out:
+        figures.check_output(Path(options.out), options.overwrite)
+    n = options.n or (load_topology(argv[0]).learners if is_file(argv[0]) else 8)
+    topology = choose_topology(argv[0], n, options.peers)
+    print("\n".join(describe(argv[0], topology, n)))
+    if options.out:
+        figures.graph_rounds(rounds(topology, n), n, f"{argv[0]}, n={n}", Path(options.out))
+        print(options.out)
     return 0
+
+
+def rounds(topology: Topology, n: int) -> list[list[tuple[int, int]]]:
+    """The (source, destination) pairs of each round of a period; of one round if it never repeats."""
+    period = topology.period(n) or 1
+    return [[(i, j) for i in range(n) for j in topology.out_peers(i, t, n)] for t in range(period)]
+
+
+def describe(name: str, topology: Topology, n: int) -> list[str]:
+    """Lines for a reader: rounds, messages, spectral gap, speed."""
+    from gala.gossip.spectrum import exact_after, half_life_rounds, spectral_gap
+
+    each = rounds(topology, n)
+    lines = [f"{name}: {topology.description}"]
+    for index in range(len(each)):
+        peers = [",".join(map(str, topology.out_peers(rank, index, n))) or "-" for rank in range(n)]
+        lines.append(f"round {index}: {'  '.join(f'{rank}>{to}' for rank, to in enumerate(peers))}")
+    counts = sorted({len(edges) for edges in each})
+    exact = exact_after(topology, n)
+    half_life = half_life_rounds(topology, n)
+    speed = f"the exact average after {exact} rounds" if exact else f"half-life {half_life:.2g} rounds"
+    lines.append(f"edges per round {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}")
+    lines.append(f"spectral gap {spectral_gap(topology, n):.4f}, {speed}")
+    return [textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False) for line in lines]

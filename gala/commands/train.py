@@ -34,11 +34,9 @@ def main(argv: Sequence[str]) -> int:
 
 def check(config: Config) -> None:
     """Refuse, before a file is written, what only the environment and the topology can tell. Raises ValueError."""
-    from gala import build
-    from gala.gossip.topology import get_topology
+    from gala import build, build_gossip
 
-    build.count_parameters(config, build.probe_spaces(config))
-    get_topology(config.gossip.topology, config.learners)
+    build_gossip.check_exchange(config, build.count_parameters(config, build.probe_spaces(config)))
 
 
 def default_run(config: Config, stamp: str) -> str:

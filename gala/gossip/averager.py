@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gala.gossip.exchange import Exchange
-from gala.gossip.flat import flatten_parameters, still_flat, unique_tensors
+from gala.gossip.flat import check_finite, fingerprint, flatten_parameters, still_flat, unique_tensors
 from gala.gossip.membership import Neighbours
 from gala.gossip.message import Mailbox, Message, check_rank
 from gala.gossip.monitor import AgeHistogram, MixEvent
@@ -75,6 +75,7 @@ class GossipAverager:
             raise ValueError(f"mixing {mixing!r} is unknown; use pushsum, copy-average, none, or a callable")
         self.params = unique_tensors(params)
         self.flat = flatten_parameters(self.params)
+        self.fingerprint = fingerprint(self.params)
         self.rank, self.world_size, self.every = rank, world_size, every
         self.topology = get_topology(topology, world_size)
         self.bound = StalenessBound(tau, at_bound, wait_timeout_s)
@@ -92,8 +93,7 @@ class GossipAverager:
             self.mailbox = mailbox
             self._neighbours = Neighbours(self.topology, rank, world_size, mailbox.roster)
             self._missed: dict[int, int] = {}
-        self._exchange = Exchange(mailbox, rank, self.bound)
-        self._before = self.flat.clone()
+        self._exchange = Exchange(mailbox, rank, self.bound, self.flat)
         self._buffer = torch.empty_like(self.flat)
 
     def step(self) -> None:
@@ -113,13 +113,12 @@ class GossipAverager:
             raise RuntimeError("the parameters were moved after GossipAverager was built; move the model first")
         self.updates += 1
         if self._is_exchange():
-            if self.on_event is not None:
-                change = torch.linalg.vector_norm(self.flat - self._before).item()
-                self._exchange.log("update", self.rank, change, self.updates, 1, time.monotonic_ns())
+            self._exchange.log_update(self.flat, self.updates)
             if callable(self.mixing):
                 self.mixing(self.flat)
             elif self._talks:
-                self._check_finite()
+                self._exchange.agree(self.fingerprint)
+                check_finite(self.flat, self.rank, self.updates)
                 self._push() if self.mixing == "pushsum" else self._push_copies()
         if self._talks:
             self.mailbox.advance(self.updates)
@@ -158,7 +157,7 @@ class GossipAverager:
         """Hand all mass to one peer, so that none is lost, and close. The last learner there keeps it."""
         if self._talks and self.mixing == "pushsum":
             self.drain()
-            self._check_finite()
+            check_finite(self.flat, self.rank, self.updates)
             numerator(self.flat, self.weight, out=self._buffer)
             others = (dst for dst in self.mailbox.roster.live() if dst != self.rank)
             if any(self._exchange.put(dst, self._buffer, self.weight, self.updates) for dst in others):
@@ -182,8 +181,8 @@ class GossipAverager:
             self.mailbox.roster.publish(0.0)
 
     def stats(self) -> dict[str, float]:
-        """This learner's weight, and its traffic: see ``Exchange.stats``."""
-        return {"weight": self.weight, **self._exchange.stats()}
+        """This learner's weight, and its traffic: see ``Exchange.stats``. Nothing of a callable, which has its own."""
+        return {} if callable(self.mixing) else {"weight": self.weight, **self._exchange.stats()}
 
     @property
     def on_event(self) -> Callable[[MixEvent], None] | None:
@@ -222,18 +221,19 @@ class GossipAverager:
     def _due(self) -> list[int]:
         return self._neighbours.due(self._round)
 
-    def _check_finite(self) -> None:
-        # The sum is ten times cheaper than isfinite().all(), and finite unless something is not (or is near overflow).
-        if not math.isfinite(self.flat.sum().item()) and not bool(torch.isfinite(self.flat).all()):
-            raise FloatingPointError(
-                f"learner {self.rank}: parameters are not finite after update {self.updates}; nothing was sent to its "
-                "peers. Lower the learning rate or clip the gradients"
-            )
+    def mark(self, number: int) -> None:
+        """Log that the parameters, as they are now, are published under ``number``; for ``Certificate``."""
+        self._exchange.log_update(self.flat, self.updates)
+        self._exchange.log("mark", self.rank, 0.0, number, 1, time.monotonic_ns())
+
+    def rest(self, resting: bool) -> None:
+        """Stand still for a while, or go on: see ``Mailbox.rest``."""
+        if self._talks:
+            self.mailbox.rest(resting)
 
     def _settle(self) -> None:
         self.mailbox.roster.publish(self.weight)
-        if self.on_event is not None:  # what changes from here on is the next update
-            self._before.copy_(self.flat)
+        self._exchange.settle(self.flat)
 
     def _push(self) -> None:
         out = self._accepting()

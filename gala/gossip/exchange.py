@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gala.gossip.message import Mailbox, Message
@@ -17,16 +18,28 @@ _AGES_KEPT = 1000
 
 
 class Exchange:
-    """Puts and takes on behalf of ``rank``. ``weight`` arguments are the rank's own weight at that moment."""
+    """Puts and takes on behalf of ``rank``, whose parameters are ``start`` [d] now. ``weight`` arguments are the rank's
+    own weight at that moment."""
 
-    def __init__(self, mailbox: Mailbox | None, rank: int, bound: StalenessBound) -> None:
+    def __init__(self, mailbox: Mailbox | None, rank: int, bound: StalenessBound, start: Tensor) -> None:
         self.rank, self.bound = rank, bound
         if mailbox is not None:  # without one there is only the log
             self.mailbox = mailbox
         self.on_event: Callable[[MixEvent], None] | None = None
         self.age_histogram = AgeHistogram()
+        self._agreed = False
+        self._settled = start.clone()
         self.counts = dict.fromkeys(("sent", "received", "bytes_sent", "kept_rounds", "refused_puts", "taken_back"), 0)
         self._ages: deque[int] = deque(maxlen=_AGES_KEPT)
+
+    def agree(self, fingerprint: int) -> None:
+        """Once, before the first message: see ``check_same_parameters``. Of two that differ, the later one raises.
+
+        A transport without a place to publish fingerprints is left alone.
+        """
+        if not self._agreed and hasattr(self.mailbox, "agree"):
+            self.mailbox.agree(fingerprint)
+        self._agreed = True
 
     def accepts(self, dst: int) -> bool:
         """Whether ``dst`` is there and reads; in lockstep, waits until it has read the last round's message."""
@@ -68,6 +81,18 @@ class Exchange:
             self.counts["taken_back"] += message.count
             self.log("take-back", dst, weight, message.sent_at, message.count, time.monotonic_ns())
         return message
+
+    def log_update(self, flat: Tensor, updates: int) -> None:
+        """Tell the listener by how much the parameters have moved since ``settle``."""
+        if self.on_event is not None:
+            change = torch.linalg.vector_norm(flat - self._settled).item()
+            self.settle(flat)
+            self.log("update", self.rank, change, updates, 1, time.monotonic_ns())
+
+    def settle(self, flat: Tensor) -> None:
+        """What changes from here on is the next update."""
+        if self.on_event is not None:
+            self._settled.copy_(flat)
 
     def log(self, kind: EventKind, *rest: Any) -> None:
         """Tell the listener, if there is one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -51,6 +53,36 @@ def still_flat(flat: Tensor, params: Sequence[Tensor]) -> bool:
             return False
         address += p.numel() * flat.element_size()
     return True
+
+
+def fingerprint(params: Iterable[Tensor]) -> int:
+    """A positive 63-bit number of the shapes, the dtypes and the order of ``params``: equal where they can be mixed."""
+    text = ";".join(f"{tuple(p.shape)} {p.dtype}" for p in unique_tensors(params))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1 or 1
+
+
+def check_same_parameters(mine: int, others: Sequence[int], rank: int) -> None:
+    """Compare ``fingerprint``s; those of ``others``, by rank, are 0 where there is none yet.
+
+    Raises:
+        ValueError: names the first learner with other parameters.
+    """
+    for other, theirs in enumerate(others):
+        if theirs and theirs != mine:
+            raise ValueError(
+                f"learners {other} and {rank} have parameters of different shapes or in another order: averaging would "
+                "mix numbers that mean different things; build the same model in both"
+            )
+
+
+def check_finite(flat: Tensor, rank: int, updates: int) -> None:
+    """Raises FloatingPointError, naming the learner, if not all of ``flat`` is finite."""
+    # The sum is ten times cheaper than isfinite().all(), and finite unless something is not (or is near overflow).
+    if not math.isfinite(flat.sum().item()) and not bool(torch.isfinite(flat).all()):
+        raise FloatingPointError(
+            f"learner {rank}: parameters are not finite after update {updates}; nothing was sent to its "
+            "peers. Lower the learning rate or clip the gradients"
+        )
 
 
 def unique_tensors(params: Iterable[Tensor]) -> list[Tensor]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from gala.gossip.flat import check_same_parameters
 from gala.gossip.membership import FINISHED, PRESENT, RESTING, Table, TableRoster
 from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
 from gala.gossip.shared_memory import SharedMemoryMailboxes, open_endpoint
@@ -27,6 +28,7 @@ class InProcessMailboxes:
         self.world_size, self.numel = world_size, numel
         self.boxes: dict[Edge, Message] = {}
         self.updates = [0] * world_size
+        self.fingerprints = [0] * world_size
         self.table = Table.local(world_size)
         self.incoming: list[set[int]] = [set() for _ in range(world_size)]
         self.lock = threading.Lock()
@@ -88,6 +90,10 @@ class _InProcessEndpoint:
     def waiting(self, src: int, dst: int) -> int:
         message = self._shared.boxes.get((src, dst))
         return message.count if message else 0
+
+    def agree(self, fingerprint: int) -> None:
+        self._shared.fingerprints[self._rank] = fingerprint
+        check_same_parameters(fingerprint, self._shared.fingerprints, self._rank)
 
     def advance(self, updates: int) -> None:
         self._shared.updates[self._rank] = updates

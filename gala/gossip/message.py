@@ -83,6 +83,11 @@ class Mailbox(Protocol):
         """Puts in the box ``src`` -> ``dst`` that were not taken yet."""
         ...
 
+    def agree(self, fingerprint: int) -> None:
+        """Publish the fingerprint of this rank's parameters. Raises ValueError if another rank has published one that
+        differs."""
+        ...
+
     def advance(self, updates: int) -> None:
         """Publish this rank's update count, which gives messages their age and is its sign of life."""
         ...

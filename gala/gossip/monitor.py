@@ -18,7 +18,7 @@ def consensus_distance(learners: Tensor) -> float:
     return float(torch.linalg.norm(x - x.mean(dim=0)))
 
 
-EventKind = Literal["update", "put", "take", "take-back"]
+EventKind = Literal["update", "put", "take", "take-back", "mark"]
 
 
 class MixEvent(NamedTuple):
@@ -27,11 +27,12 @@ class MixEvent(NamedTuple):
     kind: EventKind
     rank: int
     peer: int
-    """put: the destination, take-back: of the put that it did not read; take: the source; update: the rank itself."""
+    """put: the destination, take-back: of the put that it did not read; take: the source; otherwise the rank itself."""
     amount: float
     """update: norm of the parameter change; put: weight sent; take: the rank's own weight before it absorbed."""
     version: int
-    """The sender's update count at this put; take: at the newest put in the message; update: the rank's own."""
+    """The sender's update count at this put; take: at the newest put in the message; update: the rank's own; mark: the
+    number under which the parameters of this moment were published."""
     puts: int
     """take: how many puts the message summed; otherwise 1."""
     time_ns: int
@@ -64,6 +65,7 @@ class EpsilonBall:
         self._used = 0
         self._remainder = 0.0
         self._boxes: dict[tuple[int, int], deque[_Put]] = {}
+        self._marks: dict[int, NDArray] = {}
 
     def replay(self, events: Iterable[MixEvent]) -> None:
         """Apply events, of all learners, in the order of their times."""
@@ -81,12 +83,26 @@ class EpsilonBall:
         elif event.kind == "put":
             put = _Put(event.amount, event.version, self._held[event.rank, : self._used].copy())
             self._boxes.setdefault((event.rank, event.peer), deque()).append(put)
+        elif event.kind == "mark":
+            self._marks[event.rank] = self._held[event.rank, : self._used].copy()
         else:
             self._take(event)
 
     def bound(self) -> float:
         """No less than ||X - mean(X)||_F at this moment."""
-        held = self._held[:, : self._used]
+        return self._bound(self._held[:, : self._used])
+
+    def bound_at_marks(self) -> float | None:
+        """No less than ||X - mean(X)||_F of the parameters that each learner had at its newest mark, whenever that was:
+        a row of coefficients says what a learner is made of, and needs no common clock. None before all marked."""
+        if len(self._marks) < self.world_size:
+            return None
+        return self._bound(np.stack([self._padded(self._marks[rank]) for rank in range(self.world_size)]))
+
+    def _padded(self, row: NDArray) -> NDArray:
+        return np.pad(row, (0, self._used - len(row)))
+
+    def _bound(self, held: NDArray) -> float:
         spread = np.linalg.norm(held - held.mean(axis=0), axis=0)
         return float(spread @ self._norms[: self._used]) + self._remainder
 
@@ -116,7 +132,8 @@ class EpsilonBall:
         good."""
         rows = [self._held[:, : self._used]]
         for box in self._boxes.values():
-            rows += [np.pad(put.row, (0, self._used - len(put.row)))[None] for put in box]
+            rows += [self._padded(put.row)[None] for put in box]
+        rows += [self._padded(row)[None] for row in self._marks.values()]
         everything = np.concatenate(rows)
         spread = everything.max(axis=0) - everything.min(axis=0)
         keep = spread > self._forget
@@ -124,7 +141,8 @@ class EpsilonBall:
         held, norms, kept = self._held[:, : self._used][:, keep], self._norms[: self._used][keep], int(keep.sum())
         for box in self._boxes.values():
             for i, put in enumerate(box):
-                box[i] = put._replace(row=np.pad(put.row, (0, len(keep) - len(put.row)))[keep])
+                box[i] = put._replace(row=self._padded(put.row)[keep])
+        self._marks = {rank: self._padded(row)[keep] for rank, row in self._marks.items()}
         size = max(256, 2 * kept)
         self._held, self._norms, self._used = np.zeros((self.world_size, size)), np.zeros(size), kept
         self._held[:, :kept], self._norms[:kept] = held, norms
@@ -138,6 +156,11 @@ class AgeHistogram:
 
     def add(self, age: int) -> None:
         self._bins[age.bit_length()] += 1
+
+    def __add__(self, other: AgeHistogram) -> AgeHistogram:
+        total = AgeHistogram()
+        total._bins = self._bins + other._bins
+        return total
 
     def counts(self) -> dict[str, int]:
         """Label -> number of messages, youngest first."""

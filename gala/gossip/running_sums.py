@@ -52,6 +52,9 @@ class RunningSums:
     def waiting(self, src: int, dst: int) -> int:
         return self._inner.waiting(src, dst)
 
+    def agree(self, fingerprint: int) -> None:
+        self._inner.agree(fingerprint)
+
     def advance(self, updates: int) -> None:
         self._inner.advance(updates)
 

@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.flat import flatten_parameters, still_flat, unique_tensors
-from gala.gossip.message import Mailbox
+from gala.gossip.flat import fingerprint, flatten_parameters, still_flat, unique_tensors
+from gala.gossip.message import Edge, Mailbox
+from gala.gossip.monitor import AgeHistogram
+from gala.gossip.shared_memory import Handle, SharedMemoryMailboxes
 
 
 def shard_sizes(numel: int, shards: int) -> list[int]:
@@ -21,6 +23,46 @@ def shard_sizes(numel: int, shards: int) -> list[int]:
     if not 1 <= shards <= numel:
         raise ValueError(f"{numel} parameters can be cut into 1 to {numel} shards, not {shards}")
     return [numel // shards + (i < numel % shards) for i in range(shards)]
+
+
+class ShardedMailboxes:
+    """The parent's side: boxes in shared memory for each shard. One shard is the usual case."""
+
+    def __init__(self, shards: Sequence[SharedMemoryMailboxes]) -> None:
+        self.shards = list(shards)
+        self.handle: tuple[Handle, ...] = tuple(shard.handle for shard in self.shards)
+        """What a child needs: one handle per shard."""
+
+    @classmethod
+    def create(
+        cls, world_size: int, numel: int, edges: Sequence[Edge], shards: int = 1, **settings: Any
+    ) -> ShardedMailboxes:
+        """See ``SharedMemoryMailboxes.create``. Raises ValueError if there are fewer parameters than shards."""
+        sizes = shard_sizes(numel, shards)
+        return cls([SharedMemoryMailboxes.create(world_size, size, edges, **settings) for size in sizes])
+
+    def bury(self, rank: int) -> float:
+        """Write a dead rank off; returns the weight that went with it, on average over shards."""
+        return sum(shard.bury(rank) for shard in self.shards) / len(self.shards)
+
+    def admit(self, rank: int) -> None:
+        """Let a rank in (again), with no weight."""
+        for shard in self.shards:
+            shard.admit(rank)
+
+    def retire(self, rank: int) -> None:
+        """``rank`` has left, and has handed its mass over."""
+        for shard in self.shards:
+            shard.table.retire(rank)
+
+    def silent(self) -> tuple[int, ...]:
+        """Ranks that should be at work and gave no sign for long."""
+        return self.shards[0].silent()
+
+    def close(self) -> None:
+        """Forget the memory. May be called twice."""
+        for shard in self.shards:
+            shard.close()
 
 
 class ShardedAverager:
@@ -39,12 +81,14 @@ class ShardedAverager:
     ) -> None:
         self.params = unique_tensors(params)
         self.flat = flatten_parameters(self.params)
+        self._every = every
         parts = self.flat.split(shard_sizes(self.flat.numel(), len(mailboxes)))
         self.shards = [
             GossipAverager([part], mailbox=mailbox, every=every * len(mailboxes), **settings)
             for part, mailbox in zip(parts, mailboxes, strict=True)
         ]
         for k, shard in enumerate(self.shards):
+            shard.fingerprint = fingerprint(self.params)  # equal parts of unequal models do not fit
             shard.updates = (len(self.shards) - 1 - k) * every  # the first turn is shard 0's
 
     def step(self) -> None:
@@ -64,6 +108,11 @@ class ShardedAverager:
         for shard in self.shards:
             shard.receive()
 
+    def rest(self, resting: bool) -> None:
+        """Stand still for a while, or go on: see ``Mailbox.rest``."""
+        for shard in self.shards:
+            shard.rest(resting)
+
     def drain(self) -> None:
         """Absorb all that waits, in all shards."""
         for shard in self.shards:
@@ -73,6 +122,21 @@ class ShardedAverager:
         """This learner is done."""
         for shard in self.shards:
             shard.close()
+
+    def leave(self) -> None:
+        """See ``GossipAverager.leave``."""
+        for shard in self.shards:
+            shard.leave()
+
+    def join(self, updates: int = 0) -> None:
+        """See ``GossipAverager.join``."""
+        for k, shard in enumerate(self.shards):
+            shard.join(updates + (len(self.shards) - 1 - k) * self._every)
+
+    @property
+    def age_histogram(self) -> AgeHistogram:
+        """Of the messages of all shards."""
+        return sum((shard.age_histogram for shard in self.shards), AgeHistogram())
 
     @property
     def weight(self) -> float:

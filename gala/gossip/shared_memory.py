@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gala.gossip.anonymous_memory import anonymous_memory
 from gala.gossip.box import LINE, PAGE, Box
+from gala.gossip.flat import check_same_parameters
 from gala.gossip.membership import ABSENT, FINISHED, PRESENT, RESTING, Table, TableRoster
 from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
 
@@ -50,6 +51,7 @@ class _Block:
         lines = np.frombuffer(self.map, np.int64, (n + 1) * step)
         self.updates, state, beat_ns = (lines[i : n * step : step] for i in range(3))
         weight, total = lines[3 : n * step : step].view(np.float64), lines[n * step : n * step + 1].view(np.float64)
+        self.fingerprints = lines[7 : n * step : step]
         self.table = Table(state, beat_ns, weight, total)
         self.arrived = np.frombuffer(self.map, np.int8, n * n, (n + 1) * LINE).reshape(n, n)
         """[destination, source]: there may be something in the box. Spares a look into every box at every update."""
@@ -249,6 +251,11 @@ class _SharedEndpoint:
 
     def waiting(self, src: int, dst: int) -> int:
         return int(_alive(self._block).box((src, dst)).ints[Box.COUNT])
+
+    def agree(self, fingerprint: int) -> None:
+        block = _alive(self._block)
+        block.fingerprints[self._rank] = fingerprint
+        check_same_parameters(fingerprint, block.fingerprints.tolist(), self._rank)
 
     def advance(self, updates: int) -> None:
         block = _alive(self._block)

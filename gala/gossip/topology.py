@@ -29,6 +29,8 @@ class Topology:
     """Why n learners cannot form this graph, or an empty string."""
     stages: tuple[tuple[int, Topology], ...] = ()
     """(first round, graph from there on) where the graph changes for good; ``period`` is then the last stage's."""
+    learners: int = 0
+    """How many it was drawn for, if for one number only (a user's file); 0 otherwise."""
 
     def out_peers(self, rank: int, round: int, n: int) -> list[int]:
         """Ranks that ``rank`` sends to in ``round``."""

@@ -37,10 +37,13 @@ def load_topology(path: str | Path) -> Topology:
             lambda rank, round, n: graphs[round % len(graphs)].get(rank, []),
             period=lambda n: len(graphs),
             problem=lambda m: "" if m == n else f"{path} describes {n} learners, not {m}",
+            learners=n,
         )
         return get_topology(topology, n)
     except (ValueError, TypeError) as e:
         raise ValueError(f"{path}: {e}") from None
+    except OSError as e:
+        raise ValueError(f"cannot read the topology {path}: {e.strerror}") from None
 
 
 def _read_text(path: Path) -> list[list[list[Any]]]:

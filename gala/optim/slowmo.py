@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -99,6 +99,18 @@ class SlowMo:
         self.updates = int(state["updates"])
         for mine, saved in zip(self._slow + self._u, [*state["slow"], *state["u"]], strict=True):
             mine.copy_(saved)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """``state_dict`` as named tensors, for a checkpoint."""
+        state = self.state_dict()
+        named = {f"{name}{i}": x for name in ("slow", "u") for i, x in enumerate(state[name])}
+        return named | {"updates": torch.tensor(state["updates"])}
+
+    def load_tensors(self, named: Mapping[str, Tensor]) -> None:
+        """The inverse of ``tensors``. Raises ValueError as ``load_state_dict``."""
+        count = (len(named) - 1) // 2
+        lists = {name: [named[f"{name}{i}"] for i in range(count)] for name in ("slow", "u")}
+        self.load_state_dict({"updates": int(named["updates"]), **lists})
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]

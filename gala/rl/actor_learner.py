@@ -1,4 +1,4 @@
-"""THE loop of one actor-learner: collect, returns, loss, backward, clip, optimiser step, gossip."""
+"""THE loop of one actor-learner: collect, returns, loss, backward, clip, optimiser step, gossip, slow step."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ class Averager(Protocol):
     """Exchanges parameters with peers; ``gala.gossip.averager.GossipAverager`` is one."""
 
     def step(self) -> None: ...
+
+
+class SlowStep(Protocol):
+    """Moves the parameters along a slow momentum; ``gala.optim.slowmo.SlowMo`` is one."""
+
+    def step(self) -> object: ...
 
 
 class Coefficients(Protocol):
@@ -56,6 +62,7 @@ class ActorLearner:
         coefficients: see ``Coefficients``.
         reduce_gradient: None, or what makes data-parallel A2C synchronous (an all-reduce mean of ``flat_grad``).
         averager: None, or what exchanges parameters after each step.
+        slowmo: None, or what takes a slow step now and then, after the exchange.
     """
 
     def __init__(
@@ -68,10 +75,12 @@ class ActorLearner:
         coefficients: Coefficients,
         reduce_gradient: Callable[[Tensor], None] | None = None,
         averager: Averager | None = None,
+        slowmo: SlowStep | None = None,
     ) -> None:
         assert flat.grad is not None, "the flat parameter vector needs its flat gradient"
         self.collector, self.policy, self.flat, self.optimizer = collector, policy, flat, optimizer
         self.coefficients, self.reduce_gradient, self.averager = coefficients, reduce_gradient, averager
+        self.slowmo = slowmo
         self.learn_s = self.gossip_s = 0.0
 
     def update(self, lr: float, entropy_coef: float) -> UpdateResult:
@@ -94,6 +103,8 @@ class ActorLearner:
         learned = time.perf_counter()
         if self.averager is not None:
             self.averager.step()
+        if self.slowmo is not None:
+            self.slowmo.step()
         self.learn_s += learned - started
         self.gossip_s += time.perf_counter() - learned
         return UpdateResult(loss, grad_norm, ev, episodes, int(rollout.valid.sum()))

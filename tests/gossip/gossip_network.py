@@ -85,6 +85,9 @@ class _Endpoint:
     def waiting(self, src: int, dst: int) -> int:
         return len(self.network.on_the_way.get((src, dst), []))
 
+    def agree(self, fingerprint: int) -> None:
+        pass
+
     def advance(self, updates: int) -> None:
         self.network.updates[self.rank] = updates
 

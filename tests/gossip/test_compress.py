@@ -134,6 +134,7 @@ def test_shards_of_a_model_share_its_memory_and_keep_their_state():
         net.parameters(), rank=0, world_size=2, mailboxes=[w.endpoint(0) for w in worlds], w_min=0.1, every=2
     )
     other = GossipAverager([torch.full((3,), 7.0)], rank=1, world_size=2, mailbox=worlds[0].endpoint(1))
+    other.fingerprint = sharded.shards[0].fingerprint  # as if it were the first shard of the same model
     other.step()
     for _ in range(2):
         sharded.step()

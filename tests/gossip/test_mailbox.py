@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gala.gossip.averager import GossipAverager
 from gala.gossip.mailbox import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
 
 fork = mp.get_context("fork")  # cheap; learners use spawn, which test_processes.py covers
@@ -248,3 +249,20 @@ def test_two_processes_at_full_speed_lose_nothing():
         process.join()
     numerator, weight = shared.in_flight()
     assert min(taken) >= 0 and sum(taken) > 0 and sum(taken) + weight == 3000 and (numerator == weight).all()
+
+
+@both
+def test_other_parameters_are_refused_before_the_first_message(kind):
+    """Equal in number, but in another order; the message names both learners."""
+    shared, ends = _endpoints(kind, n=3, numel=8)
+    shapes = ([(2, 3), (2,)], [(2, 3), (2,)], [(2,), (2, 3)])
+    averagers = [
+        GossipAverager([torch.zeros(s) for s in each], rank=rank, world_size=3, mailbox=ends[rank])
+        for rank, each in enumerate(shapes)
+    ]
+    averagers[1].step()
+    averagers[0].step()
+    before = shared.in_flight()[1]
+    with pytest.raises(ValueError, match="learners 0 and 2 have parameters of different shapes or in another order"):
+        averagers[2].step()
+    assert shared.in_flight()[1] == before

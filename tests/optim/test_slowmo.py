@@ -193,3 +193,15 @@ def test_state_resumes_bit_for_bit():
 def test_bad_settings(settings, text):
     with pytest.raises(ValueError, match=text):
         SlowMo(_sgd([torch.ones(2, requires_grad=True)]), **({"every": 4} | settings))
+
+
+def test_named_tensors_for_a_checkpoint_are_the_state():
+    team = _Team(1, _sgd, every=3, averaging=False, momentum=0.6)
+    for _ in range(7):
+        team.update()
+    fresh = _Team(1, _sgd, every=3, averaging=False, momentum=0.6).slow[0]
+    fresh.load_tensors(team.slow[0].tensors())
+    a, b = fresh.state_dict(), team.slow[0].state_dict()
+    assert a["updates"] == b["updates"] == 7
+    assert all(torch.equal(x, y) for name in ("slow", "u") for x, y in zip(a[name], b[name], strict=True))
+    assert any(float(x.abs().sum()) > 0 for x in a["u"])

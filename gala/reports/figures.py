@@ -1,0 +1,156 @@
+"""Figures of a run's records and of gossip graphs, as PNG or SVG."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gala.checkpoints import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg")
+BLUE, ORANGE, GREY = "#4c72b0", "#dd8452", "#999999"
+_COLUMNS = 4
+_MOST_ROUNDS = 12
+Record = dict[str, Any]
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Before any work: can a figure be written to ``path``? Raises ValueError in one line."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("figures need matplotlib: pip install 'gala-rl[plot]'")
+    if path.suffix not in FORMATS:
+        raise ValueError(f"out={path} must end in {' or '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"out={path}: there is no folder {path.parent}")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} already exists; name another with out=FILE or add overwrite=true")
+
+
+def returns(records: Sequence[Record], title: str, path: Path) -> None:
+    """Mean return of the last 100 training episodes against env_steps: of all learners, and of each as a thin line.
+
+    Raises:
+        ValueError: no episode has ended yet.
+    """
+    curve = _curve(records, _RETURN)
+    if not curve:
+        raise ValueError(f"{title} has no returns: no episode has ended yet; let it train for longer")
+    figure, axes = _figure()
+    for rank in _learners(records):
+        each = _curve([{**r[rank], "global_step": r["global_step"]} for r in records if rank in r], _RETURN)
+        if each:
+            axes.plot(*_xy(each), color=GREY, lw=0.7, alpha=0.7)
+    axes.plot(*_xy(curve), color=BLUE, lw=1.6, label="all learners")
+    axes.set(xlabel="env_steps over all learners", ylabel="return, last 100 episodes", title=title)
+    if len(_learners(records)) > 1:
+        axes.plot([], [], color=GREY, lw=0.7, label="each learner")
+        axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def epsilon_ball(records: Sequence[Record], title: str, path: Path) -> None:
+    """Root mean square distance of the learners to their mean, and its certified bound, against env_steps.
+
+    Raises:
+        ValueError: the run has no certificate.
+    """
+    bound = _curve(records, "gossip/epsilon_bound")
+    if not bound:
+        raise ValueError(
+            f"{title} has no certificate; train with gossip.certify=true, algo=gala and two learners or more"
+        )
+    distance = _curve([r for r in records if r.get("gossip/epsilon_bound") is not None], "gossip/consensus_distance")
+    figure, axes = _figure()
+    axes.plot(*_xy(bound), color=ORANGE, lw=1.4, label="epsilon ball: bound from all logged exchanges")
+    axes.plot(*_xy(distance), color=BLUE, lw=1.4, label="measured, same parameters")
+    within = sum(d <= b for (_, d), (_, b) in zip(distance, bound, strict=True))
+    axes.set(xlabel="env_steps over all learners", ylabel="rms distance to the learners' mean", yscale="log")
+    axes.set_title(f"{title}: inside at {within} of {len(bound)} points")
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def graph_rounds(rounds: Sequence[Sequence[tuple[int, int]]], n: int, title: str, path: Path) -> None:
+    """One circle of ``n`` learners per round, an arrow per (source, destination). The first twelve rounds."""
+    from matplotlib.figure import Figure
+
+    shown = list(rounds)[:_MOST_ROUNDS]
+    columns = min(_COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure = Figure(figsize=(3.2 * columns + 0.4, 3.4 * rows + 0.4), dpi=120)
+    for i, edges in enumerate(shown):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        _draw_graph(axes, edges, n)
+        axes.set_title(f"round {i}: {len(edges)} edges" if len(shown) > 1 else f"{len(edges)} edges", fontsize=9)
+    more = f" (first {_MOST_ROUNDS} of {len(rounds)} rounds)" if len(rounds) > _MOST_ROUNDS else ""
+    figure.suptitle(title + more)
+    _save(figure, path)
+
+
+def _draw_graph(axes: Any, edges: Sequence[tuple[int, int]], n: int) -> None:
+    import networkx as nx
+
+    graph = nx.DiGraph()
+    graph.add_nodes_from(range(n))
+    graph.add_edges_from(edges)
+    # Clockwise from the top, as one counts; equal ranks stay at equal places in all rounds.
+    places = {k: (math.sin(2 * math.pi * k / n), math.cos(2 * math.pi * k / n)) for k in range(n)}
+    small = n > 16
+    nx.draw_networkx(
+        graph,
+        places,
+        ax=axes,
+        node_size=90 if small else 260,
+        font_size=5 if small else 8,
+        node_color="#dce6f2",
+        edgecolors=BLUE,
+        edge_color=BLUE,
+        width=0.5 if small else 1.0,
+        arrowsize=5 if small else 9,
+        connectionstyle="arc3,rad=0.08",  # both directions of a pair can be seen
+    )
+    axes.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal")
+    axes.set_axis_off()
+
+
+_RETURN = "charts/episodic_return"
+
+
+def _curve(records: Sequence[Record], tag: str) -> list[tuple[int, float]]:
+    return [(r["global_step"], r[tag]) for r in records if r.get(tag) is not None]
+
+
+def _xy(curve: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in curve], [value for _, value in curve]
+
+
+def _learners(records: Sequence[Record]) -> list[str]:
+    names = {key for r in records for key, value in r.items() if key.startswith("learner") and isinstance(value, dict)}
+    return sorted(names, key=lambda name: int(name[len("learner") :]))
+
+
+def _figure() -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=120)
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from io import BytesIO
+
+    from matplotlib import rc_context
+
+    figure.tight_layout()
+    data = BytesIO()
+    with rc_context({"svg.hashsalt": "gala"}):  # the same records make the same file
+        figure.savefig(data, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
+    write_atomically(path, data.getvalue())

@@ -1,0 +1,155 @@
+"""An exchange in a thread of its own: same mass, same moments at which parameters change."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from gossip_network import mass, stack
+
+from gala.gossip.averager import GossipAverager
+from gala.gossip.mailbox import InProcessMailboxes
+from gala.gossip.overlap import Overlapped
+
+
+def _learners(values: torch.Tensor, **settings):  # type: ignore[no-untyped-def]
+    n, d = values.shape
+    boxes = InProcessMailboxes(n, d)
+    ends = [Overlapped(boxes.endpoint(rank), rank) for rank in range(n)]
+    averagers = [
+        GossipAverager([values[r].clone()], rank=r, world_size=n, mailbox=ends[r], **settings) for r in range(n)
+    ]
+    return boxes, ends, averagers
+
+
+def _values(n: int, d: int = 5) -> torch.Tensor:
+    return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("topology", ["ring", "complete", "random-1"])
+def test_no_mass_is_lost_or_made_and_all_agree(topology):
+    values, rng = _values(4), np.random.default_rng(0)
+    boxes, ends, averagers = _learners(values, topology=topology)
+    for _ in range(3):
+        for rank in rng.choice(4, 300, p=(0.1, 0.2, 0.3, 0.4)):
+            averagers[rank].step()
+        for end in ends:  # as at a checkpoint: all come to rest, then all drain
+            end.rest(True)
+        for averager in averagers:
+            averager.drain()
+        assert boxes.in_flight()[1] == 0
+        numerator, weight = mass(averagers)
+        assert weight == pytest.approx(4, abs=1e-12) and (numerator - values.sum(0)).abs().max() < 1e-12
+        for end in ends:
+            end.rest(False)
+    assert (stack(averagers) - values.mean(0)).abs().max() < 1e-9
+    for averager in averagers:
+        averager.close()
+        averager.close()
+
+
+def test_parameters_change_in_a_step_only_and_a_message_is_absorbed_one_exchange_later():
+    values = _values(2)
+    _, ends, (a, b) = _learners(values, w_min=0.01)
+    a.step()
+    ends[0]._wait()
+    b.step()
+    ends[1]._wait()  # its thread has fetched the message by now
+    assert torch.equal(b.flat, values[1]) and b.weight == 0.5
+    time.sleep(0.02)
+    assert torch.equal(b.flat, values[1])
+    b.flat.add_(1.0)  # the update that the acting policy's rollout led to
+    b.step()
+    expected = (0.25 * (values[1] + 1) + 0.5 * values[0]) / 0.75
+    assert torch.allclose(b.flat, expected, rtol=1e-14) and b.weight == 0.75
+    assert b.stats()["message_age_max"] == 0.0 and b.stats()["received"] == 1
+
+
+class _Gate:
+    """An endpoint whose puts wait, fail or are refused at will."""
+
+    def __init__(self, inner) -> None:  # type: ignore[no-untyped-def]
+        self.inner, self.open, self.refuse, self.error = inner, threading.Event(), False, None
+        self.open.set()
+
+    def put(self, *args) -> bool:  # type: ignore[no-untyped-def]
+        assert self.open.wait(10)
+        if self.error is not None:
+            raise self.error
+        return not self.refuse and self.inner.put(*args)
+
+    def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
+        return getattr(self.inner, name)
+
+
+def test_what_is_sent_is_what_the_parameters_were_at_the_step():
+    boxes = InProcessMailboxes(2, 3)
+    gate = _Gate(boxes.endpoint(0))
+    averager = GossipAverager([torch.ones(3)], rank=0, world_size=2, mailbox=Overlapped(gate, 0))  # type: ignore[arg-type]
+    gate.open.clear()
+    begin = time.monotonic()
+    averager.step()
+    assert time.monotonic() - begin < 5 and not boxes.boxes, "the step waited for its own delivery"
+    averager.flat.fill_(9.0)  # the next update
+    gate.open.set()
+    averager.mailbox.rest(True)
+    assert boxes.boxes[0, 1].numerator.tolist() == [0.5] * 3
+
+
+def test_a_locked_box_keeps_its_message_until_it_opens_and_takes_no_second_one():
+    boxes = InProcessMailboxes(2, 3)
+    gate = _Gate(boxes.endpoint(0))
+    gate.refuse = True
+    averager = GossipAverager([torch.ones(3)], rank=0, world_size=2, mailbox=Overlapped(gate, 0), w_min=0.01)  # type: ignore[arg-type]
+    averager.step()
+    averager.step()
+    assert averager.weight == 0.5 and averager.stats()["refused_puts"] == 1
+    gate.refuse = False
+    averager.mailbox.rest(True)
+    assert boxes.in_flight()[1] == 0.5
+    averager.step()
+    averager.mailbox.rest(True)
+    assert boxes.in_flight()[1] + averager.weight == 1.0 and averager.weight == 0.25
+
+
+def test_an_error_in_the_thread_reaches_the_learner():
+    gate = _Gate(InProcessMailboxes(2, 3).endpoint(0))
+    averager = GossipAverager([torch.ones(3)], rank=0, world_size=2, mailbox=Overlapped(gate, 0), w_min=0.01)  # type: ignore[arg-type]
+    gate.error = OSError("the wire is cut")
+    averager.step()
+    with pytest.raises(OSError, match="wire is cut"):
+        averager.step()
+
+
+def test_what_a_dead_peer_did_not_read_comes_back():
+    values = _values(2)
+    boxes, ends, averagers = _learners(values, w_min=0.01)
+    averagers[0].step()
+    ends[0].rest(True)
+    boxes.bury(1)
+    ends[0].rest(False)
+    averagers[0].step()
+    assert averagers[0].weight == 1.0 and boxes.in_flight()[1] == 0
+    assert torch.allclose(averagers[0].flat, values[0], rtol=1e-14)
+
+
+def test_copies_that_were_not_mixed_yet_give_way_to_newer_ones():
+    values = _values(3)
+    _, ends, (a, b, c) = _learners(values, topology="complete", mixing="copy-average")
+    a.step()
+    ends[0].rest(True)
+    ends[0].rest(False)
+    b.step()
+    ends[1]._wait()
+    a.flat.add_(1.0)
+    a.step()
+    ends[0]._wait()
+    b.step()  # has only a's old copy at hand, which its thread then replaces
+    ends[1]._wait()
+    c.step()
+    ends[2]._wait()
+    b.step()
+    ends[1]._wait()
+    b.step()
+    assert torch.allclose(b.flat, (values[1] + values[0] + 1 + values[2]) / 3, rtol=1e-14)
