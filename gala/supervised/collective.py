@@ -1,0 +1,55 @@
+"""Exact averages over all learners: torch.distributed's gloo on loopback, with the latency of a network injected."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+HOPS = {"log2": lambda n: math.ceil(math.log2(n)), "ring": lambda n: 2 * (n - 1)}
+"""Messages one after the other in an all-reduce over n learners.
+
+log2: recursive doubling, which has the fewest. ring: reduce-scatter and all-gather around a ring, which moves the fewest
+bytes and is what libraries choose for large models."""
+
+
+def join(rank: int, world_size: int, store_port: int, timeout_s: float) -> None:
+    """Join the process group of a run on this machine; the parent serves a TCPStore at ``store_port``."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    timeout = timedelta(seconds=timeout_s)
+    store = dist.TCPStore("127.0.0.1", store_port, is_master=False, timeout=timeout)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+class Collective:
+    """Averages over all learners of the process group. With one learner it does nothing and takes no time.
+
+    Latency model: all learners meet in the all-reduce, which on loopback takes under a millisecond or two; then each
+    sleeps ``hops * latency_s``, the time that the messages one after the other would have needed. No bandwidth.
+    """
+
+    def __init__(self, world_size: int, latency_s: float, hops: str) -> None:
+        self.world_size = world_size
+        self.hops = HOPS[hops](world_size)
+        self.delay_s = self.hops * latency_s
+
+    def average(self, tensors: list[Tensor], weight: float = 1.0) -> None:
+        """Each tensor <- sum of weight * tensor over learners / sum of weights, in place; one message for all."""
+        if self.world_size == 1:
+            return
+        message = torch.cat([*(t.reshape(-1) for t in tensors), torch.ones(1, dtype=tensors[0].dtype)]).mul_(weight)
+        dist.all_reduce(message)
+        time.sleep(self.delay_s)
+        message.div_(message[-1].item())
+        for tensor, mean in zip(tensors, message[:-1].split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def barrier(self) -> None:
+        """Return once all learners have come here. Takes no injected time."""
+        if self.world_size > 1:
+            dist.barrier()
