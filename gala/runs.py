@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from gala.checkpoints import Tensors
 
-PACKAGES = ("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "safetensors")
+PACKAGES = ("gala-rl", "torch", "numpy", "gymnasium", "safetensors")
+PACKAGES += ("ale-py", "mujoco", "minatar", "envpool", "scikit-learn")
 
 
 class RunDir:

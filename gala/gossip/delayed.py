@@ -56,10 +56,10 @@ class DelayedMailbox:
         return True
 
     def advance(self, updates: int) -> None:
-        self._send(lambda: _done(self._inner.advance, updates))
+        self._send(lambda: _done(lambda: self._inner.advance(updates)))
 
     def rest(self, resting: bool) -> None:
-        self._send(lambda: _done(self._inner.rest, resting))
+        self._send(lambda: _done(lambda: self._inner.rest(resting)))
 
     def take(self, src: int) -> Message | None:
         return self._inner.take(src)
@@ -140,6 +140,6 @@ class DelayedMailbox:
         return True
 
 
-def _done(action: Callable[[int], None], value: int) -> bool:
-    action(value)
+def _done(action: Callable[[], None]) -> bool:
+    action()
     return True

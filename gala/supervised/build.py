@@ -1,4 +1,4 @@
-"""SupervisedConfig -> the parts of one learner. The only reader of its fields beside its own validation and the report."""
+"""SupervisedConfig -> the parts of one learner."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def jobs(config: SupervisedConfig) -> list[Job]:
     ]
     if not found:
         raise ValueError(
-            f"slowmo=no-average is for gossip (sgp, overlap-sgp, dpsgd); method={config.method} has it not: allreduce's "
-            "learners are equal anyway, and local-sgd's would never meet"
+            f"slowmo=no-average is for gossip (sgp, overlap-sgp, dpsgd); method={config.method} has it not: "
+            "allreduce's learners are equal anyway, and local-sgd's would never meet"
         )
     return found
 
@@ -177,7 +177,7 @@ def make_averager(
 
 
 def settle(averager: GossipAverager | None, collective: Collective) -> None:
-    """All learners meet, and no mass is under way any more: each has absorbed what was sent to it. Takes the latency."""
+    """All learners meet, and each absorbs what was sent to it: no mass is under way any more. Takes the latency."""
     if averager is not None and isinstance(averager.mailbox, DelayedMailbox):
         averager.mailbox.flush(averager.bound.wait_timeout_s)
     collective.barrier()

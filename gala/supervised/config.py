@@ -55,7 +55,7 @@ class SupervisedConfig:
     test_fraction: float = 0.2
     batch_size: int = 16
     """Images per learner and iteration."""
-    iterations: int = 400
+    iterations: int = 300
     """Per learner. Where no learner waits (overlap-sgp), they share learners x iterations and fast ones do more."""
     epochs: float = 0.0
     """Passes over the training set, all learners together, in place of iterations; 0: iterations."""

@@ -71,7 +71,7 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for r in rows:
         groups[r["method"], r["slowmo"]].append(r)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for (method, slowmo), group in groups.items():
         accuracies = [100 * r["test_accuracy"] for r in group]
         spread = f" ± {stdev(accuracies):.2f}" if len(group) > 1 else ""
