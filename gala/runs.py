@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
     from gala.checkpoints import Tensors
 
-PACKAGES = ("gala-rl", "torch", "numpy", "gymnasium", "safetensors")
-PACKAGES += ("ale-py", "mujoco", "minatar", "envpool", "scikit-learn")
+PACKAGES = (
+    *("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "safetensors"),
+    "scikit-learn",
+)
 
 
 class RunDir:
