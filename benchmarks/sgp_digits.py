@@ -1,16 +1,16 @@
 """Gossip, all-reduce and local SGD on a classifier: accuracy, and time per iteration under latency and a straggler.
 
-    python benchmarks/sgp_digits.py                    all parts, accuracy over the seeds 1 2 3: half an hour on two cores
+    python benchmarks/sgp_digits.py             all parts, accuracy over the seeds 1 2 3: half an hour on two cores
     python benchmarks/sgp_digits.py --parts accuracy --seeds 1
-    python benchmarks/sgp_digits.py --table            only print what was measured, and write the .md
+    python benchmarks/sgp_digits.py --table     only print what was measured, and write the .md
 
 Writes one JSON line per training to benchmarks/results/sgp_digits.jsonl, and the tables made from them beside it. A
 finished (part, method, SlowMo, seed) that is already there is skipped, so the command can be given again.
 
 The times are injected sleeps (``gala.supervised.collective`` and ``gala.gossip.delayed`` say by which model), at the
 scale of a large network: 200 ms of compute per iteration and 50 ms of latency, so that eight learners fit on two cores.
-``injected_ms`` in a row is what remains if nothing but the sleeps took time; ``late`` is the share of iterations in which
-the machine was too busy for them.
+``injected_ms`` in a row is what remains if nothing but the sleeps took time; ``late`` is the share of iterations in
+which the machine was too busy for them.
 """
 
 from __future__ import annotations

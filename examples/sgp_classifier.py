@@ -3,8 +3,8 @@
     python examples/sgp_classifier.py
 
 Four processes train a network on three interleaved spirals, each with a quarter of the data. After each step of its
-optimiser a learner sends half of its PushSum mass to one peer, the peers 1 and 2 ahead in turn, and absorbs what another
-one has sent: tau=0 is the synchronous algorithm of the paper, tau=None the overlapped one in which nobody waits.
+optimiser a learner sends half of its PushSum mass to one peer, the peers 1 and 2 ahead in turn, and absorbs what
+another one has sent. tau=0 is the paper's synchronous algorithm, tau=None the overlapped one in which nobody waits.
 """
 
 import math
