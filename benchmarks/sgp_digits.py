@@ -8,9 +8,9 @@ Writes one JSON line per training to benchmarks/results/sgp_digits.jsonl, and th
 finished (part, method, SlowMo, seed) that is already there is skipped, so the command can be given again.
 
 The times are injected sleeps (``gala.supervised.collective`` and ``gala.gossip.delayed`` say by which model), at the
-scale of a large network: 200 ms of compute per iteration and 50 ms of latency, so that eight learners fit on two cores.
-``injected_ms`` in a row is what remains if nothing but the sleeps took time; ``late`` is the share of iterations in
-which the machine was too busy for them.
+scale of a large network: 250 ms of compute per iteration and 60 ms of latency, so that eight learners fit on two
+cores. ``injected_ms`` in a row is what remains if nothing but the sleeps took time; ``late`` is the share of iterations
+in which the machine was too busy for them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from gala.supervised.config import SupervisedConfig, validate
 from gala.supervised.launch import Team
 
 SETTINGS = ["preset=digits/sgp", "slowmo=all", "learners=8"]
-TIMED = ["compute_ms=200", "iterations=48"]
+TIMED = ["compute_ms=250", "iterations=24"]
 TIMES = {
     "no latency": [*TIMED, "latency_ms=0"],
-    "latency": [*TIMED, "latency_ms=50"],
-    "latency and straggler": [*TIMED, "latency_ms=50", "straggler=4"],
+    "latency": [*TIMED, "latency_ms=60"],
+    "latency and straggler": [*TIMED, "latency_ms=60", "straggler=4"],
 }
 PARTS = {"accuracy": ["compute_ms=20", "latency_ms=5", "iterations=300"], **TIMES}
 RESULTS = Path(__file__).parent / "results" / "sgp_digits.jsonl"

@@ -13,11 +13,11 @@ from gala.gossip.averager import GossipAverager
 from gala.gossip.mailbox import SharedMemoryMailboxes, open_endpoint
 from gala.gossip.topology import edges
 
-LEARNERS, INPUTS, UPDATES = 4, 8, 1000
+LEARNERS, INPUTS, UPDATES = 4, 8, 400
 TRUE_WEIGHTS = torch.linspace(-1.0, 1.0, INPUTS)
 
 
-def learn(rank, mailboxes, found):
+def learn(rank, mailboxes, start, found):
     torch.set_num_threads(1)
     data = torch.Generator().manual_seed(rank)
     model = torch.nn.Linear(INPUTS, 1, bias=False)
@@ -26,6 +26,7 @@ def learn(rank, mailboxes, found):
 
     box = open_endpoint(mailboxes, rank)
     averager = GossipAverager(model.parameters(), rank=rank, world_size=LEARNERS, mailbox=box, topology="ring")  # 1
+    start.wait()  # gossip needs no such meeting, but a toy is done before a late process has begun
     for _ in range(UPDATES):
         inputs = torch.zeros(16, INPUTS)
         inputs[:, 2 * rank : 2 * rank + 2] = torch.randn(16, 2, generator=data)
@@ -41,7 +42,8 @@ def learn(rank, mailboxes, found):
 if __name__ == "__main__":
     mailboxes = SharedMemoryMailboxes.create(LEARNERS, INPUTS, edges("ring", LEARNERS))
     found = torch.zeros(LEARNERS, INPUTS).share_memory_()
-    mp.spawn(learn, (mailboxes.handle, found), nprocs=LEARNERS)
+    start = mp.get_context("spawn").Barrier(LEARNERS)
+    mp.spawn(learn, (mailboxes.handle, start, found), nprocs=LEARNERS)
     mailboxes.close()
     for rank, weights in enumerate(found):
         print(f"learner {rank}: largest error of a weight {(weights - TRUE_WEIGHTS).abs().max():.4f}")

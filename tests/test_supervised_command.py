@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from gala import configure
+from gala import cli, configure
+from gala.supervised import digits
+from gala.supervised.build import Job
 from gala.supervised.config import SupervisedConfig
+from gala.supervised.launch import LearnerFailed, Team
 
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parent.parent
@@ -59,46 +63,40 @@ def end(process, children):
     return process.returncode, out, err
 
 
-def test_a_comparison_prints_a_table_writes_it_and_is_not_overwritten(tmp_path):
-    out = tmp_path / "out"
-    words = [*TINY, "method=sgp,local-sgd,overlap-sgp", "seeds=1,2", f"out={out}"]
-    code, text, err = end(start("preset=digits/slowmo", *words), [])
-    assert (code, err) == (0, "") and max(map(len, text.splitlines())) <= 80
-    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+def test_a_comparison_prints_a_table_writes_it_and_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, "method=sgp,local-sgd,overlap-sgp", "seeds=1,2", "out=out"]
+    assert cli.main(["supervised", "preset=digits/slowmo", *words]) == 0
+    text, err = capsys.readouterr()
+    assert err == "" and max(map(len, text.splitlines())) <= 80
+    rows = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
     modes = {"sgp": 3, "overlap-sgp": 3, "local-sgd": 2}
     assert len({(r["method"], r["slowmo"], r["seed"]) for r in rows}) == len(rows) == 2 * 8
     assert {name: sum(r["method"] == name for r in rows) for name in modes} == {k: 2 * v for k, v in modes.items()}
     for row in rows:
         assert 0 < row["test_accuracy"] < 1 and row["ms_per_iteration"] >= row["injected_ms"] - 0.1, row
         assert row["total_weight"] == pytest.approx(2, abs=1e-9)
-    table = (out / "table.md").read_text().splitlines()
+    table = Path("out/table.md").read_text().splitlines()
     assert table[0].startswith("| method | SlowMo | test acc. % |") and sum(x.startswith("| ") for x in table) == 2 + 8
-    assert table[2].startswith(
-        f"| sgp | off | {100 * (rows[0]['test_accuracy'] + rows[8]['test_accuracy']) / 2:.2f} ± "
-    )
-    assert "sgp          no-average" in text
-    saved = configure.parse_options(SupervisedConfig, [f"preset={out / 'config.yaml'}"])
-    assert (saved.out, saved.seeds, saved.iterations) == (str(out), (1, 2), 6)
+    assert table[2].startswith(f"| sgp | off | {50 * (rows[0]['test_accuracy'] + rows[8]['test_accuracy']):.2f} ± ")
+    assert " sgp          no-average " in text
+    saved = configure.parse_options(SupervisedConfig, ["preset=out/config.yaml"])
+    assert (saved.out, saved.seeds, saved.iterations) == ("out", (1, 2), 6)
 
-    before = (out / "results.jsonl").read_bytes()
-    code, text, err = end(start(*TINY, f"out={out}"), [])
-    assert (code, text) == (2, "") and err.count("\n") == 1 and "add overwrite=true" in err
-    (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "mine").touch()
-    code, text, err = end(start(*TINY, f"out={tmp_path / 'else'}", "overwrite=true"), [])
-    assert code == 2 and "leaves it alone" in err and (out / "results.jsonl").read_bytes() == before
+    before = Path("out/results.jsonl").read_bytes()
+    assert cli.main(["supervised", *TINY, "out=out"]) == 2
+    assert "out already exists; give another out=DIRECTORY, or add overwrite=true" in capsys.readouterr().err
+    Path("else").mkdir()
+    Path("else/mine").touch()
+    assert cli.main(["supervised", *TINY, "out=else", "overwrite=true"]) == 2
+    assert "leaves it alone" in capsys.readouterr().err and Path("out/results.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("how", ["killed", "interrupted", "parent killed"])
-def test_no_learner_outlives_a_run_and_the_user_is_told_once(tmp_path, how):
+@pytest.mark.parametrize("how", ["interrupted", "parent killed"])
+def test_no_learner_outlives_its_parent(tmp_path, how):
     process = start(*LONG, f"out={tmp_path / 'out'}")
     children = learners(process)
-    if how == "killed":
-        children[1].kill()
-        code, _, err = end(process, children)
-        assert code == 1 and err.startswith("\nlearner 1 was killed by SIGKILL; the run has ended.\n"), err
-        assert "Traceback" not in err and err.count("learner") == 1
-    elif how == "interrupted":
+    if how == "interrupted":
         os.killpg(process.pid, signal.SIGINT)
         code, _, err = end(process, children)
         assert (code, err) == (130, "")
@@ -108,20 +106,28 @@ def test_no_learner_outlives_a_run_and_the_user_is_told_once(tmp_path, how):
         assert code == -signal.SIGKILL and "Traceback" not in err
 
 
-def test_the_first_traceback_reaches_the_user_once(tmp_path):
-    code, _, err = end(start(*TINY, "method=dpsgd", "optim.lr=1e30", "optim.warmup=0", f"out={tmp_path / 'out'}"), [])
-    assert code == 1 and err.count("Traceback") == 1 and err.count("FloatingPointError: ") == 1, err
-    assert "failed; the run has ended." in err
+def test_a_killed_learner_is_named_though_its_peers_fail_too_and_none_is_left():
+    config = configure.parse_options(SupervisedConfig, [*LONG, "wait_timeout_s=20"])
+    data = digits.load(0.2, 0)
+    with pytest.raises(LearnerFailed) as caught, Team(config, data) as team:
+        killer = threading.Timer(0.5, team.processes[1].kill)
+        killer.start()
+        team.run(Job("allreduce", "off", 1))
+    assert str(caught.value) == "learner 1 was killed by SIGKILL; the run has ended."
+    assert not any(process.is_alive() for process in team.processes)
 
 
-def test_a_dry_run_shows_the_settings_and_leaves_nothing(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "gala", "supervised", "preset=digits/straggler", "--dry-run"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "envs")))},
-    )
-    assert "straggler: 4.0\n" in done.stdout and "overlap-sgp  SlowMo off         seed 1  22.1 ms" in done.stdout
+def test_the_first_traceback_reaches_the_user_once(tmp_path, capsys):
+    words = [*TINY, "method=dpsgd", "optim.lr=1e30", "optim.warmup=0", f"out={tmp_path / 'out'}"]
+    assert cli.main(["supervised", *words]) == 1
+    err = capsys.readouterr().err
+    assert err.count("Traceback") == 1 and err.count("FloatingPointError: ") == 1, err
+    assert "failed; the run has ended." in err and (tmp_path / "out" / "results.jsonl").read_text() == ""
+
+
+def test_a_dry_run_shows_the_settings_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["supervised", "preset=digits/straggler", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "straggler: 4.0\n" in out and "overlap-sgp  SlowMo off         seed 1  22.1 ms" in out
     assert list(tmp_path.iterdir()) == []

@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     config = configure.parse_options(SupervisedConfig, words)
     validate(config)
+    config = dataclasses.replace(config, out=config.out or time.strftime("runs/supervised-%Y%m%d-%H%M%S"))
+    check_out(config)
     from gala.supervised import build, digits
 
     data = digits.load(config.test_fraction, config.split_seed)
@@ -39,20 +41,24 @@ def main(argv: Sequence[str]) -> int:
         for job in build.jobs(config):
             print(f"{job.method:<12} SlowMo {job.slowmo:<11} seed {job.seed}  {build.injected_ms(config, job):.1f} ms")
         return 0
-    config = dataclasses.replace(config, out=config.out or time.strftime("runs/supervised-%Y%m%d-%H%M%S"))
     return compare(config, data, make_out(config))
 
 
-def make_out(config: SupervisedConfig) -> Path:
-    """The empty directory of the results. Raises ValueError if it holds anything and is not to be overwritten."""
+def check_out(config: SupervisedConfig) -> None:
+    """Raises ValueError if the directory of the results holds anything that is not to be overwritten."""
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not config.overwrite:
             raise ValueError(f"{out} already exists; give another out=DIRECTORY, or add overwrite=true")
         if not (out / RESULTS).is_file():
             raise ValueError(f"{out} holds no {RESULTS}, so overwrite=true leaves it alone")
-        for name in (RESULTS, TABLE, SETTINGS):
-            (out / name).unlink(missing_ok=True)
+
+
+def make_out(config: SupervisedConfig) -> Path:
+    """The directory of the results, without those of an earlier call."""
+    out = Path(config.out)
+    for name in (RESULTS, TABLE, SETTINGS):
+        (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / SETTINGS, configure.dump(config).encode())
     (out / RESULTS).touch()
@@ -87,7 +93,7 @@ def compare(config: SupervisedConfig, data: Digits, out: Path) -> int:
         print(f"\n{failure}\nWhat had finished is in {out / RESULTS}", file=sys.stderr)
         return 1
     notes = report.notes(config, rows)
-    write_atomically(out / TABLE, (report.markdown(rows) + "\n" + "\n".join(notes) + "\n").encode())
+    write_atomically(out / TABLE, (report.markdown(rows) + "\n" + notes + "\n").encode())
     Console(width=WIDTH, highlight=False).print(report.rich_table(rows))
-    print("\n".join(notes) + f"\nResults: {out / RESULTS}, {out / TABLE}")
+    print(f"{notes}\nResults: {out / RESULTS}, {out / TABLE}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -20,6 +21,8 @@ from gala.supervised.digits import Digits, judge, make_cnn
 from gala.supervised.learner import Report
 
 Row = dict[str, Any]
+LATE = 0.05
+"""Share of iterations that may overrun their injected time before the user is warned."""
 HEADER = ("method", "SlowMo", "test acc. %", "worst %", "train loss", "distance", "ms/iter.")
 
 
@@ -105,21 +108,22 @@ def markdown(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def notes(config: SupervisedConfig, rows: Sequence[Row]) -> list[str]:
-    """How to read the table, and whether its times can be trusted."""
+def notes(config: SupervisedConfig, rows: Sequence[Row]) -> str:
+    """How to read the table, and whether its times can be trusted. At most 80 columns wide."""
     hops = build.make_collective(config).hops
     busy, late = fmean(r["busy_ms"] for r in rows), max(r["late"] for r in rows)
-    out = [
-        "accuracy and loss: of the average model; worst: of a learner's own; distance: of",
-        "learners from their mean, averaged over the training; all over the seeds.",
-        f"Injected: {config.compute_ms:g} ms of compute per iteration (a pass really took {busy:.1f} ms),",
-        f"{config.latency_ms:g} ms of latency per message, an exact average = {hops} latencies ({config.allreduce}),",
-        f"straggler: the last learner computes {config.straggler:g} times longer. The times show these,",
-        "and not the speed of this machine, as long as its cores are not the bottleneck.",
+    paragraphs = [
+        "test acc., train loss: of the average model. worst: the least of all learners' own. distance: of the learners "
+        "from their mean, averaged over the training. ms/iter.: the slowest learner's time over the mean number of "
+        "iterations.",
+        f"Injected: {config.compute_ms:g} ms of compute per iteration (the passes really took {busy:.1f} ms), "
+        f"{config.latency_ms:g} ms of latency per message, {hops} of them in an exact average ({config.allreduce}); "
+        f"the last learner computes {config.straggler:g} times longer. The times show these and not the speed of this "
+        "machine, as long as its cores are not the bottleneck.",
     ]
-    if late > 0.05 and config.compute_ms:
-        out.append(
-            f"CAUTION: {late:.0%} of the passes of a method took longer than compute_ms: the cores\n"
-            "were busy, and its times are too long. Give a larger compute_ms, or fewer learners."
+    if late > LATE:
+        paragraphs.append(
+            f"CAUTION: up to {late:.0%} of a method's passes took longer than compute_ms. The cores were busy and its "
+            "times are too long; give a larger compute_ms, or fewer learners."
         )
-    return out
+    return "\n".join(textwrap.fill(paragraph, 80) for paragraph in paragraphs)
