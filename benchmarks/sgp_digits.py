@@ -30,7 +30,7 @@ from gala.supervised.config import SupervisedConfig, validate
 from gala.supervised.launch import Team
 
 SETTINGS = ["preset=digits/sgp", "slowmo=all", "learners=8"]
-TIMED = ["compute_ms=250", "iterations=24"]
+TIMED = ["compute_ms=250", "iterations=12"]
 TIMES = {
     "no latency": [*TIMED, "latency_ms=0"],
     "latency": [*TIMED, "latency_ms=60"],

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-from gala.gossip.message import Mailbox, Message, check_numel, total_mass
+from gala.gossip.message import Mailbox, Message, Roster, check_numel, total_mass
 
 _RETRY_S = 1e-3
 
@@ -49,6 +49,11 @@ class DelayedMailbox:
         self._closed = False
         threading.Thread(target=self._deliver_all, daemon=True, name="gala link").start()
 
+    @property
+    def roster(self) -> Roster:
+        """Who takes part is known at once, as if by another channel."""
+        return self._inner.roster
+
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
         check_numel(numerator, self.numel)
         message = Message(numerator.detach().clone(), weight, sent_at, 1)
@@ -63,6 +68,13 @@ class DelayedMailbox:
 
     def take(self, src: int) -> Message | None:
         return self._inner.take(src)
+
+    def take_back(self, dst: int) -> Message | None:
+        """What has arrived in the box towards ``dst``; what is under way can be taken back once it is there."""
+        return self._inner.take_back(dst)
+
+    def senders(self) -> Sequence[int]:
+        return self._inner.senders()
 
     def waiting(self, src: int, dst: int) -> int:
         """Puts that were not taken yet; as this rank sees it: its own puts that are under way included."""
