@@ -10,6 +10,7 @@ from torch import nn
 
 from gala import configure
 from gala.gossip.averager import GossipAverager
+from gala.gossip.delayed import DelayedMailbox
 from gala.gossip.mailbox import InProcessMailboxes
 from gala.supervised import build, digits, report
 from gala.supervised.build import Job
@@ -140,14 +141,51 @@ def test_overlapping_learners_share_a_budget_and_lose_no_mass(trained, data):
     nn.utils.vector_to_parameters(mean.float(), model.parameters())
     right = (model(data.test_images).argmax(1) == data.test_labels).float().mean()
     assert row["test_accuracy"] == pytest.approx(float(right))
+    loss = nn.functional.cross_entropy(model(data.train_images), data.train_labels)
+    assert row["train_loss"] == pytest.approx(float(loss), rel=1e-6)
     spread = [torch.stack([torch.from_numpy(one.snapshots[i]) for one in reports]).double() for i in (0, -1)]
     by_hand = [float((x - x.mean(0)).norm()) for x in spread]
     assert [row["consensus_distance"][i] for i in (0, -1)] == pytest.approx(by_hand)
     assert json.loads(json.dumps(row)) == row
 
 
-def test_an_exact_average_counts_what_was_under_way(trained):
-    """With SlowMo nobody may run ahead; the average is over PushSum's mass, so all learners are equal after it."""
+class Meeting:
+    """Exact averages between threads, as a Collective makes them between processes."""
+
+    def __init__(self, n):
+        self.gate, self.parts = threading.Barrier(n), []
+
+    def barrier(self):
+        self.gate.wait(10)
+
+    def average(self, tensors, weight):
+        self.parts.append((weight * tensors[0], weight))
+        self.gate.wait(10)
+        mean = sum(part for part, _ in self.parts) / sum(weight for _, weight in self.parts)
+        self.gate.wait(10)
+        tensors[0].copy_(mean)
+
+
+def test_an_exact_average_counts_the_weights_and_what_was_under_way():
+    values = torch.tensor([[1.0, 2.0], [5.0, -4.0], [0.0, 8.0]], dtype=torch.float64)
+    shared, meeting = InProcessMailboxes(3, 2), Meeting(3)
+    ends = [DelayedMailbox(shared.endpoint(rank), 0.01) for rank in range(3)]
+    averagers = [
+        GossipAverager([values[rank].clone()], rank=rank, world_size=3, mailbox=ends[rank]) for rank in range(3)
+    ]
+    averagers[0].send()  # half of the mass of learner 0 is on its way to 1
+    averages = [build.make_average(averager, meeting) for averager in averagers]
+    threads = [threading.Thread(target=f, args=([a.flat],)) for f, a in zip(averages, averagers, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for averager in averagers:
+        assert (averager.flat - values.mean(0)).abs().max() < 1e-12
+    assert [averager.weight for averager in averagers] == [0.5, 1.5, 1.0]
+
+
+def test_with_an_exact_average_nobody_runs_ahead_and_all_are_equal_after_it(trained):
     reports = trained("overlap-sgp", "on")
     assert [one.iterations for one in reports] == [10, 10]
     a, b = (torch.from_numpy(one.snapshots) for one in reports)
