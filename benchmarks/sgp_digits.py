@@ -85,6 +85,16 @@ def tables(rows: list[dict[str, Any]]) -> str:
             measured = fmean(r["ms_per_iteration"] for r in group) if group else float("nan")
             cells.append(f"{measured:.0f} ms ({group[0]['injected_ms']:.0f})" if group else "-")
         lines.append(f"| {key[0]} | {key[1]} | {' | '.join(cells)} |")
+    busy = [r for r in rows if r["part"] in TIMES]
+    loads = [r["load_average"] for r in busy]
+    if busy:
+        lines += [
+            "",
+            "Time per iteration, and in brackets what was injected: 250 ms of compute, 60 ms of latency, a straggler",
+            f"four times slower, all-reduce in log2(n) messages. {busy[0]['machine']['cores']} cores for eight learners,",
+            f"load average {min(loads):.0f} to {max(loads):.0f}: other work ran beside it, which is what lies between",
+            "the two numbers.",
+        ]
     return "\n".join(lines) + "\n"
 
 

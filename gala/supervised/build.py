@@ -239,7 +239,10 @@ def make_learner(config: SupervisedConfig, job: Job, rank: int, data: Digits, ma
 
 
 def injected_ms(config: SupervisedConfig, job: Job) -> float:
-    """What an iteration takes if sleeping and messages are all that takes time: the least that can be measured."""
+    """What an iteration takes if sleeping and messages are all that takes time: the least that can be measured.
+
+    In synchronous gossip a straggler finds its messages there already: latency adds to the others' compute only.
+    """
     times = [1e3 * compute_s(config, rank) for rank in range(config.learners)]
     if job.lock_step or min(times) == 0.0:
         total = max(times)
@@ -251,7 +254,7 @@ def injected_ms(config: SupervisedConfig, job: Job) -> float:
     if method.exchanges == "gradients":
         return total + average_ms
     if method.exchanges == "parameters" and method.waits:
-        total += config.latency_ms
+        total = max(total, min(times) + config.latency_ms)
     if method.exchanges == "nothing" or job.slowmo == "on":
         under_way = config.latency_ms if method.exchanges == "parameters" and not method.waits else 0.0
         total += (average_ms + under_way) / config.slow.every
