@@ -16,7 +16,7 @@ def run(name):
     path = ROOT / "examples" / name
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, env=env, timeout=120, check=False
+        [sys.executable, str(path)], capture_output=True, text=True, env=env, timeout=280, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
