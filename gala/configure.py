@@ -20,6 +20,7 @@ import tyro
 import yaml
 
 from gala.config import Config
+from gala.supervised.config import SupervisedConfig
 
 HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
 
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 ALIASES = {"topology": "gossip.topology"}
 """Short names that the command line accepts for a nested setting."""
+
+SCHEMAS: dict[str, type] = {"digits": SupervisedConfig}
+"""Families of presets whose settings are not those of ``gala train``."""
+COMMANDS = {Config: "gala train", SupervisedConfig: "gala supervised"}
 
 
 class Setting(NamedTuple):
@@ -42,9 +47,7 @@ class Setting(NamedTuple):
 
 def parse(argv: Sequence[str]) -> Config:
     """``preset=atari/pong optim.lr=1e-3 --seed 3`` -> Config. Checks types, not values; ValueError in one line."""
-    settings = _split(argv)
-    presets = [s.text for s in settings if s.key == "preset" and s.text]
-    return _build([*(_read_preset(presets[-1]) if presets else []), *settings], Config)
+    return parse_options(Config, argv)
 
 
 def load(path: Path) -> Config:
@@ -63,12 +66,22 @@ def override(config: Config, argv: Sequence[str], allowed: Sequence[str]) -> Con
 
 
 def parse_options(cls: type[T], argv: Sequence[str]) -> T:
-    """The options of another command, in the same two spellings, into the dataclass ``cls``."""
-    return _build(_split(argv), cls)
+    """The options of any command, in the same two spellings, into the dataclass ``cls``; with presets if it has a
+    field for their name."""
+    settings = _split(argv, cls)
+    presets = [s.text for s in settings if s.key == "preset" and s.text] if "preset" in _fields(cls) else []
+    if presets and not presets[-1].endswith(".yaml") and preset_path(presets[-1]) and schema(presets[-1]) is not cls:
+        raise ValueError(f"preset {presets[-1]!r} holds settings of `{COMMANDS[schema(presets[-1])]}`")
+    return _build([*(_read_preset(presets[-1]) if presets else []), *settings], cls)
 
 
-def dump(config: Config) -> str:
-    """YAML text of every field; ``load`` gives back an equal Config."""
+def schema(preset: str) -> type:
+    """The settings that a preset sets: those of ``gala train`` unless its family says otherwise."""
+    return SCHEMAS.get(preset.split("/", maxsplit=1)[0], Config)
+
+
+def dump(config: Any) -> str:
+    """YAML text of every field of a Config (``load`` gives back an equal one) or of another command's dataclass."""
     plain = {
         key: {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()} if isinstance(value, dict) else value
         for key, value in dataclasses.asdict(config).items()
@@ -76,10 +89,10 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(plain, sort_keys=False)
 
 
-def print_help(prog: str) -> None:
+def print_help(prog: str, cls: type = Config) -> None:
     """Every setting with its type, default and meaning, on stdout."""
     with contextlib.suppress(SystemExit):
-        tyro.cli(Config, prog=prog, args=["--help"], description=HELP, config=_TYRO)
+        tyro.cli(cls, prog=prog, args=["--help"], description=HELP, config=_TYRO)
 
 
 def preset_root() -> Path:
@@ -125,8 +138,8 @@ def _fields(cls: Any, prefix: str = "") -> dict[str, Any]:
 _TYRO = (tyro.conf.FlagConversionOff, tyro.conf.UsePythonSyntaxForLiteralCollections)
 
 
-def _split(argv: Sequence[str]) -> list[Setting]:
-    settings, words = [], iter(argv)
+def _split(argv: Sequence[str], cls: type = Config) -> list[Setting]:
+    settings, words, names = [], iter(argv), _fields(cls)
     for word in words:
         key, equals, text = word.removeprefix("--").partition("=")
         if not equals:
@@ -137,7 +150,7 @@ def _split(argv: Sequence[str]) -> list[Setting]:
                 raise ValueError(f"{word} needs a value")
             text = following
         key = key.replace("-", "_")
-        settings.append(Setting(ALIASES.get(key, key), text))
+        settings.append(Setting(key if key in names else ALIASES.get(key, key), text))
     return settings
 
 

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
     from gala.checkpoints import Tensors
 
-PACKAGES = ("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "safetensors")
+PACKAGES = (
+    *("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "safetensors"),
+    "scikit-learn",
+)
 
 
 class RunDir:

@@ -15,6 +15,17 @@ ARGUMENTS_ALLOWED = {"gala.gossip.averager.__init__": 11}
 MAY_NOT_IMPORT = {
     "gala_envs": ("torch", "gala"),
     "gala.config": ("torch", "numpy", "gymnasium", "gala", "gala_envs", "tyro", "yaml", "rich"),
+    "gala.supervised.config": (
+        "torch",
+        "numpy",
+        "gala.gossip",
+        "gala.rl",
+        "gala.build",
+        "gala.configure",
+        "yaml",
+        "rich",
+    ),
+    "gala.supervised": ("gala.rl", "gala.models", "gala.build", "gala.runs", "gala.configure", "gala.cli", "gala_envs"),
     "gala.gossip": (
         "gala.optim",
         "gala.models",
@@ -22,6 +33,7 @@ MAY_NOT_IMPORT = {
         "gala.config",
         "gala.build",
         "gala.runs",
+        "gala.supervised",
         "gala_envs",
         "gymnasium",
     ),

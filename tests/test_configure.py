@@ -8,6 +8,8 @@ import yaml
 
 from gala import configure
 from gala.config import Config, flatten, validate
+from gala.supervised import config as supervised
+from gala.supervised.config import SupervisedConfig
 
 
 def one_line_error(*argv: str) -> str:
@@ -54,6 +56,7 @@ def test_precedence_default_base_preset_command_line(tmp_path):
         (["fast"], "'fast' is not a setting; write key=value or --key value"),
         (["preset=cartpole"], "unknown preset 'cartpole'; `gala presets` lists them; did you mean 'classic/cartpole'?"),
         (["preset=atari/pnog"], "unknown preset 'atari/pnog'; `gala presets` lists them; did you mean 'atari/pong'?"),
+        (["preset=digits/sgp"], "preset 'digits/sgp' holds settings of `gala supervised`"),
         (["preset=no.yaml"], "there is no preset file 'no.yaml'"),
         (["learners=0"], "learners=0 must be at least 1"),
         (["envs_per_learner=-3"], "envs_per_learner=-3 must be at least 1"),
@@ -129,9 +132,10 @@ def test_dump_and_load_are_inverse(tmp_path):
 
 @pytest.mark.parametrize("name", configure.preset_names())
 def test_every_preset_is_valid_and_cites_its_source(name):
-    c = configure.parse([f"preset={name}"])
-    validate(c)
-    assert dataclasses.replace(c, preset="") != Config()
+    c = configure.parse_options(configure.schema(name), [f"preset={name}"])
+    {Config: validate, SupervisedConfig: supervised.validate}[type(c)](c)
+    if isinstance(c, Config):
+        assert dataclasses.replace(c, preset="") != Config()
     assert configure.preset_path(name).read_text().startswith("# ")
 
 
@@ -139,7 +143,7 @@ def test_the_presets_are_the_promised_ones():
     families: dict[str, int] = {}
     for name in configure.preset_names():
         families[name.split("/")[0]] = families.get(name.split("/")[0], 0) + 1
-    assert families == {"atari": 7, "classic": 4, "minatar": 5, "mujoco": 10}
+    assert families == {"atari": 7, "classic": 4, "digits": 3, "minatar": 5, "mujoco": 10}
 
 
 @pytest.mark.parametrize("argv", [["train", "optim.lrr=2"], ["train", "learners=0"], ["trian"], ["resume", "nowhere"]])

@@ -10,6 +10,8 @@ import pytest
 from gala import cli, configure
 from gala.commands import evaluate, resume, topologies
 from gala.config import Config, validate
+from gala.supervised import config as supervised
+from gala.supervised.config import SupervisedConfig
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -35,6 +37,8 @@ def test_every_gala_line_parses(line):
         configure.parse_options(evaluate.Options, [word for word in words[1:] if word != "--json"])
     elif command == "resume":
         configure.override(Config(), words[1:], resume.MAY_CHANGE)
+    elif command == "supervised":
+        supervised.validate(configure.parse_options(SupervisedConfig, words))
     elif command == "topologies":
         configure.parse_options(topologies.Options, words[1:])
     assert cli.main([command, "--help"]) == 0

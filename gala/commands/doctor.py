@@ -15,6 +15,7 @@ EXTRAS = {
     "envpool": ("envpool", "envpool"),
     "video": ("imageio_ffmpeg", "imageio-ffmpeg"),
     "plot": ("matplotlib", "matplotlib"),
+    "supervised": ("sklearn", "scikit-learn"),
     "track": ("wandb", "wandb"),
     "cluster": ("ray", "ray"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gala import configure
+from gala.config import Config
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,6 +17,9 @@ def main(argv: Sequence[str]) -> int:
     if not names:
         raise ValueError(f"no preset has {argv[0]!r} in its name{configure.nearest(argv[0], configure.preset_names())}")
     for name in names:
+        if configure.schema(name) is not Config:
+            print(f"{name:<34} for `{configure.COMMANDS[configure.schema(name)]}`")
+            continue
         config = configure.parse([f"preset={name}"])
         print(f"{name:<34} {config.env.id:<30} {config.model.encoder:<12} {config.steps:>12,} env_steps")
     return 0

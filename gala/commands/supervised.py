@@ -1,0 +1,99 @@
+"""``gala supervised``: gossip, all-reduce and local SGD compared on a classifier, with latency and stragglers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gala import configure
+from gala.checkpoints import write_atomically
+from gala.supervised.config import SupervisedConfig, validate
+
+if TYPE_CHECKING:
+    from gala.supervised.digits import Digits
+
+RESULTS, TABLE, SETTINGS = "results.jsonl", "table.md", "config.yaml"
+WIDTH = 80
+
+
+def main(argv: Sequence[str]) -> int:
+    """Settings as ``key=value`` or ``--key value``, and ``--dry-run``. Exit status 0, 1 if a learner failed."""
+    words = [word for word in argv if word != "--dry-run"]
+    if "--help" in words or "-h" in words:
+        configure.print_help("gala supervised", SupervisedConfig)
+        return 0
+    config = configure.parse_options(SupervisedConfig, words)
+    validate(config)
+    config = dataclasses.replace(config, out=config.out or time.strftime("runs/supervised-%Y%m%d-%H%M%S"))
+    check_out(config)
+    from gala.supervised import build, digits
+
+    data = digits.load(config.test_fraction, config.split_seed)
+    build.check(config, data)
+    if len(words) < len(argv):
+        print(configure.dump(config))
+        for job in build.jobs(config):
+            print(f"{job.method:<12} SlowMo {job.slowmo:<11} seed {job.seed}  {build.injected_ms(config, job):.1f} ms")
+        return 0
+    return compare(config, data, make_out(config))
+
+
+def check_out(config: SupervisedConfig) -> None:
+    """Raises ValueError if the directory of the results holds anything that is not to be overwritten."""
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not config.overwrite:
+            raise ValueError(f"{out} already exists; give another out=DIRECTORY, or add overwrite=true")
+        if not (out / RESULTS).is_file():
+            raise ValueError(f"{out} holds no {RESULTS}, so overwrite=true leaves it alone")
+
+
+def make_out(config: SupervisedConfig) -> Path:
+    """The directory of the results, without those of an earlier call."""
+    out = Path(config.out)
+    for name in (RESULTS, TABLE, SETTINGS):
+        (out / name).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / SETTINGS, configure.dump(config).encode())
+    (out / RESULTS).touch()
+    return out
+
+
+def compare(config: SupervisedConfig, data: Digits, out: Path) -> int:
+    """Train every variant on every seed; what is finished is on disk at once."""
+    from rich.console import Console
+
+    from gala.supervised import build, report
+    from gala.supervised.launch import LearnerFailed, Team
+
+    jobs, rows = build.jobs(config), []
+    print(
+        f"{len(jobs)} trainings of {config.learners} learners on {len(data.train_images)} digits; starting", flush=True
+    )
+    try:
+        with Team(config, data) as team, (out / RESULTS).open("a") as file:
+            for job in jobs:
+                row = report.row(config, job, team.run(job), data)
+                rows.append(row)
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+                print(
+                    f"{len(rows):>3}/{len(jobs)} {job.method:<12} SlowMo {job.slowmo:<11} seed {job.seed}: "
+                    f"{row['test_accuracy']:.2%}, {row['ms_per_iteration']:.1f} ms",
+                    flush=True,
+                )
+    except LearnerFailed as failure:
+        print(f"\n{failure}\nWhat had finished is in {out / RESULTS}", file=sys.stderr)
+        return 1
+    notes = report.notes(config, rows)
+    write_atomically(out / TABLE, (report.markdown(rows) + "\n" + notes + "\n").encode())
+    Console(width=WIDTH, highlight=False).print(report.rich_table(rows))
+    print(f"{notes}\nResults: {out / RESULTS}, {out / TABLE}")
+    return 0

@@ -1,0 +1,98 @@
+"""The supervised loop: any model, any data set, any optimiser, with the parts of gossip and of SlowMo as options."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gala.gossip.averager import GossipAverager
+from gala.optim.slowmo import SlowMo
+
+Batch = tuple[Tensor, Tensor]
+"""(inputs [B, ...], targets [B, ...])."""
+
+
+class SupervisedLearner:
+    """One learner: ``batch -> loss -> backward -> average gradients -> optimizer.step -> gossip -> slow step``.
+
+    Args:
+        model: build ``averager`` with its parameters first, and the optimiser too if it copies them.
+        batches: an endless iterator of (inputs [B, ...], targets [B, ...]).
+        loss: (outputs, targets) -> scalar.
+        optimizer: over the model's parameters; its state stays local.
+        average_gradients: averages a list of tensors over all learners, in place: synchronous data-parallel SGD.
+        averager: gossip, after the optimiser's step (adapt, then combine).
+        slowmo: after the gossip.
+        compute_s: an iteration's forward and backward pass are stretched to this many seconds by sleeping, so that
+            communication can be studied beside the compute of a larger model or of a slower machine.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterator[Batch],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        average_gradients: Callable[[list[Tensor]], None] | None = None,
+        averager: GossipAverager | None = None,
+        slowmo: SlowMo | None = None,
+        compute_s: float = 0.0,
+    ) -> None:
+        self.model, self.batches, self.loss, self.optimizer = model, batches, loss, optimizer
+        self.average_gradients, self.averager, self.slowmo = average_gradients, averager, slowmo
+        self.compute_s = compute_s
+        self.busy_s = 0.0
+        """Seconds really spent in forward and backward passes, so far."""
+        self.late = 0
+        """Iterations whose passes took longer than ``compute_s``."""
+
+    def update(self, lr: float | None = None) -> Tensor:
+        """One iteration, at the given learning rate if there is one; returns the loss of its batch, detached."""
+        if lr is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+        started = time.monotonic()
+        inputs, targets = next(self.batches)
+        loss = self.loss(self.model(inputs), targets)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self._stretch(time.monotonic() - started)
+        if self.average_gradients is not None:
+            self.average_gradients([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.optimizer.step()
+        if self.averager is not None:
+            self.averager.step()
+        if self.slowmo is not None:
+            self.slowmo.step()
+        return loss.detach()
+
+    def _stretch(self, spent_s: float) -> None:
+        self.busy_s += spent_s
+        if spent_s < self.compute_s:
+            time.sleep(self.compute_s - spent_s)
+        else:
+            self.late += 1
+
+
+def endless_batches(inputs: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Shuffled batches of ``batch_size`` for ever; each example once per pass, and batches may span two passes.
+
+    Raises:
+        ValueError: there are fewer examples than one batch.
+    """
+    if len(inputs) < batch_size:
+        raise ValueError(f"a shard of {len(inputs)} examples holds no batch of {batch_size}; use a smaller batch_size")
+
+    def batches() -> Iterator[Batch]:
+        order = torch.empty(0, dtype=torch.long)
+        while True:
+            if len(order) < batch_size:
+                order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
+            chosen, order = order[:batch_size], order[batch_size:]
+            yield inputs[chosen], targets[chosen]
+
+    return batches()

@@ -1,0 +1,133 @@
+"""``gala supervised`` as a user runs it: what it writes, and what is left when it breaks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gala import cli, configure
+from gala.supervised import digits
+from gala.supervised.build import Job
+from gala.supervised.config import SupervisedConfig
+from gala.supervised.launch import LearnerFailed, Team
+
+pytest.importorskip("sklearn")
+ROOT = Path(__file__).parent.parent
+TINY = ("learners=2", "iterations=6", "compute_ms=1", "latency_ms=1", "slow.every=3")
+LONG = ("learners=2", "iterations=1000000", "compute_ms=1", "method=sgp", "slowmo=off")
+PATIENCE_S = 90.0
+
+
+def start(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "gala", "supervised", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "envs")))},
+        start_new_session=True,
+    )
+
+
+def learners(process):
+    """The learner processes in the order of their ranks, once both of them have begun to train."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        found = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        if len(found) == 2 and all(is_training(p) for p in found):
+            return sorted(found, key=lambda p: p.pid)
+        time.sleep(0.05)
+    raise AssertionError("no learners")
+
+
+def is_training(process):
+    """Whether it has opened the mailboxes, which exist in the parent's memory only."""
+    return any("gala-mailboxes" in os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir())
+
+
+def end(process, children):
+    """(status, stdout, stderr); no learner may be left."""
+    out, err = process.communicate(timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    for child in alive:
+        child.kill()
+    assert not alive
+    return process.returncode, out, err
+
+
+def test_a_comparison_prints_a_table_writes_it_and_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, "method=sgp,local-sgd,overlap-sgp", "seeds=1,2", "out=out"]
+    assert cli.main(["supervised", "preset=digits/slowmo", *words]) == 0
+    text, err = capsys.readouterr()
+    assert err == "" and max(map(len, text.splitlines())) <= 80
+    rows = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
+    modes = {"sgp": 3, "overlap-sgp": 3, "local-sgd": 2}
+    assert len({(r["method"], r["slowmo"], r["seed"]) for r in rows}) == len(rows) == 2 * 8
+    assert {name: sum(r["method"] == name for r in rows) for name in modes} == {k: 2 * v for k, v in modes.items()}
+    for row in rows:
+        assert 0 < row["test_accuracy"] < 1 and row["ms_per_iteration"] >= row["injected_ms"] - 0.1, row
+        assert row["total_weight"] == pytest.approx(2, abs=1e-9)
+    table = Path("out/table.md").read_text().splitlines()
+    assert table[0].startswith("| method | SlowMo | test acc. % |") and sum(x.startswith("| ") for x in table) == 2 + 8
+    assert table[2].startswith(f"| sgp | off | {50 * (rows[0]['test_accuracy'] + rows[8]['test_accuracy']):.2f} ± ")
+    assert " sgp          no-average " in text
+    saved = configure.parse_options(SupervisedConfig, ["preset=out/config.yaml"])
+    assert (saved.out, saved.seeds, saved.iterations) == ("out", (1, 2), 6)
+
+    before = Path("out/results.jsonl").read_bytes()
+    assert cli.main(["supervised", *TINY, "out=out"]) == 2
+    assert "out already exists; give another out=DIRECTORY, or add overwrite=true" in capsys.readouterr().err
+    Path("else").mkdir()
+    Path("else/mine").touch()
+    assert cli.main(["supervised", *TINY, "out=else", "overwrite=true"]) == 2
+    assert "leaves it alone" in capsys.readouterr().err and Path("out/results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["interrupted", "parent killed"])
+def test_no_learner_outlives_its_parent(tmp_path, how):
+    process = start(*LONG, f"out={tmp_path / 'out'}")
+    children = learners(process)
+    if how == "interrupted":
+        os.killpg(process.pid, signal.SIGINT)
+        code, _, err = end(process, children)
+        assert (code, err) == (130, "")
+    else:
+        process.kill()
+        code, _, err = end(process, children)
+        assert code == -signal.SIGKILL and "Traceback" not in err
+
+
+def test_a_killed_learner_is_named_though_its_peers_fail_too_and_none_is_left():
+    config = configure.parse_options(SupervisedConfig, [*LONG, "wait_timeout_s=20"])
+    data = digits.load(0.2, 0)
+    with pytest.raises(LearnerFailed) as caught, Team(config, data) as team:
+        killer = threading.Timer(0.5, team.processes[1].kill)
+        killer.start()
+        team.run(Job("allreduce", "off", 1))
+    assert str(caught.value) == "learner 1 was killed by SIGKILL; the run has ended."
+    assert not any(process.is_alive() for process in team.processes)
+
+
+def test_the_first_traceback_reaches_the_user_once(tmp_path, capsys):
+    words = [*TINY, "method=dpsgd", "optim.lr=1e30", "optim.warmup=0", f"out={tmp_path / 'out'}"]
+    assert cli.main(["supervised", *words]) == 1
+    err = capsys.readouterr().err
+    assert err.count("Traceback") == 1 and err.count("FloatingPointError: ") == 1, err
+    assert "failed; the run has ended." in err and (tmp_path / "out" / "results.jsonl").read_text() == ""
+
+
+def test_a_dry_run_shows_the_settings_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["supervised", "preset=digits/straggler", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "straggler: 4.0\n" in out and "overlap-sgp  SlowMo off         seed 1  22.1 ms" in out
+    assert list(tmp_path.iterdir()) == []
