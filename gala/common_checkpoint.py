@@ -6,6 +6,7 @@ Learners that are silent, or that are only joining, are left out and waited for 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from gala import build
 from gala.board import Board
@@ -24,9 +25,17 @@ class CommonCheckpoint:
     """
 
     def __init__(
-        self, config: Config, run_dir: RunDir, board: Board, fleet: Fleet, state: dict[int, str], start_steps: int
+        self,
+        config: Config,
+        run_dir: RunDir,
+        board: Board,
+        fleet: Fleet,
+        mailboxes: Any,
+        state: dict[int, str],
+        start_steps: int,
     ) -> None:
         self.config, self.run_dir, self.board, self.fleet, self.state = config, run_dir, board, fleet, state
+        self.mailboxes = mailboxes
         self.names: list[str] = []  # under which the checkpoint being taken will be kept
         self.best = -float("inf")
         self.lock_step = build.is_lock_step(config)
@@ -121,6 +130,7 @@ class CommonCheckpoint:
             "ranks": ranks,
             "progress": self.board.progress.tolist(),
             "moments": self.board.read_moments().tolist(),
+            "weights": self.mailboxes.weights(ranks) if self.mailboxes else [],
             "return_mean": self.best,
         }
         self.run_dir.commit_checkpoint(STAGING, self.names, meta)

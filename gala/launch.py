@@ -91,13 +91,15 @@ class Run:
         self.ctrl_c_presses = 0
         self.interrupted = self.has_run = self._has_shown_traceback = False
         self.next_record = time.monotonic() + config.log.interval_s
-        self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, self.state, telemetry.start_steps)
+        self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.state, telemetry.start_steps)
         self.elasticity = Elasticity(config, self.state, fleet, mailboxes, self._spec)
 
     def start(self, saved: dict[str, Any]) -> None:
         """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty."""
         self._store = build_gossip.open_store(self.config)
         self._resume_from = "latest" if saved else ""
+        if saved and self.mailboxes:
+            self.mailboxes.restore(saved["weights"])
         if saved:
             self.checkpoint.best = -float("inf") if saved["return_mean"] is None else saved["return_mean"]
         for rank in range(self.config.learners):

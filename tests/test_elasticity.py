@@ -56,6 +56,9 @@ def test_the_others_go_on_without_a_killed_learner_and_the_run_can_be_resumed(tm
     resumed.wait_for(lambda: recorded(resumed, {0, 1, 2}), "the learner that was missing")
     resumed.ctrl_c()
     assert resumed.end(END_S)[0] == 130
+    weights = [meta["gossip"]["weight"] for _, meta in parts(run)]
+    assert sum(weights) == pytest.approx(3 - failure["lost_weight"], abs=1e-9)  # the newcomer brought none
+    assert run.checkpoint_meta("latest")["ranks"] == [0, 1, 2]
     assert run.checkpoint_meta("latest")["env_steps"] >= reached
 
 

@@ -55,6 +55,18 @@ class ShardedMailboxes:
         for shard in self.shards:
             shard.table.retire(rank)
 
+    def weights(self, ranks: Sequence[int]) -> list[list[float]]:
+        """Per shard, the weight that each rank has published; 0 for all but ``ranks``."""
+        return [
+            [float(w) if rank in ranks else 0.0 for rank, w in enumerate(shard.table.weight)] for shard in self.shards
+        ]
+
+    def restore(self, weights: Sequence[Sequence[float]]) -> None:
+        """Take up saved weights, which are then all there is; ranks without any have yet to be admitted."""
+        for shard, row in zip(self.shards, weights, strict=True):
+            shard.table.weight[: len(row)] = row
+            shard.table.total[0] = sum(row)
+
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for long."""
         return self.shards[0].silent()
