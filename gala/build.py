@@ -120,6 +120,13 @@ def threads_per_learner(config: Config) -> int:
     return max(1, available_cores() // config.learners)
 
 
+def with_threads(config: Config, threads: int) -> Config:
+    """``config`` for a learner that has ``threads`` to itself, on a machine that others may share."""
+    env = dataclasses.replace(config.env, threads=config.env.threads or threads)
+    network = config.torch_threads or (1 if config.model.encoder == "mlp" else threads)
+    return dataclasses.replace(config, env=env, torch_threads=network)
+
+
 def network_threads(config: Config) -> int:
     """PyTorch threads of a learner. Dense layers of a few dozen units are slower on two threads than on one."""
     return config.torch_threads or (1 if config.model.encoder == "mlp" else threads_per_learner(config))
@@ -140,6 +147,11 @@ def is_lock_step(config: Config) -> bool:
     return config.algo == "allreduce" or (config.algo == "gala" and (g.tau == 0 or g.mixing == "allreduce"))
 
 
+def silent_after_s(config: Config) -> float:
+    """Time without a sign of life after which the others go on without a learner."""
+    return math.inf if is_lock_step(config) else config.gossip.silent_after_s
+
+
 def slots(config: Config) -> int:
     """How many learners there can be at a time."""
     elastic = exchanges_messages(config) and not is_lock_step(config) and not certifies(config)
@@ -152,7 +164,7 @@ def failure_policy(config: Config) -> str:
     """continue, stop or restart."""
     if config.on_failure != "auto":
         return config.on_failure
-    return "continue" if config.algo == "gala" and config.learners > 1 and not is_lock_step(config) else "stop"
+    return "continue" if gossips(config) and not is_lock_step(config) else "stop"
 
 
 def seeds(config: Config, rank: int, env_steps: int) -> tuple[int, int]:

@@ -43,7 +43,6 @@ class RayPost:
             return "unknown"
 
 
-
 class Member:
     """One rank's share in the run. Its thread visits the hub; ``deliver`` and ``thank`` are called by the peers.
 

@@ -15,7 +15,7 @@ from typing import Any
 MAIL = "mail"
 """Concurrency group with one thread, for the calls that must not wait for the learner's loop."""
 _PROBE_S = 60.0
-_QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 
 
 def connect(address: str, cores: int) -> bool:
@@ -63,7 +63,8 @@ def actor(cls: type) -> Any:
 
     for name in ("deliver", "thank", "tell"):
         setattr(cls, name, ray.method(concurrency_group=MAIL)(getattr(cls, name)))
-    return ray.remote(concurrency_groups={MAIL: 1})(cls)
+    remote: Any = ray.remote
+    return remote(concurrency_groups={MAIL: 1})(cls)
 
 
 def _start(cores: int) -> None:
@@ -81,6 +82,7 @@ def _cluster_here() -> bool:
         return False
     probe = "import ray; ray.init(address='auto', log_to_driver=False)"
     try:
-        return subprocess.run([sys.executable, "-c", probe], capture_output=True, timeout=_PROBE_S).returncode == 0
+        asked = subprocess.run([sys.executable, "-c", probe], check=False, capture_output=True, timeout=_PROBE_S)
+        return asked.returncode == 0
     except subprocess.TimeoutExpired:
         return False

@@ -33,6 +33,10 @@ class Handle(NamedTuple):
     edges: tuple[Edge, ...]
     silent_after_s: float
 
+    def open(self, rank: int) -> Mailbox:
+        """See ``open_endpoint``."""
+        return open_endpoint(self, rank)
+
 
 PATIENCE_S = 0.005
 """How long an access tries for a lock. Holders keep it for under a millisecond unless they are stopped or preempted."""
@@ -155,6 +159,10 @@ class SharedMemoryMailboxes:
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight."""
         _alive(self._block).table.admit(rank)
+
+    def retire(self, rank: int) -> None:
+        """``rank`` has left, and has handed its mass over."""
+        _alive(self._block).table.retire(rank)
 
     def box(self, edge: Edge) -> Box:
         """The box itself, for tests and measurements."""

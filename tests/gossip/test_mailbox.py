@@ -11,6 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mailbox_contract import (
+    check_bad_ranks_and_shapes,
+    check_progress_and_closing,
+    check_that_boxes_add_take_empties_and_replace_replaces,
+)
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.mailbox import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
@@ -26,7 +31,7 @@ def _endpoints(kind: str, n: int = 3, numel: int = 4):  # type: ignore[no-untype
     return shared, [open_endpoint(pickle.loads(pickle.dumps(shared.handle)), rank) for rank in range(n)]
 
 
-both = pytest.mark.parametrize("kind", ["in-process", "shared-memory"])
+every = pytest.mark.parametrize("kind", ["in-process", "shared-memory"])
 
 
 @every
