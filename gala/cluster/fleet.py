@@ -51,8 +51,8 @@ class ParentBoard:
         self.mirror.apply(ray.get(self._hub.rows.remote(), timeout=HUB_TIMEOUT_S))
 
     def read_params(self, ranks: Sequence[int]) -> NDArray:
-        """[len(ranks), d], the newest snapshot of each; zeros where none was published."""
-        return ray.get(self._hub.params.remote(list(ranks)), timeout=HUB_TIMEOUT_S)
+        """A copy [len(ranks), d] of the newest snapshot of each; zeros where none was published."""
+        return ray.get(self._hub.params.remote(list(ranks)), timeout=HUB_TIMEOUT_S).copy()
 
     def close(self) -> None:
         """Nothing to give back: the fleet ends the hub."""

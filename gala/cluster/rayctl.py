@@ -15,6 +15,7 @@ from typing import Any
 MAIL = "mail"
 """Concurrency group with one thread, for the calls that must not wait for the learner's loop."""
 _PROBE_S = 60.0
+_START_ATTEMPTS = 3
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 
 
@@ -71,7 +72,14 @@ def _start(cores: int) -> None:
     keep_to_loopback()
     import ray
 
-    ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **_QUIET)
+    for attempt in range(1, _START_ATTEMPTS + 1):  # Ray gives up after 30 s, which a busy machine may need
+        try:
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **_QUIET)
+            return
+        except Exception as error:  # Ray raises bare exceptions here
+            ray.shutdown()
+            if attempt == _START_ATTEMPTS:
+                raise ValueError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from error
 
 
 def _cluster_here() -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,11 @@ from mailbox_contract import (
     check_that_boxes_add_take_empties_and_replace_replaces,
 )
 
+from gala import configure, launch
+from gala.config import validate
+from gala.evaluate import evaluate_run
 from gala.gossip.message import total_mass
+from gala.runs import RunDir
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: gala-rl[cluster]"),
@@ -147,3 +154,55 @@ def test_letters_to_a_closed_and_to_a_dead_peer_come_back(actors):
         assert w.ends[0].put(1, torch.full((4,), 3.0), 0.5, 3)
     back = w.ends[0].take_back(1)
     assert (back.weight, back.count, back.numerator.tolist()) == (1.0, 2, [6.0] * 4)
+
+
+def _config(tmp_path: Path, steps: int) -> Any:
+    words = ["preset=classic/cartpole", "learners=2", "envs_per_learner=4", "a2c.num_steps=8", "normalize.obs=true"]
+    words += ["cluster.address=auto", "torch_threads=1", "device=cpu", f"steps={steps}", f"run={tmp_path / 'run'}"]
+    words += ["log.interval_s=0.2", "log.checkpoint_interval_s=1", "log.tensorboard=false", "log.panel=off"]
+    return configure.parse(words)
+
+
+def _nodes_of_learners() -> set[str]:
+    import ray
+
+    actors = ray._private.state.actors().values()
+    return {actor["Address"]["NodeID"] for actor in actors if actor["ActorClassName"].endswith("LearnerActor")}
+
+
+def _kill_once_it_trains(cluster: Any, run: RunDir, after_steps: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (records := run.read_metrics()) or records[-1]["global_step"] <= after_steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+
+
+def test_a_run_on_two_nodes_is_finished_evaluated_and_resumed_and_outlives_a_node(actors, cluster, tmp_path):
+    import ray
+
+    for peer in actors:
+        ray.kill(peer)
+    config = _config(tmp_path, 6_000)
+    validate(config)
+    run = RunDir.create(config, [], overwrite=False)
+    assert launch.train(config, run) == 0
+    assert len(_nodes_of_learners()) == 2
+    meta = run.checkpoint_meta("latest")
+    saved = [run.load_part("latest", f"learner{rank}")[1] for rank in meta["ranks"]]
+    assert meta["ranks"] == [0, 1] and meta["env_steps"] == sum(part["env_steps"] for part in saved) >= 6_000
+    assert sum(part["gossip"]["weight"] for part in saved) == pytest.approx(2, abs=1e-9)
+    assert all(part["gossip"]["counts"]["received"] > 0 for part in saved)
+    assert run.read_metrics()[-1]["gossip/consensus_distance"] > 0
+    assert len(evaluate_run(run, episodes=2)["returns"]) == 2
+
+    config = _config(tmp_path, 40_000)
+    killer = threading.Thread(target=_kill_once_it_trains, args=(cluster, run, meta["env_steps"]))
+    killer.start()
+    assert launch.train(config, run, resume=True) == 0
+    killer.join(PATIENCE_S)
+    summary = json.loads((run.path / "summary.json").read_text())
+    (failure,) = summary["failures"]
+    assert "was lost, because its node" in failure["how"] and 0 < failure["lost_weight"] < 2
+    last = run.checkpoint_meta("latest")
+    assert last["ranks"] == [1 - failure["rank"]] and last["env_steps"] >= 40_000 and summary["status"] == "finished"
