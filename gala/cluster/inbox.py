@@ -35,9 +35,12 @@ class _Seen:
     upto: int = 0
     beyond: set[int] = field(default_factory=set)
 
+    def has(self, number: int) -> bool:
+        return number <= self.upto or number in self.beyond
+
     def add(self, number: int) -> bool:
         """False if it was here before."""
-        if number <= self.upto or number in self.beyond:
+        if self.has(number):
             return False
         self.beyond.add(number)
         while self.upto + 1 in self.beyond:
@@ -63,9 +66,10 @@ class Inbox:
         delivered before, and is not added twice."""
         life = (letter.src, letter.epoch)
         with self._lock:
+            seen = self._seen.setdefault(life, _Seen())
             if self._closed:
-                return False
-            if self._seen.setdefault(life, _Seen()).add(letter.number):
+                return seen.has(letter.number)
+            if seen.add(letter.number):
                 overtaken = letter.replace and letter.number < self._newest.get(life, 0)
                 self._newest[life] = max(letter.number, self._newest.get(life, 0))
                 self._progress[letter.src] = letter.sent_at
