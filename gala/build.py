@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -145,6 +147,23 @@ def is_lock_step(config: Config) -> bool:
     """All learners make the same number of updates, each waiting for the others'."""
     g = config.gossip
     return config.algo == "allreduce" or (config.algo == "gala" and (g.tau == 0 or g.mixing == "allreduce"))
+
+
+def check_cluster(config: Config) -> None:
+    """Refuses, before anything starts, what works on one machine only. Raises ValueError."""
+    address, g = config.cluster.address, config.gossip
+    if address not in ("", "auto", "local") and not re.fullmatch(r"[^/:]+:\d+", address):
+        raise ValueError(f"cluster.address={address} must be auto, local or HOST:PORT")
+    local_only = {
+        f"algo={config.algo}": config.algo == "allreduce",
+        f"gossip.mixing={g.mixing}": needs_process_group(config),
+        f"gossip.shards={g.shards}": g.shards > 1,
+        "gossip.certify": g.certify,
+        "gossip.overlap": g.overlap,
+    }
+    for setting, applies in local_only.items():
+        if address and applies:
+            raise ValueError(f"{setting} works on one machine only, without cluster.address")
 
 
 def silent_after_s(config: Config) -> float:

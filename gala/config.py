@@ -7,7 +7,6 @@ with the fix in the message, before any process starts.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
@@ -246,11 +245,6 @@ def validate(config: Config) -> None:
     _require(values, ("model.hidden",), lambda v: all(w >= 1 for w in v), "widths of at least 1")
     _require(values, ("env.id",), bool, "the name of an environment; see `gala envs`")
     _require(values, ("device",), lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
-    address = config.cluster.address
-    if address not in ("", "auto", "local") and not re.fullmatch(r"[^/:]+:\d+", address):
-        raise ValueError(f"cluster.address={address} must be auto, local or HOST:PORT")
-    if address and config.algo == "allreduce":
-        raise ValueError("algo=allreduce runs on one machine; leave cluster.address empty, or use algo=gala")
     if config.algo == "a2c" and config.learners > 1:
         raise ValueError(f"algo=a2c has one learner, not {config.learners}; use algo=gala, independent or allreduce")
     if config.max_learners and config.max_learners < config.learners:

@@ -13,9 +13,9 @@ from gala import build, build_gossip
 from gala.board import Board
 from gala.common_checkpoint import CommonCheckpoint
 from gala.config import Config
+from gala.connections import LearnerSpec
 from gala.elasticity import Elasticity
 from gala.fleet import Event, Fleet, ProcessFleet
-from gala.learner import LearnerSpec
 from gala.panel import Panel
 from gala.resources import available_cores
 from gala.runs import RunDir
@@ -69,6 +69,7 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
 def reach(config: Config) -> None:
     """Connect to the cluster that the settings name, if they do. Raises ValueError; call it before anything is
     written."""
+    build.check_cluster(config)
     if config.cluster.address:
         from gala.cluster.rayctl import connect
 

@@ -8,61 +8,22 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from gala import build, build_gossip
-from gala.board import Board, BoardHandle
+from gala.board import Board
 from gala.checkpoints import pack, unpack
-from gala.config import Config
-from gala.gossip.message import Mailbox
+from gala.connections import Connections, Exit, LearnerSpec
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
 from gala.rl.rollout import Collector
 from gala.runs import RunDir
 from gala.window import Window
-
-
-@dataclass(frozen=True)
-class LearnerSpec:
-    """Everything that a spawned learner is told."""
-
-    config: Config
-    rank: int
-    run_path: str
-    board: BoardHandle | None
-    mailboxes: Any = None
-    """Handle of the gossip mailboxes, for algo=gala."""
-    store_port: int = 0
-    """Port of the loopback rendezvous, for algo=allreduce."""
-    resume_from: str = ""
-    """Checkpoint name, or empty for a fresh start."""
-    donated: bytes = b""
-    """A live learner's state (safetensors), for one that joins a running job; else empty."""
-
-
-@dataclass(frozen=True)
-class Connections:
-    """What joins a learner to the run: all that differs between a process of this machine and an actor of a cluster."""
-
-    board: Any
-    """``gala.board.Board``, or what has its rows."""
-    parts: Any
-    """``write_part`` and ``load_part`` of a run directory."""
-    mailbox: Mailbox | None
-    send: Callable[[tuple[str, Any]], None]
-    """(kind, body), see ``gala.fleet.Event``."""
-    commands: queue.SimpleQueue[Any]
-    """What the parent tells: pause, save, resume, stop, donate, leave, exit."""
-
-
-class Exit(Exception):
-    """The parent has told this learner to end."""
 
 
 def main(spec: LearnerSpec, pipe: Connection) -> None:
@@ -77,8 +38,7 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
     try:
         assert spec.board is not None
         board = Board.open(spec.board)
-        mailbox = spec.mailboxes.open(spec.rank) if spec.mailboxes else None
-        connections = Connections(board, RunDir.open(spec.run_path), mailbox, pipe.send, commands)
+        connections = Connections(board, RunDir.open(spec.run_path), spec.mailboxes or (), pipe.send, commands)
         LearnerProcess(spec, connections).run()
     except Exit:
         pass
@@ -258,7 +218,7 @@ class LearnerProcess:
             record |= {f"gossip/{key}": value for key, value in self.averager.stats().items()}
             record["message_ages"] = self.averager.age_histogram.counts()
         if self.event_log is not None:
-            record["events"] = self.event_log.flush(self.run_dir.path / "gossip")
+            record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
         self.send(("metrics", record))
 
     def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:

@@ -14,7 +14,8 @@ from gala.checkpoints import pack, unpack
 from gala.cluster.inbox import Letter
 from gala.cluster.mailbox import RayEndpoint
 from gala.cluster.member import Member
-from gala.learner import Connections, Exit, LearnerProcess, LearnerSpec
+from gala.connections import Connections, Exit, LearnerSpec
+from gala.learner import LearnerProcess
 
 _LAST_WORDS_S = 20.0
 
@@ -34,6 +35,17 @@ class MailboxHandle(NamedTuple):
 
     numel: int
     silent_after_s: float
+
+
+class Door(NamedTuple):
+    """Makes the member's endpoint."""
+
+    member: Member
+    boxes: MailboxHandle
+
+    def open(self, rank: int) -> RayEndpoint:
+        """``rank`` is the member's."""
+        return RayEndpoint(self.member, self.boxes.numel, self.boxes.silent_after_s)
 
 
 class RemoteParts:
@@ -57,12 +69,15 @@ class LearnerBoard:
     last visit to the hub."""
 
     def __init__(self, member: Member) -> None:
-        self._member = member
+        self._member, self._publications = member, 0
         self.progress, self.control = member.mirror.progress, member.mirror.control
         self.total_env_steps, self.read_moments = member.mirror.total_env_steps, member.mirror.read_moments
 
-    def publish_params(self, rank: int, flat: NDArray) -> None:
+    def publish_params(self, rank: int, flat: NDArray) -> int:
+        """Returns which publication of this life it was, from 1 on."""
+        self._publications += 1
         self._member.publish_params(flat)
+        return self._publications
 
     def publish_moments(self, rank: int, moments: NDArray) -> None:
         self._member.publish_moments(moments)
@@ -106,11 +121,11 @@ class LearnerActor:
         self._commands.put(command)
 
     def _connections(self) -> Connections:
-        boxes: MailboxHandle | None = self._spec.mailboxes
+        handles: tuple[MailboxHandle, ...] = self._spec.mailboxes or ()
         return Connections(
             board=LearnerBoard(self._member),
             parts=RemoteParts(self._member, self._saved),
-            mailbox=RayEndpoint(self._member, boxes.numel, boxes.silent_after_s) if boxes else None,
+            mailboxes=[Door(self._member, handle) for handle in handles],
             send=self._say,
             commands=self._commands,
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from gala import build
 from gala.checkpoints import pack
@@ -22,8 +22,8 @@ from gala.cluster.member import HUB_TIMEOUT_S
 from gala.cluster.mirror import Mirror
 from gala.cluster.placement import Share
 from gala.cluster.rayctl import actor
+from gala.connections import LearnerSpec
 from gala.fleet import Event
-from gala.learner import LearnerSpec
 from gala.runs import RunDir
 
 START_TIMEOUT_S = 300.0
@@ -61,7 +61,7 @@ class ParentBoard:
 class ParentMailboxes:
     """See ``gala.gossip.shared_memory.SharedMemoryMailboxes``: what the run does about learners that come and go."""
 
-    def __init__(self, hub: Any, mirror: Mirror, handle: MailboxHandle) -> None:
+    def __init__(self, hub: Any, mirror: Mirror, handle: tuple[MailboxHandle]) -> None:
         self._hub, self._mirror, self.handle = hub, mirror, handle
 
     def bury(self, rank: int) -> float:
@@ -79,7 +79,7 @@ class ParentMailboxes:
 
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for a while."""
-        return tuple(np.flatnonzero(self._mirror.table.silent(self.handle.silent_after_s)).tolist())
+        return tuple(np.flatnonzero(self._mirror.table.silent(self.handle[0].silent_after_s)).tolist())
 
     def close(self) -> None:
         """Nothing to give back: the boxes end with the actors."""
@@ -164,6 +164,8 @@ class RayFleet:
         how = "exited with 0"
         try:
             ray.get(life, timeout=0)
+        except ActorUnavailableError:
+            how = "was lost, because the connection to it broke"
         except RayError as error:
             reason = re.search(r"because (its [^.:\n]*)", str(error))
             how = f"was lost, because {reason[1]}" if reason else f"was lost: {str(error).splitlines()[0]}"

@@ -59,6 +59,7 @@ class Hub:
         self._table.total[0] = present
         self._learners: list[Any] = [None] * places
         self._epochs = [0] * places
+        self._fingerprints = [0] * places
         self._events: list[tuple[int, str, Any]] = []
 
     def restore(self, progress: NDArray, moments: NDArray) -> None:
@@ -83,6 +84,11 @@ class Hub:
         self._put(rank, epoch, row)
         if epoch == self._epochs[rank]:
             self._events.append((rank, kind, body))
+
+    def agree(self, rank: int, fingerprint: int) -> list[int]:
+        """Fingerprints of the parameters by rank, this one's included; 0 where there is none yet."""
+        self._fingerprints[rank] = fingerprint
+        return self._fingerprints
 
     def publish_params(self, rank: int, flat: NDArray) -> None:
         self._params[rank] = flat

@@ -26,7 +26,7 @@ def open_job(config: Config, run_dir: RunDir, num_params: int, num_moments: int)
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = [r.get("GPU", 0.0) if config.device != "cpu" else 0.0 for r in resources]
     fleet = RayFleet(hub, board, run_dir, share([r.get("CPU", 0.0) for r in resources], gpus, learners))
-    if not build.gossips(config):
+    if not build.exchanges_messages(config):
         return board, None, fleet
-    handle = MailboxHandle(num_params, build.silent_after_s(config))
+    handle = (MailboxHandle(num_params, build.silent_after_s(config)),)
     return board, ParentMailboxes(hub, board.mirror, handle), fleet

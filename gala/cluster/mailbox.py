@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gala.cluster.member import Member
+from gala.gossip.flat import check_same_parameters
 from gala.gossip.membership import FINISHED, PRESENT, RESTING, TableRoster
 from gala.gossip.message import HEADER_BYTES, Message, check_numel, check_rank
 
@@ -74,6 +75,9 @@ class RayEndpoint:
         if src != self._rank:
             raise ValueError(f"learner {self._rank} knows nothing of the box {src} -> {dst}, which is between others")
         return self._member.outbox.unread(dst)
+
+    def agree(self, fingerprint: int) -> None:
+        check_same_parameters(fingerprint, self._member.agree(fingerprint), self._rank)
 
     def advance(self, updates: int) -> None:
         self._member.updates = updates

@@ -96,6 +96,10 @@ class Member:
         if self._epochs[src] == epoch:
             self.post.learners[src].thank.remote(self.rank, number)
 
+    def agree(self, fingerprint: int) -> list[int]:
+        """See ``Hub.agree``. Waits for the hub."""
+        return list(ray.get(self._hub.agree.remote(self.rank, fingerprint), timeout=HUB_TIMEOUT_S))
+
     def publish_params(self, flat: NDArray) -> None:
         self._hub.publish_params.remote(self.rank, flat)
 

@@ -167,10 +167,6 @@ class SharedMemoryMailboxes:
         """Keep the numbers of these boxes in ``data`` [numel] instead; before their first use."""
         _alive(self._block).lent = data
 
-    def retire(self, rank: int) -> None:
-        """``rank`` has left, and has handed its mass over."""
-        _alive(self._block).table.retire(rank)
-
     def box(self, edge: Edge) -> Box:
         """The box itself, for tests and measurements."""
         return _alive(self._block).box(edge)
