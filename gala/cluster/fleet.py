@@ -77,6 +77,15 @@ class ParentMailboxes:
         """Let a rank in (again), with no weight."""
         ray.get(self._hub.admit.remote(rank), timeout=HUB_TIMEOUT_S)
 
+    def weights(self, ranks: Sequence[int]) -> list[list[float]]:
+        """For the one shard, the weight that each rank has published; 0 for all but ``ranks``."""
+        return [[float(w) if rank in ranks else 0.0 for rank, w in enumerate(self._mirror.table.weight)]]
+
+    def restore(self, weights: Sequence[Sequence[float]]) -> None:
+        """Take up saved weights, which are then all there is."""
+        (row,) = weights
+        ray.get(self._hub.restore_weights.remote(list(row)), timeout=HUB_TIMEOUT_S)
+
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for a while."""
         return tuple(np.flatnonzero(self._mirror.table.silent(self.handle[0].silent_after_s)).tolist())

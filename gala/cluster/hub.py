@@ -66,6 +66,10 @@ class Hub:
         """The rows of a saved run."""
         self._progress[: len(progress)], self._moments[: len(moments)] = progress, moments
 
+    def restore_weights(self, weights: list[float]) -> None:
+        """By rank: all the weight there is."""
+        self._table.weight[: len(weights)], self._table.total[0] = weights, sum(weights)
+
     def enlist(self, rank: int, epoch: int, learner: Any) -> None:
         """``learner`` (an actor's handle, in a list) lives as ``rank`` from now on."""
         self._learners[rank], self._epochs[rank] = learner[0], epoch
