@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +122,13 @@ def threads_per_learner(config: Config) -> int:
     return max(1, available_cores() // config.learners)
 
 
+def with_threads(config: Config, threads: int) -> Config:
+    """``config`` for a learner that has ``threads`` to itself, on a machine that others may share."""
+    env = dataclasses.replace(config.env, threads=config.env.threads or threads)
+    network = config.torch_threads or (1 if config.model.encoder == "mlp" else threads)
+    return dataclasses.replace(config, env=env, torch_threads=network)
+
+
 def network_threads(config: Config) -> int:
     """PyTorch threads of a learner. Dense layers of a few dozen units are slower on two threads than on one."""
     return config.torch_threads or (1 if config.model.encoder == "mlp" else threads_per_learner(config))
@@ -140,6 +149,28 @@ def is_lock_step(config: Config) -> bool:
     return config.algo == "allreduce" or (config.algo == "gala" and (g.tau == 0 or g.mixing == "allreduce"))
 
 
+def check_cluster(config: Config) -> None:
+    """Refuses, before anything starts, what works on one machine only. Raises ValueError."""
+    address, g = config.cluster.address, config.gossip
+    if address not in ("", "auto", "local") and not re.fullmatch(r"[^/:]+:\d+", address):
+        raise ValueError(f"cluster.address={address} must be auto, local or HOST:PORT")
+    local_only = {
+        f"algo={config.algo}": config.algo == "allreduce",
+        f"gossip.mixing={g.mixing}": needs_process_group(config),
+        f"gossip.shards={g.shards}": g.shards > 1,
+        "gossip.certify": g.certify,
+        "gossip.overlap": g.overlap,
+    }
+    for setting, applies in local_only.items():
+        if address and applies:
+            raise ValueError(f"{setting} works on one machine only, without cluster.address")
+
+
+def silent_after_s(config: Config) -> float:
+    """Time without a sign of life after which the others go on without a learner."""
+    return math.inf if is_lock_step(config) else config.gossip.silent_after_s
+
+
 def slots(config: Config) -> int:
     """How many learners there can be at a time."""
     elastic = exchanges_messages(config) and not is_lock_step(config) and not certifies(config)
@@ -152,7 +183,7 @@ def failure_policy(config: Config) -> str:
     """continue, stop or restart."""
     if config.on_failure != "auto":
         return config.on_failure
-    return "continue" if config.algo == "gala" and config.learners > 1 and not is_lock_step(config) else "stop"
+    return "continue" if gossips(config) and not is_lock_step(config) else "stop"
 
 
 def seeds(config: Config, rank: int, env_steps: int) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,21 +13,21 @@ from gala.build import (
     certifies,
     exchanges_messages,
     gossips,
-    is_lock_step,
     make_topology,
     needs_process_group,
     pick_device,
+    silent_after_s,
     slots,
 )
 from gala.config import Config
 from gala.gossip.averager import GossipAverager
 from gala.gossip.certificate import EventLog
 from gala.gossip.compress import Compressed
+from gala.gossip.cuda_memory import create_cuda_mailboxes
 from gala.gossip.flat import flatten_parameters
 from gala.gossip.message import Mailbox
 from gala.gossip.overlap import Overlapped
 from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
-from gala.gossip.shared_memory import open_endpoint
 
 
 def check_exchange(config: Config, num_params: int) -> None:
@@ -66,7 +65,7 @@ def make_averager(
 
 def _endpoint(config: Config, handle: Any, rank: int) -> Mailbox:
     """The codec works in the thread of the overlap, if there is one."""
-    mailbox = open_endpoint(handle, rank)
+    mailbox: Mailbox = handle.open(rank)
     if config.gossip.codec != "none":
         mailbox = Compressed(mailbox, config.gossip.codec)
     return Overlapped(mailbox, rank) if config.gossip.overlap else mailbox
@@ -79,18 +78,17 @@ def make_event_log(config: Config, averager: GossipAverager | ShardedAverager | 
 
 def make_mailboxes(config: Config, num_params: int) -> ShardedMailboxes | None:
     """The parent's side of the gossip: a box for every pair, since a graph from which a learner is missing is stitched;
-    boxes that are never used cost no memory."""
+    on the CPU, boxes that are never used cost no memory."""
     if not exchanges_messages(config):
         return None
-    places = slots(config)
-    return ShardedMailboxes.create(
-        places,
-        num_params,
-        list(itertools.permutations(range(places), 2)),
-        config.gossip.shards,
-        present=config.learners,
-        silent_after_s=math.inf if is_lock_step(config) else config.gossip.silent_after_s,
-    )
+    places, shards = slots(config), config.gossip.shards
+    pairs = list(itertools.permutations(range(places), 2))
+    settings: dict[str, Any] = {"present": config.learners, "silent_after_s": silent_after_s(config)}
+    devices = [pick_device(config, rank) for rank in range(places)]
+    if devices[0].type == "cuda":
+        sizes = shard_sizes(num_params, shards)
+        return ShardedMailboxes([create_cuda_mailboxes(devices, size, pairs, **settings) for size in sizes])
+    return ShardedMailboxes.create(places, num_params, pairs, shards, **settings)
 
 
 def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None] | None:

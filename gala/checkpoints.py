@@ -37,9 +37,13 @@ class Checkpoints:
 
         Group names hold no dot. Tensors may share memory with each other; each is stored whole.
         """
+        self.write_packed(staging, part, pack(tensors), meta)
+
+    def write_packed(self, staging: str, part: str, data: bytes, meta: Mapping[str, Any]) -> None:
+        """As ``write_part``, of tensors that ``pack`` has made into ``data``."""
         folder = self.root / f".{staging}"
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{part}.safetensors", pack(tensors))
+        write_atomically(folder / f"{part}.safetensors", data)
         write_atomically(folder / f"{part}.json", json.dumps(meta, indent=2).encode())
 
     def discard_part(self, staging: str, part: str) -> None:

@@ -151,6 +151,15 @@ class SlowMoConfig:
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """Learners on the machines of a Ray cluster (gala-rl[cluster])."""
+
+    address: str = ""
+    """Empty: processes of this machine, without Ray. auto: the Ray cluster that this machine is part of, or else Ray on
+    this machine. local: Ray on this machine, closed to others. HOST:PORT: that cluster."""
+
+
+@dataclass(frozen=True)
 class LogConfig:
     interval_s: float = 2.0
     """Seconds between metric records."""
@@ -174,6 +183,7 @@ class Config:
     gossip: GossipConfig = field(default_factory=GossipConfig)
     slowmo: SlowMoConfig = field(default_factory=SlowMoConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     algo: Algo = "gala"
     """gala: gossip. a2c: one learner. independent: no gossip. allreduce: synchronous data-parallel. With learners=1 all
     four are plain A2C."""

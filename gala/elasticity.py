@@ -8,8 +8,8 @@ from typing import Any
 
 from gala import build
 from gala.config import Config
+from gala.connections import LearnerSpec
 from gala.fleet import Event, Fleet
-from gala.learner import LearnerSpec
 
 
 class Elasticity:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch.multiprocessing as mp
 
-from gala.learner import LearnerSpec, main
+from gala.connections import LearnerSpec
+from gala.learner import main
 
 _GRACE_S = 3.0
 

@@ -13,10 +13,11 @@ from gala import build, build_gossip
 from gala.board import Board
 from gala.common_checkpoint import CommonCheckpoint
 from gala.config import Config
+from gala.connections import LearnerSpec
 from gala.elasticity import Elasticity
 from gala.fleet import Event, Fleet, ProcessFleet
-from gala.learner import LearnerSpec
 from gala.panel import Panel
+from gala.resources import available_cores
 from gala.runs import RunDir
 from gala.telemetry import Telemetry, closing_lines
 
@@ -33,15 +34,12 @@ class RunFailed(RuntimeError):
 def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     """Train to ``config.steps`` env_steps and return the exit status: 0, 1 after a failure, 130 after Ctrl-C."""
     spaces = build.probe_spaces(config)
-    num_params = build.count_parameters(config, spaces)
     saved = run_dir.checkpoint_meta("latest") if resume else {}
-    board = Board.create(build.slots(config), num_params, build.num_moments(config, spaces))
-    mailboxes = build_gossip.make_mailboxes(config, num_params)
+    board, mailboxes, fleet = _open(config, run_dir, spaces)
     panel = Panel(config, config.steps, config.log.panel)
     if resume:
         board.restore(saved["progress"], saved["moments"])
     telemetry = Telemetry(build.slots(config), spaces.frames_per_step, board.total_env_steps())
-    fleet = ProcessFleet()
     run = Run(config, run_dir, board, telemetry, panel, fleet, mailboxes)
     status = EXIT_FAILED
     try:
@@ -66,6 +64,28 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     if status != EXIT_FAILED:
         print("\n".join(closing_lines(summary, str(run_dir.path))))
     return status
+
+
+def reach(config: Config) -> None:
+    """Connect to the cluster that the settings name, if they do. Raises ValueError; call it before anything is
+    written."""
+    build.check_cluster(config)
+    if config.cluster.address:
+        from gala.cluster.rayctl import connect
+
+        connect(config.cluster.address, available_cores())
+
+
+def _open(config: Config, run_dir: RunDir, spaces: build.Spaces) -> tuple[Any, Any, Fleet]:
+    """(board, mailboxes or None, fleet): of this machine's processes, or of a cluster."""
+    num_params, num_moments = build.count_parameters(config, spaces), build.num_moments(config, spaces)
+    reach(config)
+    if config.cluster.address:
+        from gala.cluster.job import open_job
+
+        return open_job(config, run_dir, num_params, num_moments)
+    board = Board.create(build.slots(config), num_params, num_moments)
+    return board, build_gossip.make_mailboxes(config, num_params), ProcessFleet()
 
 
 _STATUS = {EXIT_OK: "finished", EXIT_FAILED: "failed", EXIT_INTERRUPTED: "interrupted"}

@@ -8,44 +8,22 @@ import signal
 import threading
 import time
 import traceback
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from gala import build, build_gossip
-from gala.board import Board, BoardHandle
+from gala.board import Board
 from gala.checkpoints import pack, unpack
-from gala.config import Config
+from gala.connections import Connections, Exit, LearnerSpec
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
 from gala.rl.rollout import Collector
 from gala.runs import RunDir
 from gala.window import Window
-
-
-@dataclass(frozen=True)
-class LearnerSpec:
-    """Everything that a spawned learner is told."""
-
-    config: Config
-    rank: int
-    run_path: str
-    board: BoardHandle
-    mailboxes: Any = None
-    """Handle of the gossip mailboxes, for algo=gala."""
-    store_port: int = 0
-    """Port of the loopback rendezvous, for algo=allreduce."""
-    resume_from: str = ""
-    """Checkpoint name, or empty for a fresh start."""
-    donated: bytes = b""
-    """A live learner's state (safetensors), for one that joins a running job; else empty."""
-
-
-class Exit(Exception):
-    """The parent has told this learner to end."""
 
 
 def main(spec: LearnerSpec, pipe: Connection) -> None:
@@ -54,11 +32,14 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
     A learner leads a process group of its own, so that the parent can end it with all that its simulators started.
     """
     os.setpgid(0, 0)
-    commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+    commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
     status = 0
     try:
-        LearnerProcess(spec, pipe, commands).run()
+        assert spec.board is not None
+        board = Board.open(spec.board)
+        connections = Connections(board, RunDir.open(spec.run_path), spec.mailboxes or (), pipe.send, commands)
+        LearnerProcess(spec, connections).run()
     except Exit:
         pass
     except BaseException:
@@ -68,7 +49,7 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
     os._exit(status)
 
 
-def _listen(pipe: Connection, commands: queue.SimpleQueue[str]) -> None:
+def _listen(pipe: Connection, commands: queue.SimpleQueue[Any]) -> None:
     try:
         while True:
             commands.put(pipe.recv())
@@ -77,21 +58,20 @@ def _listen(pipe: Connection, commands: queue.SimpleQueue[str]) -> None:
 
 
 class LearnerProcess:
-    """Owns the parts of one learner and speaks with the parent over ``pipe``."""
+    """Owns the parts of one learner, and does what the parent tells."""
 
-    def __init__(self, spec: LearnerSpec, pipe: Connection, commands: queue.SimpleQueue[str]) -> None:
+    def __init__(self, spec: LearnerSpec, connections: Connections) -> None:
         self.spec, self.config, self.rank = spec, spec.config, spec.rank
-        self.pipe, self.commands = pipe, commands
+        self.board, self.parts = connections.board, connections.parts
+        self.send, self.commands = connections.send, connections.commands
         config = spec.config
         torch.set_num_threads(build.network_threads(config))
-        self.board = Board.open(spec.board)
-        self.run_dir = RunDir.open(spec.run_path)
         self.env = build.make_env(config, config.envs_per_learner)
         spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
         device = build.pick_device(config, self.rank)
         self.policy = build.make_policy(config, spaces).to(device)
         self.flat, self.averager = build_gossip.make_averager(
-            config, self.policy, self.rank, spec.mailboxes, spec.store_port
+            config, self.policy, self.rank, connections.mailboxes, spec.store_port
         )
         build.flatten_gradients(self.flat, self.policy)
         self.optimizer = build.make_optimizer(config, self.flat)
@@ -127,7 +107,7 @@ class LearnerProcess:
     def run(self) -> None:
         """Train until the run's total is reached or the parent says stop; then stay to save, and end by ``Exit``."""
         if self.spec.resume_from:
-            self._load(*self.run_dir.load_part(self.spec.resume_from, f"learner{self.rank}"))
+            self._load(*self.parts.load_part(self.spec.resume_from, f"learner{self.rank}"))
         elif self.spec.donated:
             self._join(unpack(self.spec.donated))
         if self.spec.resume_from or self.spec.donated:
@@ -136,7 +116,7 @@ class LearnerProcess:
         self.generator.manual_seed(action_seed)
         self.collector.reset(self.policy, env_seed)
         self._publish()
-        self.pipe.send(("ready", None))
+        self.send(("ready", None))
         while not self._finished():
             progress = self._progress()
             lr = self.learning_rate(progress)
@@ -164,7 +144,7 @@ class LearnerProcess:
             if checkpoint_at and self.updates == checkpoint_at:
                 self._rendezvous("paused")
             elif checkpoint_at and self.updates > checkpoint_at:
-                self.pipe.send(("missed", checkpoint_at))
+                self.send(("missed", checkpoint_at))
             return bool(stop_at and self.updates >= stop_at) or self.updates >= build.total_updates(self.config)
         while not self.commands.empty():
             self._obey(self.commands.get())
@@ -176,12 +156,12 @@ class LearnerProcess:
         elif command == "stop":
             self.stopped = True
         elif command == "donate":
-            self.pipe.send(("state", pack(self._tensors())))
+            self.send(("state", pack(self._tensors())))
         elif command == "leave":
             self._report(self.learning_rate(self._progress()))
             assert self.averager is not None
             self.averager.leave()
-            self.pipe.send(("left", None))
+            self.send(("left", None))
             self.env.close()
             raise Exit
         elif command == "exit":
@@ -191,12 +171,12 @@ class LearnerProcess:
     def _rendezvous(self, state: str) -> None:
         """Stand still, so that no parameter mass is in flight while all save; returns when told to resume."""
         self._rest(True)
-        self.pipe.send((state, self.updates))
+        self.send((state, self.updates))
         while True:
             command = self.commands.get()
             if command == "save":
                 self._save()
-                self.pipe.send(("saved", None))
+                self.send(("saved", None))
             elif command == "resume" and state == "paused":
                 self._rest(False)
                 return
@@ -238,8 +218,8 @@ class LearnerProcess:
             record |= {f"gossip/{key}": value for key, value in self.averager.stats().items()}
             record["message_ages"] = self.averager.age_histogram.counts()
         if self.event_log is not None:
-            record["events"] = self.event_log.flush(self.run_dir.path / "gossip")
-        self.pipe.send(("metrics", record))
+            record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
+        self.send(("metrics", record))
 
     def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """All of this learner's state but the simulators': what a checkpoint keeps and a newcomer is given."""
@@ -258,7 +238,7 @@ class LearnerProcess:
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta["gossip"] = self.averager.state_dict()
-        self.run_dir.write_part("staging", f"learner{self.rank}", self._tensors(), meta)
+        self.parts.write_part("staging", f"learner{self.rank}", self._tensors(), meta)
 
     def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
         self._load_network(tensors)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gala.checkpoints import Tensors
 
 PACKAGES = (
-    *("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "safetensors"),
+    *("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "ray", "safetensors"),
     "scikit-learn",
 )
 

@@ -9,7 +9,7 @@ from gala import configure
 from gala.config import validate
 from gala.runs import RunDir
 
-MAY_CHANGE = ("steps", "device", "torch_threads", "env.threads", "log.panel", "log.interval_s")
+MAY_CHANGE = ("steps", "cluster.address", "device", "torch_threads", "env.threads", "log.panel", "log.interval_s")
 """What may differ in the second part of a run; anything else would make it another experiment."""
 
 USAGE = f"""usage: gala resume RUN [key=value ...]
@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{run_dir.path} has done {done_steps} of {config.steps} env_steps; add steps=N to go on")
     from gala import launch
 
+    launch.reach(config)
     run_dir.replace_config(config)
     run_dir.rewind_metrics(done_steps)
     return launch.train(config, run_dir, resume=True)

@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from gala import launch
 
+    launch.reach(config)
     return launch.train(config, RunDir.create(config, words, config.overwrite), resume=False)
 
 

@@ -17,7 +17,7 @@ PAGE = 4096
 
 
 class Box:
-    """One edge in the shared block: a header of two cache lines, then ``numel`` float32.
+    """One edge in the shared block: a header of two cache lines, then ``numel`` float32 (or ``data``, on a GPU).
 
     The lock is a POSIX record lock on the box's first byte, which the kernel drops when its holder dies. ``dirty`` is 1
     while the data change: whoever finds it 1 under the lock knows that the writer was cut off, and empties the box.
@@ -26,11 +26,13 @@ class Box:
     COUNT, SENT_AT, DIRTY = 0, 1, 2
     WEIGHT, AT_RISK, LOST = 0, 1, 2
 
-    def __init__(self, block: mmap.mmap, offset: int, numel: int) -> None:
+    def __init__(self, block: mmap.mmap, offset: int, numel: int, data: Tensor | None = None) -> None:
         self.offset = offset
         self.ints = np.frombuffer(block, np.int64, 8, offset)
         self.reals = np.frombuffer(block, np.float64, 8, offset + LINE)
-        self.data = torch.frombuffer(block, dtype=torch.float32, count=numel, offset=offset + 2 * LINE)
+        if data is None:
+            data = torch.frombuffer(block, dtype=torch.float32, count=numel, offset=offset + 2 * LINE)
+        self.data = data
 
     @staticmethod
     def size(numel: int) -> int:
@@ -47,7 +49,8 @@ class Box:
         if fresh:  # a taken box is not zeroed: overwriting it is cheaper
             self.data.copy_(numerator)
         else:
-            self.data.add_(numerator if numerator.device.type == "cpu" else numerator.cpu())
+            self.data.add_(numerator.to(self.data.device))
+        self._wait()
         reals[self.WEIGHT] = before + weight
         ints[self.SENT_AT] = sent_at
         ints[self.COUNT] = 1 if fresh else ints[self.COUNT] + 1
@@ -58,7 +61,9 @@ class Box:
         count = int(self.ints[self.COUNT])
         if not count:
             return None
-        return Message(self.data.clone(), float(self.reals[self.WEIGHT]), int(self.ints[self.SENT_AT]), count)
+        numerator = self.data.clone()
+        self._wait()
+        return Message(numerator, float(self.reals[self.WEIGHT]), int(self.ints[self.SENT_AT]), count)
 
     def take(self) -> Message | None:
         """A reader that dies while it copies has changed nothing: one store empties the box, at the end."""
@@ -66,8 +71,23 @@ class Box:
         self.ints[self.COUNT] = 0
         return message
 
+    def _wait(self) -> None:
+        """The lock and ``dirty`` are the CPU's: a GPU must have done its work before they say so."""
+        if self.data.device.type == "cuda":
+            torch.cuda.current_stream(self.data.device).synchronize()
+
     def repair(self) -> None:
         if self.ints[self.DIRTY]:
             self.ints[self.COUNT] = 0
             self.reals[self.LOST] += self.reals[self.AT_RISK]
             self.ints[self.DIRTY] = 0
+
+
+def block_size(world_size: int, numel: int, num_edges: int) -> int:
+    """Bytes of address space for the progress lines and all boxes."""
+    return front(world_size) + num_edges * Box.size(numel)
+
+
+def front(world_size: int) -> int:
+    """Bytes before the first box."""
+    return -(-((world_size + 1) * LINE + world_size**2) // PAGE) * PAGE

@@ -11,7 +11,7 @@ from gala.gossip.averager import GossipAverager
 from gala.gossip.flat import fingerprint, flatten_parameters, still_flat, unique_tensors
 from gala.gossip.message import Edge, Mailbox
 from gala.gossip.monitor import AgeHistogram
-from gala.gossip.shared_memory import Handle, SharedMemoryMailboxes
+from gala.gossip.shared_memory import SharedMemoryMailboxes
 
 
 def shard_sizes(numel: int, shards: int) -> list[int]:
@@ -30,7 +30,7 @@ class ShardedMailboxes:
 
     def __init__(self, shards: Sequence[SharedMemoryMailboxes]) -> None:
         self.shards = list(shards)
-        self.handle: tuple[Handle, ...] = tuple(shard.handle for shard in self.shards)
+        self.handle: tuple[Any, ...] = tuple(shard.handle for shard in self.shards)
         """What a child needs: one handle per shard."""
 
     @classmethod

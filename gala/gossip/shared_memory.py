@@ -10,14 +10,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from gala.gossip.anonymous_memory import anonymous_memory
-from gala.gossip.box import LINE, PAGE, Box
+from gala.gossip.box import LINE, Box, block_size, front
 from gala.gossip.flat import check_same_parameters
 from gala.gossip.membership import ABSENT, FINISHED, PRESENT, RESTING, Table, TableRoster
 from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
@@ -32,6 +32,10 @@ class Handle(NamedTuple):
     numel: int
     edges: tuple[Edge, ...]
     silent_after_s: float
+
+    def open(self, rank: int) -> Mailbox:
+        """See ``open_endpoint``."""
+        return open_endpoint(self, rank)
 
 
 PATIENCE_S = 0.005
@@ -58,14 +62,15 @@ class _Block:
         self.thread_lock = threading.Lock()  # record locks belong to the process: they do not keep its threads apart
         self._index = {edge: i for i, edge in enumerate(handle.edges)}
         self._boxes: dict[Edge, Box] = {}
+        self.lent: Mapping[Edge, Tensor] = {}  # numbers that lie elsewhere: on a GPU
 
     def box(self, edge: Edge) -> Box:
         if edge not in self._boxes:
             if edge not in self._index:
                 raise ValueError(f"there is no box {edge[0]} -> {edge[1]}; create the mailboxes with that edge")
             numel, world_size = self.handle.numel, self.handle.world_size
-            offset = _front(world_size) + self._index[edge] * Box.size(numel)
-            self._boxes[edge] = Box(self.map, offset, numel)
+            offset = front(world_size) + self._index[edge] * Box.size(numel)
+            self._boxes[edge] = Box(self.map, offset, numel, self.lent.get(edge))
         return self._boxes[edge]
 
     @contextlib.contextmanager
@@ -103,7 +108,9 @@ class SharedMemoryMailboxes:
     def __init__(self, block: _Block) -> None:
         self._block: _Block | None = block
         self._cut_off: dict[int, float] = {}  # by writer, as far as it is accounted for
-        self.handle = block.handle
+        self._handle = block.handle
+        self.handle: Any = block.handle
+        """What the children need: ``handle.open(rank)`` makes an endpoint."""
 
     @classmethod
     def create(
@@ -140,7 +147,7 @@ class SharedMemoryMailboxes:
         """Write a dead rank off; returns the weight that went with it. What others sent it is theirs to take back."""
         block = _alive(self._block)
         cut_off = orphaned = 0.0
-        for edge in (e for e in self.handle.edges if rank in e):
+        for edge in (e for e in self._handle.edges if rank in e):
             box = block.box(edge)
             with block.locked(box) as held:
                 if held and block.table.gone(edge[0] if edge[1] == rank else edge[1]):
@@ -156,13 +163,17 @@ class SharedMemoryMailboxes:
         """Let a rank in (again), with no weight."""
         _alive(self._block).table.admit(rank)
 
+    def lend(self, data: Mapping[Edge, Tensor]) -> None:
+        """Keep the numbers of these boxes in ``data`` [numel] instead; before their first use."""
+        _alive(self._block).lent = data
+
     def box(self, edge: Edge) -> Box:
         """The box itself, for tests and measurements."""
         return _alive(self._block).box(edge)
 
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for ``silent_after_s``."""
-        return tuple(np.flatnonzero(self.table.silent(self.handle.silent_after_s)).tolist())
+        return tuple(np.flatnonzero(self.table.silent(self._handle.silent_after_s)).tolist())
 
     def progress(self) -> list[int]:
         """The update count that each rank published last."""
@@ -171,12 +182,12 @@ class SharedMemoryMailboxes:
     def in_flight(self) -> tuple[Tensor, float]:
         """The mass that waits in all boxes: (sum of numerators [d] in float64, sum of weights)."""
         arrived = np.argwhere(_alive(self._block).arrived).tolist()
-        return total_mass(filter(None, (self._peek((src, dst)) for dst, src in arrived)), self.handle.numel)
+        return total_mass(filter(None, (self._peek((src, dst)) for dst, src in arrived)), self._handle.numel)
 
     def lost_weight(self) -> float:
         """Weight that was lost in cut-off writes, over all boxes."""
         block = _alive(self._block)
-        return float(sum(block.box(edge).reals[Box.LOST] for edge in self.handle.edges))
+        return float(sum(block.box(edge).reals[Box.LOST] for edge in self._handle.edges))
 
     def _peek(self, edge: Edge) -> Message | None:
         block = _alive(self._block)
@@ -185,13 +196,13 @@ class SharedMemoryMailboxes:
 
     def close(self) -> None:
         """Forget the memory; it is freed once the last process has let go of it. May be called twice."""
-        if self._block is not None and not self.handle.path.startswith("/proc/"):
+        if self._block is not None and not self._handle.path.startswith("/proc/"):
             os.unlink(self.handle.path)
         self._block = None
 
 
-def open_endpoint(handle: Handle, rank: int) -> Mailbox:
-    """This process's endpoint for ``rank``.
+def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None = None) -> Mailbox:
+    """This process's endpoint for ``rank``; ``lent`` holds the numbers of boxes that keep theirs elsewhere.
 
     Raises:
         ValueError: the rank is outside the world, or the parent has closed the mailboxes or died.
@@ -207,6 +218,7 @@ def open_endpoint(handle: Handle, rank: int) -> Mailbox:
             os.close(fd)
             raise ValueError("the mailboxes are gone: the parent must keep them open while ranks join")
         _open_blocks[handle] = block = _Block(fd, handle)
+    block.lent = lent or block.lent
     block.table.state[rank] = PRESENT
     return _SharedEndpoint(block, rank)
 
@@ -280,15 +292,6 @@ class _SharedEndpoint:
         if self._block is not None:
             self._block.table.state[self._rank] = FINISHED
         self._block = None
-
-
-def block_size(world_size: int, numel: int, num_edges: int) -> int:
-    """Bytes of address space for the progress lines and all boxes."""
-    return _front(world_size) + num_edges * Box.size(numel)
-
-
-def _front(world_size: int) -> int:
-    return -(-((world_size + 1) * LINE + world_size**2) // PAGE) * PAGE
 
 
 def _alive(block: _Block | None) -> _Block:

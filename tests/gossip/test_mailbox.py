@@ -1,18 +1,26 @@
-"""The boxes: what the protocol promises, under both transports, and what only shared memory must survive."""
+"""The boxes: what the protocol promises, under every transport of one machine, and what memory must survive."""
 
 import multiprocessing as mp
 import os
 import pickle
 import signal
 import time
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as torch_mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mailbox_contract import (
+    check_bad_ranks_and_shapes,
+    check_progress_and_closing,
+    check_that_boxes_add_take_empties_and_replace_replaces,
+)
 
 from gala.gossip.averager import GossipAverager
+from gala.gossip.cuda_memory import create_cuda_mailboxes
 from gala.gossip.mailbox import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
 
 fork = mp.get_context("fork")  # cheap; learners use spawn, which test_processes.py covers
@@ -22,61 +30,52 @@ def _endpoints(kind: str, n: int = 3, numel: int = 4):  # type: ignore[no-untype
     if kind == "in-process":
         shared = InProcessMailboxes(n, numel)
         return shared, [shared.endpoint(rank) for rank in range(n)]
-    shared = SharedMemoryMailboxes.create(n, numel, [(i, j) for i in range(n) for j in range(n) if i != j])
-    return shared, [open_endpoint(pickle.loads(pickle.dumps(shared.handle)), rank) for rank in range(n)]
+    edges = [(i, j) for i in range(n) for j in range(n) if i != j]
+    if kind == "shared-memory":
+        shared = SharedMemoryMailboxes.create(n, numel, edges)
+    else:
+        shared = create_cuda_mailboxes(_devices(kind, n), numel, edges)
+    if kind == "cuda":  # a process cannot open its own CUDA memory
+        return shared, [shared.handle.open(rank) for rank in range(n)]
+    return shared, [pickle.loads(ForkingPickler.dumps(shared.handle)).open(rank) for rank in range(n)]
 
 
-both = pytest.mark.parametrize("kind", ["in-process", "shared-memory"])
+def _devices(kind: str, n: int) -> list[torch.device]:
+    """Of n ranks, round-robin over the GPUs. ``lent`` is all of the CUDA boxes but CUDA: the numbers lie in tensors."""
+    return [
+        torch.device("cuda", r % torch.cuda.device_count()) if kind == "cuda" else torch.device("cpu") for r in range(n)
+    ]
 
 
-@both
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU")
+cuda = pytest.param("cuda", marks=needs_gpu)
+every = pytest.mark.parametrize("kind", ["in-process", "shared-memory", "lent", cuda])
+
+
+@every
 def test_boxes_add_take_empties_and_replace_replaces(kind):
-    shared, ends = _endpoints(kind)
-    ones = torch.ones(4)
-    assert ends[1].take(0) is None and ends[0].waiting(0, 1) == 0
-    assert ends[0].put(1, ones, 0.5, 3) and ends[0].put(1, 2 * ones, 0.25, 7) and ends[2].put(1, 9 * ones, 1.0, 1)
-    numerator, weight = shared.in_flight()
-    assert numerator.tolist() == [12.0] * 4 and weight == 1.75
-    assert ends[1].waiting(0, 1) == 2
-    message = ends[1].take(0)
-    assert message.numerator.tolist() == [3.0] * 4
-    assert (message.weight, message.sent_at, message.count) == (0.75, 7, 2)
-    assert ends[1].take(0) is None and ends[1].waiting(0, 1) == 0
-    ends[0].put(1, 5 * ones, 0.5, 8)
-    assert message.numerator.tolist() == [3.0] * 4, "a message that was handed out is never written again"
-    for version in range(1000):
-        ends[0].put(1, version * ones, 1.0, version, replace=True)
-    newest = ends[1].take(0)
-    assert newest.numerator.tolist() == [999.0] * 4 and (newest.weight, newest.sent_at, newest.count) == (1.0, 999, 1)
+    check_that_boxes_add_take_empties_and_replace_replaces(*_endpoints(kind))
 
 
-@both
+@every
 def test_progress_and_closing(kind):
-    _, ends = _endpoints(kind)
-    ends[2].advance(17)
-    assert [ends[0].progress(rank) for rank in range(3)] == [0, 0, 17]
-    assert [ends[0].finished(rank) for rank in range(3)] == [False, False, False]
-    ends[2].close()
-    ends[2].close()
-    assert [ends[0].finished(rank) for rank in range(3)] == [False, False, True]
-    assert ends[0].progress(2) == 17
+    shared, ends = _endpoints(kind)
+    check_progress_and_closing(ends)
+    shared.in_flight()
 
 
-@both
+@every
 def test_bad_ranks_and_shapes(kind):
     shared, ends = _endpoints(kind)
-    with pytest.raises(ValueError, match="same parameters"):
-        ends[0].put(1, torch.ones(5), 0.5, 0)
-    with pytest.raises(ValueError, match=r"3 .*outside|no box 0 -> 3"):
-        ends[0].put(3, torch.ones(4), 0.5, 0)
+    check_bad_ranks_and_shapes(ends)
     with pytest.raises(ValueError, match="outside the world of 3"):
-        shared.endpoint(3) if kind == "in-process" else open_endpoint(shared.handle, 3)
+        shared.endpoint(3) if kind == "in-process" else shared.handle.open(3)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.booleans()), max_size=60))
 def test_both_transports_agree_on_any_sequence(actions):
-    worlds = [_endpoints(kind)[1] for kind in ("in-process", "shared-memory")]
+    worlds = [_endpoints(kind)[1] for kind in ("in-process", "shared-memory", "lent")]
     for step, (src, dst, put) in enumerate(actions):
         if src == dst:
             continue
@@ -87,7 +86,7 @@ def test_both_transports_agree_on_any_sequence(actions):
             else:
                 message = ends[dst].take(src)
                 results.append(message and (message.numerator.tolist(), *message[1:]))
-        assert results[0] == results[1]
+        assert results[0] == results[1] == results[2]
 
 
 def test_closed_or_foreign_mailboxes_say_so():
@@ -251,7 +250,7 @@ def test_two_processes_at_full_speed_lose_nothing():
     assert min(taken) >= 0 and sum(taken) > 0 and sum(taken) + weight == 3000 and (numerator == weight).all()
 
 
-@both
+@every
 def test_other_parameters_are_refused_before_the_first_message(kind):
     """Equal in number, but in another order; the message names both learners."""
     shared, ends = _endpoints(kind, n=3, numel=8)
@@ -266,3 +265,20 @@ def test_other_parameters_are_refused_before_the_first_message(kind):
     with pytest.raises(ValueError, match="learners 0 and 2 have parameters of different shapes or in another order"):
         averagers[2].step()
     assert shared.in_flight()[1] == before
+
+
+def _put_sevens(handle, numel: int) -> None:  # type: ignore[no-untyped-def]
+    end = handle.open(0)
+    assert end.put(1, torch.full((numel,), 3.0), 0.25, 1) and end.put(1, torch.full((numel,), 4.0), 0.5, 2)
+
+
+@pytest.mark.parametrize("kind", ["lent", cuda])
+def test_boxes_whose_numbers_lie_elsewhere_are_shared_with_a_spawned_process(kind):
+    shared = create_cuda_mailboxes(_devices(kind, 2), 1000, [(0, 1)])
+    process = torch_mp.get_context("spawn").Process(target=_put_sevens, args=(shared.handle, 1000))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    message = shared.handle.open(1).take(0)
+    assert message.numerator.device == _devices(kind, 2)[1] and (message.numerator == 7.0).all()
+    assert (message.weight, message.sent_at, message.count) == (0.75, 2, 2) and shared.in_flight()[1] == 0

@@ -1,0 +1,183 @@
+"""The parent's side on a cluster: learners as actors, and the faces of board and mailboxes that the run wants."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import ActorUnavailableError, RayError
+
+from gala import build
+from gala.checkpoints import pack
+from gala.cluster.actor import LearnerActor, MailboxHandle, SavedPart
+from gala.cluster.hub import Rows
+from gala.cluster.member import HUB_TIMEOUT_S
+from gala.cluster.mirror import Mirror
+from gala.cluster.placement import Share
+from gala.cluster.rayctl import actor
+from gala.connections import LearnerSpec
+from gala.fleet import Event
+from gala.runs import RunDir
+
+START_TIMEOUT_S = 300.0
+"""How long a learner may take until its first sign of life: finding free CPUs, starting a process, importing."""
+_POLL_S = 0.02
+
+
+class ParentBoard:
+    """See ``gala.board.Board``. Rows are as new as the last ``RayFleet.events``, and at least as new as each event that
+    it returned; ``control`` reaches the learners with the next one."""
+
+    handle = None
+
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+        self.mirror = Mirror(ray.get(hub.rows.remote(), timeout=HUB_TIMEOUT_S))
+        self.progress, self.control = self.mirror.progress, self.mirror.control
+        self.total_env_steps, self.read_moments = self.mirror.total_env_steps, self.mirror.read_moments
+
+    def restore(self, progress: list[list[int]], moments: list[list[float]]) -> None:
+        """Rows of a saved board, which may have had fewer; raises ValueError if it had more."""
+        if len(progress) > len(self.progress):
+            raise ValueError(f"{len(progress)} learners were saved, and there is room for {len(self.progress)}")
+        ray.get(self._hub.restore.remote(np.array(progress), np.array(moments)), timeout=HUB_TIMEOUT_S)
+        self.mirror.apply(ray.get(self._hub.rows.remote(), timeout=HUB_TIMEOUT_S))
+
+    def read_params(self, ranks: Sequence[int]) -> NDArray:
+        """A copy [len(ranks), d] of the newest snapshot of each; zeros where none was published."""
+        return ray.get(self._hub.params.remote(list(ranks)), timeout=HUB_TIMEOUT_S).copy()
+
+    def close(self) -> None:
+        """Nothing to give back: the fleet ends the hub."""
+
+
+class ParentMailboxes:
+    """See ``gala.gossip.shared_memory.SharedMemoryMailboxes``: what the run does about learners that come and go."""
+
+    def __init__(self, hub: Any, mirror: Mirror, handle: tuple[MailboxHandle]) -> None:
+        self._hub, self._mirror, self.handle = hub, mirror, handle
+
+    def bury(self, rank: int) -> float:
+        """Write a dead rank off; returns the weight that went with it: its own and what it had not read, as of its last
+        visit to the hub. Letters that it had not got come back to their senders."""
+        return float(ray.get(self._hub.bury.remote(rank), timeout=HUB_TIMEOUT_S))
+
+    def retire(self, rank: int) -> None:
+        """``rank`` has left, and has handed its mass over."""
+        ray.get(self._hub.retire.remote(rank), timeout=HUB_TIMEOUT_S)
+
+    def admit(self, rank: int) -> None:
+        """Let a rank in (again), with no weight."""
+        ray.get(self._hub.admit.remote(rank), timeout=HUB_TIMEOUT_S)
+
+    def weights(self, ranks: Sequence[int]) -> list[list[float]]:
+        """For the one shard, the weight that each rank has published; 0 for all but ``ranks``."""
+        return [[float(w) if rank in ranks else 0.0 for rank, w in enumerate(self._mirror.table.weight)]]
+
+    def restore(self, weights: Sequence[Sequence[float]]) -> None:
+        """Take up saved weights, which are then all there is."""
+        (row,) = weights
+        ray.get(self._hub.restore_weights.remote(list(row)), timeout=HUB_TIMEOUT_S)
+
+    def silent(self) -> tuple[int, ...]:
+        """Ranks that should be at work and gave no sign for a while."""
+        return tuple(np.flatnonzero(self._mirror.table.silent(self.handle[0].silent_after_s)).tolist())
+
+    def close(self) -> None:
+        """Nothing to give back: the boxes end with the actors."""
+
+
+class RayFleet:
+    """Learners as actors, spread over the nodes of the cluster. See ``gala.fleet.Fleet``."""
+
+    def __init__(self, hub: Any, board: ParentBoard, run_dir: RunDir, share: Share) -> None:
+        self._hub, self._board, self._run_dir, self._share = hub, board, run_dir, share
+        self._class = actor(LearnerActor)
+        self._actors: dict[int, Any] = {}
+        self._lives: dict[int, Any] = {}  # rank -> reference that is ready when its actor has ended
+        self._start_by: dict[int, float] = {}
+        self._epoch = 0
+
+    def spawn(self, spec: LearnerSpec) -> None:
+        self._epoch += 1
+        rank, saved = spec.rank, None
+        if spec.resume_from:
+            tensors, meta = self._run_dir.load_part(spec.resume_from, f"learner{rank}")
+            saved = SavedPart(pack(tensors), meta)
+        spec = dataclasses.replace(spec, config=build.with_threads(spec.config, self._share.threads))
+        options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "scheduling_strategy": "SPREAD"}
+        learner = self._class.options(**options).remote(spec, self._hub, self._epoch, saved)
+        ray.get(self._hub.enlist.remote(rank, self._epoch, [learner]), timeout=HUB_TIMEOUT_S)
+        self._actors[rank], self._lives[rank] = learner, learner.run.remote()
+        self._start_by[rank] = time.monotonic() + START_TIMEOUT_S
+
+    def events(self, timeout_s: float) -> list[Event]:
+        deadline = time.monotonic() + timeout_s
+        while not (found := self._poll()) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return found
+
+    def tell(self, rank: int, command: Any) -> None:
+        if rank in self._actors:
+            self._actors[rank].tell.remote(command)
+
+    def join(self, timeout_s: float) -> None:
+        if self._lives:
+            ray.wait(list(self._lives.values()), num_returns=len(self._lives), timeout=timeout_s)
+
+    def kill(self) -> None:
+        for handle in (*self._actors.values(), self._hub):
+            with contextlib.suppress(RayError, ValueError):
+                ray.kill(handle)
+
+    def _poll(self) -> list[Event]:
+        lives = list(self._lives.values())
+        ended = ray.wait(lives, num_returns=len(lives), timeout=0)[0] if lives else []
+        try:
+            said, rows = ray.get(self._hub.poll.remote(self._board.control), timeout=HUB_TIMEOUT_S)
+        except RayError:
+            return [
+                Event(rank, "died", "was lost with the Ray cluster") for rank in list(self._lives) if self._end(rank)
+            ]
+        self._board.mirror.apply(rows)
+        found = [Event(*event) for event in said if not self._is_part(*event)]
+        for rank in [rank for rank, life in self._lives.items() if life in ended]:
+            found.append(Event(rank, "died", self._end(rank)))
+        return found + self._late(rows)
+
+    def _is_part(self, rank: int, kind: str, body: Any) -> bool:
+        if kind == "part":
+            staging, part, saved = body
+            self._run_dir.checkpoints.write_packed(staging, part, saved.data, saved.meta)
+        return kind == "part"
+
+    def _late(self, rows: Rows) -> list[Event]:
+        now = time.monotonic()
+        for rank in [rank for rank in self._start_by if rows.age_s[rank] >= 0]:
+            del self._start_by[rank]
+        late = [rank for rank, start_by in self._start_by.items() if now > start_by]
+        told = f"gave no sign of life in {START_TIMEOUT_S:g} s: does the cluster have free CPUs, and gala installed?"
+        return [Event(rank, "died", told) for rank in late if self._end(rank)]
+
+    def _end(self, rank: int) -> str:
+        """How it has ended, in words; whatever is left of it ends now."""
+        learner, life = self._actors.pop(rank), self._lives.pop(rank)
+        self._start_by.pop(rank, None)
+        how = "exited with 0"
+        try:
+            ray.get(life, timeout=0)
+        except ActorUnavailableError:
+            how = "was lost, because the connection to it broke"
+        except RayError as error:
+            reason = re.search(r"because (its [^.:\n]*)", str(error))
+            how = f"was lost, because {reason[1]}" if reason else f"was lost: {str(error).splitlines()[0]}"
+        with contextlib.suppress(RayError, ValueError):
+            ray.kill(learner)
+        return how

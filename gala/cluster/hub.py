@@ -1,0 +1,149 @@
+"""The run's common knowledge, in one actor on the machine of the parent: rows, roster, directory, events.
+
+Learners bring their row and take everybody's along, some twenty times a second; nobody waits for anybody here.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gala.gossip.membership import ABSENT, Table
+
+
+class Row(NamedTuple):
+    """What one learner publishes."""
+
+    env_steps: int
+    updates: int
+    sent_updates: int
+    """As ``updates``, but no higher than what all its letters that have arrived belong to: a peer that waits for a
+    letter gives up once this is past its own count."""
+    state: int
+    weight: float
+    weight_in_boxes: float
+    """Weight that has arrived at this learner, and that it has not read: lost with it if it dies."""
+    moments: NDArray | None
+    """float64 [m], or None if they are as before."""
+
+
+class Rows(NamedTuple):
+    """What all have published, [places, ...]; ``age_s`` is the time since a learner's last sign of life, or -1."""
+
+    progress: NDArray
+    sent_updates: NDArray
+    state: NDArray
+    age_s: NDArray
+    weight: NDArray
+    total_weight: float
+    moments: NDArray
+    control: NDArray
+    epochs: tuple[int, ...]
+
+
+class Hub:
+    """Runs as a Ray actor with one thread, so that calls come one at a time, in the order of each caller."""
+
+    def __init__(self, places: int, present: int, num_params: int, num_moments: int) -> None:
+        self._progress = np.zeros((places, 2), np.int64)
+        self._sent_updates = np.zeros(places, np.int64)
+        self._moments = np.zeros((places, num_moments))
+        self._params = np.zeros((places, num_params), np.float32)
+        self._control = np.zeros(2, np.int64)
+        self._in_boxes = np.zeros(places)
+        self._table = Table.local(places)
+        self._table.state[present:], self._table.weight[present:] = ABSENT, 0.0
+        self._table.total[0] = present
+        self._learners: list[Any] = [None] * places
+        self._epochs = [0] * places
+        self._fingerprints = [0] * places
+        self._events: list[tuple[int, str, Any]] = []
+
+    def restore(self, progress: NDArray, moments: NDArray) -> None:
+        """The rows of a saved run."""
+        self._progress[: len(progress)], self._moments[: len(moments)] = progress, moments
+
+    def restore_weights(self, weights: list[float]) -> None:
+        """By rank: all the weight there is."""
+        self._table.weight[: len(weights)], self._table.total[0] = weights, sum(weights)
+
+    def enlist(self, rank: int, epoch: int, learner: Any) -> None:
+        """``learner`` (an actor's handle, in a list) lives as ``rank`` from now on."""
+        self._learners[rank], self._epochs[rank] = learner[0], epoch
+
+    def learners(self) -> list[Any]:
+        """Handles by rank; None for those that never were."""
+        return self._learners
+
+    def sync(self, rank: int, epoch: int, row: Row) -> Rows:
+        """Take in a learner's row, if it is the one that lives as ``rank``; return all."""
+        self._put(rank, epoch, row)
+        return self.rows()
+
+    def say(self, rank: int, epoch: int, row: Row, kind: str, body: Any) -> None:
+        """An event for the parent, and the row as it was then."""
+        self._put(rank, epoch, row)
+        if epoch == self._epochs[rank]:
+            self._events.append((rank, kind, body))
+
+    def agree(self, rank: int, fingerprint: int) -> list[int]:
+        """Fingerprints of the parameters by rank, this one's included; 0 where there is none yet."""
+        self._fingerprints[rank] = fingerprint
+        return self._fingerprints
+
+    def publish_params(self, rank: int, flat: NDArray) -> None:
+        self._params[rank] = flat
+
+    def params(self, ranks: list[int]) -> NDArray:
+        """[len(ranks), d], the newest of each."""
+        return self._params[ranks]
+
+    def poll(self, control: NDArray) -> tuple[list[tuple[int, str, Any]], Rows]:
+        """For the parent: what was said since its last call, and rows at least as new."""
+        self._control[:] = control
+        events, self._events = self._events, []
+        return events, self.rows()
+
+    def bury(self, rank: int) -> float:
+        """Write a dead rank off: its own weight and what it had not read, as it said last."""
+        lost = self._table.bury(rank, float(self._in_boxes[rank]))
+        self._in_boxes[rank] = 0.0
+        return lost
+
+    def retire(self, rank: int) -> None:
+        self._table.retire(rank)
+
+    def admit(self, rank: int) -> None:
+        self._table.admit(rank)
+
+    def _put(self, rank: int, epoch: int, row: Row) -> None:
+        table = self._table
+        if epoch != self._epochs[rank] or table.gone(rank):
+            return
+        moved = row.updates != self._progress[rank, 1] or row.state != table.state[rank]
+        if moved or not table.beat_ns[rank]:
+            table.beat_ns[rank] = time.monotonic_ns()
+        self._progress[rank] = row.env_steps, row.updates
+        self._sent_updates[rank] = row.sent_updates
+        table.state[rank], table.weight[rank], self._in_boxes[rank] = row.state, row.weight, row.weight_in_boxes
+        if row.moments is not None:
+            self._moments[rank] = row.moments
+
+    def rows(self) -> Rows:
+        """What all have published."""
+        beat_ns = self._table.beat_ns
+        age_s = np.where(beat_ns > 0, (time.monotonic_ns() - beat_ns) * 1e-9, -1.0)
+        return Rows(
+            self._progress,
+            self._sent_updates,
+            self._table.state,
+            age_s,
+            self._table.weight,
+            float(self._table.total[0]),
+            self._moments,
+            self._control,
+            tuple(self._epochs),
+        )

@@ -1,0 +1,126 @@
+"""The boxes towards one learner, in its own process: letters are added up as they arrive, each at most once."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gala.gossip.message import Message
+
+
+class Letter(NamedTuple):
+    """One ``put`` on its way."""
+
+    src: int
+    epoch: int
+    """Which life of the sender: a rank that starts again numbers its letters anew."""
+    number: int
+    """1, 2, ... for each receiver. A letter that is sent again keeps its number."""
+    numerator: NDArray
+    """float32 [d]; read-only on arrival, since it may lie in Ray's shared memory."""
+    weight: float
+    sent_at: int
+    replace: bool
+
+
+@dataclass
+class _Seen:
+    """Which letters of one sender's life have arrived: all up to ``upto``, and ``beyond``."""
+
+    upto: int = 0
+    beyond: set[int] = field(default_factory=set)
+
+    def has(self, number: int) -> bool:
+        return number <= self.upto or number in self.beyond
+
+    def add(self, number: int) -> bool:
+        """False if it was here before."""
+        if self.has(number):
+            return False
+        self.beyond.add(number)
+        while self.upto + 1 in self.beyond:
+            self.upto += 1
+            self.beyond.remove(self.upto)
+        return True
+
+
+class Inbox:
+    """Letters come from the thread that Ray gives to mail, ``take`` from the learner's: one lock, held for one
+    addition."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._boxes: dict[int, tuple[Message, Letter]] = {}  # the sum, and the newest letter in it
+        self._seen: dict[tuple[int, int], _Seen] = {}
+        self._newest: dict[tuple[int, int], int] = {}
+        self._progress: dict[int, int] = {}
+        self._closed = False
+
+    def deliver(self, letter: Letter) -> bool:
+        """False if the learner reads no more: the mass is the sender's again. True also for a letter that was
+        delivered before, and is not added twice."""
+        life = (letter.src, letter.epoch)
+        with self._lock:
+            seen = self._seen.setdefault(life, _Seen())
+            if self._closed:
+                return seen.has(letter.number)
+            if seen.add(letter.number):
+                overtaken = letter.replace and letter.number < self._newest.get(life, 0)
+                self._newest[life] = max(letter.number, self._newest.get(life, 0))
+                self._progress[letter.src] = letter.sent_at
+                if not overtaken:
+                    self._boxes[letter.src] = _added(self._boxes.get(letter.src), letter)
+            return True
+
+    def take(self, src: int) -> tuple[Message, Letter] | None:
+        """Empty the box from ``src``: the sum, and the newest letter in it."""
+        with self._lock:
+            return self._boxes.pop(src, None)
+
+    def senders(self) -> list[int]:
+        """Ranks whose boxes hold something."""
+        with self._lock:
+            return sorted(self._boxes)
+
+    def count(self, src: int) -> int:
+        """Letters in the box from ``src``."""
+        with self._lock:
+            return self._boxes[src][0].count if src in self._boxes else 0
+
+    def weight(self) -> float:
+        """What would be lost with this process, besides the learner's own weight."""
+        with self._lock:
+            return sum(message.weight for message, _ in self._boxes.values())
+
+    def progress(self, src: int) -> int:
+        """The update count that came with the newest letter from ``src``."""
+        return self._progress.get(src, 0)
+
+    def close(self) -> list[Message]:
+        """Accept no more; returns what nobody has taken."""
+        with self._lock:
+            self._closed = True
+            left = [message for message, _ in self._boxes.values()]
+            self._boxes.clear()
+            return left
+
+
+def _added(old: tuple[Message, Letter] | None, letter: Letter) -> tuple[Message, Letter]:
+    if old is None or letter.replace:
+        return Message(torch.from_numpy(letter.numerator.copy()), letter.weight, letter.sent_at, 1), _stub(letter)
+    message, newest = old
+    mine = message.numerator.numpy()
+    np.add(mine, letter.numerator, out=mine)
+    newest = max(newest, _stub(letter), key=lambda x: (x.epoch, x.number))
+    total = Message(message.numerator, message.weight + letter.weight, newest.sent_at, message.count + 1)
+    return total, newest
+
+
+def _stub(letter: Letter) -> Letter:
+    """Without its numbers, which would keep their place in Ray's shared memory."""
+    return letter._replace(numerator=np.empty(0, np.float32))

@@ -1,0 +1,126 @@
+"""What an actor needs to take part: its boxes, its letters, and the link that keeps its mirror of the hub fresh."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+
+from gala.cluster.hub import Row
+from gala.cluster.inbox import Inbox, Letter
+from gala.cluster.mirror import Mirror
+from gala.cluster.outbox import Fate, Outbox
+
+SYNC_S = 0.05
+"""Pause between two visits to the hub: about how old a peer's progress, state and moments are."""
+HUB_TIMEOUT_S = 60.0
+
+
+class RayPost:
+    """Carries letters as calls of the receivers' actors, which nobody waits for."""
+
+    def __init__(self) -> None:
+        self.learners: list[Any] = []
+
+    def send(self, dst: int, letter: Letter) -> Any:
+        learner = self.learners[dst] if dst < len(self.learners) else None
+        return None if learner is None else learner.deliver.remote(letter)
+
+    def settled(self, receipts: list[Any]) -> list[Any]:
+        return ray.wait(receipts, num_returns=len(receipts), timeout=0, fetch_local=False)[0]
+
+    def fate(self, receipt: Any) -> Fate:
+        try:
+            return "delivered" if ray.get(receipt) else "refused"
+        except ActorUnavailableError:
+            return "unknown"
+        except RayActorError:
+            return "dead"
+        except RayError:
+            return "unknown"
+
+
+class Member:
+    """One rank's share in the run. Its thread visits the hub; ``deliver`` and ``thank`` are called by the peers.
+
+    Args:
+        hub: handle of the ``Hub`` actor.
+        epoch: which life of this rank it is.
+    """
+
+    def __init__(self, hub: Any, rank: int, epoch: int) -> None:
+        self.rank, self.epoch, self._hub = rank, epoch, hub
+        self.inbox, self.post = Inbox(), RayPost()
+        self.outbox = Outbox(self.post, rank, epoch)
+        self.updates = 0
+        self._epochs: tuple[int, ...] = ()
+        self._order = threading.Lock()  # a row must not overtake a newer one on its way to the hub
+        self._moments: NDArray | None = None
+
+    def start(self) -> None:
+        """Get the hub's rows, and keep them fresh from now on."""
+        self.mirror = Mirror(ray.get(self._hub.rows.remote(), timeout=HUB_TIMEOUT_S), self.rank)
+        self.sync()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._visit, name="gala link", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(HUB_TIMEOUT_S)
+
+    def sync(self) -> None:
+        """One visit to the hub, and a look at the letters under way."""
+        self.outbox.settle()
+        with self._order:
+            answer = self._hub.sync.remote(self.rank, self.epoch, self._row())
+        rows = ray.get(answer, timeout=HUB_TIMEOUT_S)
+        if rows.epochs != self._epochs:
+            self.post.learners = ray.get(self._hub.learners.remote(), timeout=HUB_TIMEOUT_S)
+            for rank, (old, new) in enumerate(zip(self._epochs, rows.epochs, strict=False)):
+                if old and old != new:
+                    self.outbox.forget(rank)
+            self._epochs = rows.epochs
+        self.mirror.apply(rows)
+
+    def say(self, kind: str, body: Any) -> Any:
+        """An event for the parent; returns a reference that is ready when the hub has it."""
+        with self._order:
+            return self._hub.say.remote(self.rank, self.epoch, self._row(), kind, body)
+
+    def thank(self, src: int, epoch: int, number: int) -> None:
+        """Tell ``src``, if it still lives that life, that its letters up to ``number`` were read."""
+        if self._epochs[src] == epoch:
+            self.post.learners[src].thank.remote(self.rank, number)
+
+    def agree(self, fingerprint: int) -> list[int]:
+        """See ``Hub.agree``. Waits for the hub."""
+        return list(ray.get(self._hub.agree.remote(self.rank, fingerprint), timeout=HUB_TIMEOUT_S))
+
+    def publish_params(self, flat: NDArray) -> None:
+        self._hub.publish_params.remote(self.rank, flat)
+
+    def publish_moments(self, moments: NDArray) -> None:
+        self.mirror.moments[self.rank] = self._moments = moments
+
+    def _visit(self) -> None:
+        while not self._stopped.wait(SYNC_S):
+            self.sync()
+
+    def _row(self) -> Row:
+        table, updates = self.mirror.table, self.updates
+        oldest = self.outbox.oldest()
+        env_steps, learner_updates = (int(x) for x in self.mirror.progress[self.rank])
+        moments, self._moments = self._moments, None
+        return Row(
+            env_steps,
+            learner_updates,
+            updates if oldest is None else min(updates, oldest - 1),
+            int(table.state[self.rank]),
+            float(table.weight[self.rank]),
+            self.inbox.weight(),
+            moments,
+        )

@@ -1,0 +1,50 @@
+"""The hub's rows as one process knows them, behind the faces that the rest of gala knows: board and roster."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gala.cluster.hub import Rows
+from gala.gossip.membership import PRESENT, Table
+
+
+class Mirror:
+    """Rows [places, ...]. A learner writes its own row here, and the link takes it to the hub; the others' rows are as
+    old as the last answer of the hub.
+
+    Raises:
+        ValueError: see ``apply``.
+    """
+
+    def __init__(self, rows: Rows, own: int | None = None) -> None:
+        places = len(rows.progress)
+        self.own = own
+        self.progress, self.control = rows.progress.copy(), rows.control.copy()
+        self.moments = rows.moments.copy()
+        self.sent_updates = rows.sent_updates.copy()
+        self.table = Table(rows.state.copy(), np.zeros(places, np.int64), rows.weight.copy(), np.zeros(1))
+        self.table.total[0] = rows.total_weight
+        if own is not None:
+            self.table.state[own] = PRESENT
+        self._others = np.arange(places) != own
+
+    def apply(self, rows: Rows) -> None:
+        """Take over what is news, which is never this process's own row."""
+        others, table = self._others, self.table
+        self.progress[others], self.moments[others] = rows.progress[others], rows.moments[others]
+        self.sent_updates[others] = rows.sent_updates[others]
+        beat_ns = np.where(rows.age_s < 0, 0, time.monotonic_ns() - rows.age_s * 1e9).astype(np.int64)
+        table.state[others], table.weight[others] = rows.state[others], rows.weight[others]
+        table.beat_ns[others], table.total[0] = beat_ns[others], rows.total_weight
+        if self.own is not None:
+            self.control[:] = rows.control
+
+    def total_env_steps(self) -> int:
+        return int(self.progress[:, 0].sum())
+
+    def read_moments(self) -> NDArray:
+        """A copy [places, m]."""
+        return self.moments.copy()

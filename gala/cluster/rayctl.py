@@ -1,0 +1,96 @@
+"""Ray itself: connecting to a cluster, or starting one on this machine that nobody else can reach."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+MAIL = "mail"
+"""Concurrency group with one thread, for the calls that must not wait for the learner's loop."""
+_PROBE_S = 60.0
+_START_ATTEMPTS = 3
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+
+
+def connect(address: str, cores: int) -> bool:
+    """Connect this process to Ray. True if Ray was started for it, and should end with it.
+
+    Args:
+        address: ``local`` starts Ray here, with ``cores``; ``auto`` connects to the cluster of this machine and starts
+            Ray here if there is none; anything else is the host:port of a cluster.
+
+    Raises:
+        ValueError: Ray is not installed, or no cluster answers at the address.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("cluster.address needs Ray: pip install 'gala-rl[cluster]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return False
+    if address == "auto" and not _cluster_here():
+        address = "local"
+    if address == "local":
+        _start(cores)
+        return True
+    import ray
+
+    try:
+        ray.init(address=address, **_QUIET)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot connect to a Ray cluster at {address}: {reason}") from None
+    return False
+
+
+def keep_to_loopback() -> None:
+    """From here on, Ray that this process starts listens on 127.0.0.1 only, and talks to those who know its token.
+    Ray reads these at its import: call it before."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for "this machine only", whatever the system
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def actor(cls: type) -> Any:
+    """``cls`` as a Ray actor whose methods ``deliver``, ``thank`` and ``tell`` have a thread of their own."""
+    import ray
+
+    for name in ("deliver", "thank", "tell"):
+        setattr(cls, name, ray.method(concurrency_group=MAIL)(getattr(cls, name)))
+    remote: Any = ray.remote
+    return remote(concurrency_groups={MAIL: 1})(cls)
+
+
+def _start(cores: int) -> None:
+    keep_to_loopback()
+    import ray
+
+    for attempt in range(1, _START_ATTEMPTS + 1):  # Ray gives up after 30 s, which a busy machine may need
+        try:
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **_QUIET)
+            return
+        except Exception as error:  # Ray raises bare exceptions here
+            ray.shutdown()
+            if attempt == _START_ATTEMPTS:
+                raise ValueError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from error
+
+
+def _cluster_here() -> bool:
+    """Whether ``auto`` would find a cluster. Asked in another process where that is not plain: Ray can be kept to the
+    loopback interface only before its import."""
+    here = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    if not (os.environ.get("RAY_ADDRESS") or here.is_file()):
+        return False
+    probe = "import ray; ray.init(address='auto', log_to_driver=False)"
+    try:
+        asked = subprocess.run([sys.executable, "-c", probe], check=False, capture_output=True, timeout=_PROBE_S)
+        return asked.returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
