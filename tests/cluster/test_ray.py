@@ -171,7 +171,7 @@ def _nodes_of_learners() -> set[str]:
 
 
 def _kill_once_it_trains(cluster: Any, run: RunDir, after_steps: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + 5 * PATIENCE_S
     while not (records := run.read_metrics()) or records[-1]["global_step"] <= after_steps:
         assert time.monotonic() < deadline
         time.sleep(0.05)
