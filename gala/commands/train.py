@@ -34,9 +34,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(config: Config) -> None:
-    """Refuse, before a file is written, what only the environment and the topology can tell. Raises ValueError."""
+    """Refuse, before a file is written, what only environment, topology or place can tell. Raises ValueError."""
     from gala import build, build_gossip
 
+    build.check_cluster(config)
     build_gossip.check_exchange(config, build.count_parameters(config, build.probe_spaces(config)))
 
 

@@ -60,9 +60,6 @@ class DelayedMailbox:
         self._send(lambda: self._inner.put(dst, message.numerator, weight, sent_at, replace), dst, message)
         return True
 
-    def agree(self, fingerprint: int) -> None:
-        self._inner.agree(fingerprint)
-
     def advance(self, updates: int) -> None:
         self._send(lambda: _done(lambda: self._inner.advance(updates)))
 

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gala import build, configure
 from gala.cluster.hub import Hub, Row
 from gala.cluster.inbox import Inbox, Letter
 from gala.cluster.mirror import Mirror
 from gala.cluster.outbox import MAX_UNDER_WAY, Outbox
 from gala.cluster.placement import Share, share
+from gala.config import validate
 from gala.gossip.membership import PRESENT, RESTING
 
 FAULTS = ["none", "none", "none", "late", "lost on the way", "answer lost"]
@@ -164,3 +166,30 @@ def test_every_learner_gets_an_equal_share_that_fits_on_the_nodes(cpus, gpus, le
 def test_a_cluster_without_cpus_is_refused():
     with pytest.raises(ValueError, match="has no CPUs"):
         share([0.0, 0.5], [0, 0], 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["cluster.address=ray://head:10001"], "must be auto, local or HOST:PORT"),
+        (["cluster.address=head"], "must be auto, local or HOST:PORT"),
+        (["cluster.address=auto", "algo=allreduce"], "algo=allreduce works on one machine only"),
+        (["cluster.address=10.0.0.1:6379", "gossip.shards=2"], "gossip.shards=2 works on one machine only"),
+        (["cluster.address=local", "gossip.certify=true"], "gossip.certify works on one machine only"),
+    ],
+)
+def test_what_works_on_one_machine_only_is_refused_before_anything_starts(words, match):
+    config = configure.parse(["learners=2", *words])
+    validate(config)
+    with pytest.raises(ValueError, match=match):
+        build.check_cluster(config)
+
+
+def test_a_cluster_that_is_well_named_is_not_refused_and_a_learner_gets_its_threads():
+    for address in ("", "auto", "local", "head.example:6379"):
+        build.check_cluster(configure.parse(["learners=2", f"cluster.address={address}"]))
+    dense, given = configure.parse(["model.encoder=nature_cnn"]), configure.parse(["torch_threads=3", "env.threads=5"])
+    assert [(c.env.threads, c.torch_threads) for c in (build.with_threads(dense, 4), build.with_threads(given, 4))] == [
+        (4, 4),
+        (5, 3),
+    ]

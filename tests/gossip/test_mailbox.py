@@ -279,6 +279,7 @@ def test_boxes_whose_numbers_lie_elsewhere_are_shared_with_a_spawned_process(kin
     process.start()
     process.join(60)
     assert process.exitcode == 0
+    assert (shared.handle.data[0] == 7.0).all(), "the numbers did not go where they should"
     message = shared.handle.open(1).take(0)
     assert message.numerator.device == _devices(kind, 2)[1] and (message.numerator == 7.0).all()
     assert (message.weight, message.sent_at, message.count) == (0.75, 2, 2) and shared.in_flight()[1] == 0
