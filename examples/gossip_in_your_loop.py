@@ -11,7 +11,6 @@ import torch.multiprocessing as mp
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.mailbox import SharedMemoryMailboxes, open_endpoint
-from gala.gossip.topology import edges
 
 LEARNERS, INPUTS, UPDATES = 4, 8, 400
 TRUE_WEIGHTS = torch.linspace(-1.0, 1.0, INPUTS)
@@ -40,7 +39,7 @@ def learn(rank, mailboxes, start, found):
 
 
 if __name__ == "__main__":
-    mailboxes = SharedMemoryMailboxes.create(LEARNERS, INPUTS, edges("ring", LEARNERS))
+    mailboxes = SharedMemoryMailboxes.create(LEARNERS, INPUTS)
     found = torch.zeros(LEARNERS, INPUTS).share_memory_()
     start = mp.get_context("spawn").Barrier(LEARNERS)
     mp.spawn(learn, (mailboxes.handle, start, found), nprocs=LEARNERS)

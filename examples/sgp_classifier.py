@@ -16,7 +16,6 @@ from torch import nn
 from gala.gossip.averager import GossipAverager
 from gala.gossip.mailbox import SharedMemoryMailboxes, open_endpoint
 from gala.gossip.monitor import consensus_distance
-from gala.gossip.topology import edges
 
 LEARNERS, ITERATIONS, BATCH, TOPOLOGY = 4, 300, 32, "one-peer-exponential"
 
@@ -65,7 +64,7 @@ def learn(rank, mailboxes, final):
 if __name__ == "__main__":
     model = make_model()
     numel = sum(p.numel() for p in model.parameters())
-    mailboxes = SharedMemoryMailboxes.create(LEARNERS, numel, edges(TOPOLOGY, LEARNERS))
+    mailboxes = SharedMemoryMailboxes.create(LEARNERS, numel)
     final = torch.zeros(LEARNERS, numel).share_memory_()
     mp.spawn(learn, (mailboxes.handle, final), nprocs=LEARNERS)
     mailboxes.close()

@@ -77,6 +77,8 @@ class CommonCheckpoint:
                 self.fleet.tell(event.rank, "resume")
         elif event.kind == "missed":
             self._postpone()
+        elif event.kind == "saved" and event.rank not in self._savers:  # too late
+            self.fleet.tell(event.rank, "resume")
         else:
             self.state[event.rank] = event.kind
 
@@ -94,7 +96,8 @@ class CommonCheckpoint:
         """One step: pause all, save all, commit, resume. True when the run is over."""
         if self._savers:
             return self._advance_saving(now)
-        present = {rank: s for rank, s in self.state.items() if s != "joining" and rank not in silent}
+        at_rest = ("paused", "finished")  # has said so, and says nothing more
+        present = {r: s for r, s in self.state.items() if s != "joining" and (r not in silent or s in at_rest)}
         states = set(present.values())
         if not self.names and states and "starting" not in states and "finished" not in states:
             steps = self.board.total_env_steps()
@@ -116,8 +119,10 @@ class CommonCheckpoint:
         late = {rank for rank in self._savers if self.state[rank] != "saved"}
         if late and now < self._save_by:
             return False
-        for rank in late:
+        for rank in late:  # stuck, or its answer or our question was lost: the others go on
             self.died(rank)
+            self.state[rank] = "running"
+            self.fleet.tell(rank, "resume")
         if self._savers:
             self._commit(sorted(self._savers))
         self._savers, self.names = set(), []

@@ -88,7 +88,7 @@ class TableRoster:
         return tuple(np.flatnonzero(~absent).tolist()) if absent.any() else self._everyone
 
     def departed(self) -> tuple[int, ...]:
-        gone = (self._table.state == DEAD) | self._table.silent(self._silent_after_s)
+        gone = (self._table.state >= FINISHED) | self._table.silent(self._silent_after_s)
         return tuple(np.flatnonzero(gone).tolist()) if gone.any() else ()
 
     def is_live(self, rank: int) -> bool:

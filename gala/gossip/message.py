@@ -37,7 +37,7 @@ class Roster(Protocol):
         ...
 
     def departed(self) -> tuple[int, ...]:
-        """Ranks that are dead, or were silent for too long: what lies unread in their boxes may be taken back."""
+        """Ranks that are done, dead, or were silent for too long: what they did not read may be taken back."""
         ...
 
     def mean_weight(self) -> float:

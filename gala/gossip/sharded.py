@@ -53,7 +53,7 @@ class ShardedMailboxes:
     def retire(self, rank: int) -> None:
         """``rank`` has left, and has handed its mass over."""
         for shard in self.shards:
-            shard.table.retire(rank)
+            shard.retire(rank)
 
     def weights(self, ranks: Sequence[int]) -> list[list[float]]:
         """Per shard, the weight that each rank has published; 0 for all but ``ranks``."""

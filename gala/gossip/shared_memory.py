@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import itertools
 import math
-import mmap
 import os
-import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from gala.gossip.anonymous_memory import anonymous_memory
-from gala.gossip.box import LINE, Box, block_size, front
+from gala.gossip.block import Block
+from gala.gossip.box import Box, block_size
 from gala.gossip.flat import check_same_parameters
 from gala.gossip.membership import ABSENT, FINISHED, PRESENT, RESTING, Table, TableRoster
 from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
@@ -38,63 +36,7 @@ class Handle(NamedTuple):
         return open_endpoint(self, rank)
 
 
-PATIENCE_S = 0.005
-"""How long an access tries for a lock. Holders keep it for under a millisecond unless they are stopped or preempted."""
-
-
-class _Block:
-    """The mapping of one process. It holds the process's ONLY descriptor of the file: POSIX drops all of a process's
-    record locks on a file as soon as it closes any descriptor of it. (``mmap`` keeps a duplicate, closed with the
-    map.)"""
-
-    def __init__(self, fd: int, handle: Handle) -> None:
-        self.fd, self.handle = fd, handle
-        weakref.finalize(self, os.close, fd)
-        self.map = mmap.mmap(fd, block_size(handle.world_size, handle.numel, len(handle.edges)))
-        n, step = handle.world_size, LINE // 8
-        lines = np.frombuffer(self.map, np.int64, (n + 1) * step)
-        self.updates, state, beat_ns = (lines[i : n * step : step] for i in range(3))
-        weight, total = lines[3 : n * step : step].view(np.float64), lines[n * step : n * step + 1].view(np.float64)
-        self.fingerprints = lines[7 : n * step : step]
-        self.table = Table(state, beat_ns, weight, total)
-        self.arrived = np.frombuffer(self.map, np.int8, n * n, (n + 1) * LINE).reshape(n, n)
-        """[destination, source]: there may be something in the box. Spares a look into every box at every update."""
-        self.thread_lock = threading.Lock()  # record locks belong to the process: they do not keep its threads apart
-        self._index = {edge: i for i, edge in enumerate(handle.edges)}
-        self._boxes: dict[Edge, Box] = {}
-        self.lent: Mapping[Edge, Tensor] = {}  # numbers that lie elsewhere: on a GPU
-
-    def box(self, edge: Edge) -> Box:
-        if edge not in self._boxes:
-            if edge not in self._index:
-                raise ValueError(f"there is no box {edge[0]} -> {edge[1]}; create the mailboxes with that edge")
-            numel, world_size = self.handle.numel, self.handle.world_size
-            offset = front(world_size) + self._index[edge] * Box.size(numel)
-            self._boxes[edge] = Box(self.map, offset, numel, self.lent.get(edge))
-        return self._boxes[edge]
-
-    @contextlib.contextmanager
-    def locked(self, box: Box) -> Iterator[bool]:
-        """Yields whether the lock was got within ``PATIENCE_S``."""
-        with self.thread_lock:
-            deadline = time.monotonic() + PATIENCE_S
-            while not (held := self._try_lock(box)) and time.monotonic() < deadline:
-                time.sleep(1e-4)
-            try:
-                yield held
-            finally:
-                if held:
-                    fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, box.offset)
-
-    def _try_lock(self, box: Box) -> bool:
-        try:
-            fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, box.offset)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
-
-
-_open_blocks: weakref.WeakValueDictionary[Handle, _Block] = weakref.WeakValueDictionary()
+_open_blocks: weakref.WeakValueDictionary[Handle, Block] = weakref.WeakValueDictionary()
 
 
 class SharedMemoryMailboxes:
@@ -105,8 +47,8 @@ class SharedMemoryMailboxes:
     ``open_endpoint(handle, rank)`` while the parent lives.
     """
 
-    def __init__(self, block: _Block) -> None:
-        self._block: _Block | None = block
+    def __init__(self, block: Block) -> None:
+        self._block: Block | None = block
         self._cut_off: dict[int, float] = {}  # by writer, as far as it is accounted for
         self._handle = block.handle
         self.handle: Any = block.handle
@@ -117,21 +59,23 @@ class SharedMemoryMailboxes:
         cls,
         world_size: int,
         numel: int,
-        edges: Sequence[Edge],
+        edges: Sequence[Edge] | None = None,
         *,
         present: int | None = None,
         silent_after_s: float = math.inf,
     ) -> SharedMemoryMailboxes:
-        """One box of ``numel`` float32 for each (source, destination) in ``edges``. Of the ``world_size`` ranks the
-        first ``present`` (default all) take part from the start; the others may be admitted later. A rank that gave no
-        sign for ``silent_after_s`` counts as departed until it gives one."""
+        """One box of ``numel`` float32 for each (source, destination) in ``edges``: all pairs unless said otherwise,
+        which any graph needs from which a learner may be missing one day. Of the ``world_size`` ranks the first
+        ``present`` (default all) take part from the start; the others may be admitted later. A rank that gave no sign
+        for ``silent_after_s`` counts as departed until it gives one."""
+        edges = list(itertools.permutations(range(world_size), 2)) if edges is None else edges
         for src, dst in edges:
             check_rank(src, world_size)
             check_rank(dst, world_size)
         size = block_size(world_size, numel, len(set(edges)))
         fd, path = anonymous_memory("gala-mailboxes", size)
         handle = Handle(path, os.fstat(fd).st_ino, world_size, numel, tuple(dict.fromkeys(edges)), silent_after_s)
-        _open_blocks[handle] = block = _Block(fd, handle)
+        _open_blocks[handle] = block = Block(fd, handle)
         present = world_size if present is None else present
         block.table.state[present:] = ABSENT
         block.table.weight[:present] = 1.0
@@ -146,18 +90,42 @@ class SharedMemoryMailboxes:
     def bury(self, rank: int) -> float:
         """Write a dead rank off; returns the weight that went with it. What others sent it is theirs to take back."""
         block = _alive(self._block)
-        cut_off = orphaned = 0.0
-        for edge in (e for e in self._handle.edges if rank in e):
-            box = block.box(edge)
-            with block.locked(box) as held:
-                if held and block.table.gone(edge[0] if edge[1] == rank else edge[1]):
-                    message = box.take()
-                    orphaned += message.weight if message else 0.0
-                elif held:
-                    box.repair()
-            cut_off += float(box.reals[Box.LOST]) if edge[0] == rank else 0.0
+        cut_off = 0.0
+        for edge in (e for e in self._handle.edges if e[0] == rank):
+            with block.locked(block.box(edge)) as held:
+                if held:
+                    block.box(edge).repair()
+            cut_off += float(block.box(edge).reals[Box.LOST])
         before, self._cut_off[rank] = self._cut_off.get(rank, 0.0), cut_off
+        orphaned = self._pass_on_orphans(rank)
         return block.table.bury(rank, cut_off - before + orphaned)
+
+    def retire(self, rank: int) -> None:
+        """``rank`` has left, and has handed its mass over."""
+        self.table.retire(rank)
+        self.table.total[0] -= self._pass_on_orphans(rank)
+
+    def _pass_on_orphans(self, rank: int) -> float:
+        """What ``rank`` and others that are gone had sent to each other, two that left at once say, goes to somebody
+        who is there; returns the weight for which there was nobody."""
+        block, weight = _alive(self._block), 0.0
+        live = [r for r in np.flatnonzero(block.table.state == PRESENT).tolist() if r != rank]
+        heir = next((r for r in live if (rank, r) in self._handle.edges), None)
+        for edge in (e for e in self._handle.edges if rank in e):
+            if not block.table.gone(edge[0] if edge[1] == rank else edge[1]):
+                continue
+            with block.locked(block.box(edge)) as held:
+                message = block.box(edge).take() if held else None
+            if message is None:
+                continue
+            passed_on = False
+            if heir is not None:
+                with block.locked(block.box((rank, heir))) as passed_on:
+                    if passed_on:
+                        block.arrived[heir, rank] = 1
+                        block.box((rank, heir)).put(message.numerator, message.weight, message.sent_at, False)
+            weight += 0.0 if passed_on else message.weight
+        return weight
 
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight."""
@@ -217,15 +185,15 @@ def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None 
         if os.fstat(fd).st_ino != handle.inode:
             os.close(fd)
             raise ValueError("the mailboxes are gone: the parent must keep them open while ranks join")
-        _open_blocks[handle] = block = _Block(fd, handle)
+        _open_blocks[handle] = block = Block(fd, handle)
     block.lent = lent or block.lent
     block.table.state[rank] = PRESENT
     return _SharedEndpoint(block, rank)
 
 
 class _SharedEndpoint:
-    def __init__(self, block: _Block, rank: int) -> None:
-        self._block: _Block | None = block
+    def __init__(self, block: Block, rank: int) -> None:
+        self._block: Block | None = block
         self.roster = TableRoster(block.table, rank, block.handle.silent_after_s)
         self._rank, self.numel = rank, block.handle.numel
         self.message_bytes = 4 * self.numel + HEADER_BYTES
@@ -294,7 +262,7 @@ class _SharedEndpoint:
         self._block = None
 
 
-def _alive(block: _Block | None) -> _Block:
+def _alive(block: Block | None) -> Block:
     if block is None:
         raise ValueError("these mailboxes are closed")
     return block

@@ -14,7 +14,7 @@ from gala.gossip.averager import GossipAverager
 from gala.gossip.delayed import DelayedMailbox
 from gala.gossip.mailbox import SharedMemoryMailboxes, open_endpoint
 from gala.gossip.spectrum import mixing_matrix
-from gala.gossip.topology import edges, get_topology
+from gala.gossip.topology import get_topology
 from gala.optim.schedules import SCHEDULES
 from gala.optim.slowmo import SlowMo
 from gala.supervised.collective import Collective
@@ -146,7 +146,7 @@ def make_mailboxes(config: SupervisedConfig, method: str) -> SharedMemoryMailbox
     n = config.learners
     if METHODS[method].exchanges != "parameters" or n == 1:
         return None
-    return SharedMemoryMailboxes.create(n, num_parameters(), edges(topology(config, method), n))
+    return SharedMemoryMailboxes.create(n, num_parameters())
 
 
 def num_parameters() -> int:

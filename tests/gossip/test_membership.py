@@ -238,3 +238,32 @@ def test_joining_a_synchronous_run_is_refused():
     averager = _averager(boxes, started[0].flat, 0, tau=0)
     with pytest.raises(ValueError, match="synchronous"):
         averager.join()
+
+
+def test_two_that_leave_at_once_lose_nothing_though_each_hands_its_mass_to_the_other():
+    boxes = SharedMemoryMailboxes.create(4, 2)
+    endpoints = [open_endpoint(boxes.handle, rank) for rank in range(4)]
+    averagers = [
+        GossipAverager([torch.full((2,), float(r))], rank=r, world_size=4, mailbox=box)
+        for r, box in enumerate(endpoints)
+    ]
+    for averager in averagers:
+        averager.step()
+    for leaver, other in ((2, 3), (3, 2)):  # each has chosen the other before either is gone
+        averagers[leaver].drain()
+        share = averagers[leaver].weight
+        assert endpoints[leaver].put(other, share * averagers[leaver].flat, share, 1)
+        averagers[leaver].weight = 0.0
+    averagers[1].step()  # and mail may still come for one that is about to go
+    for leaver in (2, 3):
+        endpoints[leaver].close()
+        boxes.retire(leaver)
+    for _ in range(60):
+        averagers[0].step()
+        averagers[1].step()
+    for averager in averagers[:2]:
+        averager.drain()
+    assert averagers[0].weight + averagers[1].weight == pytest.approx(4, abs=1e-12)
+    assert boxes.table.total[0] == pytest.approx(4, abs=1e-12)
+    np.testing.assert_allclose(averagers[0].flat, np.full(2, 1.5), atol=1e-5)
+    boxes.close()

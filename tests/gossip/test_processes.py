@@ -11,7 +11,6 @@ from gossip_network import lockstep, stack, start
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.mailbox import SharedMemoryMailboxes, open_endpoint
-from gala.gossip.topology import edges
 
 N, D, ROUNDS = 3, 20_000, 60
 
@@ -57,7 +56,7 @@ def _child(handles, rank: int, barrier, results) -> None:  # type: ignore[no-unt
 def outcome():  # type: ignore[no-untyped-def]
     """One run of three spawned learners: asynchronous at unequal speeds, then in lockstep."""
     spawn = mp.get_context("spawn")
-    worlds = [SharedMemoryMailboxes.create(N, D, edges(topology, N)) for topology in ("undirected-ring", "ring")]
+    worlds = [SharedMemoryMailboxes.create(N, D) for _ in ("undirected-ring", "ring")]
     results, barrier = spawn.Queue(), spawn.Barrier(N)
     processes = [spawn.Process(target=_child, args=([w.handle for w in worlds], r, barrier, results)) for r in range(N)]
     for process in processes:
@@ -108,7 +107,7 @@ def _rates(world: SharedMemoryMailboxes, window_s: float) -> list[float]:
 
 
 def test_killing_one_of_four_learners_slows_nobody():
-    world = SharedMemoryMailboxes.create(4, 200_000, edges("ring", 4))
+    world = SharedMemoryMailboxes.create(4, 200_000)
     fork = mp.get_context("fork")
     processes = [fork.Process(target=_run_for_ever, args=(world.handle, rank)) for rank in range(4)]
     try:
