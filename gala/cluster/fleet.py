@@ -28,6 +28,8 @@ from gala.runs import RunDir
 
 START_TIMEOUT_S = 300.0
 """How long a learner may take until its first sign of life: finding free CPUs, starting a process, importing."""
+LOST_AFTER_S = 30.0
+"""A learner whose thread has not visited the hub for so long is dead, or as good as dead, whatever Ray says of it."""
 _POLL_S = 0.02
 
 
@@ -160,11 +162,14 @@ class RayFleet:
 
     def _late(self, rows: Rows) -> list[Event]:
         now = time.monotonic()
-        for rank in [rank for rank in self._start_by if rows.age_s[rank] >= 0]:
+        for rank in [rank for rank in self._start_by if rows.unseen_s[rank] >= 0]:
             del self._start_by[rank]
+        lost = [rank for rank in self._lives if rows.unseen_s[rank] > LOST_AFTER_S]
+        silent = f"was lost: it gave no sign of life for {LOST_AFTER_S:g} s"
+        gone = [Event(rank, "died", silent) for rank in lost if self._end(rank)]
         late = [rank for rank, start_by in self._start_by.items() if now > start_by]
         told = f"gave no sign of life in {START_TIMEOUT_S:g} s: does the cluster have free CPUs, and gala installed?"
-        return [Event(rank, "died", told) for rank in late if self._end(rank)]
+        return gone + [Event(rank, "died", told) for rank in late if self._end(rank)]
 
     def _end(self, rank: int) -> str:
         """How it has ended, in words; whatever is left of it ends now."""

@@ -31,12 +31,14 @@ class Row(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What all have published, [places, ...]; ``age_s`` is the time since a learner's last sign of life, or -1."""
+    """What all have published, [places, ...]. ``age_s`` is the time since a learner's last update or change of state,
+    ``unseen_s`` since the last visit of its thread, which comes whatever the learner does; -1 before the first."""
 
     progress: NDArray
     sent_updates: NDArray
     state: NDArray
     age_s: NDArray
+    unseen_s: NDArray
     weight: NDArray
     total_weight: float
     moments: NDArray
@@ -60,6 +62,7 @@ class Hub:
         self._learners: list[Any] = [None] * places
         self._epochs = [0] * places
         self._fingerprints = [0] * places
+        self._visit_ns = np.zeros(places, np.int64)
         self._events: list[tuple[int, str, Any]] = []
 
     def restore(self, progress: NDArray, moments: NDArray) -> None:
@@ -72,7 +75,7 @@ class Hub:
 
     def enlist(self, rank: int, epoch: int, learner: Any) -> None:
         """``learner`` (an actor's handle, in a list) lives as ``rank`` from now on."""
-        self._learners[rank], self._epochs[rank] = learner[0], epoch
+        self._learners[rank], self._epochs[rank], self._visit_ns[rank] = learner[0], epoch, 0
 
     def learners(self) -> list[Any]:
         """Handles by rank; None for those that never were."""
@@ -123,6 +126,7 @@ class Hub:
         table = self._table
         if epoch != self._epochs[rank] or table.gone(rank):
             return
+        self._visit_ns[rank] = time.monotonic_ns()
         moved = row.updates != self._progress[rank, 1] or row.state != table.state[rank]
         if moved or not table.beat_ns[rank]:
             table.beat_ns[rank] = time.monotonic_ns()
@@ -134,16 +138,19 @@ class Hub:
 
     def rows(self) -> Rows:
         """What all have published."""
-        beat_ns = self._table.beat_ns
-        age_s = np.where(beat_ns > 0, (time.monotonic_ns() - beat_ns) * 1e-9, -1.0)
         return Rows(
             self._progress,
             self._sent_updates,
             self._table.state,
-            age_s,
+            _since_s(self._table.beat_ns),
+            _since_s(self._visit_ns),
             self._table.weight,
             float(self._table.total[0]),
             self._moments,
             self._control,
             tuple(self._epochs),
         )
+
+
+def _since_s(moment_ns: NDArray) -> NDArray:
+    return np.where(moment_ns > 0, (time.monotonic_ns() - moment_ns) * 1e-9, -1.0)

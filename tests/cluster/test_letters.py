@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -127,6 +129,12 @@ def test_the_hub_listens_to_the_living_and_writes_off_what_the_dead_had():
     events, rows = hub.poll(np.array([7, 8]))
     assert events == [(1, "paused", 3)] and hub.poll(np.zeros(2, np.int64))[0] == []
     assert rows.progress.tolist()[1] == [20, 3] and rows.age_s[2] == -1 and rows.age_s[0] >= 0
+
+    assert rows.unseen_s[2] == -1 and 0 <= rows.unseen_s[1] <= rows.age_s[0] + 1
+    time.sleep(0.02)
+    hub.sync(0, 1, _row(0, 1, weight=0.75))  # a visit without an update: alive, but at a standstill
+    rows = hub.rows()
+    assert rows.unseen_s[0] < rows.age_s[0] and rows.age_s[0] >= 0.02 and rows.unseen_s[1] >= 0.02
 
     mirror = Mirror(hub.rows(), own=0)
     mirror.progress[0] = 99, 99  # its own row is news to the hub, and never the other way round
