@@ -1,4 +1,4 @@
-"""One process's view of the shared block: a line for each rank, then the boxes, under locks that the kernel releases."""
+"""One process's view of the shared block: a line for each rank, then the boxes, under locks that the kernel drops."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from gala.gossip.box import LINE, Box, block_size, front
 from gala.gossip.membership import Table
-from gala.gossip.message import Edge
+from gala.gossip.message import Edge, Mailbox
 
 PATIENCE_S = 0.005
 """How long an access tries for a lock. Holders keep it for under a millisecond unless they are stopped or preempted."""
 
 
-class Layout(Protocol):
-    """What determines where everything lies."""
+class Handle(NamedTuple):
+    """What a spawned child needs to find the boxes; picklable."""
 
-    @property
-    def world_size(self) -> int: ...
+    path: str
+    inode: int
+    world_size: int
+    numel: int
+    edges: tuple[Edge, ...]
+    silent_after_s: float
 
-    @property
-    def numel(self) -> int: ...
+    def open(self, rank: int) -> Mailbox:
+        """See ``open_endpoint``."""
+        from gala.gossip.shared_memory import open_endpoint  # which needs this module
 
-    @property
-    def edges(self) -> tuple[Edge, ...]: ...
+        return open_endpoint(self, rank)
 
 
 class Block:
@@ -41,7 +45,7 @@ class Block:
     record locks on a file as soon as it closes any descriptor of it. (``mmap`` keeps a duplicate, closed with the
     map.)"""
 
-    def __init__(self, fd: int, handle: Layout) -> None:
+    def __init__(self, fd: int, handle: Handle) -> None:
         self.fd, self.handle = fd, handle
         weakref.finalize(self, os.close, fd)
         self.map = mmap.mmap(fd, block_size(handle.world_size, handle.numel, len(handle.edges)))

@@ -8,33 +8,17 @@ import os
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from gala.gossip.anonymous_memory import anonymous_memory
-from gala.gossip.block import Block
+from gala.gossip.block import Block, Handle
 from gala.gossip.box import Box, block_size
 from gala.gossip.flat import check_same_parameters
 from gala.gossip.membership import ABSENT, FINISHED, PRESENT, RESTING, Table, TableRoster
 from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
-
-
-class Handle(NamedTuple):
-    """What a spawned child needs to find the boxes; picklable."""
-
-    path: str
-    inode: int
-    world_size: int
-    numel: int
-    edges: tuple[Edge, ...]
-    silent_after_s: float
-
-    def open(self, rank: int) -> Mailbox:
-        """See ``open_endpoint``."""
-        return open_endpoint(self, rank)
-
 
 _open_blocks: weakref.WeakValueDictionary[Handle, Block] = weakref.WeakValueDictionary()
 
