@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from gala.runs import RunDir
 
@@ -106,3 +109,20 @@ class Gala:
 def parts(run: RunDir, name: str = "latest") -> list[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
     """(tensors, meta) of every learner."""
     return [run.load_part(name, f"learner{rank}") for rank in run.checkpoint_meta(name)["ranks"]]
+
+
+def same(a: dict[str, dict[str, Any]], b: dict[str, dict[str, Any]]) -> bool:
+    assert a.keys() == b.keys() and all(a[group].keys() == b[group].keys() for group in a)
+    return all(torch.equal(a[group][name], b[group][name]) for group in a for name in a[group])
+
+
+def distance(a: dict[str, dict[str, Any]], b: dict[str, dict[str, Any]]) -> float:
+    return max(float((a["policy"][name] - b["policy"][name]).abs().max()) for name in a["policy"])
+
+
+def total_weight(run: RunDir, name: str) -> float:
+    return sum(meta["gossip"]["weight"] for _, meta in parts(run, name))
+
+
+def status(run: RunDir) -> str:
+    return str(json.loads((run.path / "summary.json").read_text())["status"])
