@@ -1,5 +1,5 @@
 # make train   sets everything up, trains (several gossiping learners on MinAtar Breakout), evaluates, says where things are
-# make test    sets everything up, then lints, checks types and runs all tests
+# make test    sets everything up, then lints, checks types and runs the tests; make test-long adds the longest few
 # Both create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="learners=4 steps=2e6"
 
 PRESET ?= minatar/breakout
@@ -14,7 +14,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 RUN := $(or $(patsubst run=%,%,$(lastword $(filter run=%,$(ARGS)))),runs/$(subst /,-,$(PRESET))-$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: train test lint clean
+.PHONY: train test test-long lint clean
 .DEFAULT_GOAL := train
 
 train: $(STAMP)
@@ -22,6 +22,9 @@ train: $(STAMP)
 	$(if $(filter --dry-run --help,$(ARGS)),,$(BIN)/gala eval $(RUN))
 
 test: lint
+	$(BIN)/python -m pytest -n 2 -m "not long"
+
+test-long: lint
 	$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)

@@ -95,6 +95,7 @@ def test_learners_join_and_leave_a_running_job(tmp_path, capsys):
     assert len(weights) == 2 and sum(weights) == pytest.approx(3, abs=1e-9)  # what left was handed over
 
 
+@pytest.mark.long
 def test_a_stopped_learner_is_left_out_and_comes_back(tmp_path):
     gala = Gala(tmp_path / "run", *TINY, *WORDS, "gossip.silent_after_s=1.5")
     gala.wait_for_checkpoint()

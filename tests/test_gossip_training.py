@@ -39,6 +39,7 @@ def test_an_exact_average_in_lock_step_and_slow_momentum_survive_checkpoints(tmp
     assert same({"policy": a["policy"]}, {"policy": b["policy"]})
 
 
+@pytest.mark.long
 def test_sharded_encoded_overlapped_gossip_loses_no_weight(tmp_path):
     graph = tmp_path / "graph.txt"
     graph.write_text("0 1\n1 2\n2 0\n---\n0 2 0.25\n2 1\n1 0\n")
@@ -56,6 +57,7 @@ def test_sharded_encoded_overlapped_gossip_loses_no_weight(tmp_path):
     assert all(0 < d < 0.5 for d in spread), spread
 
 
+@pytest.mark.long
 def test_a_certified_run_stays_in_its_ball_through_a_resumption(tmp_path):
     words = ["algo=gala", "learners=3", "gossip.certify=true", "gossip.overlap=true", "gossip.every=2", "steps=4_000"]
     assert Gala(tmp_path / "run", *TINY, *words, "slowmo.every=8").end()[0] == 0
