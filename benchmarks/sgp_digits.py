@@ -92,8 +92,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
             "",
             "Time per iteration, and in brackets what was injected: 250 ms of compute, 60 ms of latency, a straggler",
             f"four times slower, all-reduce in log2(n) messages. {busy[0]['machine']['cores']} cores, eight learners,",
-            f"load average {min(loads):.0f} to {max(loads):.0f}: other work ran beside it, which is what lies between",
-            "the two numbers.",
+            f"load average {min(loads):.0f} to {max(loads):.0f}; what lies between the numbers is the machine's doing.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -6,6 +6,8 @@ Four processes fit one linear model of eight weights. Each sees data in which on
 it could learn two weights and no more; by gossip all of them learn all eight. Nobody waits for anybody.
 """
 
+import time
+
 import torch
 import torch.multiprocessing as mp
 
@@ -16,7 +18,7 @@ LEARNERS, INPUTS, UPDATES = 4, 8, 400
 TRUE_WEIGHTS = torch.linspace(-1.0, 1.0, INPUTS)
 
 
-def learn(rank, mailboxes, start, found):
+def learn(rank, mailboxes, found):
     torch.set_num_threads(1)
     data = torch.Generator().manual_seed(rank)
     model = torch.nn.Linear(INPUTS, 1, bias=False)
@@ -25,8 +27,7 @@ def learn(rank, mailboxes, start, found):
 
     box = open_endpoint(mailboxes, rank)
     averager = GossipAverager(model.parameters(), rank=rank, world_size=LEARNERS, mailbox=box, topology="ring")  # 1
-    start.wait()  # gossip needs no such meeting, but a toy is done before a late process has begun
-    for _ in range(UPDATES):
+    while min(box.progress(peer) for peer in range(LEARNERS)) < UPDATES:  # the fast go on until the slow are done
         inputs = torch.zeros(16, INPUTS)
         inputs[:, 2 * rank : 2 * rank + 2] = torch.randn(16, 2, generator=data)
         loss = (model(inputs).squeeze(1) - inputs @ TRUE_WEIGHTS).square().mean()
@@ -34,6 +35,7 @@ def learn(rank, mailboxes, start, found):
         loss.backward()
         optimizer.step()
         averager.step()  # 2
+        time.sleep(0.001)  # a real model takes longer than this toy, which would be done before its peers are heard
     averager.close()  # 3
     found[rank] = model.weight.detach().squeeze(0)
 
@@ -41,8 +43,7 @@ def learn(rank, mailboxes, start, found):
 if __name__ == "__main__":
     mailboxes = SharedMemoryMailboxes.create(LEARNERS, INPUTS)
     found = torch.zeros(LEARNERS, INPUTS).share_memory_()
-    start = mp.get_context("spawn").Barrier(LEARNERS)
-    mp.spawn(learn, (mailboxes.handle, start, found), nprocs=LEARNERS)
+    mp.spawn(learn, (mailboxes.handle, found), nprocs=LEARNERS)
     mailboxes.close()
     for rank, weights in enumerate(found):
         print(f"learner {rank}: largest error of a weight {(weights - TRUE_WEIGHTS).abs().max():.4f}")

@@ -34,7 +34,7 @@ def make_model():
     return nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
 
 
-def learn(rank, mailboxes, final):
+def learn(rank, mailboxes, done, final):
     torch.set_num_threads(1)
     model = make_model()
     averager = GossipAverager(
@@ -57,6 +57,7 @@ def learn(rank, mailboxes, final):
         loss.backward()
         optimizer.step()
         averager.step()
+    done.wait()  # nobody leaves a synchronous run before the others have had their last round
     averager.close()
     final[rank] = averager.flat
 
@@ -66,7 +67,8 @@ if __name__ == "__main__":
     numel = sum(p.numel() for p in model.parameters())
     mailboxes = SharedMemoryMailboxes.create(LEARNERS, numel)
     final = torch.zeros(LEARNERS, numel).share_memory_()
-    mp.spawn(learn, (mailboxes.handle, final), nprocs=LEARNERS)
+    done = mp.get_context("spawn").Barrier(LEARNERS)
+    mp.spawn(learn, (mailboxes.handle, done, final), nprocs=LEARNERS)
     mailboxes.close()
     points, labels = spirals(1000, seed=2)
     for rank, params in enumerate(final):
