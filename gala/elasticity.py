@@ -87,6 +87,7 @@ class Elasticity:
         if event.kind == "left":
             self.state[event.rank] = "left"
             self.mailboxes.retire(event.rank)
+            self._wanting = {new: None if donor == event.rank else donor for new, donor in self._wanting.items()}
             return
         for newcomer in [new for new, donor in self._wanting.items() if donor == event.rank]:
             del self._wanting[newcomer]

@@ -100,7 +100,7 @@ class LearnerProcess:
         )
         self.learning_rate, self.entropy_coef = build.learning_rate(config), build.entropy_coefficient(config)
         self.env_steps = self.updates = 0
-        self.stopped = False
+        self.stopped = self.leaving = False
         self.lock_step = build.is_lock_step(config)
         self.window = Window()
 
@@ -148,7 +148,17 @@ class LearnerProcess:
             return bool(stop_at and self.updates >= stop_at) or self.updates >= build.total_updates(self.config)
         while not self.commands.empty():
             self._obey(self.commands.get())
+        if self.leaving:
+            self._leave()
         return self.stopped or self.board.total_env_steps() >= self.config.steps
+
+    def _leave(self) -> None:
+        """End this learner as soon as a peer has taken its mass; all may be at rest for a checkpoint at the moment."""
+        assert self.averager is not None
+        if self.averager.leave():
+            self.send(("left", None))
+            self.env.close()
+            raise Exit
 
     def _obey(self, command: str) -> None:
         if command == "pause":
@@ -158,12 +168,8 @@ class LearnerProcess:
         elif command == "donate":
             self.send(("state", pack(self._tensors())))
         elif command == "leave":
-            self._report(self.learning_rate(self._progress()))
-            assert self.averager is not None
-            self.averager.leave()
-            self.send(("left", None))
-            self.env.close()
-            raise Exit
+            self._report(self.learning_rate(self._progress()))  # now: the mailbox is closed afterwards
+            self.leaving = True
         elif command == "exit":
             self.env.close()
             raise Exit

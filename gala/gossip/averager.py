@@ -153,23 +153,24 @@ class GossipAverager:
             self.mailbox.close()
             self._talks = False
 
-    def leave(self) -> None:
-        """Hand all mass to one peer, so that none is lost, and close. The last learner there keeps it."""
+    def leave(self) -> bool:
+        """Hand all mass to one peer and close. False if nobody took it (all rest, say): then try after another step."""
         if self._talks and self.mixing == "pushsum":
             self.drain()
             check_finite(self.flat, self.rank, self.updates)
             numerator(self.flat, self.weight, out=self._buffer)
             others = (dst for dst in self.mailbox.roster.live() if dst != self.rank)
-            if any(self._exchange.put(dst, self._buffer, self.weight, self.updates) for dst in others):
-                self.weight = 0.0
+            if not any(self._exchange.put(dst, self._buffer, self.weight, self.updates) for dst in others):
+                return False
+            self.weight = 0.0
         if self._talks:
             self.mailbox.roster.publish(self.weight)
             self.mailbox.close()
             self._talks = False
+        return True
 
     def join(self, updates: int = 0) -> None:
-        """Take part in a running job without moving its average: weight 0, so that the first message that arrives is
-        taken over whole. The parameters should be a live peer's by now, ``updates`` its count.
+        """Take part in a running job with weight 0, which leaves its average alone; ``updates`` is a live peer's count.
 
         Raises:
             ValueError: in lockstep, where every learner has a place from the start.

@@ -135,10 +135,9 @@ class ShardedAverager:
         for shard in self.shards:
             shard.close()
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """See ``GossipAverager.leave``."""
-        for shard in self.shards:
-            shard.leave()
+        return all(shard.leave() for shard in self.shards)
 
     def join(self, updates: int = 0) -> None:
         """See ``GossipAverager.join``."""

@@ -267,3 +267,14 @@ def test_two_that_leave_at_once_lose_nothing_though_each_hands_its_mass_to_the_o
     assert boxes.table.total[0] == pytest.approx(4, abs=1e-12)
     np.testing.assert_allclose(averagers[0].flat, np.full(2, 1.5), atol=1e-5)
     boxes.close()
+
+
+def test_nobody_leaves_while_all_others_rest_and_its_mass_would_go_with_it():
+    boxes, averagers = _network(3)
+    for other in averagers[1:]:
+        other.mailbox.rest(True)
+    assert not averagers[0].leave() and averagers[0].weight == 1.0
+    averagers[2].mailbox.rest(False)
+    assert averagers[0].leave() and averagers[0].weight == 0.0 and averagers[2].mailbox.senders() == [0]
+    averagers[2].step()
+    assert _total(boxes, dict(enumerate(averagers)))[1] == pytest.approx(3, abs=1e-12)
