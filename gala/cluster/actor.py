@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -96,7 +95,6 @@ class LearnerActor:
     def __init__(self, spec: LearnerSpec, hub: Any, epoch: int, saved: SavedPart | None) -> None:
         self._spec, self._saved = spec, saved
         self._member = Member(hub, spec.rank, epoch)
-        self._commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._last_words: list[Any] = []
 
     def run(self) -> None:
@@ -117,9 +115,6 @@ class LearnerActor:
     def thank(self, dst: int, number: int) -> None:
         self._member.outbox.thanked(dst, number)
 
-    def tell(self, command: Any) -> None:
-        self._commands.put(command)
-
     def _connections(self) -> Connections:
         handles: tuple[MailboxHandle, ...] = self._spec.mailboxes or ()
         return Connections(
@@ -127,7 +122,7 @@ class LearnerActor:
             parts=RemoteParts(self._member, self._saved),
             mailboxes=[Door(self._member, handle) for handle in handles],
             send=self._say,
-            commands=self._commands,
+            commands=self._member.commands,
         )
 
     def _say(self, message: tuple[str, Any]) -> None:

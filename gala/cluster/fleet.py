@@ -128,7 +128,7 @@ class RayFleet:
 
     def tell(self, rank: int, command: Any) -> None:
         if rank in self._actors:
-            self._actors[rank].tell.remote(command)
+            self._hub.tell.remote(rank, command)
 
     def join(self, timeout_s: float) -> None:
         if self._lives:

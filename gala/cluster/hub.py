@@ -64,6 +64,9 @@ class Hub:
         self._fingerprints = [0] * places
         self._visit_ns = np.zeros(places, np.int64)
         self._events: list[tuple[int, str, Any]] = []
+        self._early: list[dict[int, tuple[str, Any]]] = [{} for _ in range(places)]
+        self._said = [0] * places
+        self._commands: list[list[Any]] = [[] for _ in range(places)]
 
     def restore(self, progress: NDArray, moments: NDArray) -> None:
         """The rows of a saved run."""
@@ -76,21 +79,32 @@ class Hub:
     def enlist(self, rank: int, epoch: int, learner: Any) -> None:
         """``learner`` (an actor's handle, in a list) lives as ``rank`` from now on."""
         self._learners[rank], self._epochs[rank], self._visit_ns[rank] = learner[0], epoch, 0
+        self._early[rank], self._said[rank], self._commands[rank] = {}, 0, []
+
+    def tell(self, rank: int, command: Any) -> None:
+        """A command of the parent's, which the learner finds at its next visit."""
+        self._commands[rank].append(command)
 
     def learners(self) -> list[Any]:
         """Handles by rank; None for those that never were."""
         return self._learners
 
-    def sync(self, rank: int, epoch: int, row: Row) -> Rows:
-        """Take in a learner's row, if it is the one that lives as ``rank``; return all."""
+    def sync(self, rank: int, epoch: int, row: Row, heard: int) -> tuple[Rows, list[Any]]:
+        """Take in a learner's row, if it is the one that lives as ``rank``; return all rows, and the commands after the
+        ``heard`` that it has. An answer that is lost is thus made good by the next."""
         self._put(rank, epoch, row)
-        return self.rows()
+        return self.rows(), self._commands[rank][heard:] if epoch == self._epochs[rank] else []
 
-    def say(self, rank: int, epoch: int, row: Row, kind: str, body: Any) -> None:
-        """An event for the parent, and the row as it was then."""
+    def say(self, rank: int, epoch: int, row: Row, number: int, kind: str, body: Any) -> None:
+        """An event for the parent, and the row as it was then. Events are numbered 1, 2, ... and may come twice or out
+        of order, as calls that are repeated do; the parent hears them once and in order."""
         self._put(rank, epoch, row)
-        if epoch == self._epochs[rank]:
-            self._events.append((rank, kind, body))
+        if epoch != self._epochs[rank] or number <= self._said[rank]:
+            return
+        self._early[rank][number] = kind, body
+        while event := self._early[rank].pop(self._said[rank] + 1, None):
+            self._said[rank] += 1
+            self._events.append((rank, *event))
 
     def agree(self, rank: int, fingerprint: int) -> list[int]:
         """Fingerprints of the parameters by rank, this one's included; 0 where there is none yet."""

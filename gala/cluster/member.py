@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from typing import Any
 
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 
 from gala.cluster.hub import Row
 from gala.cluster.inbox import Inbox, Letter
@@ -17,6 +18,8 @@ from gala.cluster.outbox import Fate, Outbox
 SYNC_S = 0.05
 """Pause between two visits to the hub: about how old a peer's progress, state and moments are."""
 HUB_TIMEOUT_S = 60.0
+_REPEATS = 10
+"""How often Ray repeats a call to the hub when the connection to it broke; the hub knows repeats by their number."""
 
 
 class RayPost:
@@ -57,7 +60,10 @@ class Member:
         self.outbox = Outbox(self.post, rank, epoch)
         self.updates = 0
         self._epochs: tuple[int, ...] = ()
+        self.commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._heard = self._said = 0
         self._order = threading.Lock()  # a row must not overtake a newer one on its way to the hub
+        self._hearing = threading.Lock()  # two visits at a time must not both pass a command on
         self._moments: NDArray | None = None
 
     def start(self) -> None:
@@ -76,8 +82,13 @@ class Member:
         """One visit to the hub, and a look at the letters under way."""
         self.outbox.settle()
         with self._order:
-            answer = self._hub.sync.remote(self.rank, self.epoch, self._row())
-        rows = ray.get(answer, timeout=HUB_TIMEOUT_S)
+            heard = self._heard
+            answer = self._hub.sync.remote(self.rank, self.epoch, self._row(), heard)
+        rows, commands = ray.get(answer, timeout=HUB_TIMEOUT_S)
+        with self._hearing:
+            for command in commands[self._heard - heard :]:
+                self.commands.put(command)
+                self._heard += 1
         if rows.epochs != self._epochs:
             self.post.learners = ray.get(self._hub.learners.remote(), timeout=HUB_TIMEOUT_S)
             for rank, (old, new) in enumerate(zip(self._epochs, rows.epochs, strict=False)):
@@ -89,7 +100,9 @@ class Member:
     def say(self, kind: str, body: Any) -> Any:
         """An event for the parent; returns a reference that is ready when the hub has it."""
         with self._order:
-            return self._hub.say.remote(self.rank, self.epoch, self._row(), kind, body)
+            self._said += 1
+            say = self._hub.say.options(max_task_retries=_REPEATS)
+            return say.remote(self.rank, self.epoch, self._row(), self._said, kind, body)
 
     def thank(self, src: int, epoch: int, number: int) -> None:
         """Tell ``src``, if it still lives that life, that its letters up to ``number`` were read."""
@@ -108,7 +121,10 @@ class Member:
 
     def _visit(self) -> None:
         while not self._stopped.wait(SYNC_S):
-            self.sync()
+            try:
+                self.sync()
+            except (ActorUnavailableError, GetTimeoutError):  # the next visit makes good what this one has missed
+                continue
 
     def _row(self) -> Row:
         table, updates = self.mirror.table, self.updates

@@ -32,8 +32,6 @@ class Peer:
     def thank(self, dst: int, number: int) -> None:
         self.member.outbox.thanked(dst, number)
 
-    def tell(self, command: Any) -> None: ...
-
     def call(self, name: str, *args: Any, **options: Any) -> Any:
         return getattr(self.end, name)(*args, **options)
 

@@ -124,15 +124,15 @@ def test_the_hub_listens_to_the_living_and_writes_off_what_the_dead_had():
     hub = Hub(places=3, present=2, num_params=2, num_moments=1)
     for rank in range(2):
         hub.enlist(rank, 1, [f"actor {rank}"])
-        hub.sync(rank, 1, _row(10 * rank, rank + 1, weight=0.75 + rank / 2))
-    hub.say(1, 1, _row(20, 3, RESTING, 1.25), "paused", 3)
+        hub.sync(rank, 1, _row(10 * rank, rank + 1, weight=0.75 + rank / 2), 0)
+    hub.say(1, 1, _row(20, 3, RESTING, 1.25), 1, "paused", 3)
     events, rows = hub.poll(np.array([7, 8]))
     assert events == [(1, "paused", 3)] and hub.poll(np.zeros(2, np.int64))[0] == []
     assert rows.progress.tolist()[1] == [20, 3] and rows.age_s[2] == -1 and rows.age_s[0] >= 0
 
     assert rows.unseen_s[2] == -1 and 0 <= rows.unseen_s[1] <= rows.age_s[0] + 1
     time.sleep(0.02)
-    hub.sync(0, 1, _row(0, 1, weight=0.75))  # a visit without an update: alive, but at a standstill
+    hub.sync(0, 1, _row(0, 1, weight=0.75), 0)  # a visit without an update: alive, but at a standstill
     rows = hub.rows()
     assert rows.unseen_s[0] < rows.age_s[0] and rows.age_s[0] >= 0.02 and rows.unseen_s[1] >= 0.02
 
@@ -142,15 +142,32 @@ def test_the_hub_listens_to_the_living_and_writes_off_what_the_dead_had():
     assert mirror.progress.tolist() == [[99, 99], [20, 3], [0, 0]] and mirror.moments[1, 0] == 3.0
 
     assert hub.bury(1) == 1.25 + 0.25 and hub.rows().total_weight == 0.5
-    hub.sync(1, 1, _row(500, 50))
-    hub.say(1, 1, _row(500, 50), "finished", None)
+    hub.sync(1, 1, _row(500, 50), 0)
+    hub.say(1, 1, _row(500, 50), 2, "finished", None)
     assert hub.rows().progress.tolist()[1] == [20, 3], "a dead learner's words count no more"
     hub.admit(1)
     hub.enlist(1, 2, ["actor 3"])
-    hub.sync(1, 1, _row(500, 50))
+    hub.sync(1, 1, _row(500, 50), 0)
     assert hub.rows().weight[1] == 0.0
-    hub.sync(1, 2, _row(30, 4, weight=0.5))
+    hub.sync(1, 2, _row(30, 4, weight=0.5), 0)
     assert hub.rows().weight[1] == 0.5 and hub.learners() == ["actor 0", "actor 3", None]
+
+
+def test_repeated_and_overtaken_calls_to_the_hub_change_nothing():
+    hub = Hub(places=2, present=2, num_params=2, num_moments=1)
+    hub.enlist(1, 1, ["actor"])
+    for number in (2, 1, 2, 4, 1, 3, 3):
+        hub.say(1, 1, _row(0, 0), number, "metrics", number)
+    assert [body for _, _, body in hub.poll(np.zeros(2, np.int64))[0]] == [1, 2, 3, 4]
+    for command in ("pause", "save"):
+        hub.tell(1, command)
+    answers = [hub.sync(1, 1, _row(0, 0), heard)[1] for heard in (0, 0, 1, 2)]
+    assert answers == [["pause", "save"], ["pause", "save"], ["save"], []], "what was not heard is told again"
+    assert hub.sync(1, 0, _row(0, 0), 0)[1] == [], "commands are for the learner that lives, not for an earlier one"
+    hub.enlist(1, 2, ["newcomer"])
+    assert hub.sync(1, 2, _row(0, 0), 0)[1] == []
+    hub.say(1, 2, _row(0, 0), 1, "ready", None)
+    assert hub.poll(np.zeros(2, np.int64))[0] == [(1, "ready", None)], "a new life counts anew"
 
 
 @pytest.mark.parametrize(
