@@ -21,9 +21,10 @@ class Box:
 
     The lock is a POSIX record lock on the box's first byte, which the kernel drops when its holder dies. ``dirty`` is 1
     while the data change: whoever finds it 1 under the lock knows that the writer was cut off, and empties the box.
+    What was in the box before is then lost; what was being added is still part of the weight that the writer published.
     """
 
-    COUNT, SENT_AT, DIRTY = 0, 1, 2
+    COUNT, SENT_AT, DIRTY, IS_COPY, CUT_OFF = 0, 1, 2, 3, 4
     WEIGHT, AT_RISK, LOST = 0, 1, 2
 
     def __init__(self, block: mmap.mmap, offset: int, numel: int, data: Tensor | None = None) -> None:
@@ -44,7 +45,7 @@ class Box:
         ints, reals = self.ints, self.reals
         fresh = replace or ints[self.COUNT] == 0
         before = 0.0 if fresh else float(reals[self.WEIGHT])
-        reals[self.AT_RISK] = before + weight
+        reals[self.AT_RISK] = 0.0 if ints[self.IS_COPY] else before
         ints[self.DIRTY] = 1
         if fresh:  # a taken box is not zeroed: overwriting it is cheaper
             self.data.copy_(numerator)
@@ -52,7 +53,7 @@ class Box:
             self.data.add_(numerator.to(self.data.device))
         self._wait()
         reals[self.WEIGHT] = before + weight
-        ints[self.SENT_AT] = sent_at
+        ints[self.SENT_AT], ints[self.IS_COPY] = sent_at, replace
         ints[self.COUNT] = 1 if fresh else ints[self.COUNT] + 1
         ints[self.DIRTY] = 0
 
@@ -68,8 +69,11 @@ class Box:
     def take(self) -> Message | None:
         """A reader that dies while it copies has changed nothing: one store empties the box, at the end."""
         message = self.peek()
-        self.ints[self.COUNT] = 0
+        self.empty()
         return message
+
+    def empty(self) -> None:
+        self.ints[self.COUNT] = 0
 
     def _wait(self) -> None:
         """The lock and ``dirty`` are the CPU's: a GPU must have done its work before they say so."""
@@ -80,6 +84,7 @@ class Box:
         if self.ints[self.DIRTY]:
             self.ints[self.COUNT] = 0
             self.reals[self.LOST] += self.reals[self.AT_RISK]
+            self.ints[self.CUT_OFF] += 1
             self.ints[self.DIRTY] = 0
 
 

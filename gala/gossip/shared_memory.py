@@ -100,7 +100,7 @@ class SharedMemoryMailboxes:
                 continue
             with block.locked(block.box(edge)) as held:
                 message = block.box(edge).take() if held else None
-            if message is None:
+            if message is None or block.box(edge).ints[Box.IS_COPY]:
                 continue
             passed_on = False
             if heir is not None:
@@ -191,6 +191,7 @@ class _SharedEndpoint:
             if held:
                 block.arrived[dst, self._rank] = 1
                 box.put(numerator, weight, sent_at, replace)
+                self._move(0.0 if replace else -weight)
         return held
 
     def take(self, src: int) -> Message | None:
@@ -208,7 +209,16 @@ class _SharedEndpoint:
             if not held:
                 return None
             block.arrived[dst, src] = 0
-            return box.take()
+            message = box.peek()
+            if message is not None and not box.ints[Box.IS_COPY]:
+                self._move(message.weight)
+            box.empty()
+            return message
+
+    def _move(self, weight: float) -> None:
+        """Tell at once what this rank has more or less: if it is killed, its published weight goes with it, and must be
+        no more and no less than what is nowhere else."""
+        _alive(self._block).table.weight[self._rank] += weight
 
     def senders(self) -> Sequence[int]:
         return np.flatnonzero(_alive(self._block).arrived[self._rank]).tolist()
