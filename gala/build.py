@@ -143,6 +143,11 @@ def pick_device(config: Config, rank: int) -> torch.device:
     return torch.device("cuda", rank % torch.cuda.device_count())
 
 
+def is_one_pass(config: Config) -> bool:
+    """Whether the passes that choose the actions are differentiated, instead of a second pass over the rollout."""
+    return config.model.encoder != "mlp" if config.a2c.passes == "auto" else config.a2c.passes == "1"
+
+
 def is_lock_step(config: Config) -> bool:
     """All learners make the same number of updates, each waiting for the others'."""
     g = config.gossip

@@ -78,6 +78,8 @@ class A2CConfig:
     """linear decays the coefficient to 0 over the run."""
     max_grad_norm: float = 0.5
     normalize_advantages: bool = False
+    passes: Literal["auto", "1", "2"] = "auto"
+    """1 differentiates the acting passes; 2 runs the network again, as published. Equal gradients; auto: the faster."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,7 @@ class Config:
 
 _COUNTS = (
     *("learners", "envs_per_learner", "steps", "a2c.num_steps", "optim.lr_reference_envs", "gossip.every"),
-    "gossip.shards",
-    *("env.frame_skip", "env.frame_stack", "env.image_size"),
+    *("gossip.shards", "env.frame_skip", "env.frame_stack", "env.image_size"),
 )
 _POSITIVE = (
     *("env.watchdog_s", "optim.eps", "normalize.obs_clip", "normalize.reward_clip", "gossip.wait_timeout_s"),

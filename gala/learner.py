@@ -87,6 +87,7 @@ class LearnerProcess:
             generator=self.generator,
             normalizer=self.normalizer,
             shape_reward=shape_reward,
+            keep_graph=build.is_one_pass(config),
         )
         self.learner = ActorLearner(
             self.collector,

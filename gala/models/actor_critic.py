@@ -88,6 +88,11 @@ class ActorCritic(nn.Module):
         out = self._heads(flat_obs, features, state)
         return Outputs(out.params.view(steps, batch, -1), out.value.view(steps, batch), state)
 
+    def stack(self, steps: Sequence[Outputs]) -> Outputs:
+        """Outputs of consecutive calls, ``[B]`` each, as those of ``unroll``: ``[T, B]``, with their graphs."""
+        params, value = (torch.stack([getattr(out, name) for out in steps]) for name in ("params", "value"))
+        return Outputs(params, value, steps[-1].state)
+
     def _encode(self, encoder: nn.Module, obs: Tensor) -> Tensor:
         """Features in float32. With bf16 only the encoder's arithmetic is short; parameters, heads and loss are not."""
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):

@@ -111,7 +111,7 @@ class ActorLearner:
 
     def _loss(self, r: Rollout, entropy_coef: float) -> tuple[A2CLoss, Tensor]:
         c = self.coefficients
-        out = self.policy.unroll(r.obs, r.state, r.first)
+        out = self.policy.unroll(r.obs, r.state, r.first) if r.acting is None else r.acting
         v_tm1 = out.value.detach()
         advantage = rollout_advantages(r, v_tm1, c.gamma, c.gae_lambda)
         target = advantage + v_tm1

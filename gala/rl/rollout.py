@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -15,11 +15,23 @@ from torch import Tensor
 from gala.rl.normalise import ObsNormalizer
 
 
+class Outputs(Protocol):
+    """``params [..., P]`` of the action distribution, ``value [...]``, the next recurrent ``state [B, H]``."""
+
+    @property
+    def params(self) -> Tensor: ...
+    @property
+    def value(self) -> Tensor: ...
+    @property
+    def state(self) -> Tensor: ...
+
+
 class Policy(Protocol):
     """What the loop needs of a network; ``gala.models.actor_critic.ActorCritic`` is one."""
 
-    def __call__(self, obs: Tensor, state: Tensor, first: Tensor) -> Any: ...
-    def unroll(self, obs: Tensor, state: Tensor, first: Tensor) -> Any: ...
+    def __call__(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs: ...
+    def unroll(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs: ...
+    def stack(self, steps: Sequence[Any]) -> Outputs: ...
     def act(self, params: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor: ...
     def initial_state(self, batch: int, device: torch.device | str = "cpu") -> Tensor: ...
 
@@ -30,7 +42,8 @@ class Rollout:
 
     obs [T, B, ...], first [T, B] (obs opens an episode), action [T, B, ...], reward [T, B] as learned from,
     terminated, truncated, valid [T, B] bool, v_final [T, B] (value of an episode's true last observation where it was
-    truncated, else 0), state [B, H] before the first step, last_value [B].
+    truncated, else 0), state [B, H] before the first step, last_value [B]. acting: the outputs [T, B] of the passes
+    that chose the actions, with their graph, or None if the graph was not kept.
     """
 
     obs: Tensor
@@ -43,6 +56,7 @@ class Rollout:
     v_final: Tensor
     state: Tensor
     last_value: Tensor
+    acting: Outputs | None = None
 
 
 class Episodes(NamedTuple):
@@ -56,6 +70,8 @@ class Collector:
     """Owns the simulators' side of a learner: the current observation, the recurrent state, the buffers.
 
     ``shape_reward(reward, done, valid) -> reward`` is what learning sees; episode returns stay the environment's own.
+    ``keep_graph``: the acting passes can be differentiated, so that learning needs no pass of its own; costs the
+    memory of their activations.
     """
 
     def __init__(
@@ -67,9 +83,10 @@ class Collector:
         generator: torch.Generator,
         normalizer: ObsNormalizer | None,
         shape_reward: Callable[[NDArray, NDArray, NDArray], NDArray],
+        keep_graph: bool = False,
     ) -> None:
         self.env, self.num_steps, self.device, self.generator = env, num_steps, device, generator
-        self.normalizer, self.shape_reward = normalizer, shape_reward
+        self.normalizer, self.shape_reward, self.keep_graph = normalizer, shape_reward, keep_graph
         self.simulate_s = self.act_s = 0.0
         self._buffers: Rollout | None = None
 
@@ -110,11 +127,13 @@ class Collector:
         """Act for T steps with ``policy``; also times the simulators (``simulate_s``) and the network (``act_s``)."""
         assert self._buffers is not None, "call reset first"
         r = self._buffers
-        r.state, episodes = self._state, Episodes([], [])
+        r.state, episodes, acting = self._state, Episodes([], []), []
         for t in range(self.num_steps):
             started = time.perf_counter()
             r.obs[t], r.first[t] = self._obs, self._first
-            out = policy(self._obs, self._state, self._first)
+            with torch.set_grad_enabled(self.keep_graph):
+                out = policy(self._obs, self._state, self._first)
+            acting.append(out)
             action = policy.act(out.params, greedy=False, generator=self.generator)
             r.action[t] = action
             numpy_action = action.cpu().numpy()
@@ -127,6 +146,9 @@ class Collector:
                 episodes.returns.extend(step.episode_return[step.episode_over].tolist())
                 episodes.lengths.extend(step.episode_length[step.episode_over].tolist())
         r.last_value = policy(self._obs, self._state, self._first).value
+        with torch.set_grad_enabled(self.keep_graph):
+            r.acting = policy.stack(acting) if self.keep_graph else None
+        self._state = self._state.detach()
         return r, episodes
 
     def _record(self, t: int, step: Any, state: Tensor, policy: Policy) -> None:
