@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine_facts
 from numpy.typing import NDArray
 
+from gala.bench.machine import machine_facts
 from gala.gossip.monitor import MixEvent
 
 CURVE_POINTS = 150

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from machine import machine_facts
 
 from gala import build, configure
+from gala.bench.machine import machine_facts
 
 
 class Study(NamedTuple):

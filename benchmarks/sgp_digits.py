@@ -22,9 +22,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from machine import machine_facts
-
 from gala import configure
+from gala.bench.machine import machine_facts
 from gala.supervised import build, digits, report
 from gala.supervised.config import SupervisedConfig, validate
 from gala.supervised.launch import Team

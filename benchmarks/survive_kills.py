@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import machine_facts
 
+from gala.bench.machine import machine_facts
 from gala.gossip.averager import GossipAverager
 from gala.gossip.box import Box
 from gala.gossip.shared_memory import Handle, SharedMemoryMailboxes, open_endpoint

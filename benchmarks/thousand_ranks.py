@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine_facts
 
+from gala.bench.machine import machine_facts
 from gala.gossip.averager import GossipAverager
 from gala.gossip.mailbox import InProcessMailboxes
 from gala.gossip.monitor import consensus_distance

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import machine_facts
 
+from gala.bench.machine import machine_facts
 from gala.gossip.averager import GossipAverager
 from gala.gossip.mailbox import InProcessMailboxes
 from gala.gossip.topology import TOPOLOGIES

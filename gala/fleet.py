@@ -91,6 +91,10 @@ class ProcessFleet:
         with contextlib.suppress(BrokenPipeError, KeyError):  # its end is noticed by its sentinel
             self._pipes[rank].send(command)
 
+    def pids(self) -> list[int]:
+        """Of the learners that live; each leads a process group."""
+        return [process.pid for process in self._processes.values() if process.pid is not None]
+
     def join(self, timeout_s: float) -> None:
         left = [process.sentinel for process in self._processes.values()]
         while left and (ended := wait(left, timeout=timeout_s)):

@@ -35,7 +35,7 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     """Train to ``config.steps`` env_steps and return the exit status: 0, 1 after a failure, 130 after Ctrl-C."""
     spaces = build.probe_spaces(config)
     saved = run_dir.checkpoint_meta("latest") if resume else {}
-    board, mailboxes, fleet = _open(config, run_dir, spaces)
+    board, mailboxes, fleet = open_run(config, run_dir, spaces)
     panel = Panel(config, config.steps, config.log.panel)
     if resume:
         board.restore(saved["progress"], saved["moments"])
@@ -76,7 +76,7 @@ def reach(config: Config) -> None:
         connect(config.cluster.address, available_cores())
 
 
-def _open(config: Config, run_dir: RunDir, spaces: build.Spaces) -> tuple[Any, Any, Fleet]:
+def open_run(config: Config, run_dir: RunDir, spaces: build.Spaces) -> tuple[Any, Any, Fleet]:
     """(board, mailboxes or None, fleet): of this machine's processes, or of a cluster."""
     num_params, num_moments = build.count_parameters(config, spaces), build.num_moments(config, spaces)
     reach(config)

@@ -41,7 +41,7 @@ def returns(records: Sequence[Record], title: str, path: Path) -> None:
     curve = _curve(records, _RETURN)
     if not curve:
         raise ValueError(f"{title} has no returns: no episode has ended yet; let it train for longer")
-    figure, axes = _figure()
+    figure, axes = figure_with_axes()
     for rank in _learners(records):
         each = _curve([{**r[rank], "global_step": r["global_step"]} for r in records if rank in r], _RETURN)
         if each:
@@ -51,7 +51,7 @@ def returns(records: Sequence[Record], title: str, path: Path) -> None:
     if len(_learners(records)) > 1:
         axes.plot([], [], color=GREY, lw=0.7, label="each learner")
         axes.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def epsilon_ball(records: Sequence[Record], title: str, path: Path) -> None:
@@ -66,14 +66,14 @@ def epsilon_ball(records: Sequence[Record], title: str, path: Path) -> None:
             f"{title} has no certificate; train with gossip.certify=true, algo=gala and two learners or more"
         )
     distance = _curve([r for r in records if r.get("gossip/epsilon_bound") is not None], "gossip/consensus_distance")
-    figure, axes = _figure()
+    figure, axes = figure_with_axes()
     axes.plot(*_xy(bound), color=ORANGE, lw=1.4, label="epsilon ball: bound from all logged exchanges")
     axes.plot(*_xy(distance), color=BLUE, lw=1.4, label="measured, same parameters")
     within = sum(d <= b for (_, d), (_, b) in zip(distance, bound, strict=True))
     axes.set(xlabel="env_steps over all learners", ylabel="rms distance to the learners' mean", yscale="log")
     axes.set_title(f"{title}: inside at {within} of {len(bound)} points")
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def graph_rounds(rounds: Sequence[Sequence[tuple[int, int]]], n: int, title: str, path: Path) -> None:
@@ -90,7 +90,7 @@ def graph_rounds(rounds: Sequence[Sequence[tuple[int, int]]], n: int, title: str
         axes.set_title(f"round {i}: {len(edges)} edges" if len(shown) > 1 else f"{len(edges)} edges", fontsize=9)
     more = f" (first {_MOST_ROUNDS} of {len(rounds)} rounds)" if len(rounds) > _MOST_ROUNDS else ""
     figure.suptitle(title + more)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_graph(axes: Any, edges: Sequence[tuple[int, int]], n: int) -> None:
@@ -135,7 +135,8 @@ def _learners(records: Sequence[Record]) -> list[str]:
     return sorted(names, key=lambda name: int(name[len("learner") :]))
 
 
-def _figure() -> tuple[Figure, Any]:
+def figure_with_axes() -> tuple[Figure, Any]:
+    """A figure with one grid of axes, in the size and style of all reports."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), dpi=120)
@@ -144,7 +145,8 @@ def _figure() -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Atomically, in the format that the name of ``path`` says."""
     from io import BytesIO
 
     from matplotlib import rc_context

@@ -1,0 +1,194 @@
+"""The report of ``gala bench throughput``: a table for the terminal, three figures, one page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from gala.bench.throughput import ranking
+from gala.checkpoints import write_atomically
+from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
+
+Record = dict[str, Any]
+NOT_MEASURABLE = "not measurable here"
+HEADER = ("variant", "env_steps/s", "against", "roofline", "cpu", "GiB", "age", "J/Mframe")
+STAGES = {"simulate": BLUE, "act": ORANGE, "learn": "#55a868", "gossip": "#c44e52", "other": GREY}
+_HINTS = {
+    "simulate": "simulators: the network waits while they step",
+    "act": "forward passes: small batches, or threads that wait for each other",
+    "learn": "backward passes, the loss and the optimiser: small batches, or threads that wait for each other",
+    "gossip": "the exchange",
+    "other": "Python between the stages, and logging",
+}
+
+
+def cells(record: Record) -> list[tuple[str, ...]]:
+    """The table's lines, as text."""
+    lines: list[tuple[str, ...]] = []
+    for row in record["rows"]:
+        low, high = row["ratio_interval"]
+        ratio = "1" if row["name"] == row["base"] else f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+        age, joules = row["message_age"], row["joules_per_million_frames"]
+        lines.append(
+            (
+                row["name"],
+                f"{row['env_steps_per_s']:,.0f}",
+                ratio,
+                f"{row['roofline_fraction']:.0%}",
+                f"{row['cpu']:.0%}",
+                f"{row['peak_memory_gib']:.2f}",
+                "" if age is None else f"{age:.2f}",
+                "-" if joules is None else f"{joules:,.0f}",
+            )
+        )
+    return lines
+
+
+def rich_table(record: Record) -> Table:
+    """At most 80 columns wide."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name, column in zip(header(record), range(len(HEADER)), strict=True):
+        table.add_column(name, justify="right" if column else "left", no_wrap=True)
+    for line in cells(record):
+        table.add_row(*line)
+    return table
+
+
+def header(record: Record) -> tuple[str, ...]:
+    return tuple(f"/ {record['rows'][0]['base']}" if name == "against" else name for name in HEADER)
+
+
+def notes(record: Record) -> list[str]:
+    """What the table says, in sentences."""
+    roof, rows, plan = record["roofline"], record["rows"], record["plan"]
+    parts = ", ".join(f"{part} {1e6 * s:,.0f}" for part, s in roof["core_s_per_env_step"].items())
+    groups = ranking(rows)
+    order = " > ".join(" = ".join(group) for group in groups)
+    best = max(rows, key=lambda row: row["env_steps_per_s"])
+    measured = any(row["joules_per_million_frames"] is not None for row in rows)
+    return [
+        f"{record['envs']} simulators in all, {record['cores']} cores; medians of {plan['rounds']} rounds of "
+        f"{plan['block_s']:g} s each, in turns; ratios are paired by round, with their 95% interval.",
+        f"Order, fast to slow: {order}"
+        + (" (= cannot be told apart)" if any(len(g) > 1 for g in groups) else "")
+        + ".",
+        f"Roofline: {roof['env_steps_per_s']:,.0f} env_steps/s; core-microseconds per env_step: {parts}.",
+        *(f"{row['name']}: {_loss(row)}." for row in [best]),
+        f"Energy: {'counters of this machine' if measured else NOT_MEASURABLE}.",
+    ]
+
+
+def _loss(row: Record) -> str:
+    stage = max(row["losses"], key=lambda s: row["losses"][s])
+    low, high = row["roofline_fraction_interval"]
+    fraction = f"{row['roofline_fraction']:.0%} [{low:.0%}, {high:.0%}] of the roofline"
+    return f"{fraction}; largest loss: {1e6 * row['losses'][stage]:,.0f} core-microseconds in {_HINTS[stage]}"
+
+
+def figures(record: Record, folder: Path) -> list[Path]:
+    """PNG files: rates, time shares, and rate against power where power was measured."""
+    paths = [folder / "rates.png", folder / "shares.png"]
+    _rates(record, paths[0])
+    _shares(record, paths[1])
+    if any(row["watts"] for row in record["rows"]):
+        paths.append(folder / "power.png")
+        _power(record, paths[-1])
+    return paths
+
+
+def _rates(record: Record, path: Path) -> None:
+    figure, axes = figure_with_axes()
+    by_algo: dict[str, list[Record]] = {}
+    for row in record["rows"]:
+        by_algo.setdefault(row["name"].split()[0], []).append(row)
+    for (algo, rows), color in zip(by_algo.items(), [BLUE, GREY, *list(STAGES.values())[1:]], strict=False):
+        x, y = [row["learners"] for row in rows], [row["env_steps_per_s"] for row in rows]
+        low = [row["env_steps_per_s"] - row["env_steps_per_s_interval"][0] for row in rows]
+        high = [row["env_steps_per_s_interval"][1] - row["env_steps_per_s"] for row in rows]
+        axes.errorbar(x, y, [low, high], marker="o", ms=4, capsize=3, lw=1.2, color=color, label=algo)
+    axes.axhline(record["roofline"]["env_steps_per_s"], color="black", ls="--", lw=1, label="roofline")
+    ticks = sorted({row["learners"] for row in record["rows"]})
+    axes.set(xscale="log", xlabel=f"learners ({record['envs']} simulators in all)", ylabel="env_steps/s")
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+    save(figure, path)
+
+
+def _shares(record: Record, path: Path) -> None:
+    figure, axes = figure_with_axes()
+    names, left = [row["name"] for row in record["rows"]], [0.0] * len(record["rows"])
+    for stage, color in STAGES.items():
+        widths = [row["shares"].get(stage, 0.0) for row in record["rows"]]
+        axes.barh(names, widths, left=left, color=color, label=stage)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.set(xlabel="share of a learner's wall time", xlim=(0, 1))
+    axes.invert_yaxis()
+    axes.legend(fontsize=8, ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.5, 1.12), frameon=False)
+    save(figure, path)
+
+
+def _power(record: Record, path: Path) -> None:
+    figure, axes = figure_with_axes()
+    for row in record["rows"]:
+        axes.plot(row["watts"], row["env_steps_per_s"], "o", color=BLUE)
+        axes.annotate(
+            row["name"], (row["watts"], row["env_steps_per_s"]), fontsize=8, xytext=(4, 4), textcoords="offset points"
+        )
+    axes.set(xlabel="watts", ylabel="env_steps/s")
+    save(figure, path)
+
+
+def page(record: Record, pictures: Sequence[Path], path: Path) -> None:
+    """One HTML file with everything in it; opens without a network."""
+    table = "".join(
+        f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in line)}</tr>"
+        for tag, line in [("th", header(record)), *(("td", line) for line in cells(record))]
+    )
+    images = "".join(
+        f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+        for picture in pictures
+    )
+    facts = "".join(
+        f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>"
+        for key, value in {"command": record["command"], **record["machine"]}.items()
+    )
+    text = "".join(f"<p>{html.escape(note)}</p>" for note in notes(record))
+    losses = "".join(f"<li>{html.escape(row['name'])}: {html.escape(_loss(row))}</li>" for row in record["rows"])
+    write_atomically(path, _PAGE.format(table=table, images=images, facts=facts, text=text, losses=losses).encode())
+
+
+def plain(record: Record) -> str:
+    """The notes, at most 80 columns wide."""
+    return "\n".join(textwrap.fill(note, 80, subsequent_indent="  ") for note in notes(record))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>gala bench throughput</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; margin: 1rem 0 }}
+th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
+th:first-child, td:first-child {{ text-align: left }}
+.facts td {{ white-space: normal; text-align: left; vertical-align: top }}
+img {{ max-width: 100% }}
+</style>
+<h1>Throughput</h1>
+{text}
+<table>{table}</table>
+{images}
+<h2>Where the rest of the machine goes</h2>
+<ul>{losses}</ul>
+<h2>Measured with</h2>
+<table class="facts">{facts}</table>
+</html>
+"""
