@@ -6,7 +6,9 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -32,9 +34,15 @@ def _gpu_counters() -> list[Callable[[], float]]:
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             with contextlib.suppress(pynvml.NVMLError):  # GPUs before Volta do not count
-                pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-                found.append(lambda handle=handle: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+                _gpu_joules(handle)
+                found.append(partial(_gpu_joules, handle))
     return found
+
+
+def _gpu_joules(handle: Any) -> float:
+    import pynvml
+
+    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
 
 
 def _cpu_counters(root: Path) -> list[Callable[[], float]]:

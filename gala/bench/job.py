@@ -55,7 +55,6 @@ class Job:
 
     Raises:
         BenchFailed: a learner failed or made no updates.
-        ValueError: the configuration cannot work.
     """
 
     def __init__(self, config: Config) -> None:
@@ -201,8 +200,6 @@ class Job:
 
 def for_ever(config: Config, folder: str) -> Config:
     """``config`` as a job that never finishes, minds no pause, logs each second, and writes nothing but records."""
-    if config.cluster.address:
-        raise ValueError("cluster.address: a benchmark runs on this machine only; leave it empty")
     return replace(
         config,
         steps=_FOR_EVER,

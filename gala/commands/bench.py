@@ -83,6 +83,8 @@ def parse(words: Sequence[str]) -> tuple[Options, Config]:
         raise ValueError("envs must be at least 1, rounds 0 (the default) or more, block_s at least 1 second")
     config = configure.parse([word for word in words if word not in own])
     validate(config)
+    if config.cluster.address:
+        raise ValueError("cluster.address: a benchmark runs on this machine only; leave it empty")
     return options, config
 
 

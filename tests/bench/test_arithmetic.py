@@ -1,0 +1,94 @@
+"""Ratios, rankings, losses and counters: what a report claims, against closed forms."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gala import configure
+from gala.bench.energy import _cpu_counters, joules
+from gala.bench.ratios import Interval, median_interval, paired_ratio, verdict
+from gala.bench.roofline import Ceiling, average, settings
+from gala.bench.throughput import losses, ranking, variants
+
+
+def test_the_median_interval_is_the_percentile_bootstrap():
+    x = np.random.default_rng(4).lognormal(size=25)
+    found = median_interval(x.tolist())
+    reference = stats.bootstrap((x,), np.median, method="percentile", n_resamples=20_000, rng=1).confidence_interval
+    assert found.median == np.median(x)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), rel=0.05)
+    assert median_interval([3.0, 1.0, 2.0]) == Interval(2.0, 1.0, 3.0), "of a few values, all of their range"
+
+
+def test_a_machine_that_wanders_does_not_hide_a_difference_that_every_round_shows():
+    rng = np.random.default_rng(0)
+    speed = rng.uniform(0.5, 2.0, size=9)  # of the machine, round by round
+    a, b = 110 * speed, 100 * speed
+    assert paired_ratio(a, b) == pytest.approx((1.1, 1.1, 1.1))
+    assert verdict(paired_ratio(a, b)) == "faster" and verdict(paired_ratio(b, a)) == "slower"
+    noise = rng.permutation([0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.0, 0.97])
+    assert verdict(paired_ratio(b * noise, b)) == "undecided"
+
+
+def test_no_order_is_claimed_where_intervals_overlap():
+    def row(name, rate, **against):
+        return {"name": name, "env_steps_per_s": rate, "against": against}
+
+    rows = [
+        row("slow", 100.0, fast="slower", near="slower", same="slower"),
+        row("fast", 200.0, slow="faster", near="undecided", same="faster"),
+        row("near", 190.0, slow="faster", fast="undecided", same="undecided"),
+        row("same", 180.0, slow="faster", fast="slower", near="undecided"),
+    ]
+    assert ranking(rows) == [["fast", "near", "same"], ["slow"]]
+
+
+def test_losses_and_the_parts_at_their_best_add_up_to_all_the_time_there_is():
+    ceiling = Ceiling({"simulate": 2e-4, "forward": 3e-4, "backward": 5e-4}, cores=4)
+    assert ceiling.env_steps_per_s == pytest.approx(4000)
+    shares = {"simulate": 0.3, "act": 0.25, "learn": 0.35, "gossip": 0.04, "other": 0.06}
+    lost = losses(shares, 3000.0, ceiling)
+    assert sum(lost.values()) + sum(ceiling.core_s.values()) == pytest.approx(4 / 3000)
+    assert lost["gossip"] == pytest.approx(0.04 * 4 / 3000)
+    at_the_roof = losses({"simulate": 0.2, "act": 0.3, "learn": 0.5}, 4000.0, ceiling)
+    assert max(map(abs, at_the_roof.values())) < 1e-12
+    assert average([ceiling, ceiling, Ceiling(dict.fromkeys(ceiling.core_s, 1.0), 4)]) == ceiling
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 6, 12, 64])
+def test_every_setting_of_the_roofline_uses_all_cores(cores):
+    found = settings(cores)
+    assert {s.processes * s.threads for s in found} == {cores} and len(set(found)) == len(found)
+    assert {1, cores} <= {s.processes for s in found}
+
+
+def test_variants_share_the_same_simulators():
+    config = configure.parse(["preset=classic/cartpole", "learners=3", "a2c.passes=1"])
+    found = variants(config, 24, ["a2c", "textbook", "gala", "independent"], [1, 2, 4])
+    assert list(found) == ["a2c", "textbook", "gala x2", "gala x4", "independent x2", "independent x4"]
+    assert {c.learners * c.envs_per_learner for c in found.values()} == {24}
+    assert [found[name].a2c.passes for name in ("a2c", "textbook", "gala x4")] == ["1", "2", "1"]
+    for algos, envs, learners, told in (
+        (["a2c", "ppo"], 24, [1], "algos=ppo is unknown; use some of a2c, textbook"),
+        (["gala"], 25, [2], "envs=25 cannot be shared equally among 2 learners"),
+        (["gala"], 24, [1], "nothing to measure"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            variants(config, envs, algos, learners)
+
+
+def test_a_processor_counter_that_starts_over_goes_on_and_its_parts_are_not_counted_twice(tmp_path):
+    def write(zone, microjoules):
+        folder = tmp_path / zone
+        folder.mkdir(exist_ok=True)
+        (folder / "energy_uj").write_text(f"{microjoules}\n")
+        (folder / "max_energy_range_uj").write_text("10000000\n")
+
+    assert joules(_cpu_counters(tmp_path)) is None
+    for zone in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
+        write(zone, 9_000_000)
+    counters = _cpu_counters(tmp_path)
+    assert len(counters) == 2 and joules(counters) == 0
+    for zone in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
+        write(zone, 1_500_000)
+    assert joules(counters) == pytest.approx(5.0)

@@ -1,0 +1,89 @@
+"""Benchmarks of real trainings, short: that they freeze, count, refuse and report."""
+
+import json
+import time
+
+import psutil
+import pytest
+
+from gala import configure
+from gala.bench.job import BenchFailed, Job
+from gala.bench.roofline import Roofline
+from gala.cli import main
+
+WORDS = ["preset=classic/cartpole", "envs_per_learner=4", "torch_threads=1"]
+
+
+@pytest.mark.parametrize("algo", ["gala", "allreduce"])
+def test_a_job_stands_still_while_it_is_frozen_and_its_rate_is_that_of_its_counts(algo):
+    job = Job(configure.parse([*WORDS, f"algo={algo}", "learners=2"]))
+    try:
+        pids = job._fleet.pids()
+        before = job._board.progress.copy()
+        time.sleep(0.3)
+        assert (job._board.progress == before).all() and before[:, 1].min() >= 3
+        block = job.measure(1.2, settle_s=0.2)
+        after = job._board.progress.copy()
+        counted = (after - before)[:2, 0].sum()
+        assert 0.5 * counted / 1.4 < block.env_steps_per_s < 2 * counted / 1.2
+        assert block.env_steps_per_s == pytest.approx(4 * 32 * sum(block.updates_per_s))
+        assert 0 < block.cpu <= 1.1 and 0.1 < block.memory_gib < 8
+        assert sum(job.measure(2.5).shares.values()) == pytest.approx(1.0, abs=0.02)
+        time.sleep(0.2)
+        assert [psutil.Process(pid).status() for pid in pids] == [psutil.STATUS_STOPPED] * 2
+    finally:
+        job.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_learner_that_dies_ends_the_benchmark_and_is_named():
+    job = Job(configure.parse([*WORDS, "learners=2"]))
+    try:
+        psutil.Process(job._fleet.pids()[1]).kill()
+        with pytest.raises(BenchFailed, match="learner 1 was killed by SIGKILL"):
+            job.measure(5.0)
+    finally:
+        job.close()
+
+
+def test_the_roofline_counts_rows_of_all_processes_at_work():
+    roof = Roofline(configure.parse(WORDS))
+    try:
+        for _ in range(2):
+            ceiling = roof.measure(0.6)
+        assert set(ceiling.core_s) == {"simulate", "forward", "backward"} and min(ceiling.core_s.values()) > 0
+        assert ceiling.env_steps_per_s < 1e7
+        assert set(roof.best) == set(ceiling.core_s)
+    finally:
+        roof.close()
+
+
+def test_bench_throughput_writes_what_it_prints(tmp_path, capsys):
+    out = tmp_path / "bench"
+    words = [*WORDS, "learners=2", "algos=a2c,gala", "envs=8", "rounds=2", "block_s=2", f"out={out}"]
+    assert main(["bench", "throughput", *words]) == 0
+    shown = capsys.readouterr().out
+    record = json.loads((out / "record.json").read_text())
+    assert [row["name"] for row in record["rows"]] == ["a2c", "gala x2"]
+    assert max(map(len, shown.splitlines()[:-1])) <= 80 and "Roofline:" in shown and "gala x2" in shown
+    for row in record["rows"]:
+        assert len(row["rates"]) == 2 and row["roofline_fraction"] > 0 and f"{row['env_steps_per_s']:,.0f}" in shown
+    assert record["rows"][1]["message_age"] is not None and record["rows"][0]["message_age"] is None
+    assert str(tmp_path) not in (out / "report.html").read_text() and (out / "rates.png").stat().st_size > 1000
+    assert main(["bench", "throughput", *words]) == 2 and "already exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["speed"], "gala bench speed: wants one of throughput, roofline"),
+        (["throughput", "learners=two"], "learners=two: wants whole numbers"),
+        (["throughput", "preset=classic/cartpole", "algos=sarsa"], "algos=sarsa is unknown"),
+        (["throughput", "envs=0"], "envs must be at least 1"),
+        (["throughput", "cluster.address=auto"], "runs on this machine only"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(words, told, capsys):
+    assert main(["bench", *words]) == 2
+    err = capsys.readouterr().err
+    assert told in err and err.count("\n") == 1
