@@ -21,6 +21,7 @@ import yaml
 
 from gala.config import Config
 from gala.supervised.config import SupervisedConfig
+from gala.tuned import tuned_path
 
 HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
 
@@ -68,7 +69,7 @@ def override(config: Config, argv: Sequence[str], allowed: Sequence[str]) -> Con
 def parse_options(cls: type[T], argv: Sequence[str]) -> T:
     """The options of any command, in the same two spellings, into the dataclass ``cls``; with presets if it has a
     field for their name."""
-    settings = _split(argv, cls)
+    settings = _with_tuned(_split(argv, cls))
     presets = [s.text for s in settings if s.key == "preset" and s.text] if "preset" in _fields(cls) else []
     if presets and not presets[-1].endswith(".yaml") and preset_path(presets[-1]) and schema(presets[-1]) is not cls:
         raise ValueError(f"preset {presets[-1]!r} holds settings of `{COMMANDS[schema(presets[-1])]}`")
@@ -87,6 +88,11 @@ def dump(config: Any) -> str:
         for key, value in dataclasses.asdict(config).items()
     }
     return yaml.safe_dump(plain, sort_keys=False)
+
+
+def dump_tree(tree: dict[str, Any]) -> str:
+    """YAML text of some settings, nested as in a preset."""
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def print_help(prog: str, cls: type = Config) -> None:
@@ -152,6 +158,19 @@ def _split(argv: Sequence[str], cls: type = Config) -> list[Setting]:
         key = key.replace("-", "_")
         settings.append(Setting(key if key in names else ALIASES.get(key, key), text))
     return settings
+
+
+def _with_tuned(settings: list[Setting]) -> list[Setting]:
+    """``learners=auto`` stands for what `gala tune` has found here, before all else that the command line says."""
+    asked = [s for s in settings if s.key == "learners" and s.text == "auto"]
+    if not asked:
+        return settings
+    preset = next((s.text for s in reversed(settings) if s.key == "preset"), "")
+    path = tuned_path(preset)
+    if not path.is_file():
+        command = f"gala tune preset={preset}" if preset else "gala tune"
+        raise ValueError(f"learners=auto: this machine is not tuned for it; run `{command}` first, or give a number")
+    return [*_read_yaml(path), *(s for s in settings if s not in asked)]
 
 
 def _read_preset(name: str, seen: tuple[str, ...] = ()) -> list[Setting]:

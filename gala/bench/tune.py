@@ -1,0 +1,88 @@
+"""Which number of learners, threads and passes is the fastest on this machine for a preset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from gala.bench.job import Job
+from gala.config import Config, validate
+from gala.resources import available_cores
+
+TUNED = ("learners", "envs_per_learner", "torch_threads", "env.threads", "a2c.passes")
+"""What a tuned file may set: how the work is cut up, and nothing that changes what is learned per env_step but the
+number of learners that share it."""
+_BLOCK_S = 2.0
+
+
+def candidates(config: Config, envs: int) -> Iterator[Config]:
+    """Ways to share ``envs`` simulators and this machine's cores. Dense networks of a few units are not given more
+    threads than one."""
+    cores = available_cores()
+    counts = sorted({n for n in (1, 2, 3, 4, 6, 8, cores, 2 * cores) if n <= 2 * cores and envs % n == 0})
+    passes: tuple[Literal["1", "2"], ...] = ("2", "1") if config.model.encoder == "mlp" else ("1", "2")
+    for n in counts:
+        share = max(1, cores // n)
+        for threads in sorted({1, share} if config.model.encoder != "mlp" else {1}):
+            for p in passes:
+                one = replace(config, learners=n, envs_per_learner=envs // n, torch_threads=threads)
+                one = replace(one, a2c=replace(config.a2c, passes=p), env=replace(config.env, threads=share))
+                validate(replace(one, steps=max(one.steps, envs * config.a2c.num_steps)))
+                yield one
+
+
+def tune(config: Config, envs: int, budget_s: float, say: Callable[[str], None]) -> list[tuple[Config, float]]:
+    """(configuration, env_steps/s) of all candidates, the fastest first. Halves the field until one is left or the
+    budget is used up (successive halving, arXiv 1502.07943), so that most of the time goes to the close ones."""
+    field = list(candidates(config, envs))
+    seen: list[list[float]] = [[] for _ in field]
+    jobs: dict[int, Job] = {}
+    try:
+        for i, one in enumerate(field):
+            say(f"starting {label(one)}")
+            jobs[i] = Job(one)
+        began = time.monotonic()
+        while jobs:
+            for i, job in jobs.items():
+                seen[i].append(job.measure(_BLOCK_S, settle_s=0.5).env_steps_per_s)
+                say(f"{label(field[i]):<40} {np.median(seen[i]):10,.0f} env_steps/s")
+            kept = _faster_half(jobs, seen)
+            if time.monotonic() - began > budget_s or len(jobs) == 1:
+                break
+            for i in [i for i in jobs if i not in kept]:
+                jobs.pop(i).close()
+    finally:
+        for job in jobs.values():
+            job.close()
+    # Who stayed in for longer was measured better, so it comes before one that left with a lucky first turn.
+    order = sorted(range(len(field)), key=lambda i: (-len(seen[i]), -np.median(seen[i])))
+    return [(field[i], float(np.median(seen[i]))) for i in order]
+
+
+def _faster_half(jobs: Iterable[int], seen: Sequence[Sequence[float]]) -> list[int]:
+    ranked = sorted(jobs, key=lambda i: -np.median(seen[i]))
+    return ranked[: -(-len(ranked) // 2)]
+
+
+def label(config: Config) -> str:
+    c = config
+    return f"{c.learners} x {c.envs_per_learner} simulators, {c.torch_threads} threads, {c.a2c.passes} pass"
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The settings of ``TUNED``, nested as a preset is."""
+    tree: dict[str, Any] = {}
+    for name in TUNED:
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        *parents, leaf = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree

@@ -1,0 +1,66 @@
+"""``gala tune``: the fastest number of learners, threads and passes for a preset on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from gala import configure
+from gala.checkpoints import write_atomically
+from gala.config import validate
+
+USAGE = """usage: gala tune preset=NAME [envs=N] [minutes=2] [SETTING=VALUE ...]
+
+Trains the preset with several numbers of learners, threads and passes, in turns,
+and keeps the fastest for this machine: `gala train preset=NAME learners=auto`
+uses it. envs= is the number of simulators in all, the preset's own by default.
+Settings that change the task or the network count as part of the preset only if
+they are given to `gala train` again."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``gala tune`` accepts beside the settings of a training."""
+
+    envs: int = 0
+    minutes: float = 2.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status 0, or 1 if a learner failed."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    own = {field.name for field in fields(Options)}
+    mine = [word for word in argv if word.removeprefix("--").partition("=")[0] in own]
+    options = configure.parse_options(Options, mine)
+    config = configure.parse([word for word in argv if word not in mine])
+    validate(config)
+    if options.minutes <= 0 or options.envs < 0:
+        raise ValueError("minutes must be greater than 0, and envs 0 (the preset's own) or more")
+    if config.cluster.address:
+        raise ValueError("cluster.address: only this machine can be tuned; leave it empty")
+    if config.algo == "a2c":
+        raise ValueError("algo=a2c has one learner; tune algo=gala, independent or allreduce")
+    from gala.commands.train import check
+
+    check(config)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from gala.bench.job import BenchFailed
+    from gala.bench.tune import label, settings, tune
+    from gala.tuned import tuned_path
+
+    try:
+        envs = options.envs or config.learners * config.envs_per_learner
+        (best, rate), *_ = tune(config, envs, 60 * options.minutes, lambda text: print(text, flush=True))
+    except BenchFailed as failure:
+        print(f"gala tune: {failure}", file=sys.stderr)
+        return 1
+    path = tuned_path(config.preset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, configure.dump_tree(settings(best)).encode())
+    print(f"fastest: {label(best)}, {rate:,.0f} env_steps/s\nkept in {path}")
+    print(f"use it: gala train {f'preset={config.preset} ' if config.preset else ''}learners=auto")
+    return 0

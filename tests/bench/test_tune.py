@@ -1,0 +1,47 @@
+"""`gala tune` measures real trainings, keeps the best, and ``learners=auto`` uses it."""
+
+import pytest
+
+from gala import configure
+from gala.bench.tune import candidates
+from gala.cli import main
+from gala.resources import available_cores
+from gala.tuned import tuned_path
+
+PRESET = "preset=minatar/breakout"
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+
+def test_candidates_share_the_simulators_and_never_ask_for_more_threads_than_cores():
+    config = configure.parse(["preset=atari/pong"])
+    found = list(candidates(config, 16))
+    assert len(set(found)) == len(found) and {c.learners * c.envs_per_learner for c in found} == {16}
+    assert {c.a2c.passes for c in found} == {"1", "2"}
+    assert all(c.learners * c.torch_threads <= max(c.learners, available_cores()) for c in found)
+    assert {c.learners for c in candidates(config, 15)} <= {1, 3}, "an equal share each"
+
+
+def test_what_was_tuned_is_used_and_the_command_line_wins(capsys):
+    with pytest.raises(ValueError, match=f"^learners=auto: .* run `gala tune {PRESET}` first"):
+        configure.parse([PRESET, "learners=auto"])
+    assert main(["tune", PRESET, "envs=4", "minutes=0.02"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "fastest:" in shown
+        and tuned_path("minatar/breakout").is_file()
+        and max(map(len, shown.splitlines()[:-3])) <= 80
+    )
+    config = configure.parse([PRESET, "learners=auto", "envs_per_learner=3"])
+    assert config.learners in (1, 2, 4) and config.envs_per_learner == 3 and config.torch_threads >= 1
+    assert config.learners * configure.parse([PRESET, "learners=auto"]).envs_per_learner == 4
+    assert config.a2c.num_steps == configure.parse([PRESET]).a2c.num_steps
+
+
+def test_bad_input_is_one_line(capsys):
+    for words in (["minutes=0"], ["algo=a2c"], ["cluster.address=auto"], ["envs=-1"]):
+        assert main(["tune", PRESET, *words]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
