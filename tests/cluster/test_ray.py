@@ -197,8 +197,6 @@ def test_a_run_on_two_nodes_is_finished_evaluated_and_resumed_and_outlives_a_nod
     assert run.read_metrics()[-1]["gossip/consensus_distance"] > 0
     assert len(evaluate_run(run, episodes=2)["returns"]) == 2
 
-    if "GALA_TEST_NODE_KILL" not in os.environ:  # about one time in five the survivor was seen to stand still
-        return
     config = _config(tmp_path, 90_000)
     killer = threading.Thread(target=_kill_once_it_trains, args=(cluster, run, meta["env_steps"]))
     killer.start()
