@@ -28,7 +28,8 @@ from gala.config import Config
 from gala.resources import available_cores
 
 PARTS = ("simulate", "forward", "backward")
-BATCHES = (16, 64, 320)
+BATCHES = {"simulate": (16, 64), "network": (16, 64, 320)}
+"""Simulators gain little from larger batches, and some take long to build."""
 TRIAL_S, PATIENCE_S = 1.0, 120.0
 _MAKE_S = 0.05  # a first turn, so that all processes then work at the same time
 
@@ -86,7 +87,7 @@ class Roofline:
 
     def _try(self, kind: str) -> dict[Setting, dict[str, float]]:
         tried = {}
-        for setting in settings(self.cores):
+        for setting in settings(self.cores, BATCHES[kind]):
             self._core_s(kind, setting, _MAKE_S)
             tried[setting] = self._core_s(kind, setting, TRIAL_S)
         return tried
@@ -101,10 +102,10 @@ class Roofline:
         return {part: setting.threads * sum(a[part] for a in answers) / rows for part in answers[0]}
 
 
-def settings(cores: int) -> list[Setting]:
+def settings(cores: int, batches: Iterable[int]) -> list[Setting]:
     """One process with all cores, one process per core, and what lies between on larger machines."""
     splits = sorted({1, cores, *(n for n in (2, 4, 8, 16) if cores % n == 0 and n < cores)})
-    return [Setting(n, cores // n, batch) for n, batch in itertools.product(splits, BATCHES)]
+    return [Setting(n, cores // n, batch) for n, batch in itertools.product(splits, batches)]
 
 
 def _answer(pipe: Connection) -> Any:
