@@ -19,6 +19,7 @@ from gala import build, build_gossip
 from gala.board import Board
 from gala.checkpoints import pack, unpack
 from gala.connections import Connections, Exit, LearnerSpec
+from gala.resources import keep_freed_memory
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
 from gala.rl.rollout import Collector
@@ -65,6 +66,7 @@ class LearnerProcess:
         self.board, self.parts = connections.board, connections.parts
         self.send, self.commands = connections.send, connections.commands
         config = spec.config
+        keep_freed_memory()
         torch.set_num_threads(build.network_threads(config))
         self.env = build.make_env(config, config.envs_per_learner)
         spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)

@@ -25,7 +25,7 @@ import torch.multiprocessing as mp
 
 from gala import build
 from gala.config import Config
-from gala.resources import available_cores
+from gala.resources import available_cores, keep_freed_memory
 
 PARTS = ("simulate", "forward", "backward")
 BATCHES = {"simulate": (16, 64), "network": (16, 64, 320)}
@@ -123,6 +123,7 @@ def _answer(pipe: Connection) -> Any:
 def _serve(pipe: Connection, config: Config) -> None:
     """Life of a worker: simulators and networks are kept from call to call."""
     made: dict[Any, Any] = {}
+    keep_freed_memory()
     try:
         pipe.send({})
         while True:
