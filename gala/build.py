@@ -1,4 +1,4 @@
-"""Config -> objects. The only reader of configuration fields, together with the validation in ``gala.config``."""
+"""Config -> objects. The only reader of configuration fields, together with ``gala.validation``."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from gala import configure
-from gala.config import Config, flatten, validate
+from gala.config import Config, flatten
 from gala.supervised import config as supervised
 from gala.supervised.config import SupervisedConfig
+from gala.validation import validate
 
 
 def one_line_error(*argv: str) -> str:

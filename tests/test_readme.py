@@ -9,9 +9,10 @@ import pytest
 
 from gala import cli, configure
 from gala.commands import evaluate, resume, topologies
-from gala.config import Config, validate
+from gala.config import Config
 from gala.supervised import config as supervised
 from gala.supervised.config import SupervisedConfig
+from gala.validation import validate
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()

@@ -12,8 +12,9 @@ import numpy as np
 from gala.bench.job import Block, Job
 from gala.bench.ratios import median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, Roofline, average
-from gala.config import Algo, Config, validate
+from gala.config import Algo, Config
 from gala.resources import available_cores
+from gala.validation import validate
 
 ALGOS: dict[str, tuple[Algo, dict[str, str]]] = {
     "a2c": ("a2c", {}),

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from gala.bench.job import Job
-from gala.config import Config, validate
+from gala.config import Config
 from gala.resources import available_cores
+from gala.validation import validate
 
 TUNED = ("learners", "envs_per_learner", "torch_threads", "env.threads", "a2c.passes")
 """What a tuned file may set: how the work is cut up, and nothing that changes what is learned per env_step but the

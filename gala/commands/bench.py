@@ -15,7 +15,8 @@ from typing import Any
 
 from gala import configure
 from gala.checkpoints import write_atomically
-from gala.config import Config, validate
+from gala.config import Config
+from gala.validation import validate
 
 USAGE = """usage: gala bench throughput preset=NAME [algos=a2c,allreduce,...]
                        [learners=1,2,4,8] [envs=64] [rounds=7] [block_s=8]

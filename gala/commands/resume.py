@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from gala import configure
-from gala.config import validate
 from gala.runs import RunDir
+from gala.validation import validate
 
 MAY_CHANGE = ("steps", "cluster.address", "device", "torch_threads", "env.threads", "log.panel", "log.interval_s")
 """What may differ in the second part of a run; anything else would make it another experiment."""

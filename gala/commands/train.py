@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 
 from gala import configure
-from gala.config import Config, validate
+from gala.config import Config
 from gala.runs import RunDir
+from gala.validation import validate
 
 
 def main(argv: Sequence[str]) -> int:

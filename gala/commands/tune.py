@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from gala import configure
 from gala.checkpoints import write_atomically
-from gala.config import validate
+from gala.validation import validate
 
 USAGE = """usage: gala tune preset=NAME [envs=N] [minutes=2] [SETTING=VALUE ...]
 

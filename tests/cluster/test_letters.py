@@ -15,8 +15,8 @@ from gala.cluster.inbox import Inbox, Letter
 from gala.cluster.mirror import Mirror
 from gala.cluster.outbox import MAX_UNDER_WAY, Outbox
 from gala.cluster.placement import Share, share
-from gala.config import validate
 from gala.gossip.membership import PRESENT, RESTING
+from gala.validation import validate
 
 FAULTS = ["none", "none", "none", "late", "lost on the way", "answer lost"]
 

@@ -19,10 +19,10 @@ from mailbox_contract import (
 )
 
 from gala import configure, launch
-from gala.config import validate
 from gala.evaluate import evaluate_run
 from gala.gossip.message import total_mass
 from gala.runs import RunDir
+from gala.validation import validate
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: gala-rl[cluster]"),
