@@ -22,7 +22,7 @@ from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parame
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr
 from gala.optim.slowmo import SlowMo
-from gala.resources import available_cores
+from gala.resources import available_cores, keep_freed_memory
 from gala.rl.normalise import ObsNormalizer, ReturnScaler
 
 OPTIMIZERS: dict[str, Callable[[list[torch.Tensor], Config], torch.optim.Optimizer]] = {
@@ -49,6 +49,24 @@ def make_env(config: Config, num_envs: int, **overrides: Any) -> Any:
     env_id, backend = options.pop("id"), options.pop("backend")
     options["threads"] = options["threads"] or threads_per_learner(config)
     return make(env_id, num_envs, backend=backend, **options)
+
+
+def make_training_env(config: Config, rank: int) -> Any:
+    """The simulators of one learner, as slow as ``config.delay`` wants them."""
+    env, d = make_env(config, config.envs_per_learner), config.delay
+    if not d.mean_s:
+        return env
+    from gala_envs.delays import DelayedEnv
+
+    slow = d.slow_learner if rank == config.learners - 1 else 1.0
+    return DelayedEnv(env, d.mean_s, d.sigma, seeds(config, rank, 0)[0], slow)
+
+
+def prepare_process(config: Config) -> None:
+    """Threads and memory of a learner's process, before it computes anything."""
+    if config.keep_freed_memory:
+        keep_freed_memory()
+    torch.set_num_threads(network_threads(config))
 
 
 def make_evaluation_env(config: Config, num_envs: int) -> Any:

@@ -150,6 +150,18 @@ class SlowMoConfig:
 
 
 @dataclass(frozen=True)
+class DelayConfig:
+    """Simulators made slower than they are, for experiments with stragglers; training only."""
+
+    mean_s: float = 0.0
+    """Mean time of one simulator's decision; a batched step takes as long as its slowest row. 0 adds nothing."""
+    sigma: float = 0.0
+    """Of the lognormal times; 0 makes them constant, 1 heavy-tailed."""
+    slow_learner: float = 1.0
+    """The last learner's simulators take so many times longer."""
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """Learners on the machines of a Ray cluster (gala-rl[cluster])."""
 
@@ -182,6 +194,7 @@ class Config:
     gossip: GossipConfig = field(default_factory=GossipConfig)
     slowmo: SlowMoConfig = field(default_factory=SlowMoConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    delay: DelayConfig = field(default_factory=DelayConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     algo: Algo = "gala"
     """gala: gossip. a2c: one learner. independent: no gossip. allreduce: synchronous data-parallel. With learners=1 all
@@ -196,6 +209,8 @@ class Config:
     """auto, cpu, or cuda (learners are placed round-robin on the GPUs there are)."""
     torch_threads: int = 0
     """Network threads per learner; 0 shares the available cores among the learners."""
+    keep_freed_memory: bool = True
+    """Learners keep what they free instead of giving it back to the kernel (Linux); faster passes over images."""
     run: str = ""
     """Run directory; empty makes runs/<environment>-<algo>-s<seed>-<time>."""
     on_failure: Literal["auto", "continue", "stop", "restart"] = "auto"

@@ -56,12 +56,12 @@ def load(path: Path) -> Config:
     return _build(_read_yaml(path), Config)
 
 
-def override(config: Config, argv: Sequence[str], allowed: Sequence[str]) -> Config:
-    """``config`` with the settings of ``argv``, each of which must be in ``allowed``. Raises ValueError in one line."""
+def override(config: Config, argv: Sequence[str], allowed: Sequence[str] = ()) -> Config:
+    """``config`` with the settings of ``argv``, each in ``allowed`` if that is given. Raises ValueError in one line."""
     changes = _split(argv)
     changed = _build([*_flatten(yaml.load(dump(config), yaml.BaseLoader), "", ""), *changes], Config)
     for s in changes:
-        if s.key not in allowed:
+        if allowed and s.key not in allowed:
             raise ValueError(f"{s.key} cannot change in a resumed run; only {', '.join(allowed)} can")
     return changed
 

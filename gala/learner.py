@@ -19,7 +19,6 @@ from gala import build, build_gossip
 from gala.board import Board
 from gala.checkpoints import pack, unpack
 from gala.connections import Connections, Exit, LearnerSpec
-from gala.resources import keep_freed_memory
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
 from gala.rl.rollout import Collector
@@ -66,9 +65,8 @@ class LearnerProcess:
         self.board, self.parts = connections.board, connections.parts
         self.send, self.commands = connections.send, connections.commands
         config = spec.config
-        keep_freed_memory()
-        torch.set_num_threads(build.network_threads(config))
-        self.env = build.make_env(config, config.envs_per_learner)
+        build.prepare_process(config)
+        self.env = build.make_training_env(config, self.rank)
         spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
         device = build.pick_device(config, self.rank)
         self.policy = build.make_policy(config, spaces).to(device)

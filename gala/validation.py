@@ -20,7 +20,7 @@ _NOT_NEGATIVE = (
     *("max_restarts", "max_learners", "log.keep_milestones"),
     *("seed", "torch_threads", "env.threads", "env.max_episode_steps", "env.noop_max", "model.gru_size"),
     *("a2c.value_coef", "a2c.entropy_coef", "a2c.max_grad_norm", "optim.lr"),
-    *("gossip.peers", "slowmo.every"),
+    *("gossip.peers", "slowmo.every", "delay.mean_s", "delay.sigma"),
 )
 _UNIT = ("env.sticky_actions", "a2c.gamma", "a2c.gae_lambda")
 _BELOW_ONE = ("optim.rmsprop_alpha", "optim.adam_beta1", "optim.adam_beta2", "gossip.w_min", "slowmo.momentum")
@@ -53,6 +53,8 @@ def validate(config: Config) -> None:
         raise ValueError("on_failure=restart needs a peer to start from, which algo=gala has; use continue or stop")
     if config.on_failure == "restart" and config.gossip.mixing == "none":
         raise ValueError("on_failure=restart needs gossip to start from; with gossip.mixing=none use continue or stop")
+    if config.delay.slow_learner < 1 or (config.delay.slow_learner > 1 and not config.delay.mean_s):
+        raise ValueError("delay.slow_learner must be at least 1, and needs delay.mean_s greater than 0 to multiply")
     _validate_gossip(config.algo, config.gossip)
     per_update = config.learners * config.envs_per_learner * config.a2c.num_steps
     if config.steps < per_update:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gala import cli, configure
-from gala.commands import evaluate, resume, topologies
+from gala.bench import throughput
+from gala.commands import bench, evaluate, resume, topologies
 from gala.config import Config
 from gala.supervised import config as supervised
 from gala.supervised.config import SupervisedConfig
@@ -40,6 +41,11 @@ def test_every_gala_line_parses(line):
         configure.override(Config(), words[1:], resume.MAY_CHANGE)
     elif command == "supervised":
         supervised.validate(configure.parse_options(SupervisedConfig, words))
+    elif command == "bench":
+        options, config = bench.parse(words[1:])
+        assert throughput.variants(config, options.envs, options.algos.split(","), [1, 2, 4])
+    elif command == "tune":
+        validate(configure.parse(words))
     elif command == "topologies":
         configure.parse_options(topologies.Options, words[1:])
     assert cli.main([command, "--help"]) == 0

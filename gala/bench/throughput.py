@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gala import configure
 from gala.bench.job import Block, Job
 from gala.bench.ratios import median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, Roofline, average
@@ -16,14 +17,15 @@ from gala.config import Algo, Config
 from gala.resources import available_cores
 from gala.validation import validate
 
-ALGOS: dict[str, tuple[Algo, dict[str, str]]] = {
-    "a2c": ("a2c", {}),
-    "textbook": ("a2c", {"passes": "2"}),
-    "allreduce": ("allreduce", {}),
-    "independent": ("independent", {}),
-    "gala": ("gala", {}),
+ALGOS: dict[str, tuple[Algo, tuple[str, ...]]] = {
+    "a2c": ("a2c", ()),
+    "two-pass": ("a2c", ("a2c.passes=2",)),
+    "textbook": ("a2c", ("a2c.passes=2", "keep_freed_memory=false")),
+    "allreduce": ("allreduce", ()),
+    "independent": ("independent", ()),
+    "gala": ("gala", ()),
 }
-"""Name -> (algo, settings of a2c). textbook is A2C as published, with a second pass over the rollout."""
+"""Name -> (algo, settings). textbook is A2C as published: a second pass over the rollout, and the system's malloc."""
 
 STAGE_OF = {"simulate": "simulate", "act": "forward", "learn": "backward"}
 """Stage of the loop -> the part of the roofline that it cannot do without."""
@@ -44,12 +46,12 @@ def variants(config: Config, envs: int, algos: Sequence[str], learners: Sequence
     for algo in algos:
         if algo not in ALGOS:
             raise ValueError(f"algos={algo} is unknown; use some of {', '.join(ALGOS)}")
-        name, a2c = ALGOS[algo]
+        name, words = ALGOS[algo]
         for n in (1,) if name == "a2c" else [n for n in learners if n > 1]:
             if envs % n:
                 raise ValueError(f"envs={envs} cannot be shared equally among {n} learners; change envs or learners")
-            a2c_config = replace(config.a2c, **a2c)  # type: ignore[arg-type]
-            one = replace(config, algo=name, learners=n, envs_per_learner=envs // n, a2c=a2c_config, on_failure="auto")
+            one = replace(config, algo=name, learners=n, envs_per_learner=envs // n, on_failure="auto")
+            one = configure.override(one, words)
             validate(replace(one, steps=max(one.steps, envs * config.a2c.num_steps)))
             found[algo if n == 1 else f"{algo} x{n}"] = one
     if not found:

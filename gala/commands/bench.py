@@ -25,8 +25,9 @@ USAGE = """usage: gala bench throughput preset=NAME [algos=a2c,allreduce,...]
 
 throughput  Trains several variants of a preset with the same number of
             simulators, in turns, and compares their rates with each other
-            and with the roofline. algos: a2c, textbook (A2C in two passes, as
-            published), allreduce, independent, gala. Writes record.json,
+            and with the roofline. algos: a2c, two-pass (A2C with a second
+            pass over the rollout), textbook (that, without gala's memory
+            setting), allreduce, independent, gala. Writes record.json,
             figures and report.html to out= (runs/bench-... by default).
 roofline    Measures simulators, forward and backward passes alone, each at
             its best batch and threads: the highest rate that A2C could reach.

@@ -69,7 +69,7 @@ def test_variants_share_the_same_simulators():
     assert {c.learners * c.envs_per_learner for c in found.values()} == {24}
     assert [found[name].a2c.passes for name in ("a2c", "textbook", "gala x4")] == ["1", "2", "1"]
     for algos, envs, learners, told in (
-        (["a2c", "ppo"], 24, [1], "algos=ppo is unknown; use some of a2c, textbook"),
+        (["a2c", "ppo"], 24, [1], "algos=ppo is unknown; use some of a2c, two-pass, textbook"),
         (["gala"], 25, [2], "envs=25 cannot be shared equally among 2 learners"),
         (["gala"], 24, [1], "nothing to measure"),
     ):
