@@ -64,12 +64,13 @@ class ActorCritic(nn.Module):
         """Zeros ``[batch, gru_size]``."""
         return torch.zeros(batch, self.gru_size, device=device)
 
-    def forward(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
-        """One step: ``obs [B, ...]``, ``state [B, H]``, ``first [B]`` (rows whose state is reset before obs read)."""
+    def forward(self, obs: Tensor, state: Tensor, first: Tensor, with_value: bool = True) -> Outputs:
+        """One step: ``obs [B, ...]``, ``state [B, H]``, ``first [B]`` (rows whose state is reset before obs is read).
+        Without ``with_value`` the value is not computed, and empty."""
         features = self._encode(self.encoder, obs)
         if self.gru is not None:
             features = state = self.gru(features, state * (~first).unsqueeze(-1))
-        return self._heads(obs, features, state)
+        return self._heads(obs, features, state, with_value)
 
     def unroll(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
         """``obs [T, B, ...]``, ``state [B, H]`` before the first row, ``first [T, B]``: outputs ``[T, B]``.
@@ -99,10 +100,12 @@ class ActorCritic(nn.Module):
             features = encoder(obs)
         return features.float()
 
-    def _heads(self, obs: Tensor, features: Tensor, state: Tensor) -> Outputs:
+    def _heads(self, obs: Tensor, features: Tensor, state: Tensor, with_value: bool = True) -> Outputs:
         params = self.policy_head(features)
         if self.log_std is not None:
             params = torch.cat([params, self.log_std.expand_as(params)], -1)
+        if not with_value:
+            return Outputs(params, params.new_empty(0), state)
         critic_features = features if self.critic_encoder is None else self._encode(self.critic_encoder, obs)
         return Outputs(params, self.value_head(critic_features).squeeze(-1), state)
 

@@ -29,7 +29,7 @@ class Outputs(Protocol):
 class Policy(Protocol):
     """What the loop needs of a network; ``gala.models.actor_critic.ActorCritic`` is one."""
 
-    def __call__(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs: ...
+    def __call__(self, obs: Tensor, state: Tensor, first: Tensor, with_value: bool = True) -> Outputs: ...
     def unroll(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs: ...
     def stack(self, steps: Sequence[Any]) -> Outputs: ...
     def act(self, params: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor: ...
@@ -132,7 +132,7 @@ class Collector:
             started = time.perf_counter()
             r.obs[t], r.first[t] = self._obs, self._first
             with torch.set_grad_enabled(self.keep_graph):
-                out = policy(self._obs, self._state, self._first)
+                out = policy(self._obs, self._state, self._first, with_value=self.keep_graph)
             acting.append(out)
             action = policy.act(out.params, greedy=False, generator=self.generator)
             r.action[t] = action
