@@ -19,7 +19,7 @@ WEIGHTS = torch.tensor([1.0, 0.25, 4.0])
 class FixedValue:
     """A policy that always plays action 0 and values an observation as the script's oracle does."""
 
-    def __call__(self, obs, state, first):
+    def __call__(self, obs, state, first, with_value=True):
         return Outputs(torch.zeros(len(obs), 1), obs @ WEIGHTS, state)
 
     def act(self, params, *, greedy, generator=None):
