@@ -53,7 +53,12 @@ class Peer:
         words = ["--task", task, "--num-envs", str(num_envs), "--cores", str(cores)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [*self.command, *words], stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True, start_new_session=True
+            [*self.command, *words],
+            stdout=pipe,
+            stderr=pipe,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
         )
         self._deadline = time.monotonic() + self.start_s
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_stdout, self._read_stderr)]

@@ -90,7 +90,9 @@ def main() -> None:
         DEFAULTS[settings.task](partial.env, parser)
         _, runner = make_runner(parse_full_cfg(parser, argv))
         report = Reporter()
-        runner.register_policy_msg_handler(LEARNER_ENV_STEPS, lambda _runner, msg, _policy: report(msg[LEARNER_ENV_STEPS]))
+        runner.register_policy_msg_handler(
+            LEARNER_ENV_STEPS, lambda _runner, msg, _policy: report(msg[LEARNER_ENV_STEPS])
+        )
         if runner.init() != ExperimentStatus.SUCCESS:
             raise SystemExit("sample factory could not start")
         sys.exit(f"training has ended: {runner.run()}")

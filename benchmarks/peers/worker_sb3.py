@@ -45,7 +45,12 @@ PPO_SETTINGS: dict[str, dict[str, Any]] = {
         "ent_coef": 0.000401762,
         "vf_coef": 0.58096,
         "max_grad_norm": 0.8,
-        "policy_kwargs": {"log_std_init": -2, "ortho_init": False, "activation_fn": torch.nn.ReLU, "net_arch": [64, 64]},
+        "policy_kwargs": {
+            "log_std_init": -2,
+            "ortho_init": False,
+            "activation_fn": torch.nn.ReLU,
+            "net_arch": [64, 64],
+        },
     },
     "cartpole": {
         "n_epochs": 20,
