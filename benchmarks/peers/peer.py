@@ -77,7 +77,7 @@ class Peer:
             time.sleep(_POLL_S)
 
     def freeze(self) -> None:
-        """Stop the worker and all that it has started, in whatever process groups: they notice only that time passes."""
+        """Stop the worker and all that it has started, in any process group: they notice only that time passes."""
         self._check()
         found: dict[int, psutil.Process] = {}
         while new := [process for process in self._tree() if process.pid not in found]:  # some may fork meanwhile
@@ -109,10 +109,12 @@ class Peer:
         """End the worker and all that it has started. Harmless when it has ended."""
         if not hasattr(self, "_process"):
             return
-        for process in [*self._tree(), *self._frozen]:
+        ended = [*self._tree(), *self._frozen]
+        for process in ended:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self._process.wait()
+        psutil.wait_procs(ended, timeout=10.0)
 
     def _since(self, begin: float) -> list[Report]:
         return [report for report in self._reports if report.t >= begin]

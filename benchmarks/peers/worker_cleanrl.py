@@ -89,7 +89,7 @@ class Moments:
 
 
 class Simulators:
-    """EnvPool's batch; with ``normalize`` its observations are normalised and its rewards scaled, both clipped to 10."""
+    """EnvPool's batch; with ``normalize`` observations are normalised and rewards scaled, both clipped to 10."""
 
     def __init__(self, setting: Setting, num_envs: int, threads: int, seed: int, normalize: bool) -> None:
         self.pool = envpool.make_gymnasium(

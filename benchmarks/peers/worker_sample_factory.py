@@ -1,8 +1,8 @@
 """Sample Factory's APPO with the settings of its own examples, until killed. Run it with the Python of its own venv.
 
 Pong: its wrappers (30 no-ops, skip 4, 84x84 grey, a lost life ends the episode, sign-clipped rewards, stack 4) on
-NoFrameskip-v4. HalfCheetah: v4, as Gymnasium before 1.0 has no v5. Networks: its Atari CNN, MLP 64x64. Rollouts keep the
-examples' batch (steps x simulators). Counts are of agent decisions: summaries_use_frameskip=False.
+NoFrameskip-v4. HalfCheetah: v4, as Gymnasium before 1.0 has no v5. Networks: its Atari CNN, MLP 64x64. Rollouts keep
+the examples' batch (steps x simulators). Counts are of agent decisions: summaries_use_frameskip=False.
 
 Variants: serial (all in one process), parallel (a rollout worker per core, learner and inference in processes of their
 own), each synchronous as in the examples for Atari and MuJoCo, and async (parallel; sampling goes on while learning).
@@ -90,9 +90,9 @@ def main() -> None:
         DEFAULTS[settings.task](partial.env, parser)
         _, runner = make_runner(parse_full_cfg(parser, argv))
         report = Reporter()
-        runner.register_policy_msg_handler(
-            LEARNER_ENV_STEPS, lambda _runner, msg, _policy: report(msg[LEARNER_ENV_STEPS])
-        )
+        # not register_policy_msg_handler, which in 2.1.1 puts a function where the runner wants a list
+        handlers = runner.policy_msg_handlers[LEARNER_ENV_STEPS]
+        handlers.append(lambda _runner, message, _policy: report(message[LEARNER_ENV_STEPS]))
         if runner.init() != ExperimentStatus.SUCCESS:
             raise SystemExit("sample factory could not start")
         sys.exit(f"training has ended: {runner.run()}")
