@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "peers"))
-from peer import Peer, PeerFailed, Report, rate
+from peer import Peer, PeerFailed, Report, lives, rate
 
 PACE = 1000
 # The count is of turns of the loop: a pause between two of them does not make up for lost time, like a simulator.
@@ -57,10 +57,10 @@ def test_nothing_is_left_of_a_killed_peer(start):
     peer = start(CHILD, COUNTING)
     peer.warm_up()
     peer.freeze()
-    pids = [process.pid for process in peer._frozen]
-    assert len(pids) == 2
+    processes = list(peer._frozen)
+    assert len(processes) == 2 and all(process.status() == psutil.STATUS_STOPPED for process in processes)
     peer.kill()
-    assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    assert not any(map(lives, processes))
 
 
 def test_the_rate_is_the_workers_pace_and_leaves_out_frozen_time(start):

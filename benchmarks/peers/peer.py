@@ -19,7 +19,7 @@ SETTLE_S = 1.0
 MIN_REPORTS = 3
 """In a turn: at least two whole iterations, however long they take."""
 STDERR_LINES = 15
-_POLL_S = 0.02
+_POLL_S, _KILL_S = 0.02, 10.0
 
 
 class PeerFailed(RuntimeError):
@@ -114,7 +114,9 @@ class Peer:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self._process.wait()
-        psutil.wait_procs(ended, timeout=10.0)
+        end = time.monotonic() + _KILL_S
+        while any(map(lives, ended)) and time.monotonic() < end:
+            time.sleep(_POLL_S)
 
     def _since(self, begin: float) -> list[Report]:
         return [report for report in self._reports if report.t >= begin]
@@ -147,6 +149,14 @@ class Peer:
     def _read_stderr(self) -> None:
         assert self._process.stderr is not None
         self._stderr.extend(map(str.rstrip, self._process.stderr))
+
+
+def lives(process: psutil.Process) -> bool:
+    """False also for one that has ended but whose new parent has not asked yet how."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def rate(reports: Sequence[Report]) -> float:
