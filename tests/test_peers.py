@@ -4,7 +4,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "peers"))
@@ -58,9 +57,18 @@ def test_nothing_is_left_of_a_killed_peer(start):
     peer.warm_up()
     peer.freeze()
     processes = list(peer._frozen)
-    assert len(processes) == 2 and all(process.status() == psutil.STATUS_STOPPED for process in processes)
+    assert len(processes) == 2 and all(map(lives, processes))
     peer.kill()
     assert not any(map(lives, processes))
+
+
+def test_a_peer_that_others_have_woken_fails(start):
+    peer = start(CHILD, COUNTING)
+    peer.warm_up()
+    peer.freeze()
+    peer._frozen[-1].resume()
+    with pytest.raises(PeerFailed, match="counter did not stay frozen"):
+        peer.thaw()
 
 
 def test_the_rate_is_the_workers_pace_and_leaves_out_frozen_time(start):

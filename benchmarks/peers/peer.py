@@ -19,7 +19,7 @@ SETTLE_S = 1.0
 MIN_REPORTS = 3
 """In a turn: at least two whole iterations, however long they take."""
 STDERR_LINES = 15
-_POLL_S, _KILL_S = 0.02, 10.0
+_POLL_S, _SIGNAL_S = 0.02, 10.0
 
 
 class PeerFailed(RuntimeError):
@@ -86,8 +86,14 @@ class Peer:
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(signal.SIGSTOP)
         self._frozen = list(found.values())
+        end = time.monotonic() + _SIGNAL_S
+        while any(map(runs, self._frozen)) and time.monotonic() < end:
+            time.sleep(_POLL_S)
 
     def thaw(self) -> None:
+        """Let it go on. Raises PeerFailed too if something else has done so: it took time from the others' turns."""
+        if any(map(runs, self._frozen)):
+            raise PeerFailed(f"{self.name} did not stay frozen: another program has woken it in the turn of others")
         for process in reversed(self._frozen):
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGCONT)
@@ -114,7 +120,7 @@ class Peer:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self._process.wait()
-        end = time.monotonic() + _KILL_S
+        end = time.monotonic() + _SIGNAL_S
         while any(map(lives, ended)) and time.monotonic() < end:
             time.sleep(_POLL_S)
 
@@ -155,6 +161,14 @@ def lives(process: psutil.Process) -> bool:
     """False also for one that has ended but whose new parent has not asked yet how."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def runs(process: psutil.Process) -> bool:
+    """It lives and is not stopped."""
+    try:
+        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
