@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -83,8 +84,8 @@ class Peer:
         while new := [process for process in self._tree() if process.pid not in found]:  # some may fork meanwhile
             for process in new:
                 found[process.pid] = process
-                with contextlib.suppress(psutil.Error):
-                    process.send_signal(signal.SIGSTOP)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGSTOP)
         self._frozen = list(found.values())
         end = time.monotonic() + _SIGNAL_S
         while any(map(runs, self._frozen)) and time.monotonic() < end:
@@ -95,8 +96,8 @@ class Peer:
         if any(map(runs, self._frozen)):
             raise PeerFailed(f"{self.name} did not stay frozen: another program has woken it in the turn of others")
         for process in reversed(self._frozen):
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
         self._frozen = []
         self._deadline = time.monotonic() + self.silent_s
 
