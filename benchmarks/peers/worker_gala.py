@@ -1,0 +1,59 @@
+"""gala as one of the systems: `gala train` in a process below this one, whose records are passed on as they come."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from worker import Reporter, options
+
+PRESETS = {"pong": "atari/pong", "halfcheetah": "mujoco/halfcheetah", "cartpole": "classic/cartpole"}
+POLL_S = 0.02
+FOR_EVER = [
+    *("steps=1000000000000000", "log.interval_s=0.5", "log.tensorboard=false", "log.panel=off"),
+    *("log.checkpoint_interval_s=1e6", "env.watchdog_s=600", "gossip.silent_after_s=600"),
+]
+"""A training that does not end, minds no pause, and writes nothing but its records."""
+
+
+def main() -> None:
+    settings = options("--learners", "--settings")
+    learners = int(settings.learners)
+    if settings.num_envs % learners:
+        raise SystemExit(f"{settings.num_envs} simulators cannot be shared equally among {learners} learners")
+    with tempfile.TemporaryDirectory(prefix="gala-peers-") as folder:
+        words = [f"preset={PRESETS[settings.task]}", f"learners={learners}", f"seed={settings.seed}"]
+        words += [f"envs_per_learner={settings.num_envs // learners}", *FOR_EVER, *shlex.split(settings.settings)]
+        command = [sys.executable, "-m", "gala", "train", *words, f"run={folder}/run"]
+        training = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        follow(Path(folder, "run", "metrics.jsonl"), training)
+        raise SystemExit(training.wait() or "gala train has ended")
+
+
+def follow(records: Path, training: subprocess.Popen[bytes]) -> None:
+    """Report every record of the run until it ends. Records tell the seconds since the run began; the smallest delay
+    that was ever seen places that beginning on this clock."""
+    report, began = Reporter(), math.inf
+    while training.poll() is None and not records.exists():
+        time.sleep(POLL_S)
+    if not records.exists():
+        return
+    with records.open() as file:
+        text = ""
+        while training.poll() is None:
+            text += file.read()
+            *lines, text = text.split("\n")
+            for record in map(json.loads, lines):
+                began = min(began, time.monotonic() - record["perf/wall_s"])
+                report(record["global_step"], began + record["perf/wall_s"])
+            time.sleep(POLL_S)
+
+
+if __name__ == "__main__":
+    main()
