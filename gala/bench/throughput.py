@@ -178,11 +178,11 @@ def _compare(rows: list[dict[str, Any]], blocks: dict[str, list[Block]]) -> None
 
 
 def ranking(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Groups from fast to slow. A row opens a new group only if it is slower than every row of the group above it;
-    within a group the intervals overlap, and no order is claimed."""
+    """Groups from fast to slow. A row opens a new group only where it is slower than the first of the group above it,
+    whatever noise there is; within a group no order is claimed."""
     groups: list[list[dict[str, Any]]] = []
     for row in sorted(rows, key=lambda r: -r["env_steps_per_s"]):
-        if groups and any(row["against"][other["name"]] != "slower" for other in groups[-1]):
+        if groups and row["against"][groups[-1][0]["name"]] != "slower":
             groups[-1].append(row)
         else:
             groups.append([row])

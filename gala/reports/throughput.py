@@ -18,8 +18,9 @@ from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
 
 Record = dict[str, Any]
 NOT_MEASURABLE = "not measurable here"
-HEADER = ("variant", "env_steps/s", "against", "roofline", "cpu", "GiB", "age", "J/Mframe")
+HEADER = ("variant", "steps/s", "against", "roof", "cpu", "GiB", "age", "J/Mframe")
 STAGES = {"simulate": BLUE, "act": ORANGE, "learn": "#55a868", "gossip": "#c44e52", "other": GREY}
+_COLORS = (BLUE, GREY, "#8172b3", ORANGE, "#55a868", "#c44e52")
 _HINTS = {
     "simulate": "simulators: the network waits while they step",
     "act": "forward passes: small batches, or threads that wait for each other",
@@ -54,10 +55,11 @@ def cells(record: Record) -> list[tuple[str, ...]]:
 def rich_table(record: Record) -> Table:
     """At most 80 columns wide."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name, column in zip(header(record), range(len(HEADER)), strict=True):
-        table.add_column(name, justify="right" if column else "left", no_wrap=True)
+    shown = len(HEADER) if _has_energy(record) else len(HEADER) - 1
+    for i, name in enumerate(header(record)[:shown]):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for line in cells(record):
-        table.add_row(*line)
+        table.add_row(*line[:shown])
     return table
 
 
@@ -72,7 +74,6 @@ def notes(record: Record) -> list[str]:
     groups = ranking(rows)
     order = " > ".join(" = ".join(group) for group in groups)
     best = max(rows, key=lambda row: row["env_steps_per_s"])
-    measured = any(row["joules_per_million_frames"] is not None for row in rows)
     return [
         f"{record['envs']} simulators in all, {record['cores']} cores; medians of {plan['rounds']} rounds of "
         f"{plan['block_s']:g} s each, in turns; ratios are paired by round, with their 95% interval.",
@@ -81,8 +82,12 @@ def notes(record: Record) -> list[str]:
         + ".",
         f"Roofline: {roof['env_steps_per_s']:,.0f} env_steps/s; core-microseconds per env_step: {parts}.",
         *(f"{row['name']}: {_loss(row)}." for row in [best]),
-        f"Energy: {'counters of this machine' if measured else NOT_MEASURABLE}.",
+        f"Energy: {'counters of this machine' if _has_energy(record) else NOT_MEASURABLE}.",
     ]
+
+
+def _has_energy(record: Record) -> bool:
+    return any(row["joules_per_million_frames"] is not None for row in record["rows"])
 
 
 def _loss(row: Record) -> str:
@@ -108,7 +113,7 @@ def _rates(record: Record, path: Path) -> None:
     by_algo: dict[str, list[Record]] = {}
     for row in record["rows"]:
         by_algo.setdefault(row["name"].split()[0], []).append(row)
-    for (algo, rows), color in zip(by_algo.items(), [BLUE, GREY, *list(STAGES.values())[1:]], strict=False):
+    for (algo, rows), color in zip(by_algo.items(), _COLORS, strict=False):
         x, y = [row["learners"] for row in rows], [row["env_steps_per_s"] for row in rows]
         low = [row["env_steps_per_s"] - row["env_steps_per_s_interval"][0] for row in rows]
         high = [row["env_steps_per_s_interval"][1] - row["env_steps_per_s"] for row in rows]
