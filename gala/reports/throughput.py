@@ -77,9 +77,8 @@ def notes(record: Record) -> list[str]:
     return [
         f"{record['envs']} simulators in all, {record['cores']} cores; medians of {plan['rounds']} rounds of "
         f"{plan['block_s']:g} s each, in turns; ratios are paired by round, with their 95% interval.",
-        f"Order, fast to slow: {order}"
-        + (" (= cannot be told apart)" if any(len(g) > 1 for g in groups) else "")
-        + ".",
+        f"Fast to slow: {order}"
+        + (" (=: cannot be told from the first of them)." if any(len(g) > 1 for g in groups) else "."),
         f"Roofline: {roof['env_steps_per_s']:,.0f} env_steps/s; core-microseconds per env_step: {parts}.",
         *(f"{row['name']}: {_loss(row)}." for row in [best]),
         f"Energy: {'counters of this machine' if _has_energy(record) else NOT_MEASURABLE}.",
