@@ -17,8 +17,9 @@ class EnvConfig:
 
     id: str = "CartPole-v1"
     """ALE/Pong-v5, HalfCheetah-v5, MinAtar/Breakout-v1, or any registered Gymnasium id."""
-    backend: Literal["auto", "atari", "mujoco", "minatar", "gymnasium", "envpool"] = "auto"
-    """auto: ALE/* -> atari, the ten MuJoCo v5 tasks -> mujoco, MinAtar/* -> minatar, anything else -> gymnasium."""
+    backend: Literal["auto", "atari", "mujoco", "minatar", "gymnasium", "envpool", "contexts"] = "auto"
+    """auto: ALE/* -> atari, the ten MuJoCo v5 tasks -> mujoco, MinAtar/* -> minatar, families of contextual MDPs ->
+    contexts, anything else -> gymnasium."""
     threads: int = 0
     """Simulator threads per learner; 0 shares the available cores among the learners."""
     autoreset: Literal["auto", "same-step", "next-step"] = "auto"
@@ -29,7 +30,7 @@ class EnvConfig:
     watchdog_s: float = 60.0
     """A batched step that takes longer ends the run with an error instead of hanging it."""
     sticky_actions: float = 0.0
-    """Atari, MinAtar: probability that the previous action is repeated."""
+    """Atari, MinAtar, families: probability that the previous action is repeated."""
     full_action_space: bool = False
     """Atari: all 18 actions instead of the game's minimal set."""
     frame_skip: int = 4
@@ -42,6 +43,14 @@ class EnvConfig:
     """Atari: up to this many no-ops after a reset."""
     life_loss_ends_episode: bool = True
     """Atari: a lost life is a termination for learning; the game and its reported return go on."""
+    contexts: str = ""
+    """Families (maze, seeds:CartPole-v1, ...): the file of the training MDPs, written by `gala overfit split`."""
+    order: Literal["uniform", "round-robin"] = "uniform"
+    """Families: draw each episode's MDP anew, or deal them out in turn."""
+    expose: bool = False
+    """Families: the policy is told its MDP's parameters."""
+    obs_noise: float = 0.0
+    """Families: standard deviation of Gaussian noise on observations."""
 
 
 @dataclass(frozen=True)

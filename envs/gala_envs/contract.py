@@ -37,6 +37,8 @@ class Step(NamedTuple):
         episode_over: a whole episode (a whole game, with all lives) ended in this row.
         episode_return: float64, undiscounted and unclipped sum of rewards, where ``episode_over``.
         episode_length: int64, agent decisions in that episode, where ``episode_over``.
+        context: int64, index of the MDP that this step belonged to, in the environment's context set; None without one.
+        success: bool, whether the task was solved, where ``episode_over``; None where the task does not define it.
     """
 
     obs: Array
@@ -49,6 +51,8 @@ class Step(NamedTuple):
     episode_over: Array
     episode_return: Array
     episode_length: Array
+    context: Array | None = None
+    success: Array | None = None
 
 
 @runtime_checkable

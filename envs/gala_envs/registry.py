@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 
 from gala_envs.contract import BatchedEnv
+from gala_envs.families import FAMILIES, is_family
 from gala_envs.minatar_env import GAMES
 from gala_envs.mujoco_tasks import TASKS
 
@@ -27,6 +28,10 @@ DEFAULTS: dict[str, Any] = {
     "image_size": 84,
     "noop_max": 30,
     "life_loss_ends_episode": True,
+    "contexts": "",
+    "order": "uniform",
+    "expose": False,
+    "obs_noise": 0.0,
 }
 """Every option of ``make`` and its default: those of ``gala.config.EnvConfig``, and of the backends, by a test."""
 
@@ -48,7 +53,8 @@ class Backend(NamedTuple):
     autoresets: tuple[str, ...]
 
 
-_EMULATOR = frozenset(DEFAULTS) - {"autoreset", "vectorization"}
+_CONTEXTUAL = frozenset({"contexts", "order", "expose", "obs_noise"})
+_EMULATOR = frozenset(DEFAULTS) - _CONTEXTUAL - {"autoreset", "vectorization"}
 BACKENDS: dict[str, Backend] = {
     "atari": Backend("gala_envs.atari", "AtariEnv", "ale_py", _EMULATOR | {"autoreset"}, ("same-step", "next-step")),
     "mujoco": Backend(
@@ -68,12 +74,20 @@ BACKENDS: dict[str, Backend] = {
         frozenset({"autoreset", "vectorization", "max_episode_steps", "watchdog_s"}),
         ("same-step", "next-step"),
     ),
+    "contexts": Backend(
+        "gala_envs.contextual_env",
+        "make_contextual",
+        "gymnasium",
+        _CONTEXTUAL | {"threads", "max_episode_steps", "sticky_actions"},
+        ("same-step",),
+    ),
     "envpool": Backend("gala_envs.envpool_backend", "EnvPoolEnv", "envpool", _EMULATOR, ("next-step",)),
 }
 
 
 def resolve_backend(id: str, backend: str = "auto") -> str:
-    """``ALE/*`` -> atari, the ten MuJoCo v5 tasks -> mujoco, ``MinAtar/*`` -> minatar, anything else -> gymnasium.
+    """``ALE/*`` -> atari, the ten MuJoCo v5 tasks -> mujoco, ``MinAtar/*`` -> minatar, a family of contextual
+    MDPs (maze, seeds:CartPole-v1, ...) -> contexts, anything else -> gymnasium.
 
     Raises:
         ValueError: ``backend`` is neither auto nor a key of ``BACKENDS``.
@@ -86,6 +100,8 @@ def resolve_backend(id: str, backend: str = "auto") -> str:
         return "atari"
     if id.startswith("MinAtar/"):
         return "minatar"
+    if is_family(id):
+        return "contexts"
     return "mujoco" if id in TASKS else "gymnasium"
 
 
@@ -140,7 +156,7 @@ def _check_id(id: str, name: str) -> None:
         module = id.split(":", maxsplit=1)[0]
         if importlib.util.find_spec(module.split(".")[0]) is None:
             raise ValueError(f"'{id}' needs the module {module}, which is not installed")
-    elif id not in _ids(name):
+    elif id.partition(":")[0] not in _ids(name) if name == "contexts" else id not in _ids(name):
         near = _nearest(id, _ids(name)) or _nearest(id, [i for ids in list_env_ids().values() for i in ids])
         raise ValueError(f"unknown environment '{id}' of the {name} backend{near}")
 
@@ -154,6 +170,8 @@ def _ids(name: str) -> list[str]:
         return list(TASKS)
     if name == "minatar":
         return list(GAMES)
+    if name == "contexts":
+        return list(FAMILIES)
     if name == "gymnasium":
         return [i for i in gym.registry if not i.startswith("ALE/")]
     return list(importlib.import_module(BACKENDS[name].module).list_ids())
