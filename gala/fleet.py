@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
-import torch.multiprocessing as mp
-
 from gala.connections import LearnerSpec
+from gala.forkserver import sigint_blocked, start_method
 from gala.learner import main
 
 _GRACE_S = 3.0
@@ -57,17 +54,14 @@ class ProcessFleet:
     """Spawned processes, each the leader of a process group, with a pipe to each."""
 
     def __init__(self) -> None:
-        # OpenMP threads that spin while they wait take the cores from the simulators and from the other learners.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        resource_tracker.ensure_running()  # now, because it unblocks SIGINT when it starts
-        self._context = start_method()
+        self._context: Any = start_method()
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
 
     def spawn(self, spec: LearnerSpec) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=main, args=(spec, theirs), name=f"gala learner {spec.rank}")
-        with _sigint_blocked():
+        with sigint_blocked():
             process.start()
         theirs.close()
         self._processes[spec.rank], self._pipes[spec.rank] = process, ours
@@ -111,28 +105,6 @@ class ProcessFleet:
         _kill_group(process)  # simulators that it has left behind
         code = process.exitcode
         return f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"
-
-
-def start_method() -> Any:
-    """How learners are started: forked, one by one, from a process that has imported what they need and has no threads,
-    which spares each of them a second of processor time; spawned where the system cannot do that."""
-    if "forkserver" not in mp.get_all_start_methods():
-        return mp.get_context("spawn")
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["gala.learner"])
-    with _sigint_blocked():
-        forkserver.ensure_running()  # now: it imports while this process goes on
-    return context
-
-
-@contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Inherited by a process that starts inside: Ctrl-C is the parent's to handle."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _read(pipe: Connection) -> tuple[list[tuple[str, Any]], bool]:
