@@ -147,7 +147,7 @@ class GossipAverager:
             self._settle()
 
     def close(self) -> None:
-        """This learner is done: absorb what waits; peers then keep their shares, and never wait. (tau=0: barrier first.)"""
+        """This learner is done: absorb what waits; peers keep their shares and never wait. tau=0: a barrier comes first."""
         if self._talks:
             self.drain()
             self.mailbox.close()
