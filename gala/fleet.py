@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
-import torch.multiprocessing as mp
-
 from gala.connections import LearnerSpec
+from gala.forkserver import sigint_blocked, start_method
 from gala.learner import main
 
 _GRACE_S = 3.0
@@ -56,21 +54,15 @@ class ProcessFleet:
     """Spawned processes, each the leader of a process group, with a pipe to each."""
 
     def __init__(self) -> None:
-        # OpenMP threads that spin while they wait take the cores from the simulators and from the other learners.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        resource_tracker.ensure_running()  # now, because it unblocks SIGINT when it starts
-        self._context = mp.get_context("spawn")
+        self._context: Any = start_method()
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
 
     def spawn(self, spec: LearnerSpec) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=main, args=(spec, theirs), name=f"gala learner {spec.rank}")
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is the parent's to handle
-        try:
+        with sigint_blocked():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         self._processes[spec.rank], self._pipes[spec.rank] = process, ours
 

@@ -192,8 +192,8 @@ class Eta:
 
 
 def clock(seconds: float | None) -> str:
-    """3725 -> 1:02:05."""
-    if seconds is None:
+    """3725 -> 1:02:05; what is a hundred days or more away is unknown."""
+    if seconds is None or seconds >= 100 * 86_400:
         return "--:--"
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)

@@ -120,7 +120,7 @@ def test_eta_is_the_remaining_steps_over_the_rate(monkeypatch):
 
 
 def test_numbers_for_people():
-    assert [clock(s) for s in (None, 5, 65, 3725)] == ["--:--", "0:05", "1:05", "1:02:05"]
+    assert [clock(s) for s in (None, 5, 65, 3725, 1e12)] == ["--:--", "0:05", "1:05", "1:02:05", "--:--"]
     assert [short(x) for x in (999, 1234, 3_250_000, 10_000_000)] == ["999", "1.23k", "3.25M", "10M"]
 
 

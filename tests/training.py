@@ -56,9 +56,11 @@ class Gala:
         return found
 
     def learners(self) -> list[int]:
-        """Ids of the learners in the order of their start, which is the order of their ranks."""
-        mine = [pid for pid in self.processes() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        return sorted(mine)
+        """Ids of the learners in the order of their start, which is the order of their ranks.
+
+        Each leads a process group, as does ``gala`` itself, and nothing else.
+        """
+        return sorted(pid for pid in self.processes() if pid != self.process.pid and _leads_a_group(pid))
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + PATIENCE_S
@@ -104,6 +106,13 @@ class Gala:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+
+
+def _leads_a_group(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def parts(run: RunDir, name: str = "latest") -> list[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:

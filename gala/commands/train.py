@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gala import configure
 from gala.config import Config
+from gala.forkserver import start_method
 from gala.runs import RunDir
 from gala.validation import validate
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     validate(config)
     if not config.run:
         config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
+    if len(words) == len(argv) and not config.cluster.address:
+        start_method()  # its imports go on beside ours
     check(config)
     if len(words) < len(argv):
         print(configure.dump(config))

@@ -147,7 +147,7 @@ class GossipAverager:
             self._settle()
 
     def close(self) -> None:
-        """This learner is done: absorb what waits, and tell the peers, who then keep their shares and never wait."""
+        """This learner is done: absorb what waits; peers keep their shares and never wait (tau=0: after a barrier)."""
         if self._talks:
             self.drain()
             self.mailbox.close()
