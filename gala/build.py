@@ -62,6 +62,21 @@ def make_training_env(config: Config, rank: int) -> Any:
     return DelayedEnv(env, d.mean_s, d.sigma, seeds(config, rank, 0)[0], slow)
 
 
+def episodes_by_context(env: Any) -> dict[str, int]:
+    """Id of each training MDP that was played -> episodes begun on it; empty for what has no contexts."""
+    if not hasattr(env, "episodes"):
+        return {}
+    return {uid: int(n) for uid, n in zip(env.contexts.uids, env.episodes, strict=True) if n}
+
+
+def add_episodes_by_context(env: Any, counts: dict[str, int]) -> None:
+    """Counts of an earlier part of the run. Raises ValueError if it was trained on other MDPs than these."""
+    if foreign := set(counts) - set(env.contexts.uids if counts else ()):
+        raise ValueError(f"this run was trained on MDPs that env.contexts does not hold: {min(foreign)}, ...")
+    for uid, n in counts.items():
+        env.episodes[env.contexts.uids.index(uid)] += n
+
+
 def prepare_process(config: Config) -> None:
     """Threads and memory of a learner's process, before it computes anything."""
     if config.keep_freed_memory:

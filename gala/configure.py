@@ -76,6 +76,11 @@ def parse_options(cls: type[T], argv: Sequence[str]) -> T:
     return _build([*(_read_preset(presets[-1]) if presets else []), *settings], cls)
 
 
+def settings(argv: Sequence[str]) -> list[tuple[str, str]]:
+    """(key, text) of each setting, in either spelling, whatever command it is for. Raises ValueError in one line."""
+    return [(s.key, s.text) for s in _split(argv)]
+
+
 def schema(preset: str) -> type:
     """The settings that a preset sets: those of ``gala train`` unless its family says otherwise."""
     return SCHEMAS.get(preset.split("/", maxsplit=1)[0], Config)

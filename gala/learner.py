@@ -245,6 +245,7 @@ class LearnerProcess:
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta["gossip"] = self.averager.state_dict()
+        meta["contexts"] = build.episodes_by_context(self.env)
         self.parts.write_part("staging", f"learner{self.rank}", self._tensors(), meta)
 
     def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
@@ -254,6 +255,7 @@ class LearnerProcess:
         if self.averager is not None:
             self.averager.load_state_dict(meta["gossip"])
         self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])
+        build.add_episodes_by_context(self.env, meta.get("contexts", {}))
 
     def _load_network(self, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
         self.policy.load_state_dict(tensors["policy"])

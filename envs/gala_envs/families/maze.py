@@ -30,7 +30,7 @@ PARAMETERS = MappingProxyType(
         "limit": Parameter(200, 1, 10_000),
     }
 )
-"""``size``: cells along a side. BASIC of the paper: size=9; BLOCKS: size=13 blocks=8. ``limit``: steps of an episode."""
+"""``size``: cells along a side; BASIC of the paper is size=9, BLOCKS size=13 blocks=8. ``limit``: steps an episode."""
 
 MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])
 """Stay, up, down, left, right, as (row, column)."""
@@ -51,7 +51,7 @@ class Level(NamedTuple):
 
 
 class Maze:
-    """See ``Family``. Two levels are the same MDP if all that is in them lies in the same places with the same worth."""
+    """See ``Family``. Two levels are the same MDP if the same things lie in the same places with the same worth."""
 
     name = "maze"
     regions: tuple[str, ...] = ("levels",)

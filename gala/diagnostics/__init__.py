@@ -1,0 +1,1 @@
+"""What can be said about a trained agent: does it generalise, or has it memorised? Nothing below imports this."""

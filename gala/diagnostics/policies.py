@@ -1,0 +1,126 @@
+"""Policies as the diagnostics see them: a batch of observations in, decisions out, all noise given row by row."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gala.models.actor_critic import ActorCritic
+from gala.rl.normalise import ObsNormalizer
+
+Noise = Sequence[np.random.Generator]
+
+
+class Decision(NamedTuple):
+    """What a policy does in B rows.
+
+    ``action [B, ...]``, the next ``state`` (anything), and where the policy has them ``value [B]``, ``entropy [B]`` and
+    ``params [B, P]`` of its action distribution (logits, or means and log-stds).
+    """
+
+    action: NDArray
+    state: Any = None
+    value: NDArray | None = None
+    entropy: NDArray | None = None
+    params: NDArray | None = None
+
+
+class JudgedPolicy(Protocol):
+    """``act``: ``obs [B, ...]``, the state that it returned before (None at first), ``first [B]`` (rows whose episode
+    opens with this observation) and a random generator for each row, from which all its randomness comes."""
+
+    def act(self, obs: NDArray, state: Any, first: NDArray, noise: Noise) -> Decision: ...
+
+
+class TorchPolicy:
+    """A trained network with its observation normaliser, which is never updated here. ``greedy`` takes modes."""
+
+    def __init__(self, network: ActorCritic, normalizer: ObsNormalizer | None, space: gym.Space, greedy: bool) -> None:
+        self.network, self.normalizer, self.space, self.greedy = network.eval(), normalizer, space, greedy
+
+    @torch.no_grad()
+    def act(self, obs: NDArray, state: Any, first: NDArray, noise: Noise) -> Decision:
+        out = self.outputs(obs, state, first)
+        params = out.params.cpu().numpy()
+        mode = self.network.act(out.params, greedy=True).cpu().numpy()
+        action = mode if self.greedy else sample(self.space, params, noise)
+        entropy = self.network.distribution.entropy(out.params).cpu().numpy()
+        return Decision(action, out.state, out.value.cpu().numpy(), entropy, params)
+
+    def outputs(self, obs: NDArray, state: Any, first: NDArray) -> Any:
+        """Of the network, for ``obs`` as the environment gives it."""
+        inputs = obs if self.normalizer is None else self.normalizer(obs)
+        device = next(self.network.parameters()).device
+        tensor = torch.from_numpy(np.ascontiguousarray(inputs)).to(device)
+        state = self.network.initial_state(len(obs), device) if state is None else state
+        return self.network(tensor, state, torch.from_numpy(np.asarray(first, bool)).to(device))
+
+    @torch.no_grad()
+    def features(self, obs: NDArray) -> NDArray:
+        """What the policy head reads, ``[N, F]``, of a network without recurrence."""
+        inputs = obs if self.normalizer is None else self.normalizer(obs)
+        return self.network.encoder(torch.from_numpy(np.ascontiguousarray(inputs))).cpu().numpy()
+
+
+class RandomPolicy:
+    """Uniform over a discrete space, or over the bounds of a box."""
+
+    def __init__(self, space: gym.Space) -> None:
+        self.space = space
+
+    def act(self, obs: NDArray, state: Any, first: NDArray, noise: Noise) -> Decision:
+        if isinstance(self.space, gym.spaces.Box):
+            low, high = np.clip(self.space.low, -1e3, None), np.clip(self.space.high, None, 1e3)
+            return Decision(np.stack([rng.uniform(low, high) for rng in noise]).astype(np.float32))
+        sizes = np.asarray(self.space.n if isinstance(self.space, gym.spaces.Discrete) else self.space.nvec)  # type: ignore[attr-defined]
+        return Decision(np.stack([np.asarray(rng.integers(0, sizes)) for rng in noise]))
+
+
+class PythonPolicy:
+    """Any function ``act(obs, state, rng) -> action`` or ``-> (action, state)`` of one row; the state opens as None."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def act(self, obs: NDArray, state: Any, first: NDArray, noise: Noise) -> Decision:
+        states = [None] * len(obs) if state is None else state
+        actions, after = [], []
+        for row, rng in enumerate(noise):
+            done = self.function(obs[row], None if first[row] else states[row], rng)
+            action, new = done if isinstance(done, tuple) else (done, None)
+            actions.append(np.asarray(action))
+            after.append(new)
+        return Decision(np.stack(actions), after)
+
+
+def python_policy(name: str) -> PythonPolicy:
+    """``module:function``. Raises ValueError if there is no such function."""
+    module, _, attribute = name.partition(":")
+    try:
+        return PythonPolicy(getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"policy={name}: wants module:function with act(obs, state, rng); {error}") from None
+
+
+def sample(space: gym.Space, params: NDArray, noise: Noise) -> NDArray:
+    """An action for each row from its own generator: whatever else is in the batch, it stays the same."""
+    if isinstance(space, gym.spaces.Box):
+        mean, log_std = np.split(params, 2, -1)
+        return (mean + np.exp(log_std) * np.stack([rng.standard_normal(mean.shape[-1]) for rng in noise])).astype("f4")
+    race = np.stack([rng.exponential(size=params.shape[-1]) for rng in noise])
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        cuts = np.cumsum(space.nvec)[:-1]
+        heads = zip(np.split(params, cuts, -1), np.split(race, cuts, -1), strict=True)
+        return np.stack([_categorical(logits, r) for logits, r in heads], -1)
+    return _categorical(params, race)
+
+
+def _categorical(logits: NDArray, race: NDArray) -> NDArray:
+    """argmax p / Exp(1) is distributed as p."""
+    return np.argmax(np.exp(logits - logits.max(-1, keepdims=True)) / race, -1)

@@ -1,0 +1,1 @@
+"""One function for each subcommand of ``gala overfit``: words in, exit status out."""

@@ -1,0 +1,103 @@
+"""What the subcommands of ``gala overfit`` accept, and their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How agents are judged."""
+
+    episodes: int = 1
+    """On each context; small sets are played more often."""
+    act: Literal["sampled", "greedy"] = "sampled"
+    """sampled: as in training. greedy: the most probable action."""
+    delta: float = 0.05
+    """A normalised gap within +-delta counts as none."""
+    seed: int = 1000
+    """Of the noise of the episodes: the same for all that is compared."""
+    reference: str = "auto"
+    """What the adjusted gap is taken against: optimal, random, module:function or a run; auto: optimal where known."""
+    checkpoint: str = "latest"
+    budget: str = ""
+    """Such as 90s, 5m or 1h: fewer runs or contexts, so that it fits; the report says so."""
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How many contexts each set gets."""
+
+    train: int = 10
+    val: int = 0
+    test: int = 200
+    extrap: int = 0
+    """Contexts from the family's region E, outside the training distribution."""
+    region: str = ""
+    """Where train, val and test come from; empty is the family's usual region."""
+    seed: int = 0
+    out: str = "sets"
+    """Directory of the sets."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Several training runs on one training set."""
+
+    sets: str = "sets"
+    """Directory that `gala overfit split` wrote."""
+    runs: int = 5
+    jobs: int = 0
+    """Trainings at a time; 0: as many as there are cores."""
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """A verdict on trained runs, or on a policy in Python."""
+
+    sets: str = "sets"
+    policy: str = ""
+    """module:function with act(obs, state, rng), instead of runs."""
+    repeats: int = 5
+    """Times that a policy in Python is judged, each with other noise."""
+    out: str = ""
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Training sets of several sizes, several fresh ones of each."""
+
+    n: tuple[int, ...] = (1, 10, 100)
+    """Training MDPs."""
+    runs: int = 5
+    test: int = 200
+    flip: tuple[float, ...] = ()
+    """Probabilities with which training rewards change sign (families with a parameter of that name)."""
+    algos: tuple[str, ...] = ()
+    """Compare these, at equal env_steps: a2c, gala, independent, allreduce."""
+    learners: int = 4
+    """Of each algorithm but a2c, with `algos`."""
+    jobs: int = 0
+    """Trainings at a time; 0: as many as there are cores."""
+    region: str = ""
+    sampler_seed: int = 0
+    out: str = ""
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
+
+
+@dataclass(frozen=True)
+class StressOptions:
+    """Robustness of trained runs: the same MDPs under changes."""
+
+    sets: str = "sets"
+    init_mult: tuple[float, ...] = ()
+    """Initial states so many times as far from rest (families with a parameter of that name)."""
+    obs_sigma: tuple[float, ...] = ()
+    """Noise on observations, in standard deviations of each number under the random policy on the train set."""
+    sticky: tuple[float, ...] = ()
+    """Probability that the previous action is repeated."""
+    out: str = ""
+    judge: JudgeOptions = field(default_factory=JudgeOptions)

@@ -1,0 +1,110 @@
+"""A study on disk: what was asked, the sets, one row per evaluation episode, and the training runs behind them.
+
+study.json  rows.jsonl  curves.jsonl  sets/**.json  runs/<name>/  report.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gala_envs.contexts import ContextSet, assert_disjoint
+
+from gala.checkpoints import write_atomically
+from gala.runs import versions
+
+Row = dict[str, Any]
+SETS = ("train", "val", "test", "extrap")
+
+
+class Study:
+    """Appends rows and keeps ``study.json`` true. An unfinished study is continued by the command that began it."""
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path, self.meta = path, meta
+
+    @classmethod
+    def create(cls, path: str | Path, meta: Mapping[str, Any]) -> Study:
+        """A new study, or the unfinished one of the same command at ``path``.
+
+        Raises:
+            ValueError: another study, or anything else, is there.
+        """
+        path = Path(path)
+        known = path / "study.json"
+        if known.is_file():
+            old = json.loads(known.read_text())
+            if old.get("command") != meta["command"]:
+                raise ValueError(f"{path} holds another study ({old.get('command')}); choose another out=DIRECTORY")
+            return cls(path, old)
+        if path.exists() and any(path.iterdir()):
+            raise ValueError(f"{path} is not empty and holds no study; choose another out=DIRECTORY")
+        path.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        study = cls(path, {"created": stamp, "versions": versions(), "notes": [], **meta})
+        study.save()
+        return study
+
+    def save(self) -> None:
+        write_atomically(self.path / "study.json", (json.dumps(self.meta, indent=1) + "\n").encode())
+
+    def note(self, text: str) -> None:
+        """Something that a reader of the report must know."""
+        if text not in self.meta["notes"]:
+            self.meta["notes"].append(text)
+        self.save()
+
+    def done(self) -> set[str]:
+        """Names of the parts that are complete."""
+        return set(self.meta.get("done", []))
+
+    def append(self, part: str, rows: Iterable[Row], curves: Iterable[Row] = ()) -> None:
+        """The rows of one part, and then its name: a part that was cut off is done again, and its rows replaced."""
+        for name, new in (("rows.jsonl", rows), ("curves.jsonl", curves)):
+            old = [row for row in self._read(name) if row["part"] != part]
+            text = "".join(json.dumps(_finite(row)) + "\n" for row in [*old, *({**row, "part": part} for row in new)])
+            if text:
+                write_atomically(self.path / name, text.encode())
+        self.meta["done"] = sorted({*self.done(), part})
+        self.save()
+
+    def rows(self) -> list[Row]:
+        return self._read("rows.jsonl")
+
+    def _read(self, name: str) -> list[Row]:
+        path = self.path / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def read_sets(folder: str | Path) -> dict[str, ContextSet]:
+    """The sets in a folder that ``gala overfit split`` wrote, by split.
+
+    Raises:
+        ValueError: no training or no test set, sets of several families, or sets that overlap.
+    """
+    folder = Path(folder)
+    sets = {name: ContextSet.read(folder / f"{name}.json") for name in SETS if (folder / f"{name}.json").is_file()}
+    if "train" not in sets or "test" not in sets:
+        raise ValueError(f"{folder} holds no train.json or no test.json; write them with `gala overfit split`")
+    for name, found in sets.items():
+        if found.split != name:
+            raise ValueError(f"{folder / name}.json holds the {found.split} set")
+    if len(families := {s.family for s in sets.values()}) > 1:
+        raise ValueError(f"{folder}: the sets belong to several families: {', '.join(sorted(families))}")
+    assert_disjoint(*sets.values())
+    return sets
+
+
+def describe_sets(sets: Mapping[str, ContextSet]) -> dict[str, Any]:
+    """What a report's header says of them."""
+    return {
+        n: {"sha256": s.sha256, "size": len(s), "region": s.region, "seed": s.sampler_seed} for n, s in sets.items()
+    }
+
+
+def _finite(row: Row) -> Row:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

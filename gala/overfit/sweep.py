@@ -1,0 +1,193 @@
+"""Protocols D1 and D2, and the comparison of algorithms: train on several fresh sets of N MDPs, and judge each run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gala_envs.contexts import ContextSet, Family, Scalar, split
+
+from gala.overfit.judging import baselines, check_training, curves, env_options, judge, load_agent
+from gala.overfit.options import SweepOptions
+from gala.overfit.study import Study, describe_sets
+from gala.overfit.training import Job, train_all
+from gala.resources import available_cores
+from gala.runs import RunDir
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One curve of gap against N: what distinguishes it, in the words of a row, in training and in the train set."""
+
+    name: str = ""
+    words: tuple[str, ...] = ()
+    train_params: tuple[tuple[str, Scalar], ...] = ()
+
+
+class Cell(NamedTuple):
+    """One training run of a sweep."""
+
+    condition: Condition
+    n: int
+    run: int
+
+    @property
+    def name(self) -> str:
+        return "-".join(filter(None, [self.condition.name.replace("=", ""), f"n{self.n}", f"run{self.run}"]))
+
+
+def conditions(options: SweepOptions) -> list[Condition]:
+    """Of the options. Raises ValueError for an unknown algorithm, or for flips and algorithms at once."""
+    if options.flip and options.algos:
+        raise ValueError("give flip or algos, not both: each curve of a sweep differs in one thing")
+    if options.flip:
+        return [Condition(f"flip={p:g}", (), (("flip", p),) if p else ()) for p in options.flip]
+    if unknown := set(options.algos) - {"a2c", "gala", "independent", "allreduce"}:
+        raise ValueError(f"unknown algorithm {min(unknown)}; algos takes a2c, gala, independent and allreduce")
+    found = []
+    for algo in options.algos:
+        learners = 1 if algo == "a2c" else options.learners
+        found.append(Condition(f"algo={algo}", (f"algo={algo}", f"learners={learners}")))
+    return found or [Condition()]
+
+
+def check(options: SweepOptions, family: Family) -> None:
+    """Raises ValueError for what cannot give a verdict."""
+    if options.runs < 3:
+        raise ValueError(f"runs={options.runs}: an interval over training runs needs at least 3")
+    if not options.n or min(options.n) < 1 or options.test < 1:
+        raise ValueError("n wants numbers of training MDPs, at least 1 each, and test at least 1")
+    if options.flip and "flip" not in family.parameters:
+        raise ValueError(f"{family.name} has no parameter flip; its rewards cannot be randomised")
+    if any(not 0 <= p <= 1 for p in options.flip):
+        raise ValueError("flip wants probabilities between 0 and 1")
+
+
+def draw(family: Family, options: SweepOptions, condition: Condition, settings: Mapping[str, Scalar]) -> Any:
+    """(test set, one pool of training MDPs per run): disjoint, the same for all conditions but for their parameters.
+
+    The test set never has randomised rewards. A smaller training set of a run is the beginning of its pool.
+    """
+    wanted = {**settings, **dict(condition.train_params)}
+    sizes = {"test": options.test, "train": options.runs * max(options.n)}
+    sets = split(family, sizes, region=options.region, seed=options.sampler_seed, **wanted)  # type: ignore[arg-type]
+    plain = {name: settings.get(name, family.parameters[name].default) for name, _ in condition.train_params}
+    test, pool, size = sets["test"].with_params(**plain), sets["train"], max(options.n)
+    return test, [
+        dataclasses.replace(pool, contexts=pool.contexts[r * size : (r + 1) * size]) for r in range(options.runs)
+    ]
+
+
+class Sweep:
+    """A sweep that can be cut off at any time and goes on where it was."""
+
+    def __init__(
+        self, study: Study, family: Family, options: SweepOptions, settings: Mapping[str, Scalar], words: Sequence[str]
+    ) -> None:
+        self.study, self.family, self.options, self.words = study, family, options, tuple(words)
+        self.how = options.judge
+        self.conditions = conditions(options)
+        self.drawn = {c.name: draw(family, options, c, settings) for c in self.conditions}
+
+    def cells(self) -> list[Cell]:
+        """Run by run, so that a budget leaves whole runs."""
+        o = self.options
+        return [Cell(c, n, run) for run in range(o.runs) for c in self.conditions for n in sorted(set(o.n))]
+
+    def train_set(self, cell: Cell) -> ContextSet:
+        pools: list[ContextSet] = self.drawn[cell.condition.name][1]
+        return pools[cell.run].take(cell.n)
+
+    def job(self, cell: Cell) -> Job:
+        """Writes the training set of a cell."""
+        path = self.study.path / "sets" / f"{cell.name}.json"
+        if not path.is_file():
+            self.train_set(cell).write(path)
+        words = (*self.words, *cell.condition.words, f"env.id={self.family.name}", f"env.contexts={path}")
+        return Job(self.study.path / "runs" / cell.name, (*words, f"seed={cell.run + 1}"))
+
+    def run(self, say: Say) -> None:
+        """Trains and judges all cells, within the budget if there is one."""
+        cells, cores = self.cells(), self.options.jobs or available_cores()
+        seconds = budget_s(self.how.budget)
+        if seconds:
+            cells = self._afford(cells, seconds, cores, say)
+        train_all([self.job(cell) for cell in cells], cores, say)
+        for condition in self.conditions:
+            self._baselines(condition)
+        for cell in cells:
+            self._judge(cell)
+            say(f"judged {cell.name}")
+
+    def _afford(self, cells: list[Cell], seconds: float, cores: int, say: Say) -> list[Cell]:
+        """As many whole runs as the budget lets us train, at least 3, after the first training was timed."""
+        started = time.monotonic()
+        one_s = train_all([self.job(cells[0])], 1, say) or 1.0
+        per_run = len(cells) // self.options.runs
+        left_s = seconds - (time.monotonic() - started)
+        runs = min(self.options.runs, max(3, int(0.8 * left_s * cores / (one_s * per_run))))
+        if runs < self.options.runs:
+            self.study.note(f"budget {self.how.budget}: {runs} training runs of each kind, not {self.options.runs}")
+        return [cell for cell in cells if cell.run < runs]
+
+    def _baselines(self, condition: Condition) -> None:
+        part = f"baselines {condition.name}".strip()
+        if part not in self.study.done():
+            test, pools = self.drawn[condition.name]
+            head = {"run": -1, "n_train": None, "condition": condition.name}
+            self.study.append(part, baselines([test, *pools], self.how, head))
+
+    def _judge(self, cell: Cell) -> None:
+        if cell.name in self.study.done():
+            return
+        train, test = self.train_set(cell), self.drawn[cell.condition.name][0]
+        run = RunDir.open(self.study.path / "runs" / cell.name)
+        check_training(run, self.how.checkpoint, {"train": train, "test": test})
+        head = {"run": cell.run, "n_train": cell.n, "condition": cell.condition.name}
+        agent = load_agent(run, train, self.how)
+        agent_head = head | {"policy": "agent"}
+        rows = judge(agent, [train, test], self.how, agent_head, run.config.a2c.gamma, **env_options(run))
+        self.study.append(cell.name, rows, curves(run, [train, test], self.how, head))
+
+
+def open_study(family: Family, options: SweepOptions, command: str, settings: Mapping[str, Scalar]) -> Study:
+    """The new or unfinished study of these options."""
+    protocol = "flip" if options.flip else "compare" if options.algos else "sweep"
+    found = draw(family, options, conditions(options)[0], settings)
+    sets = {"train": found[1][0], "test": found[0]}
+    meta = {
+        "protocol": protocol,
+        "family": family.name,
+        "command": command,
+        "sets": describe_sets(sets),
+        "delta": options.judge.delta,
+        "mode": options.judge.act,
+        "expose": False,
+        "selection": f"{options.judge.checkpoint} checkpoint",
+        "normaliser": "frozen",
+        "checkpoints": {},
+        "budget": options.judge.budget or None,
+        "audit": None,
+        "controls": None,
+        "design": "a fresh training set for each run; one test set for all",
+        "settings": dict(settings),
+    }
+    return Study.create(Path(options.out), json.loads(json.dumps(meta)))
+
+
+def budget_s(text: str) -> float:
+    """90, 90s, 5m or 1h in seconds; 0 for none. Raises ValueError otherwise."""
+    if not text:
+        return 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise ValueError(f"budget={text} wants a time such as 90s, 5m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
