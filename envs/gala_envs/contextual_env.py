@@ -9,9 +9,10 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
-from gala_envs.contexts import ContextSet, Family, split
+from gala_envs.contexts import ContextSet, Family
 from gala_envs.contract import Array, Autoreset, EpisodeTracker, Step, check_actions, row_seeds
 from gala_envs.families import make_family
+from gala_envs.splits import split
 
 Order = Literal["uniform", "round-robin"]
 Plan = Sequence[Sequence[tuple[int, int]]]
@@ -168,7 +169,7 @@ def _wider(space: gym.Space, shown: Array | None) -> gym.Space:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype != np.float32:
         raise ValueError(f"expose needs observations that are float vectors, not {space}")
     k = shown.shape[1]
-    return gym.spaces.Box(np.append(space.low, np.zeros(k)), np.append(space.high, np.ones(k)), dtype=np.float32)
+    return gym.spaces.Box(np.append(space.low, np.zeros(k, np.float32)), np.append(space.high, np.ones(k, np.float32)), dtype=np.float32)
 
 
 DEFAULT_CONTEXTS = 200

@@ -70,7 +70,7 @@ def _play(
                 index, k = plans[row][at[row]]
                 success = None if step.success is None else bool(step.success[row])
                 head = {"set": env.contexts.split, "context": contexts[index].uid, "episode": k}
-                tail = {"length": int(step.episode_length[row]), "success": success, **sums.read(row)}
+                tail = {"length": int(step.episode_length[row]), "success": success, **sums.read(int(row))}
                 found[index, k] = head | {"return": float(step.episode_return[row])} | tail
                 found[index, k]["params"] = dict(contexts[index].params)
                 left -= 1

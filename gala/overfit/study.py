@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gala_envs.contexts import ContextSet, assert_disjoint
+from gala_envs.contexts import ContextSet
+from gala_envs.splits import assert_disjoint
 
 from gala.checkpoints import write_atomically
 from gala.runs import versions

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gala_envs.contexts import ContextSet, Family, Scalar, split
+from gala_envs.contexts import ContextSet, Family, Scalar
+from gala_envs.splits import split
 
 from gala.overfit.judging import baselines, check_training, curves, env_options, judge, load_agent
 from gala.overfit.options import SweepOptions

@@ -18,6 +18,7 @@ IDS = {
     "mujoco": "Hopper-v5",
     "minatar": "MinAtar/Breakout-v1",
     "gymnasium": "CartPole-v1",
+    "contexts": "maze",
     "envpool": "Breakout-v5",
 }
 SMALL = {"atari": {"image_size": 21}, "envpool": {"image_size": 21}}

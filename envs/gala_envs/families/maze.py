@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -58,7 +58,7 @@ class Maze:
     parameters: Mapping[str, Parameter] = PARAMETERS
 
     def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
-        s = {name: settings.get(name, p.default) for name, p in PARAMETERS.items()}
+        s: dict[str, Any] = {name: settings.get(name, p.default) for name, p in PARAMETERS.items()}
         things = s["goods"] + s["bads"] + s["blocks"] + 2
         if things > s["size"] ** 2:
             raise ValueError(f"maze: {things} blocks and objects do not fit into {s['size']} x {s['size']} cells")

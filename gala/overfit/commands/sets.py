@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gala_envs.contexts import split as split_family
+from gala_envs.splits import split as split_family
 
 from gala.diagnostics.audit import audit_sets
 from gala.overfit.commands.words import asks_for_help, print_help, sort_words, take_family, take_paths

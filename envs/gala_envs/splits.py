@@ -1,0 +1,60 @@
+"""Disjoint sets of a family's contexts, drawn together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from gala_envs.contexts import ContextSet, Family, Scalar, Split
+
+
+def split(
+    family: Family, sizes: Mapping[Split, int], *, region: str = "", seed: int = 0, **settings: Scalar
+) -> dict[Split, ContextSet]:
+    """Disjoint sets, drawn together without replacement; ``extrap`` from the family's region E.
+
+    Raises:
+        ValueError: more contexts than the family has, an unknown region or parameter, or a family without region E.
+    """
+    region = region or family.regions[0]
+    if region not in family.regions:
+        raise ValueError(f"{family.name} has no region '{region}'; it has {', '.join(family.regions)}")
+    if sizes.get("extrap") and "E" not in family.regions:
+        raise ValueError(f"{family.name} has no region E to extrapolate to; leave extrap out")
+    check_settings(family, settings)
+    inside = {name: size for name, size in sizes.items() if name != "extrap" and size}
+    drawn = family.sample(sum(inside.values()), region, np.random.default_rng([seed, 0]), settings)
+    sets: dict[Split, ContextSet] = {}
+    for name, size in inside.items():
+        sets[name], drawn = ContextSet(tuple(drawn[:size]), name, region, seed), drawn[size:]
+    if sizes.get("extrap"):
+        outside = family.sample(sizes["extrap"], "E", np.random.default_rng([seed, 1]), settings)
+        sets["extrap"] = ContextSet(tuple(outside), "extrap", "E", seed)
+    assert_disjoint(*sets.values())
+    return sets
+
+
+def assert_disjoint(*sets: ContextSet) -> None:
+    """Raises ValueError if any context is in two of the sets."""
+    for i, a in enumerate(sets):
+        for b in sets[i + 1 :]:
+            if shared := set(a.uids) & set(b.uids):
+                raise ValueError(
+                    f"the {a.split} and {b.split} sets share {len(shared)} contexts ({min(shared)}, ...): a score on "
+                    "them would not measure generalisation; draw them with one `gala overfit split`"
+                )
+
+
+def check_settings(family: Family, settings: Mapping[str, Scalar]) -> None:
+    """Raises ValueError for a parameter that the family does not have, or a value out of its range."""
+    for name, value in settings.items():
+        if name not in family.parameters:
+            raise ValueError(
+                f"{family.name} has no parameter '{name}'; it has {', '.join(family.parameters) or 'none'}"
+            )
+        p = family.parameters[name]
+        if p.choices and value not in p.choices:
+            raise ValueError(f"{name}={value} must be one of {', '.join(map(str, p.choices))}")
+        if not p.choices and not (isinstance(value, int | float) and p.low <= value <= p.high):
+            raise ValueError(f"{name}={value} must be a number from {p.low:g} to {p.high:g}")
