@@ -169,7 +169,9 @@ def _wider(space: gym.Space, shown: Array | None) -> gym.Space:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype != np.float32:
         raise ValueError(f"expose needs observations that are float vectors, not {space}")
     k = shown.shape[1]
-    return gym.spaces.Box(np.append(space.low, np.zeros(k, np.float32)), np.append(space.high, np.ones(k, np.float32)), dtype=np.float32)
+    return gym.spaces.Box(
+        np.append(space.low, np.zeros(k, np.float32)), np.append(space.high, np.ones(k, np.float32)), dtype=np.float32
+    )
 
 
 DEFAULT_CONTEXTS = 200

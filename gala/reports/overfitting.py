@@ -1,0 +1,229 @@
+"""The report of an overfitting study: one HTML page that opens without a network, its figures, and its rows as CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gala.checkpoints import write_atomically
+from gala.diagnostics.generalisation import SIGN, judge
+from gala.reports.figures import figure_with_axes, save
+from gala.reports.overfitting_figures import PANELS, Study
+
+COLOR = {"OVERFIT": "#b3261e", "NO-GAP": "#1b6e3c", "INCONCLUSIVE": "#8a6d00"}
+_COLUMNS = ("mean", "95% interval", "IQM", "worst 10%", "solved", "random", "reference", "MDPs", "episodes")
+
+
+def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) -> dict[str, Any]:
+    """Judges the rows of the study in ``folder``, and writes ``out``, ``rows.csv`` and ``figures/``.
+
+    Returns what ``judge`` found, and ``lines``, for a terminal of 80 columns.
+
+    Raises:
+        ValueError: no rows, or fewer than 3 runs.
+    """
+    meta = json.loads((folder / "study.json").read_text())
+    rows, curves = _read(folder / "rows.jsonl"), _read(folder / "curves.jsonl")
+    study = Study(meta, rows, curves, judge(rows, delta=meta["delta"]))
+    pictures = _draw(study, folder / "figures", figures)
+    write_atomically(folder / "rows.csv", _csv(rows).encode())
+    write_atomically(out, _page(study, pictures).encode())
+    return study.result | {"lines": lines(study)}
+
+
+def lines(study: Study) -> list[str]:
+    """The verdict and its reasons, at most 80 columns wide."""
+    head, found = study.head, [f"{study.result['verdict']}: {name(study.head)}"]
+    low, mid, high = head["judged"]
+    kind = "adjusted and normalised" if head["adjusted"] else "normalised"
+    found.append(f"  gap {mid:+.3f} [{low:+.3f}, {high:+.3f}], {kind}; delta {study.result['delta']:g}")
+    found.append(f"  {why(study)}")
+    for g in study.result["groups"]:
+        if g is not head:
+            interval = f"{g['judged'].estimate:+.3f} [{g['judged'].low:+.3f}, {g['judged'].high:+.3f}]"
+            train, test = (g["sets"][s]["mean"].estimate for s in ("train", "test"))
+            found.append(f"  {name(g):<28} {interval:<26} train {train:.2f} test {test:.2f}"[:80])
+    return found + [f"  warning: {w}" for w in head["warnings"]]
+
+
+def name(group: dict[str, Any]) -> str:
+    """Of a group, in words."""
+    n = "" if group["n_train"] is None else f"{group['n_train']} training MDP{'s' * (group['n_train'] != 1)}"
+    return ", ".join(filter(None, [group["condition"], n])) or "the agent"
+
+
+def why(study: Study) -> str:
+    """One plain sentence."""
+    train, test = (study.head["sets"][s]["mean"].estimate for s in ("train", "test"))
+    scores = f"it scores {train:.3g} on training MDPs and {test:.3g} on others"
+    if study.result["verdict"] == "OVERFIT":
+        return f"{scores}: part of it was memorised"
+    if study.result["verdict"] == "NO-GAP":
+        return f"{scores}: the same, within delta"
+    return f"{scores}: too few runs or MDPs to tell"
+
+
+def _draw(study: Study, folder: Path, kinds: Sequence[str]) -> dict[str, Path | str]:
+    """Panel -> its PNG, or the reason why there is none."""
+    folder.mkdir(exist_ok=True)
+    found: dict[str, Path | str] = {}
+    for key, (_, panel) in PANELS.items():
+        figure, axes = figure_with_axes()
+        missing = panel(study, axes)
+        if missing is None:
+            for kind in {*kinds, "png"}:
+                save(figure, folder / f"{key}.{kind}")
+        found[key] = missing or folder / f"{key}.png"
+    return found
+
+
+def number(value: float | None, places: int = 3) -> str:
+    """A cell whose exact value can be read back from the page."""
+    return "<td>–</td>" if value is None else f'<td data-value="{value!r}">{value:.{places}f}</td>'
+
+
+def _group_table(group: dict[str, Any]) -> str:
+    head = "".join(f"<th>{c}</th>" for c in ("", *_COLUMNS))
+    body = ""
+    for split, s in group["sets"].items():
+        interval = (
+            f'<td data-value="{s["mean"].low!r} {s["mean"].high!r}">{s["mean"].low:.3f} to {s["mean"].high:.3f}</td>'
+        )
+        solved = "<td>–</td>"
+        if s["success"] is not None:
+            p = s["success"]
+            solved = f'<td data-value="{p.estimate!r}">{p.estimate:.0%} ({p.low:.0%} to {p.high:.0%})</td>'
+        cells = number(s["mean"].estimate) + interval + number(s["iqm"]) + number(s["worst"]) + solved
+        cells += number(s["random"]) + number(s["reference"])
+        body += f"<tr data-set={split}><td>{split}</td>{cells}<td>{s['contexts']}</td><td>{s['episodes']}</td></tr>"
+    gaps = []
+    for key in ("gap", "normalised", "adjusted"):
+        if group[key] is not None:
+            low, mid, high = group[key]
+            label = {"gap": "gap", "normalised": "normalised", "adjusted": "adjusted, normalised"}[key]
+            values = f"{low!r} {mid!r} {high!r}"
+            gaps.append(f'{label} <b data-gap={key} data-value="{values}">{mid:+.3f} [{low:+.3f}, {high:+.3f}]</b>')
+    verdict = f"<span style='color:{COLOR[group['verdict']]}'>{group['verdict']}</span>: " if group["verdict"] else ""
+    text = f"{verdict}{'; '.join(gaps)}. {group['runs']} runs; {group['design']}."
+    return f"<h3>{html.escape(name(group))}</h3><p>{text}</p><table>{'<tr>' + head + '</tr>'}{body}</table>"
+
+
+def _overview(study: Study) -> str:
+    """All groups on a line each, where there are several."""
+    if len(study.result["groups"]) < 2:
+        return ""
+    head = "".join(f"<th>{c}</th>" for c in ("", "verdict", "gap", "95% interval", "train", "test"))
+    body = ""
+    for g in study.result["groups"]:
+        low, mid, high = g["judged"]
+        scores = "".join(number(g["sets"][s]["mean"].estimate, 2) for s in ("train", "test"))
+        interval = f'<td data-value="{low!r} {high!r}">{low:+.3f} to {high:+.3f}</td>'
+        verdict = g["verdict"] or "robustness"
+        body += f"<tr><td>{html.escape(name(g))}</td><td>{verdict}</td>{number(mid)}{interval}{scores}</tr>"
+    trends = [_trend(c, t) for c, t in study.result["trends"].items() if t]
+    return f"<table><tr>{head}</tr>{body}</table>" + "".join(f"<p>{html.escape(t)}</p>" for t in trends)
+
+
+def _trend(condition: str, t: dict[str, Any]) -> str:
+    text = f"{condition or 'Trend'}: that the gap falls with N, Page's test p = {t['page_p']:.4f}"
+    if t["law"]:
+        text += f"; fit {t['law'].a:.2f} N^-{t['law'].b:.2f} + {t['law'].c:.2f}; below 0.05 from N = {t['n05']:,.0f}"
+    return text + f"; memorised (train at 0.9 or more) up to N = {t['capacity']:,}."
+
+
+def _threats(study: Study) -> list[str]:
+    meta, head = study.meta, study.head
+    found = [
+        f"{head['runs']} training runs, {head['sets']['test']['contexts']} test MDPs; {head['design']}.",
+        f"Checkpoint: {meta['selection']}; chosen without looking at test scores.",
+        f"Observation normaliser: {meta['normaliser']}. Actions: {meta['mode']}.",
+        f"The policy {'is' if meta['expose'] else 'is not'} told the parameters of its MDP.",
+        "Score on the evaluated MDPs without the noise that training may have had, unless a condition says so.",
+    ]
+    return [*found, *meta.get("notes", []), *head["warnings"]]
+
+
+def _page(study: Study, pictures: dict[str, Path | str]) -> str:
+    meta, head = study.meta, study.head
+    low, mid, high = head["judged"]
+    interval = f"{mid:+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
+    panels = ""
+    for k, (key, (title, _)) in enumerate(PANELS.items(), 1):
+        picture = pictures[key]
+        content = (
+            f"<p class=missing>not here: {html.escape(picture)}</p>" if isinstance(picture, str) else _image(picture)
+        )
+        panels += f"<section id={key}><h3>{k}. {html.escape(title)}</h3>{content}</section>"
+    facts: dict[str, Any] = {"family": meta["family"], "settings": meta.get("settings"), "created": meta["created"]}
+    facts |= {f"{n} set": f"{s['size']} MDPs, sha256 {s['sha256'][:16]}" for n, s in meta["sets"].items()}
+    facts |= {"versions": ", ".join(f"{k} {v}" for k, v in meta["versions"].items() if v)}
+    return _PAGE.format(
+        color=COLOR[study.result["verdict"]],
+        verdict=study.result["verdict"],
+        what=html.escape(f"{meta['family']}: {name(head)}"),
+        interval=f'<span data-headline="{low!r} {mid!r} {high!r}">{interval}</span>',
+        kind="adjusted for the reference and normalised" if head["adjusted"] else "normalised",
+        delta=f"{study.result['delta']:g}",
+        why=html.escape(why(study)),
+        sign=html.escape(SIGN),
+        overview=_overview(study),
+        table="".join(_group_table(g) for g in [head, *(g for g in study.result["groups"] if g is not head)]),
+        panels=panels,
+        threats="".join(f"<li>{html.escape(t)}</li>" for t in _threats(study)),
+        facts="".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items()),
+        command=html.escape(meta["command"]),
+    )
+
+
+def _image(path: Path) -> str:
+    return f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "params": json.dumps(row.get("params") or {})} for row in rows)
+    return text.getvalue()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>gala overfit</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+.verdict {{ font-size: 2.4rem; font-weight: 700; color: {color}; margin: 0 }}
+table {{ border-collapse: collapse; margin: 1rem 0; font-size: 14px }}
+th, td {{ padding: .2rem .55rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
+th:first-child, td:first-child {{ text-align: left }}
+.facts td {{ white-space: normal; text-align: left; vertical-align: top }}
+.panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem }}
+.missing {{ color: #666 }}
+img {{ max-width: 100% }}
+code {{ background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere }}
+</style>
+<p class="verdict">{verdict}</p>
+<p><b>{what}</b>. Gap {interval} ({kind}; equivalence margin {delta}). In words: {why}.</p>
+<p>{sign}. OVERFIT: the interval lies above 0. NO-GAP: it lies within the margin. INCONCLUSIVE: neither.</p>
+{overview}
+{table}
+<h2>Panels</h2>
+<div class="panels">{panels}</div>
+<h2>Threats to validity</h2>
+<ul>{threats}</ul>
+<h2>Made with</h2>
+<table class="facts">{facts}</table>
+<p>Again: <code>{command}</code></p>
+</html>
+"""

@@ -1,0 +1,224 @@
+"""The ten panels of an overfitting report. A panel draws on the axes, or returns the reason why it cannot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gala.diagnostics.statistics import performance_profile
+from gala.reports.figures import BLUE, GREY, ORANGE
+
+Row = dict[str, Any]
+COLORS = {"train": BLUE, "val": "#8172b3", "test": ORANGE, "extrap": "#c44e52"}
+CYCLE = (BLUE, ORANGE, "#55a868", "#c44e52", "#8172b3", GREY)
+ROBUSTNESS = ("sticky", "sigma", "init_mult")
+
+
+class Study(NamedTuple):
+    """All that a report is drawn from."""
+
+    meta: dict[str, Any]
+    rows: list[Row]
+    curves: list[Row]
+    result: dict[str, Any]
+
+    @property
+    def head(self) -> dict[str, Any]:
+        head: dict[str, Any] = self.result["headline"]
+        return head
+
+    def agents(self, group: dict[str, Any] | None = None) -> list[Row]:
+        """The agent's rows of a group; of the headline's without one."""
+        g = group or self.head
+        key = (g["condition"], g["n_train"])
+        return [r for r in self.rows if r["policy"] == "agent" and (r["condition"], r["n_train"]) == key]
+
+    def means(self, rows: Iterable[Row]) -> NDArray:
+        """Mean return of each context over runs and episodes."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for r in rows:
+            found[r["context"]].append(r["return"])
+        return np.array([np.mean(v) for v in found.values()])
+
+
+def learning_curves(study: Study, axes: Any) -> str | None:
+    head = study.head
+    mine = [c for c in study.curves if (c["condition"], c["n_train"]) == (head["condition"], head["n_train"])]
+    if not mine:
+        return "the runs keep no milestones (log.keep_milestones), or the policy was not trained here"
+    for name in ("train", "test"):
+        by_run: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        for c in mine:
+            if c["set"] == name:
+                by_run[c["run"]].append((c["env_steps"], c["return"]))
+        for points in by_run.values():
+            axes.plot(*zip(*sorted(points), strict=True), color=COLORS[name], lw=0.8, alpha=0.4)
+        at = [sorted(points) for points in by_run.values()]
+        same = min(map(len, at))
+        x = np.mean([[p[0] for p in run[:same]] for run in at], 0)
+        axes.plot(x, np.mean([[p[1] for p in run[:same]] for run in at], 0), color=COLORS[name], lw=2, label=name)
+    axes.set(xlabel="env_steps", ylabel="return")
+    axes.legend(fontsize=8)
+    return None
+
+
+def _conditions(study: Study) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for g in study.result["groups"]:
+        if g["n_train"] and not g["robustness"]:
+            found[g["condition"]].append(g)
+    return {c: sorted(groups, key=lambda g: g["n_train"]) for c, groups in found.items()}
+
+
+def gap_against_n(study: Study, axes: Any) -> str | None:
+    found = {c: groups for c, groups in _conditions(study).items() if len(groups) > 1}
+    if not found:
+        return "there is one number of training MDPs; `gala overfit sweep` varies it"
+    for (condition, groups), color in zip(found.items(), CYCLE, strict=False):
+        n = [g["n_train"] for g in groups]
+        low, mid, high = (np.array(v) for v in zip(*(g["judged"] for g in groups), strict=True))
+        axes.errorbar(
+            n, mid, [mid - low, high - mid], marker="o", ms=4, capsize=3, color=color, label=condition or "gap"
+        )
+        trend = study.result["trends"].get(condition)
+        if trend and trend["law"]:
+            x = np.geomspace(n[0], n[-1], 60)
+            axes.plot(x, trend["law"](x), color=color, lw=0.8, ls=":")
+    axes.axhspan(-study.result["delta"], study.result["delta"], color=GREY, alpha=0.3, lw=0)
+    axes.set(xscale="log", xlabel="training MDPs", ylabel="gap, adjusted and normalised")
+    axes.legend(fontsize=8)
+    return None
+
+
+def profiles(study: Study, axes: Any) -> str | None:
+    rows = study.agents()
+    scores = {n: study.means(r for r in rows if r["set"] == n) for n in study.head["sets"]}
+    flat = np.concatenate(list(scores.values()))
+    x = np.linspace(flat.min(), flat.max(), 200)
+    for name, values in scores.items():
+        axes.step(x, performance_profile(values, x), color=COLORS[name], where="post", label=name)
+    axes.set(xlabel="return", ylabel="share of MDPs above it", ylim=(-0.02, 1.02))
+    axes.legend(fontsize=8)
+    return None
+
+
+def per_context(study: Study, axes: Any) -> str | None:
+    rows = study.agents()
+    for name in study.head["sets"]:
+        values = np.sort(study.means(r for r in rows if r["set"] == name))
+        axes.plot(np.linspace(0, 1, len(values)), values, ".", ms=4, color=COLORS[name], label=name)
+    random = study.means(r for r in study.rows if r["policy"] == "random")
+    if len(random):
+        axes.axhspan(*np.quantile(random, [0.05, 0.95]), color=GREY, alpha=0.3, lw=0, label="random, 5 to 95%")
+    axes.set(xlabel="MDPs, from the worst to the best", ylabel="mean return")
+    axes.legend(fontsize=8)
+    return None
+
+
+def capacity(study: Study, axes: Any) -> str | None:
+    found = {c: g for c, g in _conditions(study).items() if c.startswith("flip=")}
+    if not found:
+        return "no rewards were randomised; `gala overfit flip` does that"
+    for (condition, groups), color in zip(found.items(), CYCLE, strict=False):
+        n = [g["n_train"] for g in groups]
+        axes.plot(n, [g["train_normalised"] for g in groups], "o-", ms=4, color=color, label=f"{condition}, train")
+        axes.plot(n, [g["test_normalised"] for g in groups], "o--", ms=4, color=color, label="test")
+    axes.axhline(0.9, color="black", lw=0.6, ls=":")
+    axes.set(xscale="log", xlabel="training MDPs", ylabel="normalised return")
+    axes.legend(fontsize=7, ncols=2)
+    return None
+
+
+def values(study: Study, axes: Any) -> str | None:
+    rows = [r for r in study.agents() if r["value"] is not None and r["discounted"] is not None]
+    if not rows:
+        return "the policy has no value function"
+    rng = np.random.default_rng(0)
+    for name in ("train", "test"):
+        points = np.array([(r["discounted"], r["value"]) for r in rows if r["set"] == name])
+        points = points[rng.permutation(len(points))[:500]]
+        axes.plot(points[:, 0], points[:, 1], ".", ms=3, alpha=0.5, color=COLORS[name], label=name)
+    low, high = axes.get_xlim()
+    axes.plot([low, high], [low, high], color="black", lw=0.6)
+    axes.set(xlabel="discounted return", ylabel="V(s0)")
+    axes.legend(fontsize=8)
+    return None
+
+
+def heat_map(study: Study, axes: Any) -> str | None:
+    rows = [r for r in study.agents() if r.get("params")]
+    names = sorted({k for r in rows for k, v in r["params"].items() if isinstance(v, int | float)})
+    if len(names) < 2:
+        return "the MDPs differ in fewer than two numbers (their levels come from seeds)"
+    x_name, y_name = names[:2]
+    points = np.array([(r["params"][x_name], r["params"][y_name], r["return"]) for r in rows if len(r["params"]) > 1])
+    drawn = axes.scatter(points[:, 0], points[:, 1], c=points[:, 2], s=14, cmap="viridis")
+    axes.figure.colorbar(drawn, ax=axes, label="return")
+    train = np.array([(r["params"][x_name], r["params"][y_name]) for r in rows if r["set"] == "train"])
+    (x0, y0), (x1, y1) = train.min(0), train.max(0)
+    axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="black", lw=1, label="training MDPs")
+    axes.set(xlabel=x_name, ylabel=y_name)
+    axes.legend(fontsize=8)
+    return None
+
+
+def robustness(study: Study, axes: Any) -> str | None:
+    found = [g for g in study.result["groups"] if g["robustness"]]
+    if not found:
+        return "no changes were tried; `gala overfit stress` does that"
+    base = next(g for g in study.result["groups"] if not g["robustness"])
+    for kind, marker in zip(ROBUSTNESS, "os^", strict=True):
+        some = [(float(g["condition"].split("=")[1]), g) for g in found if g["condition"].startswith(kind)]
+        if not some:
+            continue
+        points = [(1.0 if kind == "init_mult" else 0.0, base), *sorted(some, key=lambda p: p[0])]
+        for name, style in (("train", "-"), ("test", "--")):
+            y = [g["sets"][name]["mean"].estimate for _, g in points]
+            axes.plot([p[0] for p in points], y, marker + style, ms=4, color=COLORS[name], label=f"{kind}, {name}")
+    axes.set(xlabel="strength of the change", ylabel="return")
+    axes.legend(fontsize=7)
+    return None
+
+
+def audit(study: Study, axes: Any) -> str | None:
+    found = study.meta.get("audit")
+    if not found:
+        return "the sets were not audited; `gala overfit eval` and `audit` do that"
+    names, random = list(found["random"]), list(found["random"].values())
+    axes.bar(names, [r["mean"] for r in random], yerr=[r["standard_error"] or 0 for r in random], color=GREY, capsize=4)
+    axes.set(ylabel="return of the random policy")
+    text = f"{found['checked']} MDPs, {len(found['rows'])} pairs that are the same MDP"
+    axes.set_title(text, fontsize=9)
+    return None
+
+
+def controls(study: Study, axes: Any) -> str | None:
+    found = study.meta.get("controls")
+    if not found:
+        return "no negative control was run with this study; `gala overfit selftest` runs them on closed forms"
+    for k, (name, c) in enumerate(found.items()):
+        low, mid, high = c["gap"]
+        axes.errorbar([mid], [k], xerr=[[mid - low], [high - mid]], fmt="o", ms=4, capsize=3, color=BLUE)
+        axes.plot([c["expected"]], [k], "x", color="black")
+        axes.text(high, k, f"  {name}", fontsize=8, va="center")
+    axes.set(yticks=[], xlabel="gap (cross: what it must be)")
+    return None
+
+
+Panel = Callable[[Study, Any], str | None]
+PANELS: dict[str, tuple[str, Panel]] = {
+    "curves": ("Learning curves", learning_curves),
+    "gap": ("Gap against the number of training MDPs", gap_against_n),
+    "profiles": ("Performance profiles", profiles),
+    "contexts": ("MDP by MDP", per_context),
+    "capacity": ("Memorisation of randomised rewards", capacity),
+    "values": ("V(s0) against the realised return", values),
+    "heatmap": ("Return over two parameters", heat_map),
+    "robustness": ("Robustness, not generalisation", robustness),
+    "audit": ("Leaks, duplicates, difficulty", audit),
+    "controls": ("Negative controls", controls),
+}
