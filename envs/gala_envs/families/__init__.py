@@ -11,6 +11,7 @@ from gala_envs.contexts import Family
 FAMILIES = {
     "bits": "gala_envs.families.bits:Bits",
     "seeds": "gala_envs.families.seeds:Seeds",
+    "ale": "gala_envs.families.ale:Ale",
 }
 """Name -> module:class. A name with an argument is written NAME:ARGUMENT, as in classic:CartPole-v1; the class is then
 called with the argument."""
