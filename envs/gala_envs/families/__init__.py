@@ -12,6 +12,7 @@ FAMILIES = {
     "bits": "gala_envs.families.bits:Bits",
     "seeds": "gala_envs.families.seeds:Seeds",
     "ale": "gala_envs.families.ale:Ale",
+    "confounded": "gala_envs.families.confounded:Confounded",
 }
 """Name -> module:class. A name with an argument is written NAME:ARGUMENT, as in classic:CartPole-v1; the class is then
 called with the argument."""
