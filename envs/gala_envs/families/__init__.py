@@ -13,6 +13,7 @@ FAMILIES = {
     "seeds": "gala_envs.families.seeds:Seeds",
     "ale": "gala_envs.families.ale:Ale",
     "confounded": "gala_envs.families.confounded:Confounded",
+    "backgrounds": "gala_envs.families.backgrounds:Backgrounds",
 }
 """Name -> module:class. A name with an argument is written NAME:ARGUMENT, as in classic:CartPole-v1; the class is then
 called with the argument."""

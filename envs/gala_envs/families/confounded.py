@@ -7,14 +7,15 @@ nothing about another context, although g tells everything about this one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
 
-from gala_envs.contexts import Context, Family, Parameter, Scalar, Simulators, Transition, array_hash
+from gala_envs.contexts import Context, Parameter, Simulators, Transition, array_hash
 from gala_envs.contract import Array
 from gala_envs.families import make_family
+from gala_envs.families.added import Added
 
 _OWN: dict[str, Parameter] = {
     "theta": Parameter(0, 0, 2**31 - 1),
@@ -34,39 +35,23 @@ class Confounded:
 
     def __init__(self, base: str) -> None:
         """Raises ValueError if there is no such base family, or its parameters have a name that is used here."""
-        self.base: Family = make_family(base)
-        self.name, self.regions = f"confounded:{base}", self.base.regions
-        if taken := sorted(set(_OWN) & set(self.base.parameters)):
-            raise ValueError(f"{self.name}: {base} has a parameter {taken[0]} of its own; choose another base family")
-        self.parameters: Mapping[str, Parameter] = {**self.base.parameters, **_OWN}
-
-    def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
-        own = {name: value for name, value in settings.items() if name in _OWN}
-        rest = {name: value for name, value in settings.items() if name not in _OWN}
-        contexts = self.base.sample(n, region, rng, rest)
-        thetas = rng.choice(2**31 - 1, n, replace=False)
-        return [
-            Context.of(self.name, c.seed, **dict(c.params) | {"theta": int(theta)} | own)
-            for c, theta in zip(contexts, thetas, strict=True)
-        ]
+        self.name = f"confounded:{base}"
+        self._added = Added(self.name, make_family(base), _OWN, "theta")
+        self.base, self.inner = self._added.base, self._added.inner
+        self.regions, self.parameters, self.sample = self.base.regions, self._added.parameters, self._added.sample
 
     def simulators(self, contexts: Sequence[Context], num_envs: int, threads: int) -> _Confounded:
         """Raises ValueError if the observations are no float vectors, or the contexts differ in what they show."""
         for name in ("noise_dims", "shown"):
-            if len(found := {c.get(name, _OWN[name].default) for c in contexts}) > 1:
+            if len(found := {self._added.value(c, name) for c in contexts}) > 1:
                 raise ValueError(f"{self.name}: all contexts of a set must have one {name}, not {sorted(found)}")
         return _Confounded(
             self.base.simulators([self.inner(c) for c in contexts], num_envs, threads), self, contexts[0], num_envs
         )
 
-    def inner(self, context: Context) -> Context:
-        """The base family's context."""
-        params = {name: value for name, value in context.params if name not in _OWN}
-        return Context.of(self.base.name, context.seed, **params)
-
     def fingerprint(self, context: Context) -> str:
-        own = [context.get(name, p.default) for name, p in _OWN.items()]
-        return array_hash(np.array([self.base.fingerprint(self.inner(context)), *map(str, own)]))
+        own = [str(self._added.value(context, name)) for name in _OWN]
+        return array_hash(np.array([self.base.fingerprint(self.inner(context)), *own]))
 
     def optimal_return(self, context: Context) -> float | None:
         """That of the base where f is shown; g alone may be too narrow to tell the state."""
