@@ -14,6 +14,7 @@ FAMILIES = {
     "ale": "gala_envs.families.ale:Ale",
     "confounded": "gala_envs.families.confounded:Confounded",
     "backgrounds": "gala_envs.families.backgrounds:Backgrounds",
+    "envpool": "gala_envs.families.envpool:EnvPoolLevels",
 }
 """Name -> module:class. A name with an argument is written NAME:ARGUMENT, as in classic:CartPole-v1; the class is then
 called with the argument."""
