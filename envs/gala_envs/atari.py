@@ -33,6 +33,63 @@ def game_rom_id(env_id: str) -> str:
     return str(gym.registry[env_id].kwargs["game"])
 
 
+Snapshot = tuple[Any, Array]
+"""The console's whole state, and its screen."""
+
+
+class Emulator:
+    """One console with one game, frame by frame: for modes and difficulties, which the batched emulator cannot set.
+
+    Nothing here is random: sticky actions are the caller's.
+    """
+
+    def __init__(self, rom_id: str, mode: int | None = None, difficulty: int | None = None) -> None:
+        """Freshly loaded (80 ms) and reset, with the given mode and difficulty or the game's defaults."""
+        import ale_py
+        from ale_py.roms import get_rom_path
+
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        self._ale = ale_py.ALEInterface()
+        self._ale.setFloat("repeat_action_probability", 0.0)
+        self._ale.setInt("random_seed", 0)
+        path = get_rom_path(rom_id)
+        assert path is not None, f"ale-py ships no cartridge {rom_id}"
+        self._ale.loadROM(path)
+        self.modes = tuple(int(m) for m in self._ale.getAvailableModes())
+        self.difficulties = tuple(int(d) for d in self._ale.getAvailableDifficulties())
+        self._ale.setMode(self.modes[0] if mode is None else mode)
+        self._ale.setDifficulty(self.difficulties[0] if difficulty is None else difficulty)
+        self._ale.reset_game()
+        self._actions = self._ale.getMinimalActionSet()
+        self.num_actions, self.screen_shape = len(self._actions), self._ale.getScreenDims()
+        self.can_fire = ale_py.Action.FIRE in self._actions
+
+    def act(self, action: int) -> float:
+        """One frame with this action of the minimal set (0: none, 1: fire where the game has it); its reward."""
+        return float(self._ale.act(self._actions[action]))
+
+    def read_screen(self, into: Array) -> None:
+        """The grey levels, uint8 ``screen_shape``."""
+        self._ale.getScreenGrayscale(into)
+
+    @property
+    def game_over(self) -> bool:
+        return bool(self._ale.game_over())
+
+    @property
+    def frames(self) -> int:
+        """Since the game began."""
+        return int(self._ale.getEpisodeFrameNumber())
+
+    def snapshot(self) -> Snapshot:
+        """For ``restore`` in any emulator of the same game."""
+        return self._ale.cloneSystemState(), self._ale.getScreenGrayscale().copy()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """The screen is not restored: it is the snapshot's until the next frame."""
+        self._ale.restoreSystemState(snapshot[0])
+
+
 _MODES = {"same-step": gym.vector.AutoresetMode.SAME_STEP, "next-step": gym.vector.AutoresetMode.NEXT_STEP}
 
 

@@ -116,3 +116,32 @@ class EnvPoolEnv:
     def close(self) -> None:
         self._call.close()
         self._env = None
+
+
+def level_spec(id: str) -> Any:
+    """The specification of a task that has levels: Procgen's and MiniGrid's.
+
+    Raises:
+        ValueError: there is no such task, it has no levels, or a library of the system is missing.
+    """
+    import envpool
+
+    if id not in list_ids():
+        raise ValueError(f"EnvPool has no task '{id}'; `gala envs envpool` lists all")
+    try:
+        spec = envpool.make_spec(id)
+    except ImportError as error:
+        raise ValueError(f"EnvPool cannot load {id}: {error}; Procgen needs Qt 5 (apt install qtbase5-dev)") from None
+    if not (id.startswith("MiniGrid-") or "start_level" in spec.config._fields):
+        raise ValueError(f"EnvPool's {id} has no levels (Procgen and MiniGrid have); use the seeds family")
+    return spec
+
+
+def make_level(id: str, seed: int) -> Any:
+    """A pool of one simulator whose first episode is on level ``seed``. The seed is fixed when a pool is made."""
+    import envpool
+
+    level = {"num_levels": 1, "start_level": seed} if "start_level" in level_spec(id).config._fields else {"seed": seed}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return envpool.make_gymnasium(id, num_envs=1, num_threads=1, **level)

@@ -11,6 +11,11 @@ from gala_envs.contexts import Family
 FAMILIES = {
     "bits": "gala_envs.families.bits:Bits",
     "maze": "gala_envs.families.maze:Maze",
+    "seeds": "gala_envs.families.seeds:Seeds",
+    "ale": "gala_envs.families.ale:Ale",
+    "confounded": "gala_envs.families.confounded:Confounded",
+    "backgrounds": "gala_envs.families.backgrounds:Backgrounds",
+    "envpool": "gala_envs.families.envpool:EnvPoolLevels",
 }
 """Name -> module:class. A name with an argument is written NAME:ARGUMENT, as in classic:CartPole-v1; the class is then
 called with the argument."""

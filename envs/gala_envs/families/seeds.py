@@ -1,0 +1,155 @@
+"""Any Gymnasium environment, where a context is a level seed: what it draws from ``np_random`` is the same every time.
+
+``reset(seed=level seed)`` fixes the start, and everything that the environment draws after it too: within one context
+it is deterministic. Noise that a context does not fix is ``ContextualEnv``'s (sticky actions, noise on observations).
+Initial-state multiplier: Zhang, Ballas and Pineau 2018 (arXiv 1806.07937).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+
+from gala_envs.contexts import Context, Parameter, Scalar, Transition, array_hash, draw_distinct
+from gala_envs.contract import Array, EnvError
+from gala_envs.spaces import action_adapter, observation_adapter
+
+_STARTS: dict[str, dict[str, float]] = {
+    "CartPole": {"low": -0.05, "high": 0.05},
+    "Acrobot": {"low": -0.1, "high": 0.1},
+    "MountainCar": {"low": -0.6, "high": -0.4},
+    "MountainCarContinuous": {"low": -0.6, "high": -0.4},
+    "Pendulum": {"x_init": np.pi, "y_init": 1.0},
+}
+"""Name -> the bounds of the initial state, as ``reset(options=...)`` takes them."""
+
+
+class Seeds:
+    """See ``Family``. Two contexts are the same MDP if they start in the same observation and state.
+
+    ``init_mult`` k multiplies the initial state of classic control: state(k) = k state(1), seed by seed. In MuJoCo it
+    multiplies ``reset_noise_scale``, the deviation from the pose at rest. Other environments have no such parameter.
+    """
+
+    ARGUMENT = "CartPole-v1"
+    regions: tuple[str, ...] = ("seeds",)
+
+    def __init__(self, env_id: str) -> None:
+        """Raises ValueError if the environment is unknown, cannot be made, or is one of ALE's."""
+        try:
+            spec = None if env_id.startswith("ALE/") else gym.spec(env_id)
+            entry = spec and spec.entry_point
+            creator: Any = load_env_creator(entry) if isinstance(entry, str) else entry
+        except (gym.error.Error, ImportError) as error:
+            raise ValueError(f"seeds:{env_id}: {error}") from None
+        if spec is None or str(entry).startswith("ale_py"):
+            raise ValueError(
+                f"seeds:{env_id}: ALE seeds are not distinct MDPs: without sticky actions all start from the same "
+                "state; use the ale family, as in ale:Pong"
+            )
+        self.name, self._id = f"seeds:{env_id}", env_id
+        self._start = {} if spec.namespace else _STARTS.get(spec.name, {})
+        signature = {} if self._start else inspect.signature(creator).parameters
+        self._noise_scale = signature["reset_noise_scale"].default if "reset_noise_scale" in signature else None
+        self.parameters: Mapping[str, Parameter] = (
+            {"init_mult": Parameter(1.0, 0.0)} if self._start or self._noise_scale else {}
+        )
+        self._probes: dict[float, gym.Env] = {}
+
+    def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
+        return draw_distinct(n, lambda: Context.of(self.name, int(rng.integers(2**31)), **settings), self.fingerprint)
+
+    def simulators(self, contexts: Sequence[Context], num_envs: int, threads: int) -> _Rows:
+        return _Rows(self, num_envs)
+
+    def fingerprint(self, context: Context) -> str:
+        mult = init_mult(context)
+        if mult not in self._probes:
+            self._probes[mult] = self.make(mult)
+        env: Any = self._probes[mult]
+        obs = np.asarray(self.reset(env, context))
+        simulator: Any = getattr(env.unwrapped, "data", None)
+        if hasattr(simulator, "qpos"):
+            return array_hash(obs, simulator.qpos, simulator.qvel)
+        state = getattr(env.unwrapped, "state", None)
+        return array_hash(obs, state) if isinstance(state, np.ndarray) else array_hash(obs)
+
+    def optimal_return(self, context: Context) -> float | None:
+        return None
+
+    def make(self, mult: float) -> gym.Env:
+        """One environment for contexts of this ``init_mult``."""
+        scaled = {"reset_noise_scale": mult * self._noise_scale} if self._noise_scale and mult != 1 else {}
+        try:
+            return gym.make(self._id, disable_env_checker=True, **scaled)
+        except (gym.error.Error, ImportError) as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
+    def reset(self, env: gym.Env, context: Context) -> Any:
+        """The context's first observation, as Gymnasium gives it.
+
+        Raises:
+            ValueError: ``init_mult`` is so large that the start lies outside the observation space.
+        """
+        mult = init_mult(context)
+        if mult == 1 or not self._start:
+            return env.reset(seed=context.seed)[0]
+        obs, _ = env.reset(seed=context.seed, options={name: mult * bound for name, bound in self._start.items()})
+        if not env.observation_space.contains(obs):
+            raise ValueError(f"init_mult={mult:g} starts {self._id} outside its observation space; lower it")
+        return obs
+
+
+def init_mult(context: Context) -> float:
+    return float(context.get("init_mult", 1.0))
+
+
+class _Rows:
+    """See ``Simulators``. One Gymnasium environment per row and ``init_mult``, stepped in a loop."""
+
+    frames_per_step = 1
+
+    def __init__(self, family: Seeds, num_envs: int) -> None:
+        self._family = family
+        self._made: list[dict[float, gym.Env]] = [{} for _ in range(num_envs)]
+        space = family.make(1.0)
+        self.obs_space, self._convert = observation_adapter(space.observation_space, family.name)
+        self.action_space, self._first_action = action_adapter(space.action_space, family.name)
+        self._rows: list[Any] = [space] * num_envs
+        space.close()
+
+    def start(self, rows: Array, contexts: Sequence[Context], noise: Sequence[np.random.Generator]) -> Array:
+        obs = []
+        for row, context in zip(rows, contexts, strict=True):
+            mult, made = init_mult(context), self._made[row]
+            if mult not in made:
+                made[mult] = self._family.make(mult)
+            self._rows[row] = made[mult]
+            obs.append(self._family.reset(made[mult], context))
+        return self._convert(np.stack(obs))
+
+    def step(self, actions: Array) -> Transition:
+        obs, reward, terminated, truncated = [], [], [], []
+        for row, (env, action) in enumerate(zip(self._rows, actions + self._first_action, strict=True)):
+            try:
+                o, r, dead, late, _ = env.step(action)
+            except Exception as error:
+                raise EnvError(f"{self._family.name}, row {row}: {type(error).__name__}: {error}") from error
+            obs.append(np.array(o))  # some environments write the next observation into the same array
+            reward.append(r)
+            terminated.append(dead)
+            truncated.append(late)
+        return Transition(
+            self._convert(np.stack(obs)), np.array(reward, float), np.array(terminated, bool), np.array(truncated, bool)
+        )
+
+    def close(self) -> None:
+        for made in self._made:
+            for env in made.values():
+                env.close()
+            made.clear()
