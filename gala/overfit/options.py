@@ -90,9 +90,11 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class StressOptions:
-    """Robustness of trained runs: the same MDPs under changes."""
+    """Robustness of trained runs, given with their sets or as a sweep: the same MDPs under changes."""
 
     sets: str = "sets"
+    n: int = 0
+    """Of a sweep: the runs with so many training MDPs; 0: the most there are."""
     init_mult: tuple[float, ...] = ()
     """Initial states so many times as far from rest (families with a parameter of that name)."""
     obs_sigma: tuple[float, ...] = ()

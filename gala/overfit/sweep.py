@@ -24,6 +24,11 @@ from gala.runs import RunDir
 Say = Callable[[str], None]
 
 
+def slug(condition: str) -> str:
+    """A condition as the beginning of a file's name."""
+    return f"{condition.replace('=', '')}-" if condition else ""
+
+
 @dataclass(frozen=True)
 class Condition:
     """One curve of gap against N: what distinguishes it, in the words of a row, in training and in the train set."""
@@ -42,7 +47,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        return "-".join(filter(None, [self.condition.name.replace("=", ""), f"n{self.n}", f"run{self.run}"]))
+        return f"{slug(self.condition.name)}n{self.n}-run{self.run}"
 
 
 def conditions(options: SweepOptions) -> list[Condition]:
@@ -117,6 +122,10 @@ class Sweep:
 
     def run(self, say: Say) -> None:
         """Trains and judges all cells, within the budget if there is one."""
+        for name, (test, _) in self.drawn.items():
+            path = self.study.path / "sets" / f"{slug(name)}test.json"
+            if not path.is_file():
+                test.write(path)
         cells, cores = self.cells(), self.options.jobs or available_cores()
         seconds = budget_s(self.how.budget)
         if seconds:

@@ -97,34 +97,60 @@ def evaluate(words: Sequence[str]) -> int:
 
 
 def stress(words: Sequence[str]) -> int:
-    """RUN ...: the same runs under changes, on train and test MDPs. Robustness, not generalisation."""
+    """RUN ... or a sweep's STUDY: the same runs under changes, on train and test MDPs. Robustness, not generalisation."""
     if asks_for_help(words):
-        return print_help("stress RUN ...", StressOptions)
+        return print_help("stress RUN ... | STUDY", StressOptions)
     paths, rest = take_paths(words)
     options, _, training = sort_words(rest, StressOptions, None)
-    if training or len(paths) < 3:
-        raise ValueError("usage: gala overfit stress RUN RUN RUN ... sets=DIRECTORY sticky=0,0.25 (3 runs or more)")
-    sets = {name: s for name, s in read_sets(options.sets).items() if name in ("train", "test")}
-    family, runs = make_family(sets["train"].family), [RunDir.open(path) for path in paths]
+    if training:
+        raise ValueError(f"{training[0]} is a setting of training, which stress does not do")
+    pairs, how = _runs_and_sets(paths, options), options.judge
+    first = pairs[0][1]
+    family = make_family(first["train"].family)
     if options.init_mult and "init_mult" not in family.parameters:
         raise ValueError(f"{family.name} has no parameter init_mult; its starts cannot be widened")
-    for run in runs:
-        check_training(run, options.judge.checkpoint, sets)
-    study, how = _study("stress", words, options.out, sets, options.judge), options.judge
-    study.append("baselines", baselines(list(sets.values()), how, _head(-1, None)))
-    random = RandomPolicy(spaces_of(sets["train"]).action)
-    unit = probes.observation_std(random, sets["train"], seed=how.seed) if options.obs_sigma else np.zeros(())
-    changes: list[tuple[str, dict[str, Any], dict[str, Any]]] = [("", {}, {})]
-    changes += [(f"sticky={p:g}", {"sticky_actions": p}, {}) for p in options.sticky if p]
-    changes += [(f"sigma={s:g}", {"obs_noise": s * unit}, {}) for s in options.obs_sigma if s]
-    changes += [(f"init_mult={k:g}", {}, {"init_mult": k}) for k in options.init_mult if k != 1]
-    for k, run in enumerate(runs):
-        for name, noise, params in changes:
+    for run, sets in pairs:
+        check_training(run, how.checkpoint, sets)
+    study = _study("stress", words, options.out, first, how)
+    study.meta["design"] = "the training sets of the runs"
+    every = {s.sha256: s for _, sets in pairs for s in sets.values()}
+    study.append("baselines", baselines(list(every.values()), how, _head(-1, None)))
+    for k, (run, sets) in enumerate(pairs):
+        for name, noise, params in _changes(options, sets["train"]):
             changed = [s.with_params(**params) for s in sets.values()]
             agent, head = load_agent(run, sets["train"], how), _head(k, len(sets["train"]), name) | {"policy": "agent"}
             rows = judge(agent, changed, how, head, run.config.a2c.gamma, **env_options(run), **noise)
             study.append(f"run{k} {name}".strip(), rows)
     return conclude(study)
+
+
+def _changes(options: StressOptions, train: ContextSet) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """(name, noise of the environment, parameters of the contexts) of each change, and first of none."""
+    unit: Any = 0.0
+    if options.obs_sigma:
+        unit = probes.observation_std(RandomPolicy(spaces_of(train).action), train, seed=options.judge.seed)
+    changes: list[tuple[str, dict[str, Any], dict[str, Any]]] = [("", {}, {})]
+    changes += [(f"sticky={p:g}", {"sticky_actions": p}, {}) for p in options.sticky if p]
+    changes += [(f"sigma={s:g}", {"obs_noise": s * unit}, {}) for s in options.obs_sigma if s]
+    return changes + [(f"init_mult={k:g}", {}, {"init_mult": k}) for k in options.init_mult if k != 1]
+
+
+def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[RunDir, Sets]]:
+    """Each run with its train and its test set. Raises ValueError for fewer than 3 runs."""
+    if len(paths) == 1 and (Path(paths[0]) / "study.json").is_file():
+        root = Path(paths[0])
+        found = sorted(root.glob("sets/n*-run*.json"))
+        sizes = {int(p.stem.split("-")[0][1:]) for p in found}
+        n = options.n or max(sizes, default=0)
+        if n not in sizes:
+            raise ValueError(f"{root} has no runs with {n} training MDPs; it has {', '.join(map(str, sorted(sizes)))}")
+        test = ContextSet.read(root / "sets" / "test.json")
+        mine = [p for p in found if p.stem.startswith(f"n{n}-")]
+        return [(RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine]
+    if len(paths) < 3:
+        raise ValueError("usage: gala overfit stress RUN RUN RUN ... sets=DIRECTORY sticky=0.25, or stress STUDY ...")
+    sets = {name: s for name, s in read_sets(options.sets).items() if name in ("train", "test")}
+    return [(RunDir.open(path), sets) for path in paths]
 
 
 def value(words: Sequence[str]) -> int:
