@@ -90,28 +90,32 @@ def gap_interval(
 def nested_gap_interval(
     train: Sequence[ArrayLike], test: Sequence[ArrayLike], *, repeats: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """As ``gap_interval``, where every run has training contexts of its own: they are resampled within their run."""
-    a, b = [np.asarray(row, np.float64) for row in train], np.stack([np.asarray(row, np.float64) for row in test])
+    """As ``gap_interval``, where every run has training contexts of its own.
+
+    Resampling runs then resamples their training contexts too; drawing these again within a run would count their
+    spread twice (coverage 100% at nominal 95%, measured). The percentiles are widened by sqrt(R / (R - 1)), by which a
+    bootstrap of R runs is too narrow.
+    """
+    a = np.array([np.mean(row) for row in train])
+    b = np.stack([np.asarray(row, np.float64) for row in test])
     _check_runs(len(a), len(b))
-    rng = np.random.default_rng(seed)
-    gaps = np.empty(repeats)
+    rng, gaps, estimate = np.random.default_rng(seed), np.empty(repeats), float(a.mean() - b.mean())
     for k in range(repeats):
-        means = np.array([row @ _counts(rng, len(row)) for row in a])
-        gaps[k] = _counts(rng, len(a)) @ (means - b @ _counts(rng, b.shape[1]))
-    return _percentiles(gaps, float(np.mean([row.mean() for row in a]) - b.mean()), level)
+        gaps[k] = _counts(rng, len(a)) @ (a - b @ _counts(rng, b.shape[1]))
+    return _percentiles(estimate + (gaps - estimate) * math.sqrt(len(a) / (len(a) - 1)), estimate, level)
 
 
 def mean_interval(
     scores: Sequence[ArrayLike], *, nested: bool = False, repeats: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Interval of a mean score over runs and contexts; ``nested`` as above."""
+    """Interval of a mean score over runs and contexts; ``nested``: the contexts are each run's own."""
     rows = [np.asarray(row, np.float64) for row in scores]
     rng, means = np.random.default_rng(seed), np.empty(repeats)
     stacked = None if nested else np.stack(rows)
     for k in range(repeats):
         runs = _counts(rng, len(rows))
         if stacked is None:
-            means[k] = runs @ np.array([row @ _counts(rng, len(row)) for row in rows])
+            means[k] = runs @ np.array([row.mean() for row in rows])
         else:
             means[k] = runs @ (stacked @ _counts(rng, stacked.shape[1]))
     return _percentiles(means, float(np.mean([row.mean() for row in rows])), level)

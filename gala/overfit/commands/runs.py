@@ -97,7 +97,7 @@ def evaluate(words: Sequence[str]) -> int:
 
 
 def stress(words: Sequence[str]) -> int:
-    """RUN ... or a sweep's STUDY: the same runs under changes, on train and test MDPs. Robustness, not generalisation."""
+    """RUN ... or a sweep's STUDY: the same runs under changes, on train and test MDPs. Robustness, that is."""
     if asks_for_help(words):
         return print_help("stress RUN ... | STUDY", StressOptions)
     paths, rest = take_paths(words)

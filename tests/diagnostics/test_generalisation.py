@@ -1,0 +1,89 @@
+"""From rows to a verdict: an unlucky split is told from overfitting, robustness from generalisation."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gala.diagnostics.generalisation import judge
+
+OPTIMAL = {f"{name}{k}": best for name, best in (("train", 2.0), ("test", 1.0)) for k in range(60)}
+
+
+def rows(agent, runs=5, baselines=True, condition="", n_train=60, random=0.0):
+    """``agent(set, context number, run) -> return``; best scores are 2 on train and 1 on test contexts."""
+    head = {"episode": 0, "length": 1, "success": None, "value": None, "discounted": 0.0, "entropy": None, "params": {}}
+    out = []
+    for name, k in itertools.product(("train", "test"), range(60)):
+        base = head | {"set": name, "context": f"{name}{k}", "condition": condition}
+        for run in range(runs):
+            out.append(base | {"run": run, "policy": "agent", "return": agent(name, k, run), "n_train": n_train})
+        if baselines:
+            for policy, score in (("random", random), ("reference", OPTIMAL[f"{name}{k}"])):
+                out.append(base | {"run": -1, "policy": policy, "return": score, "n_train": None})
+    return out
+
+
+def test_an_unlucky_split_shows_a_raw_gap_and_no_adjusted_one():
+    """The optimal policy, on a train set that is easier."""
+    found = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"]), repeats=300)
+    head = found["headline"]
+    assert head["gap"] == pytest.approx((1.0, 1.0, 1.0)) and head["adjusted"] == (0.0, 0.0, 0.0)
+    assert found["verdict"] == "NO-GAP"
+    assert any("sets differ in difficulty" in w for w in head["warnings"])
+
+
+def test_a_gap_is_normalised_by_what_separates_the_best_from_random():
+    rng = np.random.default_rng(0)
+    found = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.4 * (name == "test") + 0.01 * rng.normal()))
+    assert found["verdict"] == "OVERFIT" and found["headline"]["adjusted"].estimate == pytest.approx(0.4, abs=0.01)
+    half = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.4 * (name == "test"), random=-1.0))
+    assert half["headline"]["adjusted"].estimate == pytest.approx(0.2) and half["headline"]["scale"] == 2.0
+    assert half["headline"]["train_normalised"] == pytest.approx(1.5)
+
+
+def test_a_single_run_of_many_is_not_hidden_by_the_others():
+    """One lucky run in five widens the interval over 0: contexts alone would not."""
+    found = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.5 * (name == "test" and run == 0)))
+    assert found["verdict"] == "INCONCLUSIVE" and found["headline"]["judged"].low == pytest.approx(0.0, abs=1e-9)
+
+
+def test_two_runs_and_a_missing_set_are_refused():
+    with pytest.raises(ValueError, match="at least 3"):
+        judge(rows(lambda name, k, run: 0.0, runs=2))
+    with pytest.raises(ValueError, match="train and on test"):
+        judge([r for r in rows(lambda name, k, run: 0.0) if r["set"] == "train"])
+    with pytest.raises(ValueError, match="no agent"):
+        judge([])
+
+
+def test_without_a_reference_the_scale_is_the_best_that_was_seen_and_that_is_said():
+    found = judge(rows(lambda name, k, run: 0.8 if name == "train" else 0.4, baselines=False))
+    head = found["headline"]
+    assert head["scale"] == pytest.approx(0.8) and head["normalised"].estimate == pytest.approx(0.5)
+    assert head["adjusted"] is None and any("no reference" in w for w in head["warnings"])
+
+
+def test_changes_of_the_mdp_are_robustness_and_get_no_verdict():
+    base = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"])
+    sticky = rows(lambda name, k, run: 0.0, condition="sticky=0.25", baselines=False)
+    found = judge(base + sticky, repeats=200)
+    assert [g["verdict"] for g in found["groups"]] == ["NO-GAP", None] and found["verdict"] == "NO-GAP"
+
+
+def test_a_sweep_has_a_trend_a_fit_and_a_capacity():
+    found = []
+    rng = np.random.default_rng(0)
+    for n, gap in ((1, 0.8), (10, 0.4), (100, 0.2), (1000, 0.1)):
+        train = 0.5 if n < 1000 else 0.25
+
+        def agent(name, k, run, gap=gap, train=train):
+            return (OPTIMAL[f"{name}{k}"] * train if name == "train" else 1.0 - gap) + 0.001 * rng.normal()
+
+        found += rows(agent, n_train=n, baselines=n == 1)
+    result = judge(found, repeats=200)
+    trend = result["trends"][""]
+    assert trend["n"] == [1, 10, 100, 1000] and trend["capacity"] == 100  # train: 1 up to there, then 0.5
+    assert trend["page_p"] < 0.01 and trend["law"] is not None
+    assert result["headline"]["n_train"] == 1000
+    assert [round(g["test_normalised"], 2) for g in result["groups"]] == [0.2, 0.6, 0.8, 0.9]

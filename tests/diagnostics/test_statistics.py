@@ -1,0 +1,124 @@
+"""Statistics against closed forms, another library, and their own promises: coverage, power, uniform p-values."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gala.diagnostics import statistics as st
+from gala.diagnostics.statistics import Interval
+
+
+def null_scores(rng, runs, n, m, gap=0.0):
+    """Score(run, context) = run + context + interaction + noise, sd 1, 1, 1/2, 1/2."""
+    run = rng.normal(0, 1, runs)
+    parts = [run[:, None] + rng.normal(0, 1, k) + rng.normal(0, 0.5, (2, runs, k)).sum(0) for k in (n, m)]
+    return parts[0] + gap, parts[1]
+
+
+def covers(interval, truth=0.0):
+    return interval.low <= truth <= interval.high
+
+
+def test_known_values():
+    square = [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert st.iqm(square) == 2.0 and st.iqm(range(1, 9)) == 4.5 and st.optimality_gap(square) == 0.125
+    assert st.probability_of_improvement([1, 2, 3, 4], [2, 2, 2, 2]) == 0.625
+    assert st.cvar(range(20)) == 0.5 and st.cvar([3, 1, 2]) == 1.0
+    np.testing.assert_array_equal(st.performance_profile([0, 1, 2, 3], [-1, 0, 2.5]), [1, 0.75, 0.25])
+    for successes, low, high in ((0, 0.0, 0.1611), (19, 0.7639, 0.9911)):
+        found = st.wilson(successes, 20)
+        assert round(found.low, 4) == low and round(found.high, 4) == high
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 7, 10, 101])
+def test_the_interquartile_mean_is_scipys_trimmed_mean(n):
+    x = np.random.default_rng(n).normal(size=n)
+    assert st.iqm(x) == pytest.approx(stats.trim_mean(x, 0.25), abs=1e-12)
+
+
+def test_probability_of_improvement_is_scipys_mann_whitney_statistic():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, 30), rng.integers(0, 6, 20)
+    assert st.probability_of_improvement(x, y) == pytest.approx(stats.mannwhitneyu(x, y).statistic / 600)
+
+
+def test_the_crossed_interval_covers_a_zero_gap_where_resampling_runs_alone_does_not():
+    """And it sees a gap of 2."""
+    rng, repeats = np.random.default_rng(0), 200
+    crossed = alone = power = 0
+    for k in range(repeats):
+        train, test = null_scores(rng, 5, 10, 100)
+        crossed += covers(st.gap_interval(train, test, repeats=300, seed=k))
+        gaps = train.mean(1) - test.mean(1)
+        draws = gaps[np.random.default_rng(k).integers(0, 5, (300, 5))].mean(1)
+        alone += covers(Interval(*np.quantile(draws, [0.025, 0.5, 0.975])))
+        power += st.gap_interval(*null_scores(rng, 5, 10, 100, gap=2.0), repeats=300, seed=k).low > 0
+    assert 0.90 <= crossed / repeats <= 0.99 and alone / repeats < 0.60 and power / repeats >= 0.90
+
+
+def test_the_nested_interval_covers_too_where_every_run_has_contexts_of_its_own():
+    rng, covered, repeats = np.random.default_rng(1), 0, 300
+    for k in range(repeats):
+        run = rng.normal(0, 1, 5)
+        train = [r + rng.normal(0, 1, 10) + rng.normal(0, 0.7, 10) for r in run]
+        test = run[:, None] + rng.normal(0, 1, 100) + rng.normal(0, 0.7, (5, 100))
+        covered += covers(st.nested_gap_interval(train, test, repeats=300, seed=k))
+    assert 0.90 <= covered / repeats <= 0.99
+
+
+def test_a_seed_fixes_an_interval_and_the_global_generator_is_neither_read_nor_moved():
+    train, test = null_scores(np.random.default_rng(0), 4, 6, 60)
+    first = json.dumps(st.gap_interval(train, test, seed=3))
+    np.random.seed(7)
+    before = np.random.get_state()[1].copy()
+    assert json.dumps(st.gap_interval(train, test, seed=3)) == first
+    assert (np.random.get_state()[1] == before).all()
+    assert json.dumps(st.gap_interval(train, test, seed=4)) != first
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [(-0.02, 0.03, "NO-GAP"), (0.2, 0.4, "OVERFIT"), (-0.1, 0.3, "INCONCLUSIVE"), (-0.4, -0.2, "INCONCLUSIVE")],
+)
+def test_verdicts(low, high, wanted):
+    assert st.verdict(Interval(low, (low + high) / 2, high), 0.05) == wanted
+    assert st.EXIT_CODES == {"NO-GAP": 0, "OVERFIT": 3, "INCONCLUSIVE": 4}
+
+
+def test_two_runs_are_refused_and_few_are_warned_of():
+    train, test = null_scores(np.random.default_rng(0), 2, 6, 60)
+    for interval in (st.gap_interval, st.nested_gap_interval):
+        with pytest.raises(ValueError, match="2 training runs: a verdict needs at least 3"):
+            interval(train, test)
+    assert len(st.warnings_for(4, 20)) == 2 and not st.warnings_for(5, 50)
+
+
+def test_permutation_p_values_are_uniform_under_the_null():
+    rng = np.random.default_rng(0)
+    p = []
+    for k in range(500):
+        scores = rng.normal(size=24)
+        p.append(st.label_permutation_test(scores[:8], scores[8:], permutations=199, seed=k))
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert st.label_permutation_test([3, 3.1, 3.2, 2.9], np.linspace(0, 1, 20), seed=0) < 0.01
+
+
+def test_the_trend_test_agrees_with_scipys_page_test():
+    rng = np.random.default_rng(3)
+    for slope in (0.0, 0.3, 1.0):
+        scores = rng.normal(size=(6, 4)) - slope * np.arange(4)
+        exact = stats.page_trend_test(-scores, method="exact").pvalue
+        assert st.page_trend_test(scores, seed=0) == pytest.approx(exact, abs=0.02)
+
+
+def test_a_power_law_is_found_again_with_the_n_from_which_the_gap_is_small():
+    n = np.array([1, 3, 10, 30, 100, 300])
+    law = st.fit_power_law(n, 1.2 * n**-0.5 + 0.01)
+    np.testing.assert_allclose(law(n), 1.2 * n**-0.5 + 0.01, atol=1e-6)
+    assert law.reaches(0.05) == pytest.approx((1.2 / 0.04) ** 2, rel=1e-3) and law.reaches(0.005) == math.inf
+    assert st.fit_power_law(n, 1 - 0.2 * np.log10(n)).c >= 0
+    with pytest.raises(ValueError, match="three or more"):
+        st.fit_power_law([1, 10, 10], [1, 0.5, 0.4])
