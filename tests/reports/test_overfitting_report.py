@@ -1,0 +1,121 @@
+"""The report of a study: every number on the page comes from the rows, and nothing is fetched from outside."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from gala.diagnostics.generalisation import judge
+from gala.reports.overfitting import write_report
+from gala.reports.overfitting_figures import PANELS
+
+
+def study(folder, *, overfit=0.5, runs=5, n_train=(5, 20, 80), condition=""):
+    """Rows of agents that lose ``overfit / sqrt(n)`` on test contexts; two parameters vary."""
+    rng, rows, curves = np.random.default_rng(0), [], []
+
+    def row(run, name, k, policy, value, n):
+        params = {"length": 0.1 * (k % 7), "mass": 0.2 * (k % 5)}
+        head = {"run": run, "set": name, "context": f"{name}{k}", "episode": 0, "policy": policy, "return": value}
+        tail = {"length": 9, "success": value > 0.8, "value": value, "discounted": 0.9 * value, "entropy": 0.1}
+        return head | tail | {"n_train": n, "condition": condition, "params": params, "part": "x"}
+
+    for n in n_train:
+        for run in range(runs):
+            for name, count in (("train", n), ("test", 60)):
+                loss = overfit / n**0.5 * (name == "test")
+                rows += [row(run, name, k, "agent", 0.95 - loss + 0.02 * rng.normal(), n) for k in range(count)]
+                curves += [
+                    {
+                        "run": run,
+                        "n_train": n,
+                        "condition": condition,
+                        "env_steps": s,
+                        "set": name,
+                        "return": s / 900 - loss,
+                    }
+                    for s in (100, 400, 900)
+                ]
+    for name, count in (("train", max(n_train)), ("test", 60)):
+        for k in range(count):
+            rows += [row(-1, name, k, "random", 0.1, None), row(-1, name, k, "reference", 1.0, None)]
+    meta = {
+        "protocol": "sweep", "family": "maze", "command": "gala overfit sweep maze n=5,20,80", "delta": 0.05,
+        "created": "2026-01-01T00:00:00", "versions": {"python": "3.11"}, "mode": "sampled", "expose": False,
+        "sets": {"train": {"sha256": "ab" * 32, "size": 5}, "test": {"sha256": "cd" * 32, "size": 60}},
+        "selection": "latest checkpoint", "normaliser": "none", "notes": ["<a note & more>"],
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "study.json").write_text(json.dumps(meta))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "curves.jsonl").write_text("".join(json.dumps(c) + "\n" for c in curves))
+    return rows
+
+
+def test_every_number_on_the_page_is_found_again_in_the_rows(tmp_path):
+    rows = study(tmp_path / "s")
+    result = write_report(tmp_path / "s", tmp_path / "s" / "report.html")
+    page = (tmp_path / "s" / "report.html").read_text()
+    again = judge(rows, delta=0.05)
+    headline = [float(x) for x in re.search(r'data-headline="([^"]+)"', page)[1].split()]
+    assert headline == list(again["headline"]["judged"])
+    sections = re.findall(r"<h3>([^<]+)</h3><p>(.*?)</p><table>(.*?)</table>", page, re.S)
+    assert len(sections) == 3 and sections[0][0] == "80 training MDPs"
+    for title, gaps, table in sections:
+        group = next(g for g in again["groups"] if f"{g['n_train']} training MDPs" == title)
+        for key, values in re.findall(r'data-gap=(\w+) data-value="([^"]+)"', gaps):
+            assert [float(x) for x in values.split()] == list(group[key])
+        for name, cells in re.findall(r"<tr data-set=(\w+)>(.*?)</tr>", table, re.S):
+            found = [v.split() for v in re.findall(r'data-value="([^"]+)"', cells)]
+            s = group["sets"][name]
+            wanted = [[s["mean"].estimate], [s["mean"].low, s["mean"].high], [s["iqm"]], [s["worst"]]]
+            wanted += [[s["success"].estimate], [s["random"]], [s["reference"]]]
+            assert [[float(x) for x in v] for v in found] == wanted
+            mean = np.mean(
+                [
+                    r["return"]
+                    for r in rows
+                    if r["policy"] == "agent" and r["set"] == name and r["n_train"] == group["n_train"]
+                ]
+            )
+            assert s["mean"].estimate == pytest.approx(mean)
+    assert result["verdict"] in page and result["headline"]["n_train"] == 80
+    table = list(csv.DictReader((tmp_path / "s" / "rows.csv").open()))
+    assert len(table) == len(rows) and float(table[7]["return"]) == rows[7]["return"]
+
+
+def test_the_page_opens_offline_and_has_ten_panels_or_says_why_one_is_missing(tmp_path):
+    study(tmp_path / "s")
+    write_report(tmp_path / "s", tmp_path / "s" / "report.html")
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
+    assert "&lt;a note &amp; more&gt;" in page and "positive = overfit" in page and "gala overfit sweep maze" in page
+    for key in PANELS:
+        section = re.search(rf"<section id={key}>(.*?)</section>", page, re.S)[1]
+        assert ("data:image/png;base64," in section) != ("not here: " in section), key
+    drawn = {p.stem for p in (tmp_path / "s" / "figures").glob("*.png")}
+    assert drawn == {"curves", "gap", "profiles", "contexts", "values", "heatmap"}
+
+
+def test_the_terminal_gets_the_verdict_and_the_reason_in_80_columns(tmp_path):
+    study(tmp_path / "s", overfit=3.0)
+    lines = write_report(tmp_path / "s", tmp_path / "s" / "report.html")["lines"]
+    assert lines[0].startswith("OVERFIT: 80 training MDPs") and all(len(line) <= 80 for line in lines)
+    study(tmp_path / "t", overfit=0.0)
+    assert write_report(tmp_path / "t", tmp_path / "t" / "report.html")["verdict"] == "NO-GAP"
+
+
+def test_a_study_of_randomised_rewards_shows_the_capacity(tmp_path):
+    study(tmp_path / "s", condition="flip=0.5")
+    write_report(tmp_path / "s", tmp_path / "s" / "report.html", figures=("png", "svg"))
+    assert (tmp_path / "s" / "figures" / "capacity.png").is_file()
+    assert (tmp_path / "s" / "figures" / "capacity.svg").read_text().startswith("<?xml")
+
+
+def test_two_runs_give_no_report(tmp_path):
+    study(tmp_path / "s", runs=2)
+    with pytest.raises(ValueError, match="at least 3"):
+        write_report(tmp_path / "s", tmp_path / "s" / "report.html")
+    assert not (tmp_path / "s" / "report.html").exists()
