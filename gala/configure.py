@@ -244,6 +244,7 @@ def _normal(text: str, hint: Any) -> str:
         return text.capitalize()
     if get_origin(hint) is tuple:
         items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+        items = [repr(item) for item in items] if get_args(hint)[0] is str else items
         return f"({''.join(item + ',' for item in items)})"
     return text
 
@@ -252,5 +253,5 @@ def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is tuple:
-        return "whole numbers with commas between them"
+        return {int: "whole numbers", str: "words"}.get(get_args(hint)[0], "numbers") + " with commas between them"
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, f"a {hint}")

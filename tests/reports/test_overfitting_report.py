@@ -73,14 +73,8 @@ def test_every_number_on_the_page_is_found_again_in_the_rows(tmp_path):
             wanted = [[s["mean"].estimate], [s["mean"].low, s["mean"].high], [s["iqm"]], [s["worst"]]]
             wanted += [[s["success"].estimate], [s["random"]], [s["reference"]]]
             assert [[float(x) for x in v] for v in found] == wanted
-            mean = np.mean(
-                [
-                    r["return"]
-                    for r in rows
-                    if r["policy"] == "agent" and r["set"] == name and r["n_train"] == group["n_train"]
-                ]
-            )
-            assert s["mean"].estimate == pytest.approx(mean)
+            mine = [r for r in rows if (r["policy"], r["set"], r["n_train"]) == ("agent", name, group["n_train"])]
+            assert s["mean"].estimate == pytest.approx(np.mean([r["return"] for r in mine]))
     assert result["verdict"] in page and result["headline"]["n_train"] == 80
     table = list(csv.DictReader((tmp_path / "s" / "rows.csv").open()))
     assert len(table) == len(rows) and float(table[7]["return"]) == rows[7]["return"]

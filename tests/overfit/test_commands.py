@@ -1,0 +1,189 @@
+"""``gala overfit`` as a user calls it, with real trainings of a few seconds."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gala_envs.contexts import ContextSet
+
+from gala.cli import main
+from gala.overfit.commands.words import sort_words
+from gala.overfit.options import SweepOptions
+from gala.runs import RunDir
+
+TINY = ("steps=2000", "model.hidden=16", "a2c.num_steps=8", "envs_per_learner=4", "torch_threads=1", "algo=a2c")
+
+
+def run(capsys, *words):
+    """(exit status, stdout, stderr) of ``gala overfit WORDS``."""
+    code = main(["overfit", *map(str, words)])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Sets of short bit strings, and three runs on the train set."""
+    folder = tmp_path_factory.mktemp("overfit")
+    assert main(["overfit", "split", "bits", "length=4", "train=4", "test=8", f"out={folder / 'sets'}"]) == 0
+    words = [f"sets={folder / 'sets'}", "runs=3", f"out={folder / 'runs'}", *TINY]
+    assert main(["overfit", "train", *words]) == 0
+    return folder
+
+
+def runs_of(folder):
+    return [folder / "runs" / f"run{k}" for k in range(3)]
+
+
+def test_the_selftest_finds_everything_as_it_must_be(capsys):
+    code, out, _ = run(capsys, "selftest")
+    assert code == 0 and "FAIL" not in out and "0 failed" in out
+
+
+def test_runs_record_the_contexts_that_they_were_trained_on(trained):
+    train = ContextSet.read(trained / "sets" / "train.json")
+    for path in runs_of(trained):
+        _, meta = RunDir.open(path).load_part("latest", "learner0")
+        assert set(meta["contexts"]) == set(train.uids)
+        assert abs(sum(meta["contexts"].values()) - 2000 / 4) <= 8  # each episode has four steps
+
+
+def test_a_verdict_a_report_and_an_exit_code(trained, capsys, tmp_path):
+    code, out, _ = run(capsys, "eval", *runs_of(trained), f"sets={trained / 'sets'}", f"out={tmp_path / 'study'}")
+    verdict = out.split(":")[0]
+    assert {"NO-GAP": 0, "OVERFIT": 3, "INCONCLUSIVE": 4}[verdict] == code
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert f'<p class="verdict">{verdict}</p>' in page
+    rows = [json.loads(line) for line in (tmp_path / "study" / "rows.jsonl").read_text().splitlines()]
+    assert {(r["policy"], r["set"]) for r in rows} == {
+        (policy, name) for policy in ("agent", "random", "reference") for name in ("train", "test")
+    }
+    assert all(r["return"] == 1.0 for r in rows if r["policy"] == "reference")
+    assert all(0 <= r["return"] <= 1 and r["length"] == 4 for r in rows if r["policy"] == "agent")
+    again, out_again, _ = run(capsys, "report", tmp_path / "study")
+    assert again == code and out_again.splitlines()[:2] == out.splitlines()[:2]
+
+
+def test_an_evaluation_in_another_order_gives_the_same_rows(trained, capsys, tmp_path):
+    for name, runs in (("a", runs_of(trained)), ("b", runs_of(trained)[::-1])):
+        run(capsys, "eval", *runs, f"sets={trained / 'sets'}", f"out={tmp_path / name}")
+    rows = []
+    for name in "ab":
+        found = [json.loads(line) for line in (tmp_path / name / "rows.jsonl").read_text().splitlines()]
+        rows.append([r | {"run": 2 - r["run"], "part": ""} if name == "b" else r | {"part": ""} for r in found])
+    key = lambda r: (r["policy"], r["run"], r["set"], r["context"], r["episode"])  # noqa: E731
+    mine = [sorted((r for r in part if r["policy"] == "agent"), key=key) for part in rows]
+    assert mine[0] == mine[1]
+
+
+def test_a_run_that_has_peeked_at_one_test_context_is_caught(trained, capsys, tmp_path):
+    train, test = (json.loads((trained / "sets" / f"{name}.json").read_text()) for name in ("train", "test"))
+    peeked = test | {"contexts": [*test["contexts"], train["contexts"][1]]}
+    del peeked["sha256"]
+    other = train | {"contexts": train["contexts"][:1] + train["contexts"][2:]}
+    del other["sha256"]
+    (tmp_path / "sets").mkdir()
+    for name, tree in (("train", other), ("test", peeked)):
+        (tmp_path / "sets" / f"{name}.json").write_text(json.dumps(tree))
+    code, _, err = run(capsys, "eval", *runs_of(trained), f"sets={tmp_path / 'sets'}", f"out={tmp_path / 'study'}")
+    assert code == 2 and re.search(r"has trained on 1 MDPs of the test set \(\w+: \d+ episodes\)", err)
+    assert not (tmp_path / "study").exists()
+
+
+def test_stress_and_value_of_trained_runs(trained, capsys, tmp_path):
+    code, out, _ = run(
+        capsys, "stress", *runs_of(trained), f"sets={trained / 'sets'}", "sticky=0,0.5", "obs_sigma=0.5",
+        f"out={tmp_path / 'study'}",
+    )  # fmt: skip
+    assert code in (0, 3, 4)
+    rows = [json.loads(line) for line in (tmp_path / "study" / "rows.jsonl").read_text().splitlines()]
+    assert {r["condition"] for r in rows} == {"", "sticky=0.5", "sigma=0.5"}
+    assert "Robustness, not generalisation" in (tmp_path / "study" / "report.html").read_text()
+    code, out, _ = run(capsys, "value", runs_of(trained)[0], f"sets={trained / 'sets'}")
+    assert code == 0 and "value bias" in out and "MDP decoded" in out and max(map(len, out.splitlines())) <= 80
+
+
+def scripted(obs, state, rng):
+    """What the cue says."""
+    return int(obs[-1] > 0)
+
+
+def test_any_policy_in_python_is_judged(trained, capsys, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    run(capsys, "split", "bits", "cue=0.9", "train=40", "test=200", f"out={tmp_path / 'sets'}")
+    code, out, _ = run(
+        capsys, "eval", "policy=test_commands:scripted", f"sets={tmp_path / 'sets'}", f"out={tmp_path / 'study'}"
+    )
+    assert code == 0 and out.startswith("NO-GAP")
+
+
+def test_a_sweep_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(capsys, tmp_path):
+    words = ["sweep", "bits", "length=4", "n=2", "runs=3", "test=8", *TINY, f"out={tmp_path / 'study'}"]
+    code, _, _ = run(capsys, *words)
+    study = tmp_path / "study"
+    whole = sorted((study / "rows.jsonl").read_text().splitlines())
+    shutil.rmtree(study / "runs" / "n2-run2")
+    meta = json.loads((study / "study.json").read_text())
+    meta["done"].remove("n2-run2")
+    (study / "study.json").write_text(json.dumps(meta))
+    assert run(capsys, *words)[0] == code
+    again = sorted((study / "rows.jsonl").read_text().splitlines())
+    assert again == whole
+    fresh = {
+        json.loads(r)["context"]
+        for r in whole
+        if json.loads(r)["set"] == "train" and json.loads(r)["policy"] == "agent"
+    }
+    assert len(fresh) == 6  # two levels for each run, all different
+    assert run(capsys, *words[:-1], "judge.delta=0.2", words[-1])[0] == 2  # another study, in the same directory
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep"], "name a family first"),
+        (["sweep", "maze", "runs=2"], "needs at least 3"),
+        (["sweep", "maze", "n=0"], "at least 1 each"),
+        (["sweep", "maze", "seize=3"], "unknown setting 'seize'; did you mean 'size'"),
+        (["sweep", "maze", "size=two"], "size=two wants a number"),
+        (["sweep", "maze", "size=4.5"], "size=4.5 wants a whole number"),
+        (["sweep", "bits", "flip=0.5"], "no parameter flip"),
+        (["sweep", "maze", "algos=ppo"], "unknown algorithm ppo"),
+        (["sweep", "maze", "algos=a2c", "flip=0.5"], "not both"),
+        (["sweep", "maze", "judge.budget=soon"], "wants a time such as 90s"),
+        (["sweep", "bits", "length=4", "n=10", "runs=3", "test=10"], "there are only 16"),
+        (["split", "mazes"], "did you mean maze"),
+        (["split", "maze", "steps=5"], "a setting of training"),
+        (["split", "maze", "test=-1"], "must be 0 or more"),
+        (["eval", "run"], "at least 3 training runs"),
+        (["eval"], "usage"),
+        (["audit"], "usage"),
+        (["audit", "nowhere"], "no train.json"),
+        (["report", "nowhere"], "no study"),
+        (["judge"], "unknown subcommand 'judge'"),
+    ],
+)
+def test_bad_input_gets_one_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *words)
+    assert code == 2 and message in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_contexts_cannot_be_judged(capsys, tmp_path, trained):
+    assert main(["train", "env.id=CartPole-v1", *TINY, f"run={tmp_path / 'run'}", "log.panel=off"]) == 0
+    code, _, err = run(capsys, "eval", *[tmp_path / "run"] * 3, f"sets={trained / 'sets'}", f"out={tmp_path / 's'}")
+    assert code == 2 and "not trained on contexts" in err
+
+
+def test_words_go_to_whom_they_are_for():
+    from gala_envs.families import make_family
+
+    words = ["n=1,2", "size=5", "steps=100", "--flip", "0.5", "judge.act=greedy", "a2c.gamma=0.9"]
+    options, parameters, training = sort_words(words, SweepOptions, make_family("maze"))
+    assert options.n == (1, 2) and options.judge.act == "greedy" and parameters == {"size": 5}
+    assert options.flip == (0.5,) and training == ["steps=100", "a2c.gamma=0.9"]
+    assert np.isclose(options.judge.delta, 0.05)
