@@ -177,8 +177,13 @@ def pick_device(config: Config, rank: int) -> torch.device:
 
 
 def is_one_pass(config: Config) -> bool:
-    """Whether the passes that choose the actions are differentiated, instead of a second pass over the rollout."""
-    return config.model.encoder != "mlp" if config.a2c.passes == "auto" else config.a2c.passes == "1"
+    """Whether the passes that choose the actions are differentiated, instead of a second pass over the rollout.
+
+    With dropout they are: a second pass would leave out other features than those that chose the action.
+    """
+    if config.a2c.passes == "auto":
+        return config.model.encoder != "mlp" or config.model.dropout > 0
+    return config.a2c.passes == "1"
 
 
 def is_lock_step(config: Config) -> bool:

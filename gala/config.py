@@ -65,6 +65,10 @@ class ModelConfig:
     """MLP: policy and value do not share layers."""
     gru_size: int = 0
     """Width of a GRU between encoder and heads; 0 means a feed-forward policy."""
+    dropout: float = 0.0
+    """Share of the encoder's features that is left out in training; evaluation uses all."""
+    dynamics_coef: float = 0.0
+    """Weight of predicting the next observation and the reward from the features: implicitly model-based."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: the encoder computes in bfloat16 (faster on CPUs with AVX512-BF16 or AMX, and on GPUs)."""
 
@@ -84,6 +88,8 @@ class A2CConfig:
     """linear decays the coefficient to 0 over the run."""
     max_grad_norm: float = 0.5
     normalize_advantages: bool = False
+    l2: float = 0.0
+    """Pulls all parameters to 0: this times the parameters is added to the gradient."""
     passes: Literal["auto", "1", "2"] = "auto"
     """1 differentiates the acting passes; 2 runs the network again, as published. Equal gradients; auto: the faster."""
 

@@ -20,10 +20,18 @@ _NOT_NEGATIVE = (
     *("max_restarts", "max_learners", "log.keep_milestones"),
     *("seed", "torch_threads", "env.threads", "env.max_episode_steps", "env.noop_max", "model.gru_size"),
     *("a2c.value_coef", "a2c.entropy_coef", "a2c.max_grad_norm", "optim.lr"),
+    *("a2c.l2", "model.dynamics_coef", "env.obs_noise"),
     *("gossip.peers", "slowmo.every", "delay.mean_s", "delay.sigma"),
 )
 _UNIT = ("env.sticky_actions", "a2c.gamma", "a2c.gae_lambda")
-_BELOW_ONE = ("optim.rmsprop_alpha", "optim.adam_beta1", "optim.adam_beta2", "gossip.w_min", "slowmo.momentum")
+_BELOW_ONE = (
+    "model.dropout",
+    "optim.rmsprop_alpha",
+    "optim.adam_beta1",
+    "optim.adam_beta2",
+    "gossip.w_min",
+    "slowmo.momentum",
+)
 
 
 def validate(config: Config) -> None:
@@ -41,6 +49,8 @@ def validate(config: Config) -> None:
     _require(values, ("model.hidden",), lambda v: all(w >= 1 for w in v), "widths of at least 1")
     _require(values, ("env.id",), bool, "the name of an environment; see `gala envs`")
     _require(values, ("device",), lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
+    if config.model.dynamics_coef and config.model.gru_size:
+        raise ValueError("model.dynamics_coef works without a GRU only; set model.gru_size=0")
     if config.algo == "a2c" and config.learners > 1:
         raise ValueError(f"algo=a2c has one learner, not {config.learners}; use algo=gala, independent or allreduce")
     if config.max_learners and config.max_learners < config.learners:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Rows = Sequence[ArrayLike] | NDArray
 Verdict = Literal["OVERFIT", "NO-GAP", "INCONCLUSIVE"]
 EXIT_CODES: dict[str, int] = {"NO-GAP": 0, "OVERFIT": 3, "INCONCLUSIVE": 4}
 FEWEST_RUNS, FEW_RUNS, FEW_TEST = 3, 5, 50
@@ -64,7 +65,12 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> Interval:
 
 
 def gap_interval(
-    train: Sequence[ArrayLike], test: Sequence[ArrayLike], *, repeats: int = 2000, level: float = 0.95, seed: int = 0
+    train: Sequence[ArrayLike] | NDArray,
+    test: Sequence[ArrayLike] | NDArray,
+    *,
+    repeats: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """Interval of mean(train) - mean(test) by a bootstrap of runs crossed with contexts.
 
@@ -88,7 +94,12 @@ def gap_interval(
 
 
 def nested_gap_interval(
-    train: Sequence[ArrayLike], test: Sequence[ArrayLike], *, repeats: int = 2000, level: float = 0.95, seed: int = 0
+    train: Sequence[ArrayLike] | NDArray,
+    test: Sequence[ArrayLike] | NDArray,
+    *,
+    repeats: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """As ``gap_interval``, where every run has training contexts of its own.
 
@@ -96,7 +107,7 @@ def nested_gap_interval(
     spread twice (coverage 100% at nominal 95%, measured). The percentiles are widened by sqrt(R / (R - 1)), by which a
     bootstrap of R runs is too narrow.
     """
-    a = np.array([np.mean(row) for row in train])
+    a = np.array([np.asarray(row, np.float64).mean() for row in train])
     b = np.stack([np.asarray(row, np.float64) for row in test])
     _check_runs(len(a), len(b))
     rng, gaps, estimate = np.random.default_rng(seed), np.empty(repeats), float(a.mean() - b.mean())

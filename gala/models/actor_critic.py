@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gala.models.distributions import distribution_for
+from gala.models.dynamics import Dynamics
 from gala.models.encoders import ENCODERS, orthogonal_
 
 
@@ -53,12 +54,24 @@ class ActorCritic(nn.Module):
         self.gru_size = gru_size
         self.gru = nn.GRUCell(width, gru_size) if gru_size else None
         width = gru_size or width
+        self.dropout: nn.Dropout | None = None
+        self.dynamics: Dynamics | None = None
+        self.dynamics_coef = 0.0
         # A near-zero policy head starts from the uniform policy (or a zero mean), whatever the features' scale.
         self.policy_head = orthogonal_(nn.Linear(width, self.distribution.num_outputs), 0.01)
         self.value_head = orthogonal_(nn.Linear(width, 1), 1.0)
         self.log_std: nn.Parameter | None = None
         if self.distribution.num_log_std:
             self.log_std = nn.Parameter(torch.zeros(self.distribution.num_log_std))
+
+    def regularise(self, dropout: float, dynamics_coef: float, obs_space: gym.Space, action_space: gym.Space) -> None:
+        """Add what keeps features general: dropout, and a head that learns the dynamics (``gala.models.dynamics``)."""
+        if dropout:
+            self.dropout = nn.Dropout(dropout)
+        if dynamics_coef:
+            assert isinstance(obs_space, gym.spaces.Box)
+            self.dynamics_coef = dynamics_coef
+            self.dynamics = Dynamics(cast(int, self.encoder.num_features), obs_space, action_space)
 
     def initial_state(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
         """Zeros ``[batch, gru_size]``."""
@@ -98,7 +111,7 @@ class ActorCritic(nn.Module):
         """Features in float32. With bf16 only the encoder's arithmetic is short; parameters, heads and loss are not."""
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
             features = encoder(obs)
-        return features.float()
+        return features.float() if self.dropout is None else self.dropout(features.float())
 
     def _heads(self, obs: Tensor, features: Tensor, state: Tensor, with_value: bool = True) -> Outputs:
         params = self.policy_head(features)
@@ -108,6 +121,18 @@ class ActorCritic(nn.Module):
             return Outputs(params, params.new_empty(0), state)
         critic_features = features if self.critic_encoder is None else self._encode(self.critic_encoder, obs)
         return Outputs(params, self.value_head(critic_features).squeeze(-1), state)
+
+    def auxiliary_loss(self, obs: Tensor, action: Tensor, reward: Tensor, known: Tensor) -> Tensor | None:
+        """What else than the A2C loss this network learns from; None without ``dynamics_coef``.
+
+        ``obs [T, B, ...]``, ``action [T, B, ...]``, ``reward [T, B]``; ``known [T - 1, B]``: obs[t + 1] follows obs[t].
+        """
+        if self.dynamics is None:
+            return None
+        features = self._encode(self.encoder, obs[:-1].flatten(0, 1))
+        error = self.dynamics(features, action[:-1].flatten(0, 1), obs[1:].flatten(0, 1), reward[:-1].flatten())
+        weight = known.flatten() / known.sum().clamp(min=1)
+        return self.dynamics_coef * (weight * error).sum()
 
     def act(self, params: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
         """Actions ``[B, *action_shape]`` from distribution parameters ``[B, P]``."""
@@ -120,7 +145,7 @@ def num_parameters(module: nn.Module) -> int:
 
 def build_actor_critic(obs_space: gym.Space, action_space: gym.Space, model: Any) -> ActorCritic:
     """From any record with the fields of ``ModelConfig``."""
-    return ActorCritic(
+    network = ActorCritic(
         obs_space,
         action_space,
         encoder=model.encoder,
@@ -130,3 +155,5 @@ def build_actor_critic(obs_space: gym.Space, action_space: gym.Space, model: Any
         gru_size=model.gru_size,
         precision=model.precision,
     )
+    network.regularise(model.dropout, model.dynamics_coef, obs_space, action_space)
+    return network

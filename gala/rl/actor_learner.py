@@ -39,6 +39,8 @@ class Coefficients(Protocol):
     def max_grad_norm(self) -> float: ...
     @property
     def normalize_advantages(self) -> bool: ...
+    @property
+    def l2(self) -> float: ...
 
 
 class UpdateResult:
@@ -92,6 +94,8 @@ class ActorLearner:
         assert grad is not None
         grad.zero_()
         loss.total.backward()
+        if self.coefficients.l2:
+            grad.add_(self.flat.detach(), alpha=self.coefficients.l2)
         if self.reduce_gradient is not None:
             self.reduce_gradient(grad)
         grad_norm = clip_(grad, self.coefficients.max_grad_norm)
@@ -129,7 +133,8 @@ class ActorLearner:
             value_coef=c.value_coef,
             entropy_coef=entropy_coef,
         )
-        return loss, ev
+        extra = self.policy.auxiliary_loss(r.obs, r.action, r.reward, unbroken(r))
+        return loss if extra is None else loss._replace(total=loss.total + extra), ev
 
 
 def rollout_advantages(r: Rollout, v_tm1: Tensor, gamma: float, lambda_: float) -> Tensor:
@@ -139,6 +144,11 @@ def rollout_advantages(r: Rollout, v_tm1: Tensor, gamma: float, lambda_: float) 
     discount_t = gamma * (~r.terminated).float()
     continue_t = (~(r.terminated | r.truncated)).float()
     return generalized_advantages(r.reward, discount_t, continue_t, v_tm1, v_t, lambda_)
+
+
+def unbroken(r: Rollout) -> Tensor:
+    """bool ``[T - 1, B]``: steps whose successor in the rollout is the observation that they led to."""
+    return (r.valid & ~(r.terminated | r.truncated))[:-1]
 
 
 def clip_(grad: Tensor, max_norm: float) -> Tensor:

@@ -28,6 +28,9 @@ class FixedValue:
     def initial_state(self, batch, device="cpu"):
         return torch.zeros(batch, 0)
 
+    def auxiliary_loss(self, obs, action, reward, known):
+        return None
+
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():

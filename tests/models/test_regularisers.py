@@ -1,0 +1,91 @@
+"""What else a network can be trained with: a model of the dynamics, dropout, L2."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gala import build, configure
+from gala.gossip.flat import flatten_parameters
+from gala.models.actor_critic import build_actor_critic
+from gala.rl.actor_learner import ActorLearner, unbroken
+from gala.rl.rollout import Collector
+from gala.validation import validate
+
+SMALL = ("env.id=CartPole-v1", "model.hidden=8", "envs_per_learner=3", "a2c.num_steps=40", "a2c.max_grad_norm=0")
+
+
+def learner(*words, keep_graph=False):
+    config = configure.parse([*SMALL, *words])
+    env = build.make_env(config, 3)
+    policy = build.make_policy(config, build.Spaces(env.obs_space, env.action_space, 1))
+    flat = flatten_parameters(list(policy.parameters()))
+    build.flatten_gradients(flat, policy)
+    collector = Collector(
+        env,
+        40,
+        device=torch.device("cpu"),
+        generator=torch.Generator().manual_seed(3),
+        normalizer=None,
+        shape_reward=build.make_reward_shaper(config)[0],
+        keep_graph=keep_graph,
+    )
+    collector.reset(policy, 5)
+    return ActorLearner(collector, policy, flat, torch.optim.SGD([flat]), coefficients=config.a2c)
+
+
+def test_the_dynamics_loss_is_the_error_of_a_loop_over_transitions_within_episodes():
+    one = learner("model.dynamics_coef=0.5", "env.max_episode_steps=15")
+    rollout, _ = one.collector.collect(one.policy)
+    known = unbroken(rollout)
+    assert 0 < int((~known).sum()) < known.numel() / 4  # episodes end in it
+    got = one.policy.auxiliary_loss(rollout.obs, rollout.action, rollout.reward, known)
+    errors = []
+    for t in range(39):
+        for row in range(3):
+            if rollout.terminated[t, row] or rollout.truncated[t, row]:
+                continue
+            features = one.policy.encoder(rollout.obs[t, row][None])
+            told = F.one_hot(rollout.action[t, row], 2).float()
+            guess = one.policy.dynamics.layers(torch.cat([features[0], told]))
+            error = ((guess[:4] - rollout.obs[t + 1, row]) ** 2).mean() + (guess[4] - rollout.reward[t, row]) ** 2
+            errors.append(error)
+    assert got.item() == pytest.approx(0.5 * torch.stack(errors).mean().item(), rel=1e-5)
+
+
+def test_dynamics_are_learned_and_their_gradient_reaches_the_encoder():
+    one = learner("model.dynamics_coef=1", "a2c.value_coef=0", "a2c.entropy_coef=0")
+    before = one.policy.encoder.layers[1].weight.detach().clone()
+    losses = []
+    for _ in range(60):
+        one.update(lr=0.05, entropy_coef=0.0)
+        rollout, _ = one.collector.collect(one.policy)
+        known = unbroken(rollout)
+        losses.append(one.policy.auxiliary_loss(rollout.obs, rollout.action, rollout.reward, known).item())
+    assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:2])
+    assert not torch.equal(before, one.policy.encoder.layers[1].weight)
+    with pytest.raises(ValueError, match="without a GRU"):
+        validate(configure.parse(["model.dynamics_coef=1", "model.gru_size=8"]))
+
+
+def test_l2_adds_its_multiple_of_the_parameters_to_the_gradient():
+    plain, pulled = learner(), learner("a2c.l2=0.3")
+    plain.update(lr=0.0, entropy_coef=0.01)
+    pulled.update(lr=0.0, entropy_coef=0.01)
+    torch.testing.assert_close(pulled.flat.grad, plain.flat.grad + 0.3 * plain.flat.detach())
+
+
+def test_dropout_leaves_features_out_in_training_and_none_in_evaluation():
+    config = configure.parse(["model.dropout=0.5", "model.hidden=1000", "model.encoder=mlp"])
+    space = gym.spaces.Box(-1, 1, (4,), np.float32)
+    policy = build_actor_critic(space, gym.spaces.Discrete(2), config.model)
+    obs = torch.randn(200, 4)
+    torch.manual_seed(0)
+    features = policy._encode(policy.encoder, obs)
+    policy.eval()
+    whole = policy._encode(policy.encoder, obs)
+    kept = features != 0
+    assert kept.float().mean().item() == pytest.approx(0.5, abs=0.01)
+    torch.testing.assert_close(features[kept], 2 * whole[kept])
+    assert build.is_one_pass(config) and not build.is_one_pass(configure.parse(["model.encoder=mlp"]))
