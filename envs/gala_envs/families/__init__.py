@@ -11,6 +11,7 @@ from gala_envs.contexts import Family
 FAMILIES = {
     "bits": "gala_envs.families.bits:Bits",
     "maze": "gala_envs.families.maze:Maze",
+    "classic": "gala_envs.families.classic:Classic",
     "seeds": "gala_envs.families.seeds:Seeds",
     "ale": "gala_envs.families.ale:Ale",
     "confounded": "gala_envs.families.confounded:Confounded",
