@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,86 @@ import numpy as np
 
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
 from gala_envs.mujoco_tasks import TASKS, Sim
+
+
+class Physics:
+    """``num_envs`` simulations of one task: starts and steps, in float64, without episodes.
+
+    Raises:
+        ValueError: ``id`` is not one of ``mujoco_tasks.TASKS``.
+    """
+
+    def __init__(self, id: str, num_envs: int, threads: int) -> None:
+        if id not in TASKS:
+            raise ValueError(f"unknown MuJoCo task '{id}'; choose one of {', '.join(TASKS)}")
+        import mujoco
+        from mujoco.batch import Batch
+
+        self.id, self.task = id, TASKS[id]
+        self.model = model = _load(_asset(self.task.xml))
+        self.models = [model] * num_envs
+        self._contacts = "cfrc_ext" in self.task.derived
+        # Only a persistent batch keeps the contacts that _contact_forces reads back; it costs 3% of a step.
+        self.batch: Any = Batch(model, num_envs, threads or len(os.sched_getaffinity(0)), persistent=self._contacts)
+        derived = {name: self.batch.bind(name) for name in self.task.derived if name != "cfrc_ext"}
+        if self._contacts:
+            self._scratch = mujoco.MjData(model)
+            self._forces = derived["cfrc_ext"] = np.zeros((num_envs, model.nbody, 6))
+        dt = model.opt.timestep * self.task.frame_skip
+        self.sim = Sim(model, dt, self.batch.bind("qpos"), self.batch.bind("qvel"), derived)
+        self._ctrl = self.batch.bind("ctrl")
+        low, high = model.actuator_ctrlrange.astype(np.float32).T
+        self.action_space: gym.Space = gym.spaces.Box(low, high, dtype=np.float32)
+        self.obs_space: gym.Space = gym.spaces.Box(-np.inf, np.inf, self.task.obs(self.sim).shape[1:], np.float32)
+
+    def advance(self, action: Array) -> tuple[Array, Array, Array]:
+        """One decision ``[B, actions]`` in every simulation: (obs, reward, alive)."""
+        task, sim = self.task, self.sim
+        before = task.position(sim).copy()
+        self._ctrl[:] = action
+        self.call(self.batch.step, nstep=task.frame_skip)
+        if self._contacts:
+            self._contact_forces()
+        obs, alive = task.obs(sim), task.alive(sim)
+        return obs, task.reward(sim, (task.position(sim) - before) / sim.dt, action, alive), alive
+
+    def start(self, rows: Array, states: Sequence[tuple[Array, Array]]) -> None:
+        """Put simulation ``rows[i]`` at ``states[i]`` = (qpos, qvel); ``task.obs(sim)`` then shows it."""
+        import mujoco
+
+        self.call(self.batch.reset, rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        for row, (qpos, qvel) in zip(rows, states, strict=True):
+            self.sim.qpos[row], self.sim.qvel[row] = qpos, qvel
+        self.call(self.batch.forward, rows)
+        if self._contacts:
+            self._forces[rows] = 0.0
+
+    def use_models(self, rows: Array, models: Sequence[Any]) -> None:
+        """From now on simulation ``rows[i]`` runs on ``models[i]``: the task's model with other parameters."""
+        for row, model in zip(rows, models, strict=True):
+            self.models[row] = model
+        self.batch.set_models(self.models)
+
+    def call(self, method: Any, *args: Any, **kwargs: Any) -> None:
+        """A call of the batch; a simulation that fails is named."""
+        from mujoco.batch import SimulationError
+
+        try:
+            method(*args, **kwargs)
+        except SimulationError as error:
+            raise EnvError(f"{self.id}, row {int(error.ids[0])}: {error}") from error
+
+    def _contact_forces(self) -> None:
+        """Contact forces on each body [B, nbody, 6], which MuJoCo computes only when asked, and the batch cannot ask.
+
+        The one loop over rows: 15 us each, 5% of a step of Ant or Humanoid on one thread.
+        """
+        import mujoco
+
+        for row in range(len(self.sim.qpos)):
+            self.batch.get_data(row, self._scratch)
+            mujoco.mj_rnePostConstraint(self.models[row], self._scratch)
+            self._forces[row] = self._scratch.cfrc_ext
 
 
 class MujocoEnv:
@@ -28,28 +109,11 @@ class MujocoEnv:
         Raises:
             ValueError: ``id`` is not one of ``mujoco_tasks.TASKS``.
         """
-        if id not in TASKS:
-            raise ValueError(f"unknown MuJoCo task '{id}'; choose one of {', '.join(TASKS)}")
-        import mujoco
-        from mujoco.batch import Batch
-
-        self.id, self.num_envs, self.task = id, num_envs, TASKS[id]
+        self._physics: Physics | None = Physics(id, num_envs, threads)
+        self.id, self.num_envs, self.task = id, num_envs, self._physics.task
+        self.obs_space, self.action_space = self._physics.obs_space, self._physics.action_space
         self.frames_per_step = self.task.frame_skip
         self.max_episode_steps = max_episode_steps or self.task.max_episode_steps
-        model = _load(_asset(self.task.xml))
-        self._contacts = "cfrc_ext" in self.task.derived
-        # Only a persistent batch keeps the contacts that _contact_forces reads back; it costs 3% of a step.
-        self._batch: Any = Batch(model, num_envs, threads or len(os.sched_getaffinity(0)), persistent=self._contacts)
-        derived = {name: self._batch.bind(name) for name in self.task.derived if name != "cfrc_ext"}
-        if self._contacts:
-            self._scratch = mujoco.MjData(model)
-            self._forces = derived["cfrc_ext"] = np.zeros((num_envs, model.nbody, 6))
-        dt = model.opt.timestep * self.task.frame_skip
-        self._sim = Sim(model, dt, self._batch.bind("qpos"), self._batch.bind("qvel"), derived)
-        self._ctrl = self._batch.bind("ctrl")
-        low, high = model.actuator_ctrlrange.astype(np.float32).T
-        self.action_space: gym.Space = gym.spaces.Box(low, high, dtype=np.float32)
-        self.obs_space: gym.Space = gym.spaces.Box(-np.inf, np.inf, self.task.obs(self._sim).shape[1:], np.float32)
         self._tracker = EpisodeTracker(num_envs)
         self._elapsed = np.zeros(num_envs, np.int64)
 
@@ -65,66 +129,34 @@ class MujocoEnv:
         """``reset`` before rounding to float32: what is compared with Gymnasium."""
         self._streams = [np.random.default_rng(s) for s in row_seeds(seed, self.num_envs)]
         self._tracker.reset()
-        self._start(np.arange(self.num_envs))
-        return self.task.obs(self._sim)
+        return self._start(np.arange(self.num_envs))
 
     def step64(self, actions: Array) -> Step:
         """``step`` before rounding to float32."""
-        task, sim = self.task, self._sim
+        assert self._physics is not None, "this environment is closed"
         action = check_actions(actions, self.action_space, self.num_envs).astype(np.float64)
-        before = task.position(sim).copy()
-        self._ctrl[:] = action
-        self._call(self._batch.step, nstep=task.frame_skip)
-        if self._contacts:
-            self._contact_forces()
-        obs, alive = task.obs(sim), task.alive(sim)
-        reward = task.reward(sim, (task.position(sim) - before) / sim.dt, action, alive)
+        obs, reward, alive = self._physics.advance(action)
         self._elapsed += 1
         terminated, truncated = ~alive, self._elapsed >= self.max_episode_steps
         done = terminated | truncated
         final_obs = None
         if done.any():
             final_obs = obs
-            self._start(np.flatnonzero(done))
-            obs = task.obs(sim)
+            obs = self._start(np.flatnonzero(done))
         valid = np.ones(self.num_envs, bool)
         returns, lengths = self._tracker.update(reward, valid, done)
         return Step(obs, reward, terminated, truncated, done, valid, final_obs, done, returns, lengths)
 
-    def _start(self, rows: Array) -> None:
-        import mujoco
-
+    def _start(self, rows: Array) -> Array:
+        """Restarts ``rows``; returns the observations of all."""
+        assert self._physics is not None, "this environment is closed"
         self._elapsed[rows] = 0
-        self._call(self._batch.reset, rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
-        for row in rows:
-            self._sim.qpos[row], self._sim.qvel[row] = self.task.start(self._streams[row], self._sim.model)
-        self._call(self._batch.forward, rows)
-        if self._contacts:
-            self._forces[rows] = 0.0
-
-    def _contact_forces(self) -> None:
-        """Contact forces on each body [B, nbody, 6], which MuJoCo computes only when asked, and the batch cannot ask.
-
-        The one loop over rows: 15 us each, 5% of a step of Ant or Humanoid on one thread.
-        """
-        import mujoco
-
-        for row in range(self.num_envs):
-            self._batch.get_data(row, self._scratch)
-            mujoco.mj_rnePostConstraint(self._sim.model, self._scratch)
-            self._forces[row] = self._scratch.cfrc_ext
-
-    def _call(self, method: Any, *args: Any, **kwargs: Any) -> None:
-        from mujoco.batch import SimulationError
-
-        try:
-            method(*args, **kwargs)
-        except SimulationError as error:
-            raise EnvError(f"{self.id}, row {int(error.ids[0])}: {error}") from error
+        self._physics.start(rows, [self.task.start(self._streams[row], self._physics.model) for row in rows])
+        return self.task.obs(self._physics.sim)
 
     def close(self) -> None:
         """Nothing runs between calls: the thread pool goes with the batch when the last reference does."""
-        self._batch = None
+        self._physics = None
 
 
 def _load(path: Path) -> Any:

@@ -12,6 +12,7 @@ FAMILIES = {
     "bits": "gala_envs.families.bits:Bits",
     "maze": "gala_envs.families.maze:Maze",
     "classic": "gala_envs.families.classic:Classic",
+    "mujoco": "gala_envs.families.mujoco:Mujoco",
     "seeds": "gala_envs.families.seeds:Seeds",
     "ale": "gala_envs.families.ale:Ale",
     "confounded": "gala_envs.families.confounded:Confounded",
