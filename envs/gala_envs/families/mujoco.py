@@ -2,7 +2,7 @@
 
 HalfCheetah and Hopper have the ranges of Packer et al. 2018 (arXiv 1810.12282), made relative to its default D; the
 other tasks 0.75 to 1.25 (R) and 0.5 to 0.75 or 1.25 to 1.5 (E). ``mass`` scales masses and inertias (their density),
-``power`` the actuators' gear. After an edit ``mj_setConst`` derives what follows from it; ``verify`` tells if it did not.
+``power`` the actuators' gear. After an edit ``mj_setConst`` derives what follows from it, and ``verify`` makes sure.
 """
 
 from __future__ import annotations
