@@ -28,14 +28,14 @@ from gala.diagnostics.probes import value_errors
 
 RESULTS = Path(__file__).parent / "results"
 MAZE = "maze size=5 bads=1 limit=50 preset=overfit/maze test=200 runs=5"
-CARTPOLE = "preset=classic/cartpole algo=a2c runs=5"
+CARTPOLE = "preset=classic/cartpole algo=a2c runs=5 log.keep_milestones=0"
 ALGOS = "algos=a2c,gala,independent,allreduce learners=4 torch_threads=1 jobs=1"
 STUDIES = {
     "R1-mlp": f"sweep {MAZE} n=1,10,100,1000 algo=a2c",
-    "R1-conv": f"sweep {MAZE} n=10,100 algo=a2c model.encoder=minatar_cnn envs_per_learner=32",
+    "R1-conv": f"sweep {MAZE} n=100 algo=a2c model.encoder=minatar_cnn",
     "R2-flip": f"flip {MAZE} n=10,100,1000 flip=0.2,0.5 algo=a2c",
     "R3-stress": "stress {studies}/R1-mlp n=10 sticky=0.25",
-    "R4-cartpole": f"sweep seeds:CartPole-v1 n=1,10,100 test=200 {CARTPOLE}",
+    "R4-cartpole": "sweep seeds:CartPole-v1 n=1,10,100 runs=5 test=200 preset=classic/cartpole algo=a2c",
     "R4-wide": f"sweep seeds:CartPole-v1 init_mult=4 n=100 test=200 {CARTPOLE}",
     "R4-stress": "stress {studies}/R4-cartpole n=10 init_mult=4",
     "R5-D": f"sweep classic:CartPole-v1 region=D n=100 test=200 steps=100000 {CARTPOLE}",

@@ -110,6 +110,7 @@ def _group(agents: Sequence[Row], others: Sequence[Row], delta: float, repeats: 
         "adjusted": adjusted,
         "judged": judged,
         "verdict": st.verdict(judged, delta),
+        "p_train_better": st.probability_of_improvement(_flat(train), _flat(test)),
         "by_run": _by_run(train, test, against if known else {}, scale),
         "train_normalised": (table["train"]["mean"].estimate - (j_random or 0.0)) / scale,
         "test_normalised": (table["test"]["mean"].estimate - (j_random or 0.0)) / scale,
@@ -178,6 +179,10 @@ def _contexts(found: Scores) -> list[str]:
 def _lists(found: Scores) -> list[NDArray]:
     """Per run the scores in the order of the contexts, so that columns belong to one context where runs share them."""
     return [np.array([by[c] for c in sorted(by)]) for by in found.values()]
+
+
+def _flat(found: Scores) -> NDArray:
+    return np.concatenate(_lists(found))
 
 
 def _mean(by_context: Mapping[str, float], ids: Iterable[str]) -> float | None:

@@ -110,7 +110,8 @@ def _group_table(group: dict[str, Any]) -> str:
             values = f"{low!r} {mid!r} {high!r}"
             gaps.append(f'{label} <b data-gap={key} data-value="{values}">{mid:+.3f} [{low:+.3f}, {high:+.3f}]</b>')
     verdict = f"<span style='color:{COLOR[group['verdict']]}'>{group['verdict']}</span>: " if group["verdict"] else ""
-    text = f"{verdict}{'; '.join(gaps)}. {group['runs']} runs; {group['design']}."
+    text = f"{verdict}{'; '.join(gaps)}. {group['runs']} runs; {group['design']}. "
+    text += f"A training MDP's score beats a test MDP's with probability {group['p_train_better']:.2f}."
     return f"<h3>{html.escape(name(group))}</h3><p>{text}</p><table>{'<tr>' + head + '</tr>'}{body}</table>"
 
 

@@ -15,7 +15,9 @@ from gala_envs.families import make_family
 
 from gala.diagnostics import probes
 from gala.diagnostics.audit import audit_sets
+from gala.diagnostics.generalisation import scores
 from gala.diagnostics.policies import JudgedPolicy, RandomPolicy, python_policy
+from gala.diagnostics.statistics import gap_interval
 from gala.overfit.commands.verdict import conclude
 from gala.overfit.commands.words import (
     asks_for_help,
@@ -93,7 +95,23 @@ def evaluate(words: Sequence[str]) -> int:
         )
         study.append(f"run{k}", judge(policy, list(sets.values()), again, head, **extra), lines)
         study.meta["normaliser"] = f"frozen, {normalizer_hash(policy)}"
+    if not options.policy:
+        study.meta["controls"] = _controls(study, runs, sets, how)
+        study.save()
     return conclude(study)
+
+
+def _controls(study: Study, runs: Sequence[RunDir], sets: Sets, how: JudgeOptions) -> dict[str, Any]:
+    """Gaps that must be 0: of the train set against itself, under other noise."""
+    train = sets["train"]
+    agents = [r for r in study.rows() if r["policy"] == "agent" and r["set"] == "train"]
+    again = dataclasses.replace(how, seed=how.seed + 1)
+    other = []
+    for k, run in enumerate(runs):
+        agent = load_agent(run, train, how)
+        other += judge(agent, [train], again, _head(k, None), run.config.a2c.gamma, **env_options(run))
+    pair = [[list(by.values()) for by in scores(rows).values()] for rows in (agents, other)]
+    return {"train set, other noise": {"gap": gap_interval(*pair), "expected": 0.0}}
 
 
 def stress(words: Sequence[str]) -> int:
