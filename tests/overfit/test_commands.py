@@ -120,6 +120,15 @@ def test_any_policy_in_python_is_judged(trained, capsys, tmp_path, monkeypatch):
     assert code == 0 and out.startswith("NO-GAP")
 
 
+def test_a_budget_makes_the_sets_smaller_and_the_report_says_so(trained, capsys, tmp_path):
+    run(capsys, "split", "bits", "length=4", "train=4", "test=8", f"out={tmp_path / 'sets'}")
+    words = [*runs_of(trained), f"sets={trained / 'sets'}", f"out={tmp_path / 'study'}", "budget=0.01s"]
+    run(capsys, "eval", *words)
+    study = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert any(note.startswith("budget 0.01s:") for note in study["notes"])
+    assert "budget 0.01s" in (tmp_path / "study" / "report.html").read_text()
+
+
 def test_a_sweep_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(capsys, tmp_path):
     words = ["sweep", "bits", "length=4", "n=2", "runs=3", "test=8", *TINY, f"out={tmp_path / 'study'}"]
     code, _, _ = run(capsys, *words)
@@ -187,3 +196,5 @@ def test_words_go_to_whom_they_are_for():
     assert options.n == (1, 2) and options.judge.act == "greedy" and parameters == {"size": 5}
     assert options.flip == (0.5,) and training == ["steps=100", "a2c.gamma=0.9"]
     assert np.isclose(options.judge.delta, 0.05)
+    options, _, training = sort_words(["budget=5m", "delta=0.1", "seed=3"], SweepOptions, None)
+    assert (options.judge.budget, options.judge.delta, options.judge.seed, training) == ("5m", 0.1, 1000, ["seed=3"])

@@ -40,13 +40,17 @@ def take_paths(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def sort_words(words: Sequence[str], cls: type[T], family: Family | None) -> tuple[T, dict[str, Scalar], list[str]]:
     """(options, parameters of the family, settings of ``gala train``); a name that several know is the first's.
 
+    Options of judging may be written without their prefix, as in budget=5m, unless ``gala train`` has the name too.
+
     Raises:
         ValueError: a setting that nobody knows, or that has an impossible value.
     """
     own, parameters, training = [], {}, []
     names, train_names = set(flatten(cls())), {*flatten(Config()), "preset"}
     for key, text in configure.settings(words):
-        if key in names:
+        if key not in train_names and f"judge.{key}" in names:
+            own.append(f"judge.{key}={text}")
+        elif key in names:
             own.append(f"{key}={text}")
         elif family is not None and key in family.parameters:
             parameters[key] = scalar(key, text, family.parameters[key].default)
