@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import gymnasium as gym
 import numpy as np
 
 from gala_envs.contexts import Context, Parameter, Scalar, Transition, array_hash, draw_distinct
 from gala_envs.contract import Array
+from gala_envs.families import packer
 from gala_envs.families.classic_dynamics import TASKS, Task
-
-WIDEST_START = 20.0
+from gala_envs.splits import check_settings
 
 
 class Classic:
-    """See ``Family``. ``init_mult`` multiplies the state in which an episode starts.
+    """See ``Family``. ``init_mult`` k multiplies the state in which an episode starts: state(k) = k state(1).
 
     Raises:
         ValueError: ``task`` is not one of ``TASKS``.
@@ -30,26 +31,26 @@ class Classic:
         if task not in TASKS:
             raise ValueError(f"classic:{task}: wants one of {', '.join(TASKS)}")
         self.name, self.task = f"classic:{task}", TASKS[task]
-        self.regions: tuple[str, ...] = ("R", "D", "E")
+        self.regions: tuple[str, ...] = packer.REGIONS
         self.parameters: Mapping[str, Parameter] = {
             name: Parameter(default, outside[0][0], outside[1][1])
             for name, (default, _, outside) in self.task.ranges.items()
-        } | {"init_mult": Parameter(1.0, 0.0, WIDEST_START)}
+        } | {"init_mult": Parameter(1.0, 0.0, self.task.widest_start)}
 
     def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
         """Region D has no parameters to draw: its contexts differ in the level seed."""
 
         def draw() -> Context:
-            drawn: dict[str, Scalar] = {}
-            for name, (default, inside, outside) in self.task.ranges.items():
-                low, high = inside if region == "R" else outside[int(rng.integers(2))]
-                drawn[name] = default if region == "D" else float(rng.uniform(low, high))
+            drawn = {name: packer.draw(region, *ranges, rng) for name, ranges in self.task.ranges.items()}
             seed = int(rng.integers(2**31)) if region == "D" else None
             return Context.of(self.name, seed, **{**drawn, **settings})
 
         return draw_distinct(n, draw, self.fingerprint)
 
     def simulators(self, contexts: Sequence[Context], num_envs: int, threads: int) -> Rows:
+        """Raises ValueError if a context sets what the family does not have, or sets it out of its range."""
+        for context in contexts:
+            check_settings(self, dict(context.params))
         return Rows(self.task, self.parameters, num_envs)
 
     def fingerprint(self, context: Context) -> str:
@@ -68,7 +69,8 @@ class Rows:
     frames_per_step = 1
 
     def __init__(self, task: Task, parameters: Mapping[str, Parameter], num_envs: int) -> None:
-        self.task, self.obs_space, self.action_space = task, task.obs_space, task.action_space
+        self.task, self.action_space = task, task.action_space
+        self.obs_space: gym.Space = task.obs_space
         self._defaults = {name: float(p.default) for name, p in parameters.items()}
         self.params = {name: np.full(num_envs, default) for name, default in self._defaults.items()}
         self.state = np.zeros((num_envs, len(task.start(np.random.default_rng(0)))))

@@ -19,7 +19,10 @@ _PI = np.pi
 
 
 class Task(NamedTuple):
-    """One task: how it starts, moves and looks; its limit in steps; Packer's ranges (D, (R), ((E), (E))); success."""
+    """One task: how it starts, moves and looks; its limit in steps; Packer's ranges (D, (R), ((E), (E))); success.
+
+    ``widest_start``: a start further from rest by a larger factor may be outside of ``obs_space``.
+    """
 
     start: Callable[[np.random.Generator], Array]
     advance: Callable[[Array, Array, Params], tuple[Array, Array, Array]]
@@ -30,6 +33,7 @@ class Task(NamedTuple):
     ranges: Mapping[str, tuple[float, tuple[float, float], tuple[tuple[float, float], tuple[float, float]]]]
     success: Callable[[Array, Array, Array], Array]
     """(steps of the episode, terminated, steps since the pole was last outside 60 degrees), each [B] -> bool [B]."""
+    widest_start: float
 
 
 def cartpole_constants(p: Params) -> tuple[Array, Array]:
@@ -140,6 +144,7 @@ TASKS: dict[str, Task] = {
             "mass": (0.1, (0.05, 0.5), ((0.01, 0.05), (0.5, 1.0))),
         },
         lambda steps, terminated, calm: steps >= 0.975 * 500,  # Packer's 195 of 200
+        8.0,
     ),
     "MountainCar-v0": Task(
         lambda rng: np.array([rng.uniform(-0.6, -0.4), 0.0]),
@@ -153,6 +158,7 @@ TASKS: dict[str, Task] = {
             "mass": (0.0025, (0.001, 0.005), ((0.0005, 0.001), (0.005, 0.01))),
         },
         lambda steps, terminated, calm: terminated & (steps <= 110),
+        2.0,
     ),
     "Acrobot-v1": Task(
         _acrobot_start,
@@ -163,6 +169,7 @@ TASKS: dict[str, Task] = {
         500,
         {"length": _LINK, "mass": _LINK, "moi": _LINK},
         lambda steps, terminated, calm: terminated & (steps <= 80),
+        100.0,
     ),
     "Pendulum-v1": Task(
         lambda rng: rng.uniform(-np.array([_PI, 1.0]), np.array([_PI, 1.0])),
@@ -173,5 +180,6 @@ TASKS: dict[str, Task] = {
         200,
         {"length": _LINK, "mass": _LINK},
         lambda steps, terminated, calm: calm >= 100,
+        8.0,
     ),
 }
