@@ -32,7 +32,7 @@ CARTPOLE = "preset=classic/cartpole algo=a2c runs=5 log.keep_milestones=0"
 ALGOS = "algos=a2c,gala,independent,allreduce learners=4 torch_threads=1 jobs=1"
 STUDIES = {
     "R1-mlp": f"sweep {MAZE} n=1,10,100,1000 algo=a2c",
-    "R1-conv": f"sweep {MAZE} n=100 algo=a2c model.encoder=minatar_cnn",
+    "R1-conv": f"sweep {MAZE} n=100 algo=a2c model.encoder=minatar_cnn torch_threads=1 steps=1000000",
     "R2-flip": f"flip {MAZE} n=10,100,1000 flip=0.2,0.5 algo=a2c",
     "R3-stress": "stress {studies}/R1-mlp n=10 sticky=0.25",
     "R4-cartpole": "sweep seeds:CartPole-v1 n=1,10,100 runs=5 test=200 preset=classic/cartpole algo=a2c",
@@ -47,8 +47,8 @@ STUDIES = {
     f"{CARTPOLE}",
     "R8-plain": f"sweep {MAZE} n=2 algo=a2c steps=500000",
     "R8-model": f"sweep {MAZE} n=2 algo=a2c steps=500000 model.dynamics_coef=1",
-    "compare-maze": f"sweep {MAZE} n=10,100 {ALGOS} steps=1000000",
-    "compare-mujoco": "sweep mujoco:HalfCheetah-v5 n=1,10 runs=3 test=50 preset=mujoco/halfcheetah steps=200000 "
+    "compare-maze": f"sweep {MAZE} n=10,100 {ALGOS} steps=500000",
+    "compare-mujoco": "sweep mujoco:HalfCheetah-v5 n=1,10 runs=3 test=50 preset=mujoco/halfcheetah steps=100000 "
     f"log.keep_milestones=0 {ALGOS}",
 }
 REPORTS = ("R1-mlp", "R2-flip", "R3-stress", "R4-cartpole", "R6-128", "compare-maze", "compare-mujoco")

@@ -115,7 +115,11 @@ def test_any_policy_in_python_is_judged(trained, capsys, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     run(capsys, "split", "bits", "cue=1", "train=10", "test=60", f"out={tmp_path / 'sets'}")
     code, out, _ = run(
-        capsys, "eval", "policy=test_overfit_commands:scripted", f"sets={tmp_path / 'sets'}", f"out={tmp_path / 'study'}"
+        capsys,
+        "eval",
+        "policy=test_overfit_commands:scripted",
+        f"sets={tmp_path / 'sets'}",
+        f"out={tmp_path / 'study'}",
     )
     assert code == 0 and out.startswith("NO-GAP")
 
