@@ -2,7 +2,7 @@
 
 ``reset(seed=level seed)`` fixes the start, and everything that the environment draws after it too: within one context
 it is deterministic. Noise that a context does not fix is ``ContextualEnv``'s (sticky actions, noise on observations).
-Initial-state multiplier: Zhang, Ballas and Pineau 2018 (arXiv 1806.07937).
+Initial-state multiplier and discretised actions: Zhang, Ballas and Pineau 2018 (arXiv 1806.07937).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Seeds:
 
     ``init_mult`` k multiplies the initial state of classic control: state(k) = k state(1), seed by seed. In MuJoCo it
     multiplies ``reset_noise_scale``, the deviation from the pose at rest. Other environments have no such parameter.
+    ``action_bins`` > 1 cuts the range of each number of a continuous action into so many parts and offers their middle.
     """
 
     ARGUMENT = "CartPole-v1"
@@ -56,16 +57,18 @@ class Seeds:
         self._start = {} if spec.namespace else _STARTS.get(spec.name, {})
         signature = {} if self._start else inspect.signature(creator).parameters
         self._noise_scale = signature["reset_noise_scale"].default if "reset_noise_scale" in signature else None
-        self.parameters: Mapping[str, Parameter] = (
-            {"init_mult": Parameter(1.0, 0.0)} if self._start or self._noise_scale else {}
-        )
+        wider = {"init_mult": Parameter(1.0, 0.0)} if self._start or self._noise_scale else {}
+        self.parameters: Mapping[str, Parameter] = {"action_bins": Parameter(0, 0, 1001)} | wider
         self._probes: dict[float, gym.Env] = {}
 
     def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
         return draw_distinct(n, lambda: Context.of(self.name, int(rng.integers(2**31)), **settings), self.fingerprint)
 
     def simulators(self, contexts: Sequence[Context], num_envs: int, threads: int) -> _Rows:
-        return _Rows(self, num_envs)
+        bins = {int(c.get("action_bins", 0)) for c in contexts}
+        if len(bins) > 1:
+            raise ValueError(f"{self.name}: all contexts of a set must have the same action_bins")
+        return _Rows(self, num_envs, bins.pop())
 
     def fingerprint(self, context: Context) -> str:
         mult = init_mult(context)
@@ -82,11 +85,14 @@ class Seeds:
     def optimal_return(self, context: Context) -> float | None:
         return None
 
-    def make(self, mult: float) -> gym.Env:
-        """One environment for contexts of this ``init_mult``."""
+    def make(self, mult: float, action_bins: int = 0) -> gym.Env:
+        """One environment for contexts of this ``init_mult`` and ``action_bins``. Raises ValueError if it cannot be."""
         scaled = {"reset_noise_scale": mult * self._noise_scale} if self._noise_scale and mult != 1 else {}
         try:
-            return gym.make(self._id, disable_env_checker=True, **scaled)
+            env: gym.Env = gym.make(self._id, disable_env_checker=True, **scaled)
+            if action_bins > 1 and not isinstance(env.action_space, gym.spaces.Box):
+                raise ValueError(f"{self.name}: action_bins is for continuous actions, and these are discrete")
+            return gym.wrappers.DiscretizeAction(env, action_bins, multidiscrete=True) if action_bins > 1 else env
         except (gym.error.Error, ImportError) as error:
             raise ValueError(f"{self.name}: {error}") from None
 
@@ -114,10 +120,10 @@ class _Rows:
 
     frames_per_step = 1
 
-    def __init__(self, family: Seeds, num_envs: int) -> None:
-        self._family = family
+    def __init__(self, family: Seeds, num_envs: int, action_bins: int) -> None:
+        self._family, self._bins = family, action_bins
         self._made: list[dict[float, gym.Env]] = [{} for _ in range(num_envs)]
-        space = family.make(1.0)
+        space = family.make(1.0, action_bins)
         self.obs_space, self._convert = observation_adapter(space.observation_space, family.name)
         self.action_space, self._first_action = action_adapter(space.action_space, family.name)
         self._rows: list[Any] = [space] * num_envs
@@ -128,7 +134,7 @@ class _Rows:
         for row, context in zip(rows, contexts, strict=True):
             mult, made = init_mult(context), self._made[row]
             if mult not in made:
-                made[mult] = self._family.make(mult)
+                made[mult] = self._family.make(mult, self._bins)
             self._rows[row] = made[mult]
             obs.append(self._family.reset(made[mult], context))
         return self._convert(np.stack(obs))

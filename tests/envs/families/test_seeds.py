@@ -114,7 +114,7 @@ def test_an_environment_that_cannot_be_a_family_is_refused(env_id, message):
 
 def test_a_reacher_has_no_multiplier():
     pytest.importorskip("mujoco")
-    assert not make_family("seeds:Reacher-v5").parameters
+    assert "init_mult" not in make_family("seeds:Reacher-v5").parameters
 
 
 class _Breaks(gym.Env):
@@ -142,3 +142,22 @@ def test_a_row_that_fails_is_named_and_actions_are_shifted():
             env.step(np.array([0, 1]))
     finally:
         gym.registry.pop("Breaks-v0")
+
+
+def test_discretised_actions_are_the_middles_of_equal_parts_and_the_rest_is_gymnasiums():
+    family = make_family("seeds:Pendulum-v1")
+    contexts = split(family, {"train": 3}, action_bins=5)["train"]
+    env = ContextualEnv(family, contexts, 1)
+    assert env.action_space.nvec.tolist() == [5]
+    for k, torque in enumerate((-1.6, -0.8, 0.0, 0.8, 1.6)):
+        env.play([[(1, 0)]])
+        oracle = gym.make("Pendulum-v1")
+        oracle.reset(seed=contexts.contexts[1].seed)
+        for _ in range(3):
+            step = env.step(np.array([[k]]))
+            obs, reward, *_ = oracle.step(np.array([torque], np.float32))
+        np.testing.assert_allclose(step.obs[0], obs, atol=1e-5)
+        assert step.reward[0] == pytest.approx(reward, abs=1e-5)
+    with pytest.raises(ValueError, match="is for continuous actions"):
+        cartpole = make_family("seeds:CartPole-v1")
+        ContextualEnv(cartpole, split(cartpole, {"train": 2}, action_bins=3)["train"], 1)
