@@ -190,6 +190,9 @@ def test_a_run_without_contexts_cannot_be_judged(capsys, tmp_path, trained):
     assert main(["train", "env.id=CartPole-v1", *TINY, f"run={tmp_path / 'run'}", "log.panel=off"]) == 0
     code, _, err = run(capsys, "eval", *[tmp_path / "run"] * 3, f"sets={trained / 'sets'}", f"out={tmp_path / 's'}")
     assert code == 2 and "not trained on contexts" in err
+    words = [f"sets={trained / 'sets'}", f"reference={tmp_path / 'run'}", f"out={tmp_path / 's'}"]
+    code, _, err = run(capsys, "eval", *runs_of(trained), *words)
+    assert code == 2 and "does not fit this environment's spaces" in err and err.count("\n") == 1
 
 
 def test_words_go_to_whom_they_are_for():
