@@ -29,7 +29,6 @@ class Physics:
 
         self.id, self.task = id, TASKS[id]
         self.model = model = _load(_asset(self.task.xml))
-        self.models = [model] * num_envs
         self._contacts = "cfrc_ext" in self.task.derived
         # Only a persistent batch keeps the contacts that _contact_forces reads back; it costs 3% of a step.
         self.batch: Any = Batch(model, num_envs, threads or len(os.sched_getaffinity(0)), persistent=self._contacts)
@@ -66,12 +65,6 @@ class Physics:
         if self._contacts:
             self._forces[rows] = 0.0
 
-    def use_models(self, rows: Array, models: Sequence[Any]) -> None:
-        """From now on simulation ``rows[i]`` runs on ``models[i]``: the task's model with other parameters."""
-        for row, model in zip(rows, models, strict=True):
-            self.models[row] = model
-        self.batch.set_models(self.models)
-
     def call(self, method: Any, *args: Any, **kwargs: Any) -> None:
         """A call of the batch; a simulation that fails is named."""
         from mujoco.batch import SimulationError
@@ -90,7 +83,7 @@ class Physics:
 
         for row in range(len(self.sim.qpos)):
             self.batch.get_data(row, self._scratch)
-            mujoco.mj_rnePostConstraint(self.models[row], self._scratch)
+            mujoco.mj_rnePostConstraint(self.model, self._scratch)  # contact forces do not depend on a row's own model
             self._forces[row] = self._scratch.cfrc_ext
 
 
@@ -151,7 +144,7 @@ class MujocoEnv:
         """Restarts ``rows``; returns the observations of all."""
         assert self._physics is not None, "this environment is closed"
         self._elapsed[rows] = 0
-        self._physics.start(rows, [self.task.start(self._streams[row], self._physics.model) for row in rows])
+        self._physics.start(rows, [self.task.start(self._streams[row], self._physics.model, 1.0) for row in rows])
         return self.task.obs(self._physics.sim)
 
     def close(self) -> None:

@@ -35,8 +35,12 @@ class Task:
 
     xml: str
     frame_skip: int
-    start: Callable[[np.random.Generator, Any], tuple[Array, Array]]
-    """(row's random stream, model) -> qpos [nq], qvel [nv]; draws in Gymnasium's order."""
+    start: Callable[[np.random.Generator, Any, float], tuple[Array, Array]]
+    """(random stream, model, multiplier of the noise) -> qpos [nq], qvel [nv]; draws in Gymnasium's order.
+
+    The multiplier is that of Gymnasium's ``reset_noise_scale``. Reacher and Pusher have no such argument: there too it
+    multiplies the noise, while goals and objects are drawn as ever.
+    """
     obs: Callable[[Sim], Array]
     reward: Callable[[Sim, Array, Array, Array], Array]
     alive: Callable[[Sim], Array]
@@ -49,31 +53,31 @@ class Task:
 def _start(qpos_noise: float, qvel_noise: float, qvel_normal: bool = False) -> Callable[..., tuple[Array, Array]]:
     """Uniform noise around the model's pose; velocities uniform or normal."""
 
-    def start(rng: np.random.Generator, model: Any) -> tuple[Array, Array]:
-        qpos = model.qpos0 + rng.uniform(-qpos_noise, qpos_noise, model.nq)
+    def start(rng: np.random.Generator, model: Any, k: float) -> tuple[Array, Array]:
+        qpos = model.qpos0 + rng.uniform(-k * qpos_noise, k * qpos_noise, model.nq)
         if qvel_normal:
-            return qpos, qvel_noise * rng.standard_normal(model.nv)
-        return qpos, rng.uniform(-qvel_noise, qvel_noise, model.nv)
+            return qpos, k * qvel_noise * rng.standard_normal(model.nv)
+        return qpos, rng.uniform(-k * qvel_noise, k * qvel_noise, model.nv)
 
     return start
 
 
-def _start_reacher(rng: np.random.Generator, model: Any) -> tuple[Array, Array]:
-    qpos = model.qpos0 + rng.uniform(-0.1, 0.1, model.nq)
+def _start_reacher(rng: np.random.Generator, model: Any, k: float) -> tuple[Array, Array]:
+    qpos = model.qpos0 + rng.uniform(-k * 0.1, k * 0.1, model.nq)
     while np.linalg.norm(goal := rng.uniform(-0.2, 0.2, 2)) >= 0.2:
         pass
     qpos[-2:] = goal
-    qvel = rng.uniform(-0.005, 0.005, model.nv)
+    qvel = rng.uniform(-k * 0.005, k * 0.005, model.nv)
     qvel[-2:] = 0.0
     return qpos, qvel
 
 
-def _start_pusher(rng: np.random.Generator, model: Any) -> tuple[Array, Array]:
+def _start_pusher(rng: np.random.Generator, model: Any, k: float) -> tuple[Array, Array]:
     while np.linalg.norm(cylinder := np.array([rng.uniform(-0.3, 0.0), rng.uniform(-0.2, 0.2)])) <= 0.17:
         pass
     qpos = model.qpos0.copy()
     qpos[-4:] = *cylinder, 0.0, 0.0
-    qvel = rng.uniform(-0.005, 0.005, model.nv)
+    qvel = rng.uniform(-k * 0.005, k * 0.005, model.nv)
     qvel[-4:] = 0.0
     return qpos, qvel
 
@@ -88,7 +92,8 @@ def _torso_x(sim: Sim) -> Array:
 
 def _mass_center_x(sim: Sim) -> Array:
     mass = sim.model.body_mass
-    return sim.derived["xipos"][:, :, 0] @ (mass / mass.sum())
+    # Not a matrix product: BLAS may round a row differently among others.
+    return (sim.derived["xipos"][:, :, 0] * (mass / mass.sum())).sum(1)
 
 
 def _body(sim: Sim, name: str) -> Array:
