@@ -47,7 +47,7 @@ _FOLLOWING = ("body_subtreemass", "body_invweight0", "dof_invweight0", "dof_M0",
 
 
 class Mujoco:
-    """See ``Family``. ``init_noise`` multiplies the noise of the start (Gymnasium's ``reset_noise_scale``),
+    """See ``Family``. ``init_mult`` multiplies the noise of the start (Gymnasium's ``reset_noise_scale``),
     ``sensor_noise`` is a standard deviation on every observed number, ``delay`` the decisions that an action is held
     back for (until then the motors rest).
 
@@ -64,7 +64,7 @@ class Mujoco:
         self.ranges = RANGES.get(task, dict.fromkeys(("mass", "friction", "power"), _USUAL))
         self.regions: tuple[str, ...] = packer.REGIONS
         self.parameters: Mapping[str, Parameter] = dict.fromkeys(FIELDS, Parameter(1.0, 0.01, 100.0)) | {
-            "init_noise": Parameter(1.0, 0.0, 100.0),
+            "init_mult": Parameter(1.0, 0.0, 100.0),
             "sensor_noise": Parameter(0.0, 0.0, 100.0),
             "delay": Parameter(0, choices=(0, 1, 2, 3, 4, 5)),
         }
@@ -103,7 +103,7 @@ class Mujoco:
 def start_of(task: Task, model: Any, context: Context, noise: np.random.Generator | None = None) -> tuple[Array, Array]:
     """(qpos [nq], qvel [nv]) of an episode; the level seed, where there is one, goes before ``noise``."""
     rng = np.random.default_rng(noise if context.seed is None else context.seed)
-    return task.start(rng, model, float(context.get("init_noise", 1.0)))
+    return task.start(rng, model, float(context.get("init_mult", 1.0)))
 
 
 def edited(model: Any, context: Context) -> Any:

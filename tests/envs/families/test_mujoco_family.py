@@ -131,7 +131,7 @@ def test_constants_that_were_not_derived_anew_are_found():
 def test_a_wider_start_is_gymnasiums(task):
     """Gymnasium's Reacher and Pusher have no such argument; there, what is not goal or object is 3 times as far."""
     family = make_family(f"mujoco:{task}")
-    env = ContextualEnv(family, one_set(task, {"seed": 5}, {"seed": 5, "init_noise": 3.0}, {"init_noise": 3.0}), 3)
+    env = ContextualEnv(family, one_set(task, {"seed": 5}, {"seed": 5, "init_mult": 3.0}, {"init_mult": 3.0}), 3)
     env.play([[(0, 1)], [(1, 2)], [(2, 5)]])
     sim = env.simulators.physics.sim
     for field in (sim.qpos, sim.qvel):
@@ -156,7 +156,7 @@ def test_seeds_that_start_alike_are_one_context():
     family = make_family("mujoco:Hopper-v5")
     assert len(split(family, {"train": 3}, region="D")["train"]) == 3
     with pytest.raises(ValueError, match="only 1"):
-        split(family, {"train": 3}, region="D", init_noise=0.0)
+        split(family, {"train": 3}, region="D", init_mult=0.0)
 
 
 @pytest.mark.parametrize("task", ["HalfCheetah-v5", "Hopper-v5"])
@@ -212,7 +212,7 @@ def test_the_contract_holds_and_rows_agree(task):
 
 def test_delay_noise_and_a_wider_start_do_what_they_say():
     task, family = "InvertedPendulum-v5", make_family("mujoco:InvertedPendulum-v5")
-    contexts = one_set(task, {}, {"delay": 3}, {"sensor_noise": 0.5}, {"init_noise": 4.0})
+    contexts = one_set(task, {}, {"delay": 3}, {"sensor_noise": 0.5}, {"init_mult": 4.0})
     env = ContextualEnv(family, contexts, 4)
     obs = env.play([[(i, 8)] for i in range(4)])
     np.testing.assert_allclose(obs[3], 4 * obs[0], rtol=1e-5)
