@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gala_envs.contexts import ContextSet, Family, Scalar
 from gala_envs.splits import split
@@ -77,7 +77,18 @@ def check(options: SweepOptions, family: Family) -> None:
         raise ValueError("flip wants probabilities between 0 and 1")
 
 
-def draw(family: Family, options: SweepOptions, condition: Condition, settings: Mapping[str, Scalar]) -> Any:
+Drawn = dict[str, tuple[ContextSet, list[ContextSet]]]
+"""Name of a condition -> its test set, and one pool of training MDPs for each run."""
+
+
+def draw_all(family: Family, options: SweepOptions, settings: Mapping[str, Scalar]) -> Drawn:
+    """The sets of all conditions. Raises ValueError if the family has too few MDPs."""
+    return {c.name: draw(family, options, c, settings) for c in conditions(options)}
+
+
+def draw(
+    family: Family, options: SweepOptions, condition: Condition, settings: Mapping[str, Scalar]
+) -> tuple[ContextSet, list[ContextSet]]:
     """(test set, one pool of training MDPs per run): disjoint, the same for all conditions but for their parameters.
 
     The test set never has randomised rewards. A smaller training set of a run is the beginning of its pool.
@@ -95,13 +106,9 @@ def draw(family: Family, options: SweepOptions, condition: Condition, settings: 
 class Sweep:
     """A sweep that can be cut off at any time and goes on where it was."""
 
-    def __init__(
-        self, study: Study, family: Family, options: SweepOptions, settings: Mapping[str, Scalar], words: Sequence[str]
-    ) -> None:
+    def __init__(self, study: Study, family: Family, options: SweepOptions, drawn: Drawn, words: Sequence[str]) -> None:
         self.study, self.family, self.options, self.words = study, family, options, tuple(words)
-        self.how = options.judge
-        self.conditions = conditions(options)
-        self.drawn = {c.name: draw(family, options, c, settings) for c in self.conditions}
+        self.how, self.conditions, self.drawn = options.judge, conditions(options), drawn
 
     def cells(self) -> list[Cell]:
         """Run by run, so that a budget leaves whole runs."""
@@ -109,8 +116,7 @@ class Sweep:
         return [Cell(c, n, run) for run in range(o.runs) for c in self.conditions for n in sorted(set(o.n))]
 
     def train_set(self, cell: Cell) -> ContextSet:
-        pools: list[ContextSet] = self.drawn[cell.condition.name][1]
-        return pools[cell.run].take(cell.n)
+        return self.drawn[cell.condition.name][1][cell.run].take(cell.n)
 
     def job(self, cell: Cell) -> Job:
         """Writes the training set of a cell."""
@@ -168,11 +174,13 @@ class Sweep:
         self.study.append(cell.name, rows, curves(run, [train, test], self.how, head))
 
 
-def open_study(family: Family, options: SweepOptions, command: str, settings: Mapping[str, Scalar]) -> Study:
+def open_study(
+    family: Family, options: SweepOptions, command: str, settings: Mapping[str, Scalar], drawn: Drawn
+) -> Study:
     """The new or unfinished study of these options."""
     protocol = "flip" if options.flip else "compare" if options.algos else "sweep"
-    found = draw(family, options, conditions(options)[0], settings)
-    sets = {"train": found[1][0], "test": found[0]}
+    test, pools = next(iter(drawn.values()))
+    sets = {"train": pools[0], "test": test}
     meta = {
         "protocol": protocol,
         "family": family.name,

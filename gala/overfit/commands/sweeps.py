@@ -15,7 +15,7 @@ from gala.overfit.commands.words import (
     take_family,
 )
 from gala.overfit.options import SweepOptions
-from gala.overfit.sweep import Sweep, budget_s, check, open_study
+from gala.overfit.sweep import Sweep, budget_s, check, draw_all, open_study
 
 FLIPS = (0.0, 0.2, 0.5)
 
@@ -38,6 +38,7 @@ def sweep(words: Sequence[str], name: str = "sweep") -> int:
     options = dataclasses.replace(options, out=default_out(f"{name}-{family.name}", options.out))
     given = [word for word in words if not word.startswith(("out=", "--out"))]
     command = command_line(name, [*given, f"out={options.out}"])
-    study = open_study(family, options, command, settings)
-    Sweep(study, family, options, settings, training).run(print)
+    drawn = draw_all(family, options, settings)
+    study = open_study(family, options, command, settings, drawn)
+    Sweep(study, family, options, drawn, training).run(print)
     return conclude(study)
