@@ -48,10 +48,20 @@ STUDIES = {
     "R8-plain": f"sweep {MAZE} n=2 algo=a2c steps=500000",
     "R8-model": f"sweep {MAZE} n=2 algo=a2c steps=500000 model.dynamics_coef=1",
     "compare-maze": f"sweep {MAZE} n=10,100 {ALGOS} steps=500000",
+    "compare-maze-4x": f"sweep {MAZE} n=10,100 algos=gala learners=4 torch_threads=1 jobs=1 steps=2000000",
     "compare-mujoco": "sweep mujoco:HalfCheetah-v5 n=1,10 runs=3 test=50 preset=mujoco/halfcheetah steps=100000 "
     f"log.keep_milestones=0 {ALGOS}",
 }
-REPORTS = ("R1-mlp", "R2-flip", "R3-stress", "R4-cartpole", "R6-128", "compare-maze", "compare-mujoco")
+REPORTS = (
+    "R1-mlp",
+    "R2-flip",
+    "R3-stress",
+    "R4-cartpole",
+    "R6-128",
+    "compare-maze",
+    "compare-maze-4x",
+    "compare-mujoco",
+)
 PAPER = {
     (10, 0.0): (2.1, -0.6), (10, 0.2): (2.1, -0.2), (10, 0.5): (2.1, -0.4),
     (100, 0.0): (2.1, 0.9), (100, 0.2): (2.1, 0.4), (100, 0.5): (2.0, -0.4),
