@@ -48,7 +48,8 @@ def lines(study: Study) -> list[str]:
         if g is not head:
             interval = f"{g['judged'].estimate:+.3f} [{g['judged'].low:+.3f}, {g['judged'].high:+.3f}]"
             train, test = (g["sets"][s]["mean"].estimate for s in ("train", "test"))
-            found.append(f"  {name(g):<28} {interval:<26} train {train:.2f} test {test:.2f}"[:80])
+            brief = " ".join(filter(None, [g["condition"], f"N={g['n_train']}"]))
+            found.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
     return found + [f"  warning: {w}" for w in head["warnings"]]
 
 
