@@ -49,8 +49,8 @@ STUDIES = {
     "R8-model": f"sweep {MAZE} n=2 algo=a2c steps=500000 model.dynamics_coef=1",
     "compare-maze": f"sweep {MAZE} n=10,100 {ALGOS} steps=500000",
     "compare-maze-4x": f"sweep {MAZE} n=10,100 algos=gala learners=4 torch_threads=1 jobs=1 steps=2000000",
-    "compare-mujoco": "sweep mujoco:HalfCheetah-v5 n=1,10 runs=3 test=50 preset=mujoco/halfcheetah steps=100000 "
-    f"log.keep_milestones=0 {ALGOS}",
+    "compare-mujoco": "sweep mujoco:InvertedPendulum-v5 n=1,10 runs=3 test=50 preset=mujoco/inverted_pendulum "
+    f"steps=300000 log.keep_milestones=0 {ALGOS}",
 }
 REPORTS = (
     "R1-mlp",

@@ -79,8 +79,10 @@ def _group(agents: Sequence[Row], others: Sequence[Row], delta: float, repeats: 
         warnings.append("no reference policy: gaps are normalised by the best score that was seen, less the random one")
         j_reference = float(best)
     scale = j_reference - (j_random if j_random is not None else 0.0)
-    if not scale > 0:
-        raise ValueError(f"the reference scores {j_reference:g} and the random policy {j_random}: nothing to scale by")
+    learned = scale > 0
+    if not learned:
+        warnings.append(f"nothing beats the random policy ({j_random:g}): gaps are in units of return, and say little")
+        scale = 1.0
     train, test = by_set["train"], by_set["test"]
     nested = len({frozenset(by) for by in train.values()}) > 1
     interval = st.nested_gap_interval if nested else st.gap_interval
@@ -109,7 +111,7 @@ def _group(agents: Sequence[Row], others: Sequence[Row], delta: float, repeats: 
         "normalised": normalised,
         "adjusted": adjusted,
         "judged": judged,
-        "verdict": st.verdict(judged, delta),
+        "verdict": st.verdict(judged, delta) if learned else "INCONCLUSIVE",
         "p_train_better": st.probability_of_improvement(_flat(train), _flat(test)),
         "by_run": _by_run(train, test, against if known else {}, scale),
         "train_normalised": (table["train"]["mean"].estimate - (j_random or 0.0)) / scale,

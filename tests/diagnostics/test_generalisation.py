@@ -87,3 +87,16 @@ def test_a_sweep_has_a_trend_a_fit_and_a_capacity():
     assert trend["page_p"] < 0.01 and trend["law"] is not None
     assert result["headline"]["n_train"] == 1000
     assert [round(g["test_normalised"], 2) for g in result["groups"]] == [0.2, 0.6, 0.8, 0.9]
+
+
+def test_agents_that_are_worse_than_random_get_no_verdict():
+    rng = np.random.default_rng(0)
+    found = judge(
+        rows(lambda name, k, run: -3.0 - (name == "test") + 0.01 * rng.normal(), baselines=False)
+        + [
+            r | {"policy": "random", "run": -1, "return": 0.0}
+            for r in rows(lambda name, k, run: 0.0, runs=1, baselines=False)
+        ]
+    )
+    assert found["verdict"] == "INCONCLUSIVE" and found["headline"]["scale"] == 1.0
+    assert any("nothing beats the random policy" in w for w in found["headline"]["warnings"])
