@@ -91,12 +91,8 @@ def test_a_sweep_has_a_trend_a_fit_and_a_capacity():
 
 def test_agents_that_are_worse_than_random_get_no_verdict():
     rng = np.random.default_rng(0)
-    found = judge(
-        rows(lambda name, k, run: -3.0 - (name == "test") + 0.01 * rng.normal(), baselines=False)
-        + [
-            r | {"policy": "random", "run": -1, "return": 0.0}
-            for r in rows(lambda name, k, run: 0.0, runs=1, baselines=False)
-        ]
-    )
+    poor = rows(lambda name, k, run: -3.0 - (name == "test") + 0.01 * rng.normal(), baselines=False)
+    random = [r | {"policy": "random", "run": -1} for r in rows(lambda name, k, run: 0.0, runs=1, baselines=False)]
+    found = judge(poor + random)
     assert found["verdict"] == "INCONCLUSIVE" and found["headline"]["scale"] == 1.0
     assert any("nothing beats the random policy" in w for w in found["headline"]["warnings"])
