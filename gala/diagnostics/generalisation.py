@@ -43,6 +43,8 @@ def judge(rows: Sequence[Row], *, delta: float = 0.05, repeats: int = 2000, seed
     agents = [r for r in rows if r["policy"] == "agent"]
     if not agents:
         raise ValueError("these rows hold no agent's episode")
+    if bad := [r for r in rows if not np.isfinite(r["return"])]:
+        raise ValueError(f"{len(bad)} returns are not finite, as in context {bad[0]['context']}: nothing can be judged")
     keys = sorted({(r["condition"], r["n_train"]) for r in agents}, key=lambda k: (k[0], k[1] or 0))
     groups = []
     for condition, n_train in keys:
@@ -96,9 +98,11 @@ def _group(agents: Sequence[Row], others: Sequence[Row], delta: float, repeats: 
         own = (_mean(against, _contexts(train)) or 0.0) - (_mean(against, test_ids) or 0.0)
         if abs(own) / scale > delta:
             warnings.append(f"sets differ in difficulty: the reference's own gap is {own / scale:+.3f}, normalised")
+    elif against:
+        warnings.append("the reference was not played on every MDP: the gap is not adjusted")
     normalised = st.Interval(*(x / scale for x in raw))
     judged = adjusted or normalised
-    warnings += st.warnings_for(len(train), len(test_ids))
+    warnings += st.warnings_for(len(train), len(test_ids), None if nested else len(_contexts(train)))
     table = {n: _summary(n, found, agents, random, reference, nested and n == "train") for n, found in by_set.items()}
     return {
         "runs": len(train),
@@ -132,7 +136,8 @@ def _summary(
         "mean": st.mean_interval(_lists(found), nested=nested),
         "iqm": st.iqm(flat),
         "worst": st.cvar([np.mean([by[c] for by in found.values() if c in by]) for c in ids]),
-        "success": st.wilson(sum(wins), len(wins)) if wins else None,
+        # Episodes of one MDP, and runs on it, are no independent trials: as many as there are MDPs.
+        "success": st.wilson(float(np.mean(wins)) * len(ids), len(ids)) if wins else None,
         "random": _mean(random, ids),
         "reference": _mean(reference, ids),
     }
@@ -150,9 +155,9 @@ def _by_run(train: Scores, test: Scores, against: Mapping[str, float], scale: fl
 def _trend(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Of the gap over the numbers of training MDPs: Page's test with runs as blocks, a power law, N05, and capacity."""
     groups = sorted((g for g in groups if g["n_train"]), key=lambda g: g["n_train"])
-    if len(groups) < 2:
+    runs = sorted(set.intersection(*(set(g["by_run"]) for g in groups))) if groups else []
+    if len(groups) < 2 or not runs:
         return None
-    runs = sorted(set.intersection(*(set(g["by_run"]) for g in groups)))
     table = np.array([[g["by_run"][run] for g in groups] for run in runs])
     n = [g["n_train"] for g in groups]
     law = st.fit_power_law(n, table.mean(0)) if len(n) >= 3 else None

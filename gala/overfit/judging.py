@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ def check_training(run: RunDir, checkpoint: str, sets: Mapping[str, ContextSet])
             )
     if foreign := set(seen) - set(sets["train"].uids):
         raise ValueError(f"{run.path} has trained on {len(foreign)} MDPs outside the train set ({min(foreign)}, ...)")
+
+
+def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
+    """Of the hashes of all files of a checkpoint."""
+    files = run.checkpoint_meta(checkpoint)["files"]
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_agent(run: RunDir, contexts: ContextSet, how: JudgeOptions, checkpoint: str = "") -> TorchPolicy:

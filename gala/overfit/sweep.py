@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gala_envs.contexts import ContextSet, Family, Scalar
 from gala_envs.splits import split
 
-from gala.overfit.judging import baselines, check_training, curves, env_options, judge, load_agent
+from gala.overfit.judging import baselines, check_training, checkpoint_hash, curves, env_options, judge, load_agent
 from gala.overfit.options import SweepOptions
 from gala.overfit.study import Study, describe_sets
 from gala.overfit.training import Job, train_all
@@ -171,6 +171,7 @@ class Sweep:
         agent = load_agent(run, train, self.how)
         agent_head = head | {"policy": "agent"}
         rows = judge(agent, [train, test], self.how, agent_head, run.config.a2c.gamma, **env_options(run))
+        self.study.meta["checkpoints"][cell.name] = checkpoint_hash(run, self.how.checkpoint)
         self.study.append(cell.name, rows, curves(run, [train, test], self.how, head))
 
 

@@ -7,12 +7,14 @@ import csv
 import html
 import io
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gala.checkpoints import write_atomically
 from gala.diagnostics.generalisation import SIGN, judge
+from gala.diagnostics.statistics import verdict
 from gala.reports.figures import figure_with_axes, save
 from gala.reports.overfitting_figures import PANELS, Study
 
@@ -43,14 +45,18 @@ def lines(study: Study) -> list[str]:
     low, mid, high = head["judged"]
     kind = "adjusted and normalised" if head["adjusted"] else "normalised"
     found.append(f"  gap {mid:+.3f} [{low:+.3f}, {high:+.3f}], {kind}; delta {study.result['delta']:g}")
-    found.append(f"  {why(study)}")
+    found += _wrap(why(study))
     for g in study.result["groups"]:
         if g is not head:
             interval = f"{g['judged'].estimate:+.3f} [{g['judged'].low:+.3f}, {g['judged'].high:+.3f}]"
             train, test = (g["sets"][s]["mean"].estimate for s in ("train", "test"))
             brief = " ".join(filter(None, [g["condition"], f"N={g['n_train']}"]))
             found.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
-    return found + [f"  warning: {w}" for w in head["warnings"]]
+    return found + [line for w in head["warnings"] for line in _wrap(f"warning: {w}")]
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
 
 
 def name(group: dict[str, Any]) -> str:
@@ -62,12 +68,18 @@ def name(group: dict[str, Any]) -> str:
 def why(study: Study) -> str:
     """One plain sentence."""
     train, test = (study.head["sets"][s]["mean"].estimate for s in ("train", "test"))
-    scores = f"it scores {train:.3g} on training MDPs and {test:.3g} on others"
+    head, delta = study.head, study.result["delta"]
+    # The two scores alone would contradict a verdict that comes from the adjustment.
+    adjusted = head["adjusted"] and verdict(head["normalised"], delta) != head["verdict"]
+    scores = f"it scores {train:.3g} on training MDPs and {test:.3g} on others: "
+    scores += "next to the reference, " if adjusted else ""
     if study.result["verdict"] == "OVERFIT":
-        return f"{scores}: part of it was memorised"
+        return f"{scores}part of it was memorised"
     if study.result["verdict"] == "NO-GAP":
-        return f"{scores}: the same, within delta"
-    return f"{scores}: too few runs or MDPs to tell"
+        return f"{scores}the same, within delta"
+    if head["judged"].high < 0:
+        return f"{scores}better on others; are the training MDPs harder?"
+    return f"{scores}too few runs or MDPs to tell"
 
 
 def _draw(study: Study, folder: Path, kinds: Sequence[str]) -> dict[str, Path | str]:
@@ -135,7 +147,10 @@ def _overview(study: Study) -> str:
 def _trend(condition: str, t: dict[str, Any]) -> str:
     text = f"{condition or 'Trend'}: that the gap falls with N, Page's test p = {t['page_p']:.4f}"
     if t["law"]:
-        text += f"; fit {t['law'].a:.2f} N^-{t['law'].b:.2f} + {t['law'].c:.2f}; below 0.05 from N = {t['n05']:,.0f}"
+        text += f"; fit {t['law'].a:.2f} N^-{t['law'].b:.2f} + {t['law'].c:.2f}; "
+        # A power law says nothing far beyond the N that it was fitted to.
+        known = t["n05"] <= 10 * t["n"][-1]
+        text += f"below 0.05 from N = {t['n05']:,.0f}" if known else f"not below 0.05 by N = {10 * t['n'][-1]:,}"
     return text + f"; memorised (train at 0.9 or more) up to N = {t['capacity']:,}."
 
 
@@ -143,7 +158,7 @@ def _threats(study: Study) -> list[str]:
     meta, head = study.meta, study.head
     found = [
         f"{head['runs']} training runs, {head['sets']['test']['contexts']} test MDPs; {head['design']}.",
-        f"Checkpoint: {meta['selection']}; chosen without looking at test scores.",
+        f"Checkpoint: {meta['selection']}.",
         f"Observation normaliser: {meta['normaliser']}. Actions: {meta['mode']}.",
         f"The policy {'is' if meta['expose'] else 'is not'} told the parameters of its MDP.",
         "Score on the evaluated MDPs without the noise that training may have had, unless a condition says so.",
@@ -164,6 +179,7 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
         panels += f"<section id={key}><h3>{k}. {html.escape(title)}</h3>{content}</section>"
     facts: dict[str, Any] = {"family": meta["family"], "settings": meta.get("settings"), "created": meta["created"]}
     facts |= {f"{n} set": f"{s['size']} MDPs, sha256 {s['sha256'][:16]}" for n, s in meta["sets"].items()}
+    facts |= {"checkpoints": ", ".join(f"{run} {sha}" for run, sha in meta.get("checkpoints", {}).items())}
     facts |= {"versions": ", ".join(f"{k} {v}" for k, v in meta["versions"].items() if v)}
     return _PAGE.format(
         color=COLOR[study.result["verdict"]],

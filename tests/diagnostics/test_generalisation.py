@@ -55,6 +55,8 @@ def test_two_runs_and_a_missing_set_are_refused():
         judge([r for r in rows(lambda name, k, run: 0.0) if r["set"] == "train"])
     with pytest.raises(ValueError, match="no agent"):
         judge([])
+    with pytest.raises(ValueError, match="1 returns are not finite, as in context t"):
+        judge([r | ({"return": np.nan} if i == 67 * 7 else {}) for i, r in enumerate(rows(lambda name, k, run: 0.0))])
 
 
 def test_without_a_reference_the_scale_is_the_best_that_was_seen_and_that_is_said():
@@ -62,6 +64,22 @@ def test_without_a_reference_the_scale_is_the_best_that_was_seen_and_that_is_sai
     head = found["headline"]
     assert head["scale"] == pytest.approx(0.8) and head["normalised"].estimate == pytest.approx(0.5)
     assert head["adjusted"] is None and any("no reference" in w for w in head["warnings"])
+
+
+def test_a_reference_that_misses_an_mdp_is_said_to_adjust_nothing():
+    played = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"])
+    head = judge([r for r in played if (r["policy"], r["context"]) != ("reference", "test3")], repeats=100)["headline"]
+    assert head["adjusted"] is None and any("not played on every MDP" in w for w in head["warnings"])
+
+
+def test_sizes_with_other_runs_have_no_trend_and_few_shared_mdps_are_warned_of():
+    found = []
+    for k, n in enumerate((1, 10)):
+        played = rows(lambda name, k, run: 0.5, n_train=n, baselines=k == 0)
+        found += [r | {"run": r["run"] + 10 * k} for r in played if r["set"] == "test" or r["context"] == "train0"]
+    result = judge(found, repeats=100)
+    assert result["trends"] == {"": None}
+    assert any("the same for all runs" in w for w in result["headline"]["warnings"])
 
 
 def test_changes_of_the_mdp_are_robustness_and_get_no_verdict():

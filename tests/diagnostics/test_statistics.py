@@ -1,5 +1,6 @@
 """Statistics against closed forms, another library, and their own promises: coverage, power, uniform p-values."""
 
+import itertools
 import json
 import math
 
@@ -93,7 +94,7 @@ def test_two_runs_are_refused_and_few_are_warned_of():
     for interval in (st.gap_interval, st.nested_gap_interval):
         with pytest.raises(ValueError, match="2 training runs: a verdict needs at least 3"):
             interval(train, test)
-    assert len(st.warnings_for(4, 20)) == 2 and not st.warnings_for(5, 50)
+    assert len(st.warnings_for(4, 20, 2)) == 3 and not st.warnings_for(5, 50, 10) and not st.warnings_for(5, 50)
 
 
 def test_permutation_p_values_are_uniform_under_the_null():
@@ -112,6 +113,21 @@ def test_the_trend_test_agrees_with_scipys_page_test():
         scores = rng.normal(size=(6, 4)) - slope * np.arange(4)
         exact = stats.page_trend_test(-scores, method="exact").pvalue
         assert st.page_trend_test(scores, seed=0) == pytest.approx(exact, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "scores", [np.zeros((5, 4)), [[1, 1, 0], [2, 1, 1], [1, 1, 1]], [[0, 0, 1], [1, 0, 0], [2, 2, 1]]]
+)
+def test_equal_scores_are_no_trend(scores):
+    """Against all orders of all runs, with scipy's mean ranks."""
+    ranks = stats.rankdata(-np.asarray(scores, float), axis=1)
+    weights = np.arange(1, ranks.shape[1] + 1)
+    if (ranks == ranks[0, 0]).all():
+        exact = 1.0
+    else:
+        sums = [sum(weights @ r for r in rs) for rs in itertools.product(*(itertools.permutations(r) for r in ranks))]
+        exact = np.mean(np.array(sums) >= (ranks * weights).sum() - 1e-9)
+    assert st.page_trend_test(scores) == pytest.approx(exact, abs=0.02)
 
 
 def test_a_power_law_is_found_again_with_the_n_from_which_the_gap_is_small():

@@ -63,6 +63,8 @@ def test_a_verdict_a_report_and_an_exit_code(trained, capsys, tmp_path):
     }
     assert all(r["return"] == 1.0 for r in rows if r["policy"] == "reference")
     assert all(0 <= r["return"] <= 1 and r["length"] == 4 for r in rows if r["policy"] == "agent")
+    hashes = json.loads((tmp_path / "study" / "study.json").read_text())["checkpoints"]
+    assert len(set(hashes.values())) == 3 and all(f"{name} {sha}" in page for name, sha in hashes.items())
     again, out_again, _ = run(capsys, "report", tmp_path / "study")
     assert again == code and out_again.splitlines()[:2] == out.splitlines()[:2]
 

@@ -101,6 +101,24 @@ def test_the_terminal_gets_the_verdict_and_the_reason_in_80_columns(tmp_path):
     assert write_report(tmp_path / "t", tmp_path / "t" / "report.html")["verdict"] == "NO-GAP"
 
 
+def test_the_reason_fits_the_verdict_and_warnings_fit_the_terminal(tmp_path):
+    """An agent that plays as the reference does, where training MDPs are easier; and one that is worse on them."""
+    rows = study(tmp_path / "s", n_train=(60,))
+    for harder, verdict, reason in (
+        (0.0, "NO-GAP", "next to the reference, the same"),
+        (0.3, "INCONCLUSIVE", "better on others"),
+    ):
+        played = [
+            r | {"return": 1.0 + (r["set"] == "train") - harder * (r["policy"] == "agent" and r["set"] == "train")}
+            for r in rows
+            if r["policy"] != "random" and r["run"] < 3
+        ]
+        (tmp_path / "s" / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in played))
+        lines = write_report(tmp_path / "s", tmp_path / "s" / "report.html")["lines"]
+        assert lines[0].startswith(verdict) and reason in " ".join(line.strip() for line in lines)
+        assert any("warning: sets differ" in line for line in lines) and all(len(line) <= 80 for line in lines)
+
+
 def test_a_study_of_randomised_rewards_shows_the_capacity(tmp_path):
     study(tmp_path / "s", condition="flip=0.5")
     write_report(tmp_path / "s", tmp_path / "s" / "report.html", figures=("png", "svg"))

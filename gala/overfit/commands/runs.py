@@ -30,6 +30,7 @@ from gala.overfit.commands.words import (
 from gala.overfit.judging import (
     baselines,
     check_training,
+    checkpoint_hash,
     curves,
     env_options,
     judge,
@@ -93,6 +94,8 @@ def evaluate(words: Sequence[str]) -> int:
         lines = (
             [] if options.policy else curves(runs[k], [sets["train"], sets["test"]], how, _head(k, len(sets["train"])))
         )
+        if not options.policy:
+            study.meta["checkpoints"][f"run{k}"] = checkpoint_hash(runs[k], how.checkpoint)
         study.append(f"run{k}", judge(policy, list(sets.values()), again, head, **extra), lines)
         study.meta["normaliser"] = f"frozen, {normalizer_hash(policy)}"
     if not options.policy:
