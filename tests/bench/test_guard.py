@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import guard
 
 
-def test_equal_work_counts_equal_and_more_work_counts_more():
+def test_equal_work_counts_equal_and_more_work_counts_more(monkeypatch):
+    monkeypatch.setattr(guard, "UPDATES", 2)
     work = guard.learner("preset=classic/cartpole", "a2c.num_steps=4", "torch_threads=1")
     for _ in range(guard.WARM_UP):
         work()
