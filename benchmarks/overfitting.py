@@ -32,7 +32,7 @@ CARTPOLE = "preset=classic/cartpole algo=a2c runs=5 log.keep_milestones=0"
 ALGOS = "algos=a2c,gala,independent,allreduce learners=4 torch_threads=1 jobs=1"
 STUDIES = {
     "R1-mlp": f"sweep {MAZE} n=1,10,100,1000 algo=a2c",
-    "R1-conv": f"sweep {MAZE} n=100 algo=a2c model.encoder=minatar_cnn torch_threads=1 steps=1000000",
+    "R1-conv": f"sweep {MAZE} n=100 algo=a2c model.encoder=minatar_cnn torch_threads=1 steps=500000",
     "R2-flip": f"flip {MAZE} n=10,100,1000 flip=0.2,0.5 algo=a2c",
     "R3-stress": "stress {studies}/R1-mlp n=10 sticky=0.25",
     "R4-cartpole": "sweep seeds:CartPole-v1 n=1,10,100 runs=5 test=200 preset=classic/cartpole algo=a2c",
