@@ -76,6 +76,37 @@ def test_rows_equal_gymnasium_with_the_same_physics(id, region):
     assert ended >= 4
 
 
+@pytest.mark.parametrize("id", TASK_IDS)
+def test_a_step_from_anywhere_with_any_action_is_gymnasiums(id):
+    """States up to every bound and both ends of an episode, which random play from the start does not reach."""
+    family = make_family(f"classic:{id}")
+    contexts = split(family, {"train": 400}, seed=4)["train"]
+    sims = ContextualEnv(family, contexts, 400).simulators
+    sims.start(np.arange(400), contexts.contexts, [np.random.default_rng(0)] * 400)
+    rng = np.random.default_rng(6)
+    high = {
+        "CartPole-v1": [2.7, 3, 0.25, 3],
+        "MountainCar-v0": [0.9, 0.07],
+        "Acrobot-v1": [np.pi, np.pi, 4 * np.pi, 9 * np.pi],
+        "Pendulum-v1": [9, 8],
+    }[id]
+    sims.state = before = rng.uniform(-1, 1, (400, len(high))) * high + ([-0.3, 0.0] if id == "MountainCar-v0" else 0)
+    pendulum = id == "Pendulum-v1"
+    actions = (
+        rng.uniform(-3, 3, (400, 1)).astype(np.float32) if pendulum else rng.integers(sims.action_space.n, size=400)
+    )
+    step = sims.step(actions)
+    for i, context in enumerate(contexts):
+        oracle = by_hand(id, context).unwrapped
+        oracle.reset()
+        oracle.state = before[i].copy()
+        obs, reward, terminated, _, _ = oracle.step(actions[i].astype(np.float64) if pendulum else int(actions[i]))
+        np.testing.assert_allclose(sims.state[i], oracle.state, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(step.obs[i], obs, rtol=3e-7, atol=3e-7)
+        assert step.terminated[i] == terminated and step.reward[i] == pytest.approx(reward, rel=1e-12)
+    assert pendulum or 10 < step.terminated.sum() < 390
+
+
 def test_a_heavier_longer_pole_changes_what_follows_from_it_and_one_step_is_the_closed_form():
     family = make_family("classic:CartPole-v1")
     c = Context.of("classic:CartPole-v1", force=10.0, length=0.8, mass=0.3)
