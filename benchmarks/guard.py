@@ -13,6 +13,7 @@ counters would see some of it, and are closed to most containers.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -61,11 +62,14 @@ def count(work: Callable[[], Any]) -> Counts:
         nonlocal calls
         calls += event in ("call", "c_call")
 
+    gc.collect()
+    gc.disable()  # what other objects call when they die is not this work's
     sys.setprofile(on_event)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     with FlopCounterMode(display=False) as flops, _Operators() as operators:
         work()
     found = {"operators": operators.operators, "allocated_bytes": operators.allocated_bytes}

@@ -108,6 +108,7 @@ class Run:
         self.fleet, self.mailboxes = fleet, mailboxes
         self.state: dict[int, str] = {}
         self.errors: dict[int, str] = {}
+        self._heard: list[Event] = []
         self.ctrl_c_presses = 0
         self.interrupted = self.has_run = self._has_shown_traceback = False
         self.next_record = time.monotonic() + config.log.interval_s
@@ -148,8 +149,9 @@ class Run:
             events = self.fleet.events(_POLL_S)
             if self.ctrl_c_presses and not self.interrupted:
                 self._interrupt()
-            for event in events:
-                self._handle(event)
+            self._heard += events
+            while self._heard:
+                self._handle(self._heard.pop(0))
             now = time.monotonic()
             self.elasticity.advance()
             if now >= self.next_record and "starting" not in self.state.values():
@@ -196,7 +198,7 @@ class Run:
 
     def _fail(self, told: str, error: str) -> None:
         """A killed learner makes its peers in an all-reduce fail: its death is then what the user should see."""
-        for event in self.fleet.events(_POLL_S) if error else ():
+        for event in (*self._heard, *self.fleet.events(_POLL_S)) if error else ():
             if event.kind == "died" and "killed" in event.body:
                 told, error = f"learner {event.rank} {event.body}", ""
         raise RunFailed(f"{told}; the run has ended." + self._explained(error))

@@ -134,8 +134,9 @@ def test_a_nan_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
 
 
 def test_all_reduced_learners_are_equal_and_a_killed_one_is_named_though_its_peers_fail_too(tmp_path):
-    gala = Gala(tmp_path / "run", *TINY, "algo=allreduce", "learners=2")
+    gala = Gala(tmp_path / "run", *TINY, "algo=allreduce", "learners=2", "log.checkpoint_interval_s=4")
     gala.wait_for_checkpoint()
+    gala.wait_for_metrics(after=RunDir.open(gala.run).checkpoint_meta("latest")["env_steps"])  # nobody stands still
     os.kill(gala.process.pid, signal.SIGSTOP)  # it then hears of the peer's error and of the kill at the same time
     os.kill(gala.learners()[1], signal.SIGKILL)
     gala.wait_for(lambda: not gala.learners(), "failure of the peer")

@@ -78,6 +78,15 @@ class Gala:
 
         self.wait_for(lambda: (self.run / "config.yaml").exists() and newer(), "checkpoint")
 
+    def wait_for_metrics(self, after: int) -> None:
+        """Until a line of metrics tells of more than ``after`` env_steps."""
+
+        def newer() -> bool:
+            lines = (self.run / "metrics.jsonl").read_text().split("\n")[:-1]
+            return bool(lines) and json.loads(lines[-1])["global_step"] > after
+
+        self.wait_for(newer, f"metrics after {after} env_steps")
+
     def ctrl_c(self) -> None:
         """As a terminal sends it: to the whole foreground process group."""
         os.killpg(self.process.pid, signal.SIGINT)

@@ -15,16 +15,19 @@ def test_equal_work_counts_equal_and_more_work_counts_more(monkeypatch):
     for _ in range(guard.WARM_UP):
         work()
     first, second = guard.count(work), guard.count(work)
+    calls = first.pop("calls"), second.pop("calls")
     assert first == second and min(first.values()) > 0
+    assert max(calls) - min(calls) <= 0.005 * max(calls)  # PyTorch has calls of its own that come and go
 
     def slower():
         work()
-        torch.zeros(1000).clone()
+        for _ in range(100):
+            torch.zeros(1000).clone()
 
     more = guard.count(slower)
-    assert more["operators"] == first["operators"] + 2
-    assert more["allocated_bytes"] == first["allocated_bytes"] + 2 * 4000
-    assert more["calls"] > first["calls"] and more["flops"] == first["flops"]
+    assert more["operators"] == first["operators"] + 200
+    assert more["allocated_bytes"] == first["allocated_bytes"] + 200 * 4000
+    assert more["calls"] > max(calls) and more["flops"] == first["flops"]
 
 
 def test_matrix_products_count_two_operations_for_each_multiplication():

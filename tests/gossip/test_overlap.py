@@ -44,8 +44,8 @@ def test_no_mass_is_lost_or_made_and_all_agree(topology, every):
         assert weight == pytest.approx(4, abs=1e-12) and (numerator - values.sum(0)).abs().max() < 1e-12
         for end in ends:
             end.rest(False)
-    if every == 1:  # with a third of the exchanges they are not there yet
-        assert (stack(averagers) - values.mean(0)).abs().max() < 1e-9
+    if every == 1:  # with a third of the exchanges they are not there yet; how near depends on the threads' timing
+        assert (stack(averagers) - values.mean(0)).abs().max() < 1e-6
     for averager in averagers:
         averager.close()
         averager.close()
