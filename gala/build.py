@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,14 +51,22 @@ def make_env(config: Config, num_envs: int, **overrides: Any) -> Any:
 
 
 def make_training_env(config: Config, rank: int) -> Any:
-    """The simulators of one learner, as slow as ``config.delay`` wants them."""
-    env, d = make_env(config, config.envs_per_learner), config.delay
-    if not d.mean_s:
-        return env
-    from gala_envs.delays import DelayedEnv
+    """The simulators of one learner, in their groups, as slow as ``config.delay`` wants them."""
+    groups = [make_env(config, config.envs_per_learner // config.env_groups) for _ in range(config.env_groups)]
+    for env in groups[1:]:
+        if hasattr(env, "episodes"):
+            env.episodes = groups[0].episodes  # counted together
+    if config.delay.mean_s:
+        from gala_envs.delays import DelayedEnv
 
-    slow = d.slow_learner if rank == config.learners - 1 else 1.0
-    return DelayedEnv(env, d.mean_s, d.sigma, seeds(config, rank, 0)[0], slow)
+        d, seed = config.delay, seeds(config, rank, 0)[0]
+        slow = d.slow_learner if rank == config.learners - 1 else 1.0
+        groups = [DelayedEnv(env, d.mean_s, d.sigma, seed + i, slow) for i, env in enumerate(groups)]
+    if config.env_groups == 1:
+        return groups[0]
+    from gala_envs.groups import GroupedEnv
+
+    return GroupedEnv(groups)
 
 
 def episodes_by_context(env: Any) -> dict[str, int]:
@@ -190,23 +197,6 @@ def is_lock_step(config: Config) -> bool:
     """All learners make the same number of updates, each waiting for the others'."""
     g = config.gossip
     return config.algo == "allreduce" or (config.algo == "gala" and (g.tau == 0 or g.mixing == "allreduce"))
-
-
-def check_cluster(config: Config) -> None:
-    """Refuses, before anything starts, what works on one machine only. Raises ValueError."""
-    address, g = config.cluster.address, config.gossip
-    if address not in ("", "auto", "local") and not re.fullmatch(r"[^/:]+:\d+", address):
-        raise ValueError(f"cluster.address={address} must be auto, local or HOST:PORT")
-    local_only = {
-        f"algo={config.algo}": config.algo == "allreduce",
-        f"gossip.mixing={g.mixing}": needs_process_group(config),
-        f"gossip.shards={g.shards}": g.shards > 1,
-        "gossip.certify": g.certify,
-        "gossip.overlap": g.overlap,
-    }
-    for setting, applies in local_only.items():
-        if address and applies:
-            raise ValueError(f"{setting} works on one machine only, without cluster.address")
 
 
 def silent_after_s(config: Config) -> float:

@@ -217,6 +217,8 @@ class Config:
     learners: int = 1
     """Actor-learner processes."""
     envs_per_learner: int = 16
+    env_groups: int = 1
+    """Groups of a learner's simulators: with 2, one half steps while the network acts for the other."""
     steps: int = 500_000
     """env_steps (agent decisions) over all learners."""
     seed: int = 1

@@ -20,6 +20,7 @@ from gala.panel import Panel
 from gala.resources import available_cores
 from gala.runs import RunDir
 from gala.telemetry import Telemetry, closing_lines
+from gala.validation import check_cluster
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 _POLL_S = 0.2
@@ -69,7 +70,7 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
 def reach(config: Config) -> None:
     """Connect to the cluster that the settings name, if they do. Raises ValueError; call it before anything is
     written."""
-    build.check_cluster(config)
+    check_cluster(config)
     if config.cluster.address:
         from gala.cluster.rayctl import connect
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from gala.config import Algo, Config, GossipConfig, flatten
 
 _COUNTS = (
-    *("learners", "envs_per_learner", "steps", "a2c.num_steps", "optim.lr_reference_envs", "gossip.every"),
+    *(
+        "learners",
+        "envs_per_learner",
+        "env_groups",
+        "steps",
+        "a2c.num_steps",
+        "optim.lr_reference_envs",
+        "gossip.every",
+    ),
     *("gossip.shards", "env.frame_skip", "env.frame_stack", "env.image_size"),
 )
 _POSITIVE = (
@@ -66,9 +75,28 @@ def validate(config: Config) -> None:
     if config.delay.slow_learner < 1 or (config.delay.slow_learner > 1 and not config.delay.mean_s):
         raise ValueError("delay.slow_learner must be at least 1, and needs delay.mean_s greater than 0 to multiply")
     _validate_gossip(config.algo, config.gossip)
+    if config.envs_per_learner % config.env_groups:
+        raise ValueError(f"env_groups={config.env_groups} must divide envs_per_learner={config.envs_per_learner}")
     per_update = config.learners * config.envs_per_learner * config.a2c.num_steps
     if config.steps < per_update:
         raise ValueError(f"steps={config.steps} is less than one update of every learner ({per_update} env_steps)")
+
+
+def check_cluster(config: Config) -> None:
+    """Refuses, before anything starts, what works on one machine only. Raises ValueError."""
+    address, g = config.cluster.address, config.gossip
+    if address not in ("", "auto", "local") and not re.fullmatch(r"[^/:]+:\d+", address):
+        raise ValueError(f"cluster.address={address} must be auto, local or HOST:PORT")
+    local_only = {
+        f"algo={config.algo}": config.algo == "allreduce",
+        f"gossip.mixing={g.mixing}": g.mixing == "allreduce",
+        f"gossip.shards={g.shards}": g.shards > 1,
+        "gossip.certify": g.certify,
+        "gossip.overlap": g.overlap,
+    }
+    for setting, applies in local_only.items():
+        if address and applies:
+            raise ValueError(f"{setting} works on one machine only, without cluster.address")
 
 
 def _validate_gossip(algo: Algo, g: GossipConfig) -> None:

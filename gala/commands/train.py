@@ -11,7 +11,7 @@ from gala import configure
 from gala.config import Config
 from gala.forkserver import start_method
 from gala.runs import RunDir
-from gala.validation import validate
+from gala.validation import check_cluster, validate
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def check(config: Config) -> None:
     """Refuse, before a file is written, what only environment, topology or place can tell. Raises ValueError."""
     from gala import build, build_gossip
 
-    build.check_cluster(config)
+    check_cluster(config)
     build_gossip.check_exchange(config, build.count_parameters(config, build.probe_spaces(config)))
 
 

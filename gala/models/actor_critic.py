@@ -102,10 +102,16 @@ class ActorCritic(nn.Module):
         out = self._heads(flat_obs, features, state)
         return Outputs(out.params.view(steps, batch, -1), out.value.view(steps, batch), state)
 
-    def stack(self, steps: Sequence[Outputs]) -> Outputs:
-        """Outputs of consecutive calls, ``[B]`` each, as those of ``unroll``: ``[T, B]``, with their graphs."""
-        params, value = (torch.stack([getattr(out, name) for out in steps]) for name in ("params", "value"))
-        return Outputs(params, value, steps[-1].state)
+    def stack(self, groups: Sequence[Sequence[Outputs]]) -> Outputs:
+        """Outputs of T consecutive calls for each group of rows, ``[b]`` each, as those of ``unroll`` for all rows:
+        ``[T, B]``, with their graphs."""
+        params, value = (
+            torch.cat([torch.stack([getattr(out, name) for out in steps]) for steps in groups], 1)
+            if len(groups) > 1
+            else torch.stack([getattr(out, name) for out in groups[0]])
+            for name in ("params", "value")
+        )
+        return Outputs(params, value, torch.cat([steps[-1].state for steps in groups]))
 
     def _encode(self, encoder: nn.Module, obs: Tensor) -> Tensor:
         """Features in float32. With bf16 only the encoder's arithmetic is short; parameters, heads and loss are not."""

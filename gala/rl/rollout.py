@@ -31,7 +31,7 @@ class Policy(Protocol):
 
     def __call__(self, obs: Tensor, state: Tensor, first: Tensor, with_value: bool = True) -> Outputs: ...
     def unroll(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs: ...
-    def stack(self, steps: Sequence[Any]) -> Outputs: ...
+    def stack(self, groups: Sequence[Sequence[Any]]) -> Outputs: ...
     def act(self, params: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor: ...
     def initial_state(self, batch: int, device: torch.device | str = "cpu") -> Tensor: ...
     def auxiliary_loss(self, obs: Tensor, action: Tensor, reward: Tensor, known: Tensor) -> Tensor | None: ...
@@ -67,12 +67,40 @@ class Episodes(NamedTuple):
     lengths: list[int]
 
 
+class _Whole:
+    """All simulators as one group, which steps when it is asked for the result."""
+
+    def __init__(self, env: Any) -> None:
+        self.env, self.rows = env, slice(0, env.num_envs)
+
+    def reset(self, seed: int) -> NDArray:
+        return self.env.reset(seed)
+
+    def send(self, actions: NDArray) -> None:
+        self._actions = actions
+
+    def recv(self) -> Any:
+        return self.env.step(self._actions)
+
+
+@dataclass
+class _Turn:
+    """Where a group of simulators stands: what the policy reads next, and its outputs so far in this rollout."""
+
+    group: Any
+    obs: Tensor
+    state: Tensor
+    first: Tensor
+    outputs: list[Outputs]
+
+
 class Collector:
     """Owns the simulators' side of a learner: the current observation, the recurrent state, the buffers.
 
-    ``shape_reward(reward, done, valid) -> reward`` is what learning sees; episode returns stay the environment's own.
-    ``keep_graph``: the acting passes can be differentiated, so that learning needs no pass of its own; costs the
-    memory of their activations.
+    ``env``: a batched environment, or one that has ``groups`` (``rows``, ``reset``, ``send``, ``recv`` each), of which
+    one simulates while the network acts for another. ``shape_reward(reward, done, valid) -> reward`` is what learning
+    sees; episode returns stay the environment's own. ``keep_graph``: the acting passes can be differentiated, so that
+    learning needs no pass of its own; costs the memory of their activations.
     """
 
     def __init__(
@@ -89,15 +117,20 @@ class Collector:
         self.env, self.num_steps, self.device, self.generator = env, num_steps, device, generator
         self.normalizer, self.shape_reward, self.keep_graph = normalizer, shape_reward, keep_graph
         self.simulate_s = self.act_s = 0.0
+        self._groups = getattr(env, "groups", None) or [_Whole(env)]
         self._buffers: Rollout | None = None
 
     def reset(self, policy: Policy, seed: int) -> None:
         """Start all simulators anew."""
-        obs = self._observe(self.env.reset(seed))
-        n, t, on = self.env.num_envs, self.num_steps, self.device
-        action = policy.act(
-            policy(obs, policy.initial_state(n, on), torch.ones(n, dtype=torch.bool, device=on)).params, greedy=True
-        )
+        seeds = [seed] if len(self._groups) == 1 else np.random.SeedSequence(seed).generate_state(len(self._groups))
+        self._turns = []
+        for group, its_seed in zip(self._groups, seeds, strict=True):
+            obs = self._observe(group.reset(int(its_seed) % 2**30), group.rows.start)
+            first = torch.ones(len(obs), dtype=torch.bool, device=self.device)
+            self._turns.append(_Turn(group, obs, policy.initial_state(len(obs), self.device), first, []))
+        obs, state, first = (torch.cat([getattr(turn, x) for turn in self._turns]) for x in ("obs", "state", "first"))
+        action = policy.act(policy(obs, state, first).params, greedy=True)
+        n, t, on = len(obs), self.num_steps, self.device
         flags = [torch.zeros(t, n, dtype=torch.bool, device=on) for _ in range(4)]
         self._buffers = Rollout(
             obs=torch.empty((t, *obs.shape), dtype=obs.dtype, device=on),
@@ -108,72 +141,97 @@ class Collector:
             truncated=flags[2],
             valid=flags[3],
             v_final=torch.zeros(t, n, device=on),
-            state=policy.initial_state(n, on),
+            state=state,
             last_value=torch.zeros(n, device=on),
         )
-        self._obs, self._state = obs, policy.initial_state(n, on)
-        self._first = torch.ones(n, dtype=torch.bool, device=on)
+        self._reward = np.zeros((t, n), np.float32)
+        self._terminated, self._truncated, self._valid = (np.zeros((t, n), bool) for _ in range(3))
 
-    def _observe(self, obs: NDArray, learn: bool = True) -> Tensor:
+    def _observe(self, obs: NDArray, row: int, learn: bool = True) -> Tensor:
+        """As the policy reads it; ``row`` is the place of the first."""
         if obs.dtype.kind == "f":
-            _check_finite("observation", obs)
+            _check_finite("observation", obs, row)
         if self.normalizer is not None:
             if learn:
                 self.normalizer.update(obs)
             obs = self.normalizer(obs)
-        return torch.from_numpy(np.ascontiguousarray(obs)).to(self.device)
+        return self._to_device(np.ascontiguousarray(obs))
+
+    def _to_device(self, array: NDArray) -> Tensor:
+        """Through page-locked memory to a GPU, which copies it while this process goes on."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     @torch.no_grad()
     def collect(self, policy: Policy) -> tuple[Rollout, Episodes]:
-        """Act for T steps with ``policy``; also times the simulators (``simulate_s``) and the network (``act_s``)."""
-        assert self._buffers is not None, "call reset first"
+        """Act for T steps with ``policy``; also times the simulators, as far as they are waited for (``simulate_s``),
+        and the network (``act_s``)."""
         r = self._buffers
-        r.state, episodes, acting = self._state, Episodes([], []), []
+        assert r is not None, "call reset first"
+        episodes = Episodes([], [])
+        r.state = _join([turn.state for turn in self._turns])
+        for turn in self._turns:
+            turn.outputs = []
         for t in range(self.num_steps):
-            started = time.perf_counter()
-            r.obs[t], r.first[t] = self._obs, self._first
-            with torch.set_grad_enabled(self.keep_graph):
-                out = policy(self._obs, self._state, self._first, with_value=self.keep_graph)
-            acting.append(out)
-            action = policy.act(out.params, greedy=False, generator=self.generator)
-            r.action[t] = action
-            numpy_action = action.cpu().numpy()
-            acted = time.perf_counter()
-            step = self.env.step(numpy_action)
-            self.simulate_s += time.perf_counter() - acted
-            self.act_s += acted - started
-            self._record(t, step, out.state, policy)
-            if step.episode_over.any():
-                episodes.returns.extend(step.episode_return[step.episode_over].tolist())
-                episodes.lengths.extend(step.episode_length[step.episode_over].tolist())
-        r.last_value = policy(self._obs, self._state, self._first).value
-        with torch.set_grad_enabled(self.keep_graph):
-            r.acting = policy.stack(acting) if self.keep_graph else None
-        self._state = self._state.detach()
+            for turn in self._turns:
+                if t:
+                    self._receive(t - 1, turn, episodes, policy)
+                self._act(t, turn, policy)
+        for turn in self._turns:
+            self._receive(self.num_steps - 1, turn, episodes, policy)
+        done = self._terminated | self._truncated
+        for t in range(self.num_steps):
+            self._reward[t] = self.shape_reward(self._reward[t], done[t], self._valid[t])
+        for name in ("reward", "terminated", "truncated", "valid"):
+            getattr(r, name).copy_(torch.from_numpy(getattr(self, f"_{name}")))
+        r.last_value = _join([policy(turn.obs, turn.state, turn.first).value for turn in self._turns])
+        if self.keep_graph:
+            with torch.enable_grad():
+                r.acting = policy.stack([turn.outputs for turn in self._turns])
+        for turn in self._turns:
+            turn.state = turn.state.detach()
         return r, episodes
 
-    def _record(self, t: int, step: Any, state: Tensor, policy: Policy) -> None:
-        r = self._buffers
+    def _act(self, t: int, turn: _Turn, policy: Policy) -> None:
+        r, rows, started = self._buffers, turn.group.rows, time.perf_counter()
         assert r is not None
-        done = step.terminated | step.truncated
-        _check_finite("reward", step.reward)
-        r.reward[t] = torch.from_numpy(self.shape_reward(step.reward, done, step.valid))
-        r.terminated[t] = torch.from_numpy(step.terminated)
-        r.truncated[t] = torch.from_numpy(step.truncated)
-        r.valid[t] = torch.from_numpy(step.valid)
-        r.v_final[t] = 0.0
+        r.obs[t, rows], r.first[t, rows] = turn.obs, turn.first
+        with torch.set_grad_enabled(self.keep_graph):
+            out = policy(turn.obs, turn.state, turn.first, with_value=self.keep_graph)
+        turn.outputs.append(out)
+        turn.state = out.state
+        action = policy.act(out.params, greedy=False, generator=self.generator)
+        r.action[t, rows] = action
+        turn.group.send(action.cpu().numpy())
+        self.act_s += time.perf_counter() - started
+
+    def _receive(self, t: int, turn: _Turn, episodes: Episodes, policy: Policy) -> None:
+        r, rows, started = self._buffers, turn.group.rows, time.perf_counter()
+        assert r is not None
+        step = turn.group.recv()
+        self.simulate_s += time.perf_counter() - started
+        _check_finite("reward", step.reward, rows.start)
+        self._reward[t, rows], self._valid[t, rows] = step.reward, step.valid
+        self._terminated[t, rows], self._truncated[t, rows] = step.terminated, step.truncated
+        r.v_final[t, rows] = 0.0
         time_limit = np.flatnonzero(step.truncated & ~step.terminated)
         if len(time_limit):
-            rows = torch.from_numpy(time_limit).to(self.device)
-            ended_in = self._observe(step.final_obs[time_limit], learn=False)
+            which = torch.from_numpy(time_limit).to(self.device)
+            ended_in = self._observe(step.final_obs[time_limit], rows.start, learn=False)
             not_first = torch.zeros(len(time_limit), dtype=torch.bool, device=self.device)
-            r.v_final[t, rows] = policy(ended_in, state[rows], not_first).value
-        self._obs, self._state = self._observe(step.obs), state
-        self._first = torch.from_numpy(step.first).to(self.device)
+            r.v_final[t, rows][which] = policy(ended_in, turn.state[which], not_first).value
+        if step.episode_over.any():
+            episodes.returns.extend(step.episode_return[step.episode_over].tolist())
+            episodes.lengths.extend(step.episode_length[step.episode_over].tolist())
+        turn.obs, turn.first = self._observe(step.obs, rows.start), self._to_device(step.first)
 
 
-def _check_finite(what: str, values: NDArray) -> None:
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _check_finite(what: str, values: NDArray, first_row: int) -> None:
     """Raises FloatingPointError here, where the simulator can still be named, rather than as a loss that is NaN."""
     if not np.isfinite(values).all():
-        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        row = first_row + int(np.argwhere(~np.isfinite(values))[0][0])
         raise FloatingPointError(f"the environment returned a {what} that is not finite, in row {row}")

@@ -16,7 +16,7 @@ from gala.cluster.mirror import Mirror
 from gala.cluster.outbox import MAX_UNDER_WAY, Outbox
 from gala.cluster.placement import Share, share
 from gala.gossip.membership import PRESENT, RESTING
-from gala.validation import validate
+from gala.validation import check_cluster, validate
 
 FAULTS = ["none", "none", "none", "late", "lost on the way", "answer lost"]
 
@@ -207,12 +207,12 @@ def test_what_works_on_one_machine_only_is_refused_before_anything_starts(words,
     config = configure.parse(["learners=2", *words])
     validate(config)
     with pytest.raises(ValueError, match=match):
-        build.check_cluster(config)
+        check_cluster(config)
 
 
 def test_a_cluster_that_is_well_named_is_not_refused_and_a_learner_gets_its_threads():
     for address in ("", "auto", "local", "head.example:6379"):
-        build.check_cluster(configure.parse(["learners=2", f"cluster.address={address}"]))
+        check_cluster(configure.parse(["learners=2", f"cluster.address={address}"]))
     dense, given = configure.parse(["model.encoder=nature_cnn"]), configure.parse(["torch_threads=3", "env.threads=5"])
     assert [(c.env.threads, c.torch_threads) for c in (build.with_threads(dense, 4), build.with_threads(given, 4))] == [
         (4, 4),

@@ -15,11 +15,13 @@ TASKS = {
     "continuous": ["preset=mujoco/inverted_pendulum", "normalize.obs=false"],
     "images": ["preset=atari/pong", "envs_per_learner=2"],
     "shared": ["preset=minatar/breakout", "env.max_episode_steps=7"],
+    "groups": ["preset=mujoco/inverted_pendulum", "normalize.obs=false", "env_groups=2"],
+    "recurrent groups": ["preset=classic/cartpole", "model.gru_size=8", "a2c.num_steps=40", "env_groups=4"],
 }
 
 
 def _learner(config: Config, keep_graph: bool) -> ActorLearner:
-    env = build.make_env(config, config.envs_per_learner)
+    env = build.make_training_env(config, 0)
     policy = build.make_policy(config, build.Spaces(env.obs_space, env.action_space, env.frames_per_step))
     flat = flatten_parameters(list(policy.parameters()))
     build.flatten_gradients(flat, policy)
@@ -55,5 +57,5 @@ def test_no_graph_outlives_its_update():
     learner = _learner(configure.parse([*TASKS["recurrent"], "algo=a2c"]), keep_graph=True)
     for _ in range(2):
         learner.update(lr=1e-3, entropy_coef=0.01)  # a graph of the last rollout would be freed by now, and raise
-        assert not learner.collector._state.requires_grad
+        assert not learner.collector._turns[0].state.requires_grad
     learner.collector.env.close()
