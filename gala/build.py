@@ -116,6 +116,17 @@ def make_policy(config: Config, spaces: Spaces) -> ActorCritic:
         return build_actor_critic(spaces.obs, spaces.action, config.model)
 
 
+_COMPILE_MODES = {"default": "default", "cuda-graphs": "reduce-overhead"}
+
+
+def make_training_policy(config: Config, spaces: Spaces, rank: int) -> ActorCritic:
+    """The policy of a learner, on its device, compiled if that is wanted."""
+    policy = make_policy(config, spaces).to(pick_device(config, rank))
+    if config.model.compile != "none":
+        policy.compile_encoders(_COMPILE_MODES[config.model.compile])
+    return policy
+
+
 def make_optimizer(config: Config, flat: torch.Tensor) -> torch.optim.Optimizer:
     return OPTIMIZERS[config.optim.name]([flat], config)
 
@@ -188,6 +199,8 @@ def is_one_pass(config: Config) -> bool:
 
     With dropout they are: a second pass would leave out other features than those that chose the action.
     """
+    if config.model.compile == "cuda-graphs":  # each replay overwrites the outputs of the one before
+        return False
     if config.a2c.passes == "auto":
         return config.model.encoder != "mlp" or config.model.dropout > 0
     return config.a2c.passes == "1"

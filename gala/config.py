@@ -71,6 +71,9 @@ class ModelConfig:
     """Weight of predicting the next observation and the reward from the features: implicitly model-based."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: the encoder computes in bfloat16 (faster on CPUs with AVX512-BF16 or AMX, and on GPUs)."""
+    compile: Literal["none", "default", "cuda-graphs"] = "none"
+    """torch.compile of the encoder (a minute at the start, needs a C++ compiler; no faster on the CPUs where it was
+    measured). cuda-graphs: its kernels are then launched as one, which small batches on a GPU gain from."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class LearnerProcess:
         self.env = build.make_training_env(config, self.rank)
         spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
         device = build.pick_device(config, self.rank)
-        self.policy = build.make_policy(config, spaces).to(device)
+        self.policy = build.make_training_policy(config, spaces, self.rank)
         self.flat, self.averager = build_gossip.make_averager(
             config, self.policy, self.rank, connections.mailboxes, spec.store_port
         )

@@ -58,8 +58,7 @@ def validate(config: Config) -> None:
     _require(values, ("model.hidden",), lambda v: all(w >= 1 for w in v), "widths of at least 1")
     _require(values, ("env.id",), bool, "the name of an environment; see `gala envs`")
     _require(values, ("device",), lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
-    if config.model.dynamics_coef and config.model.gru_size:
-        raise ValueError("model.dynamics_coef works without a GRU only; set model.gru_size=0")
+    _refuse(_impossible_models(config))
     if config.algo == "a2c" and config.learners > 1:
         raise ValueError(f"algo=a2c has one learner, not {config.learners}; use algo=gala, independent or allreduce")
     if config.max_learners and config.max_learners < config.learners:
@@ -99,6 +98,19 @@ def check_cluster(config: Config) -> None:
             raise ValueError(f"{setting} works on one machine only, without cluster.address")
 
 
+def _impossible_models(config: Config) -> dict[str, bool]:
+    model, graphs = config.model, config.model.compile == "cuda-graphs"
+    return {
+        "model.dynamics_coef works without a GRU only; set model.gru_size=0": bool(
+            model.dynamics_coef and model.gru_size
+        ),
+        "model.compile=cuda-graphs needs device=cuda and a2c.passes=2; use model.compile=default": graphs
+        and (config.device != "cuda" or config.a2c.passes == "1"),
+        "model.compile=cuda-graphs and model.dropout exclude each other; use model.compile=default": graphs
+        and model.dropout > 0,
+    }
+
+
 def _validate_gossip(algo: Algo, g: GossipConfig) -> None:
     """Combinations of which one part would do nothing, or something other than it says."""
     boxes = g.mixing in ("pushsum", "copy-average")
@@ -115,6 +127,11 @@ def _validate_gossip(algo: Algo, g: GossipConfig) -> None:
         f"gossip.certify needs algo=gala, not {algo} (gossip.mixing=none is gala without exchange)": g.certify
         and algo != "gala",
     }
+    _refuse(refused)
+
+
+def _refuse(refused: dict[str, Any]) -> None:
+    """``refused``: message -> whether it applies."""
     for message, applies in refused.items():
         if applies:
             raise ValueError(message)

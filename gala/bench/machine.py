@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from gala.runs import versions
 
 
 def machine_facts() -> dict[str, Any]:
-    """Processor model, usable cores, memory in GiB, GPU names, package versions."""
+    """Processor model, usable cores, memory in GiB, GPU names (and whether MPS serves them), package versions."""
     model = next(
         (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
     )
+    # Without NVIDIA's Multi-Process Service (MPS), learners that share a GPU take turns on it.
+    mps = "CUDA_MPS_PIPE_DIRECTORY" in os.environ or Path("/tmp/nvidia-mps").exists()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     memory_gib = round(psutil.virtual_memory().total / 2**30)
-    return {"cpu": model, "cores": available_cores(), "memory_gib": memory_gib, "gpus": gpus, "versions": versions()}
+    facts = {"cpu": model, "cores": available_cores(), "memory_gib": memory_gib, "gpus": gpus}
+    return facts | ({"mps": mps} if gpus else {}) | {"versions": versions()}
 
 
 def _cpuinfo() -> list[str]:

@@ -1,4 +1,4 @@
-"""``gala tune``: the fastest number of learners, threads and passes for a preset on this machine."""
+"""``gala tune``: the fastest number of learners, threads, passes and groups for a preset on this machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from gala.validation import validate
 
 USAGE = """usage: gala tune preset=NAME [envs=N] [minutes=2] [SETTING=VALUE ...]
 
-Trains the preset with several numbers of learners, threads and passes, in turns,
-and keeps the fastest for this machine: `gala train preset=NAME learners=auto`
-uses it. envs= is the number of simulators in all, the preset's own by default.
+Trains the preset with several numbers of learners, threads, passes and groups
+of simulators, in turns, and keeps the fastest for this machine; it is used by
+`gala train preset=NAME learners=auto`. envs= is the number of simulators in
+all, the preset's own by default.
 Settings that change the task or the network count as part of the preset only if
 they are given to `gala train` again."""
 

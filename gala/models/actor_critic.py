@@ -73,6 +73,13 @@ class ActorCritic(nn.Module):
             self.dynamics_coef = dynamics_coef
             self.dynamics = Dynamics(cast(int, self.encoder.num_features), obs_space, action_space)
 
+    def compile_encoders(self, mode: str) -> None:
+        """Have ``torch.compile`` translate the encoders at their first use, in one of its modes. The names of the
+        parameters, and what is saved of them, stay."""
+        for encoder in (self.encoder, self.critic_encoder):
+            if encoder is not None:
+                encoder.compile(mode=mode)
+
     def initial_state(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
         """Zeros ``[batch, gru_size]``."""
         return torch.zeros(batch, self.gru_size, device=device)
@@ -115,7 +122,10 @@ class ActorCritic(nn.Module):
 
     def _encode(self, encoder: nn.Module, obs: Tensor) -> Tensor:
         """Features in float32. With bf16 only the encoder's arithmetic is short; parameters, heads and loss are not."""
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
+        if self.bf16:
+            with torch.autocast(obs.device.type, torch.bfloat16):
+                features = encoder(obs)
+        else:
             features = encoder(obs)
         return features.float() if self.dropout is None else self.dropout(features.float())
 

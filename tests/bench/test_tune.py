@@ -1,9 +1,11 @@
 """`gala tune` measures real trainings, keeps the best, and ``learners=auto`` uses it."""
 
+from dataclasses import replace
+
 import pytest
 
 from gala import configure
-from gala.bench.tune import candidates
+from gala.bench.tune import candidates, variants
 from gala.cli import main
 from gala.resources import available_cores
 from gala.tuned import tuned_path
@@ -23,6 +25,12 @@ def test_candidates_share_the_simulators_and_never_ask_for_more_threads_than_cor
     assert {c.a2c.passes for c in found} == {"1", "2"}
     assert all(c.learners * c.torch_threads <= max(c.learners, available_cores()) for c in found)
     assert {c.learners for c in candidates(config, 15)} <= {1, 3}, "an equal share each"
+
+
+def test_variants_of_the_best_change_how_it_runs_and_not_what():
+    config = configure.parse(["preset=atari/pong", "learners=2", "envs_per_learner=8", "device=cpu"])
+    assert list(variants(config)) == [replace(config, env_groups=2)]
+    assert not list(variants(replace(config, envs_per_learner=7)))
 
 
 def test_what_was_tuned_is_used_and_the_command_line_wins(capsys):
