@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from gala.gossip.exchange import Exchange
@@ -15,7 +14,7 @@ from gala.gossip.flat import check_finite, fingerprint, flatten_parameters, stil
 from gala.gossip.membership import Neighbours
 from gala.gossip.message import Mailbox, Message, check_rank
 from gala.gossip.monitor import AgeHistogram, MixEvent
-from gala.gossip.push_sum import absorb_, numerator, sent_weights
+from gala.gossip.push_sum import absorb_, sent_weights
 from gala.gossip.staleness import AtBound, StalenessBound
 from gala.gossip.topology import Topology, get_topology
 
@@ -94,7 +93,6 @@ class GossipAverager:
             self._neighbours = Neighbours(self.topology, rank, world_size, mailbox.roster)
             self._missed: dict[int, int] = {}
         self._exchange = Exchange(mailbox, rank, self.bound, self.flat)
-        self._buffer = torch.empty_like(self.flat)
 
     def step(self) -> None:
         """Send this round's shares, then absorb what waits. Call after ``optimizer.step()``.
@@ -143,7 +141,7 @@ class GossipAverager:
             self._take_back()
             for _ in range(_DRAIN_TRIES):
                 for src in self.mailbox.senders():
-                    self._absorb(self._exchange.take(src, self.weight))
+                    self._exchange.absorb(src, self.weight, self._mix)
             self._settle()
 
     def close(self) -> None:
@@ -158,9 +156,8 @@ class GossipAverager:
         if self._talks and self.mixing == "pushsum":
             self.drain()
             check_finite(self.flat, self.rank, self.updates)
-            numerator(self.flat, self.weight, out=self._buffer)
             others = (dst for dst in self.mailbox.roster.live() if dst != self.rank)
-            if not any(self._exchange.put(dst, self._buffer, self.weight, self.updates) for dst in others):
+            if not any(self._exchange.put_share(dst, self.flat, self.weight, self.updates) for dst in others):
                 return False
             self.weight = 0.0
         if self._talks:
@@ -242,25 +239,20 @@ class GossipAverager:
         weights = sent_weights(self.weight, [share for _, share in out], floor)
         if out and not any(weights):
             self._exchange.counts["kept_rounds"] += 1
-        scaled_by = 0.0
         for (dst, _), weight in zip(out, weights, strict=True):
-            if weight > 0.0:
-                if weight != scaled_by:  # equal shares, the usual case, are computed once
-                    numerator(self.flat, weight, out=self._buffer)
-                    scaled_by = weight
-                if self._exchange.put(dst, self._buffer, weight, self.updates):
-                    self.weight -= weight
+            if weight > 0.0 and self._exchange.put_share(dst, self.flat, weight, self.updates):
+                self.weight -= weight
 
     def _push_copies(self) -> None:
         for dst, _ in self._accepting():
-            self._exchange.put(dst, self.flat, 1.0, self.updates, replace=True)
+            self._exchange.put_copy(dst, self.flat, self.updates)
 
     def _accepting(self) -> list[tuple[int, float]]:
         shares = self._neighbours.out_shares(self._round)
         return [(dst, share) for dst, share in shares if self._exchange.accepts(dst)]
 
     def _absorb_what_waits(self) -> None:
-        arrived = {src for src in self.mailbox.senders() if self._absorb(self._exchange.take(src, self.weight))}
+        arrived = {src for src in self.mailbox.senders() if self._exchange.absorb(src, self.weight, self._mix)}
         for src in self._due():
             self._missed[src] = self._missed.get(src, 0) + 1
             if src not in arrived and self.bound.waits(self._missed[src]) and self._absorb(self._wait_for(src)):
@@ -276,8 +268,11 @@ class GossipAverager:
 
     def _absorb(self, message: Message | None) -> bool:
         if message is not None:
-            self.weight = absorb_(self.flat, self.weight, message.numerator.to(self.flat.device), message.weight)
+            self._mix(message)
         return message is not None
+
+    def _mix(self, message: Message) -> None:
+        self.weight = absorb_(self.flat, self.weight, message.numerator.to(self.flat.device), message.weight)
 
     def _wait_for(self, src: int) -> Message | None:
         return self._exchange.wait_for(src, self.weight, self.updates)

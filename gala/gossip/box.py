@@ -40,7 +40,8 @@ class Box:
         """Bytes of one box, whole pages: a box that is never used then costs no memory."""
         return -(-(2 * LINE + 4 * numel) // PAGE) * PAGE
 
-    def put(self, numerator: Tensor, weight: float, sent_at: int, replace: bool) -> None:
+    def put(self, values: Tensor, weight: float, sent_at: int, replace: bool, scale: float = 1.0) -> None:
+        """Add ``scale * values`` and ``weight``, or put them in place of what is there."""
         self.repair()
         ints, reals = self.ints, self.reals
         fresh = replace or ints[self.COUNT] == 0
@@ -48,23 +49,29 @@ class Box:
         reals[self.AT_RISK] = 0.0 if ints[self.IS_COPY] else before
         ints[self.DIRTY] = 1
         if fresh:  # a taken box is not zeroed: overwriting it is cheaper
-            self.data.copy_(numerator)
+            torch.mul(values.to(self.data.device), scale, out=self.data)
         else:
-            self.data.add_(numerator.to(self.data.device))
-        self._wait()
+            self.data.add_(values.to(self.data.device), alpha=scale)
+        self.wait()
         reals[self.WEIGHT] = before + weight
         ints[self.SENT_AT], ints[self.IS_COPY] = sent_at, replace
         ints[self.COUNT] = 1 if fresh else ints[self.COUNT] + 1
         ints[self.DIRTY] = 0
 
-    def peek(self) -> Message | None:
+    def look(self) -> Message | None:
+        """What is there, without a copy: it changes with the box."""
         self.repair()
         count = int(self.ints[self.COUNT])
         if not count:
             return None
-        numerator = self.data.clone()
-        self._wait()
-        return Message(numerator, float(self.reals[self.WEIGHT]), int(self.ints[self.SENT_AT]), count)
+        return Message(self.data, float(self.reals[self.WEIGHT]), int(self.ints[self.SENT_AT]), count)
+
+    def peek(self) -> Message | None:
+        message = self.look()
+        if message is not None:
+            message = message._replace(numerator=self.data.clone())
+            self.wait()
+        return message
 
     def take(self) -> Message | None:
         """A reader that dies while it copies has changed nothing: one store empties the box, at the end."""
@@ -75,7 +82,7 @@ class Box:
     def empty(self) -> None:
         self.ints[self.COUNT] = 0
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """The lock and ``dirty`` are the CPU's: a GPU must have done its work before they say so."""
         if self.data.device.type == "cuda":
             torch.cuda.current_stream(self.data.device).synchronize()

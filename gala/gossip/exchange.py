@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gala.gossip.message import Mailbox, Message
+from gala.gossip.message import InPlace, Mailbox, Message
 from gala.gossip.monitor import AgeHistogram, EventKind, MixEvent
+from gala.gossip.push_sum import numerator
 from gala.gossip.staleness import StalenessBound
 
 _AGES_KEPT = 1000
@@ -25,6 +26,7 @@ class Exchange:
         self.rank, self.bound = rank, bound
         if mailbox is not None:  # without one there is only the log
             self.mailbox = mailbox
+        self._in_place = mailbox if isinstance(mailbox, InPlace) else None
         self.on_event: Callable[[MixEvent], None] | None = None
         self.age_histogram = AgeHistogram()
         self._agreed = False
@@ -49,13 +51,20 @@ class Exchange:
             self.bound.wait_until(taken, self.rank, dst, box)
         return not box.finished(dst) and not self.bound.drops(box.waiting(self.rank, dst))
 
-    def put(self, dst: int, message: Tensor, weight: float, updates: int, replace: bool = False) -> bool:
-        """False if the box stayed locked: the mass is still the caller's."""
+    def put_share(self, dst: int, z: Tensor, weight: float, updates: int) -> bool:
+        """Send the mass (weight * z, weight). False if the box stayed locked: the mass is still the caller's."""
+        box = self._in_place
+        if box is not None:
+            return self._put(lambda: box.put_share(dst, z, weight, updates), dst, weight, updates)
+        mass = numerator(z, weight)
+        return self._put(lambda: self.mailbox.put(dst, mass, weight, updates), dst, weight, updates)
+
+    def put_copy(self, dst: int, z: Tensor, updates: int) -> bool:
+        """Send ``z`` in place of what the box holds."""
+        return self._put(lambda: self.mailbox.put(dst, z, 1.0, updates, replace=True), dst, 1.0, updates)
+
+    def _put(self, put: Callable[[], bool], dst: int, weight: float, updates: int) -> bool:
         time_ns = time.monotonic_ns()
-
-        def put() -> bool:
-            return self.mailbox.put(dst, message, weight, updates, replace)
-
         if self.bound.lockstep:
             self.bound.wait_until(put, self.rank, dst, self.mailbox)
         elif not put():
@@ -69,6 +78,15 @@ class Exchange:
     def take(self, src: int, weight: float) -> Message | None:
         """What waits from ``src``."""
         return self._received(src, self.mailbox.take(src), weight)
+
+    def absorb(self, src: int, weight: float, absorb: Callable[[Message], None]) -> bool:
+        """Hand what waits from ``src`` to ``absorb``, which must not keep it. False if there is nothing."""
+        if self._in_place is not None:
+            return self._in_place.take_in_place(src, lambda message: absorb(self._counted(src, message, weight)))
+        message = self.take(src, weight)
+        if message is not None:
+            absorb(message)
+        return message is not None
 
     def wait_for(self, src: int, weight: float, updates: int) -> Message | None:
         """The next message from ``src``; see ``StalenessBound.next_message``."""
@@ -110,10 +128,12 @@ class Exchange:
         }
 
     def _received(self, src: int, message: Message | None, weight: float) -> Message | None:
-        if message is not None:
-            age = max(self.mailbox.progress(src) - message.sent_at, 0)
-            self._ages.append(age)
-            self.age_histogram.add(age)
-            self.counts["received"] += 1
-            self.log("take", src, weight, message.sent_at, message.count, time.monotonic_ns())
+        return None if message is None else self._counted(src, message, weight)
+
+    def _counted(self, src: int, message: Message, weight: float) -> Message:
+        age = max(self.mailbox.progress(src) - message.sent_at, 0)
+        self._ages.append(age)
+        self.age_histogram.add(age)
+        self.counts["received"] += 1
+        self.log("take", src, weight, message.sent_at, message.count, time.monotonic_ns())
         return message

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -184,23 +184,32 @@ class _SharedEndpoint:
         self._incoming = [edge for edge in block.handle.edges if edge[1] == rank]
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
-        check_numel(numerator, self.numel)
+        return self._put(dst, numerator, weight, sent_at, replace, 1.0)
+
+    def put_share(self, dst: int, z: Tensor, weight: float, sent_at: int) -> bool:
+        return self._put(dst, z, weight, sent_at, False, weight)
+
+    def _put(self, dst: int, values: Tensor, weight: float, sent_at: int, replace: bool, scale: float) -> bool:
+        check_numel(values, self.numel)
         block = _alive(self._block)
         box = block.box((self._rank, dst))
         with block.locked(box) as held:
             if held:
                 block.arrived[dst, self._rank] = 1
-                box.put(numerator, weight, sent_at, replace)
+                box.put(values, weight, sent_at, replace, scale)
                 self._move(0.0 if replace else -weight)
         return held
 
     def take(self, src: int) -> Message | None:
         return self._empty(src, self._rank)
 
+    def take_in_place(self, src: int, use: Callable[[Message], None]) -> bool:
+        return self._empty(src, self._rank, use) is not None
+
     def take_back(self, dst: int) -> Message | None:
         return self._empty(self._rank, dst)
 
-    def _empty(self, src: int, dst: int) -> Message | None:
+    def _empty(self, src: int, dst: int, use: Callable[[Message], None] | None = None) -> Message | None:
         block = _alive(self._block)
         box = block.box((src, dst))
         if not (box.ints[Box.COUNT] or box.ints[Box.DIRTY]):  # most boxes are empty most of the time: no lock for that
@@ -209,7 +218,10 @@ class _SharedEndpoint:
             if not held:
                 return None
             block.arrived[dst, src] = 0
-            message = box.peek()
+            message = box.look() if use else box.peek()
+            if message is not None and use:
+                use(message)  # who dies in here has published nothing of it: it stays the box's
+                box.wait()
             if message is not None and not box.ints[Box.IS_COPY]:
                 self._move(message.weight)
             box.empty()
