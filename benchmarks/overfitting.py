@@ -51,6 +51,8 @@ STUDIES = {
     "compare-maze-4x": f"sweep {MAZE} n=10,100 algos=gala learners=4 torch_threads=1 jobs=1 steps=2000000",
     "compare-mujoco": "sweep mujoco:InvertedPendulum-v5 n=1,10 runs=3 test=50 preset=mujoco/inverted_pendulum "
     f"steps=300000 log.keep_milestones=0 {ALGOS}",
+    "compare-mujoco-4x": "sweep mujoco:InvertedPendulum-v5 n=1,10 runs=3 test=50 preset=mujoco/inverted_pendulum "
+    "steps=1200000 log.keep_milestones=0 algos=gala learners=4 torch_threads=1 jobs=1",
 }
 REPORTS = (
     "R1-mlp",
@@ -61,6 +63,7 @@ REPORTS = (
     "compare-maze",
     "compare-maze-4x",
     "compare-mujoco",
+    "compare-mujoco-4x",
 )
 PAPER = {
     (10, 0.0): (2.1, -0.6), (10, 0.2): (2.1, -0.2), (10, 0.5): (2.1, -0.4),
