@@ -197,12 +197,12 @@ def pick_device(config: Config, rank: int) -> torch.device:
 def is_one_pass(config: Config) -> bool:
     """Whether the passes that choose the actions are differentiated, instead of a second pass over the rollout.
 
-    With dropout they are: a second pass would leave out other features than those that chose the action.
+    With dropout or augmentation they are: a second pass would not see what the action was chosen by.
     """
     if config.model.compile == "cuda-graphs":  # each replay overwrites the outputs of the one before
         return False
     if config.a2c.passes == "auto":
-        return config.model.encoder != "mlp" or config.model.dropout > 0
+        return config.model.encoder != "mlp" or config.model.dropout > 0 or config.model.augment != "none"
     return config.a2c.passes == "1"
 
 

@@ -67,6 +67,8 @@ class ModelConfig:
     """Width of a GRU between encoder and heads; 0 means a feed-forward policy."""
     dropout: float = 0.0
     """Share of the encoder's features that is left out in training; evaluation uses all."""
+    augment: Literal["none", "shift", "cutout"] = "none"
+    """Images in training. shift: moved by up to a twentieth of their side; cutout: a random square is blacked out."""
     dynamics_coef: float = 0.0
     """Weight of predicting the next observation and the reward from the features: implicitly model-based."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -115,6 +115,7 @@ class LearnerProcess:
             self._pool_moments()
         env_seed, action_seed = build.seeds(self.config, self.rank, self.env_steps)
         self.generator.manual_seed(action_seed)
+        torch.manual_seed(action_seed)  # for dropout and augmentation
         self.collector.reset(self.policy, env_seed)
         self._publish()
         self.send(("ready", None))

@@ -106,8 +106,8 @@ def _impossible_models(config: Config) -> dict[str, bool]:
         ),
         "model.compile=cuda-graphs needs device=cuda and a2c.passes=2; use model.compile=default": graphs
         and (config.device != "cuda" or config.a2c.passes == "1"),
-        "model.compile=cuda-graphs and model.dropout exclude each other; use model.compile=default": graphs
-        and model.dropout > 0,
+        "model.compile=cuda-graphs excludes model.dropout and model.augment; use model.compile=default": graphs
+        and (model.dropout > 0 or model.augment != "none"),
     }
 
 

@@ -167,7 +167,7 @@ def test_a_lock_step_checkpoint_that_was_asked_for_too_late_is_asked_for_again(t
 def test_one_gossiping_learner_is_plain_a2c_to_the_last_bit(tmp_path):
     saved = []
     for algo in ("a2c", "gala"):
-        assert Gala(tmp_path / algo, *TINY, "steps=2_000", f"algo={algo}").end()[0] == 0
+        assert Gala(tmp_path / algo, *TINY, "steps=2_000", f"algo={algo}", "model.dropout=0.1").end()[0] == 0
         saved.append(parts(RunDir.open(tmp_path / algo))[0])
     assert saved[0][1]["env_steps"] == saved[1][1]["env_steps"] == 2_000
     assert same(saved[0][0], saved[1][0])

@@ -9,6 +9,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from gala.models.augment import AUGMENTATIONS
 from gala.models.distributions import distribution_for
 from gala.models.dynamics import Dynamics
 from gala.models.encoders import ENCODERS, orthogonal_
@@ -54,6 +55,7 @@ class ActorCritic(nn.Module):
         self.gru_size = gru_size
         self.gru = nn.GRUCell(width, gru_size) if gru_size else None
         width = gru_size or width
+        self.augment: nn.Module | None = None
         self.dropout: nn.Dropout | None = None
         self.dynamics: Dynamics | None = None
         self.dynamics_coef = 0.0
@@ -64,13 +66,21 @@ class ActorCritic(nn.Module):
         if self.distribution.num_log_std:
             self.log_std = nn.Parameter(torch.zeros(self.distribution.num_log_std))
 
-    def regularise(self, dropout: float, dynamics_coef: float, obs_space: gym.Space, action_space: gym.Space) -> None:
-        """Add what keeps features general: dropout, and a head that learns the dynamics (``gala.models.dynamics``)."""
-        if dropout:
-            self.dropout = nn.Dropout(dropout)
-        if dynamics_coef:
-            assert isinstance(obs_space, gym.spaces.Box)
-            self.dynamics_coef = dynamics_coef
+    def regularise(self, model: Any, obs_space: gym.spaces.Box, action_space: gym.Space) -> None:
+        """Add what keeps features general: augmentation, dropout, and a head that learns the dynamics
+        (``gala.models.dynamics``). ``model`` has the fields of ``ModelConfig``.
+
+        Raises:
+            ValueError: augmentation of what is not images.
+        """
+        if model.augment != "none":
+            if len(obs_space.shape) != 3:
+                raise ValueError(f"model.augment={model.augment} wants [C, H, W] images, not {obs_space.shape}")
+            self.augment = AUGMENTATIONS[model.augment](min(obs_space.shape[1:]))
+        if model.dropout:
+            self.dropout = nn.Dropout(model.dropout)
+        if model.dynamics_coef:
+            self.dynamics_coef = model.dynamics_coef
             self.dynamics = Dynamics(cast(int, self.encoder.num_features), obs_space, action_space)
 
     def compile_encoders(self, mode: str) -> None:
@@ -122,6 +132,8 @@ class ActorCritic(nn.Module):
 
     def _encode(self, encoder: nn.Module, obs: Tensor) -> Tensor:
         """Features in float32. With bf16 only the encoder's arithmetic is short; parameters, heads and loss are not."""
+        if self.augment is not None:
+            obs = self.augment(obs)
         if self.bf16:
             with torch.autocast(obs.device.type, torch.bfloat16):
                 features = encoder(obs)
@@ -171,5 +183,6 @@ def build_actor_critic(obs_space: gym.Space, action_space: gym.Space, model: Any
         gru_size=model.gru_size,
         precision=model.precision,
     )
-    network.regularise(model.dropout, model.dynamics_coef, obs_space, action_space)
+    assert isinstance(obs_space, gym.spaces.Box)
+    network.regularise(model, obs_space, action_space)
     return network
