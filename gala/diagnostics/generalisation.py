@@ -18,6 +18,8 @@ from gala.diagnostics import statistics as st
 
 Row = Mapping[str, Any]
 SIGN = "gap = J_train - J_test; positive = overfit"
+LEARNED = 0.25
+"""A normalised train score below this is called out: a gap of 0 then says little."""
 SETS = ("train", "val", "test", "extrap")
 Scores = dict[int, dict[str, float]]
 """Run -> context -> mean return over its episodes."""
@@ -46,12 +48,12 @@ def judge(rows: Sequence[Row], *, delta: float = 0.05, repeats: int = 2000, seed
     if bad := [r for r in rows if not np.isfinite(r["return"])]:
         raise ValueError(f"{len(bad)} returns are not finite, as in context {bad[0]['context']}: nothing can be judged")
     keys = sorted({(r["condition"], r["n_train"]) for r in agents}, key=lambda k: (k[0], k[1] or 0))
-    groups = []
+    groups, best = [], _best_score(agents)
     for condition, n_train in keys:
         mine = [r for r in agents if (r["condition"], r["n_train"]) == (condition, n_train)]
-        robust = condition.startswith(("sticky=", "sigma=", "init_mult="))
+        robust = _is_stress(condition)
         others = [r for r in rows if r["policy"] != "agent" and r["condition"] in ("" if robust else condition, "")]
-        group = _group(mine, others, delta, repeats, seed) | {"condition": condition, "n_train": n_train}
+        group = _group(mine, others, best, delta, repeats, seed) | {"condition": condition, "n_train": n_train}
         groups.append(group | {"robustness": robust, "verdict": None if robust else group["verdict"]})
     judged = [g for g in groups if not g["robustness"]]
     most = max(g["n_train"] or 0 for g in judged)
@@ -67,7 +69,22 @@ def judge(rows: Sequence[Row], *, delta: float = 0.05, repeats: int = 2000, seed
     }
 
 
-def _group(agents: Sequence[Row], others: Sequence[Row], delta: float, repeats: int, seed: int) -> dict[str, Any]:
+def _is_stress(condition: str) -> bool:
+    return condition.startswith(("sticky=", "sigma=", "init_mult="))
+
+
+def _best_score(agents: Sequence[Row]) -> float:
+    """The highest mean return of any condition and number of training MDPs on any of its sets, without stress."""
+    returns: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for row in agents:
+        if not _is_stress(row["condition"]):
+            returns[row["condition"], row["n_train"], row["set"]].append(row["return"])
+    return max((float(np.mean(found)) for found in returns.values()), default=-np.inf)
+
+
+def _group(
+    agents: Sequence[Row], others: Sequence[Row], best: float, delta: float, repeats: int, seed: int
+) -> dict[str, Any]:
     by_set = {name: scores(r for r in agents if r["set"] == name) for name in SETS}
     by_set = {name: found for name, found in by_set.items() if found}
     if "train" not in by_set or "test" not in by_set:
@@ -77,9 +94,8 @@ def _group(agents: Sequence[Row], others: Sequence[Row], delta: float, repeats: 
     j_random = _mean(random, test_ids)
     j_reference = _mean(reference, test_ids)
     if j_reference is None:
-        best = max(np.mean([s for by in found.values() for s in by.values()]) for found in by_set.values())
-        warnings.append("no reference policy: gaps are normalised by the best score that was seen, less the random one")
-        j_reference = float(best)
+        warnings.append("no reference policy: gaps are normalised by the study's best score, less the random one")
+        j_reference = best
     scale = j_reference - (j_random if j_random is not None else 0.0)
     learned = scale > 0
     if not learned:
@@ -102,6 +118,9 @@ def _group(agents: Sequence[Row], others: Sequence[Row], delta: float, repeats: 
         warnings.append("the reference was not played on every MDP: the gap is not adjusted")
     normalised = st.Interval(*(x / scale for x in raw))
     judged = adjusted or normalised
+    reached = (float(np.mean(_flat(train))) - (j_random or 0.0)) / scale
+    if learned and reached < LEARNED:
+        warnings.append(f"it has learned {max(reached, 0):.0%} of the task: what was not learned cannot be memorised")
     warnings += st.warnings_for(len(train), len(test_ids), None if nested else len(_contexts(train)))
     table = {n: _summary(n, found, agents, random, reference, nested and n == "train") for n, found in by_set.items()}
     return {

@@ -151,7 +151,8 @@ def _trend(condition: str, t: dict[str, Any]) -> str:
         # A power law says nothing far beyond the N that it was fitted to.
         known = t["n05"] <= 10 * t["n"][-1]
         text += f"below 0.05 from N = {t['n05']:,.0f}" if known else f"not below 0.05 by N = {10 * t['n'][-1]:,}"
-    return text + f"; memorised (train at 0.9 or more) up to N = {t['capacity']:,}."
+    text += "; normalised train score "
+    return text + (f"at 0.9 or more up to N = {t['capacity']:,}." if t["capacity"] else "below 0.9 at every N.")
 
 
 def _threats(study: Study) -> list[str]:

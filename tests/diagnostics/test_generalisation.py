@@ -66,6 +66,17 @@ def test_without_a_reference_the_scale_is_the_best_that_was_seen_and_that_is_sai
     assert head["adjusted"] is None and any("no reference" in w for w in head["warnings"])
 
 
+def test_conditions_of_a_study_share_the_scale_and_what_has_not_learned_is_called_out():
+    able = rows(lambda name, k, run: 10.0, baselines=False, condition="algo=a2c")
+    unable = rows(lambda name, k, run: 1.0 if name == "train" else 0.8, baselines=False, condition="algo=gala")
+    stressed = rows(lambda name, k, run: 50.0, baselines=False, condition="sticky=0.5")
+    a2c, gala, _ = judge(able + unable + stressed, repeats=200)["groups"]
+    assert a2c["scale"] == gala["scale"] == 10.0 and gala["normalised"].estimate == pytest.approx(0.02)
+    assert gala["train_normalised"] == pytest.approx(0.1)
+    assert any("has learned 10% of the task" in w for w in gala["warnings"])
+    assert not any("has learned" in w for w in a2c["warnings"])
+
+
 def test_a_reference_that_misses_an_mdp_is_said_to_adjust_nothing():
     played = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"])
     head = judge([r for r in played if (r["policy"], r["context"]) != ("reference", "test3")], repeats=100)["headline"]
