@@ -47,6 +47,12 @@ STUDIES = {
     f"{CARTPOLE}",
     "R8-plain": f"sweep {MAZE} n=2 algo=a2c steps=500000",
     "R8-model": f"sweep {MAZE} n=2 algo=a2c steps=500000 model.dynamics_coef=1",
+    "D8-plain": f"sweep {MAZE} n=100 algo=a2c steps=500000",
+    "D8-dropout": f"sweep {MAZE} n=100 algo=a2c steps=500000 model.dropout=0.2",
+    "D8-l2": f"sweep {MAZE} n=100 algo=a2c steps=500000 a2c.l2=0.001",
+    "D8-sticky": f"sweep {MAZE} n=100 algo=a2c steps=500000 env.sticky_actions=0.25",
+    "D8-noise": f"sweep {MAZE} n=100 algo=a2c steps=500000 env.obs_noise=0.1",
+    "D8-cutout": f"sweep {MAZE} n=100 algo=a2c steps=500000 model.augment=cutout",
     "compare-maze": f"sweep {MAZE} n=10,100 {ALGOS} steps=500000",
     "compare-maze-4x": f"sweep {MAZE} n=10,100 algos=gala learners=4 torch_threads=1 jobs=1 steps=2000000",
     "compare-mujoco": "sweep mujoco:InvertedPendulum-v5 n=1,10 runs=3 test=50 preset=mujoco/inverted_pendulum "
@@ -189,9 +195,17 @@ def r8(r: Results) -> Iterator[Claim]:
     yield Claim("R8 gap at N = 2 without and with a learned model", found, "no gate", None)
 
 
+def d8(r: Results) -> Iterator[Claim]:
+    for name in (s for s in STUDIES if s.startswith("D8-") and s in r.judged):
+        train, test = (round(r.mean(name, 100, s), 2) for s in ("train", "test"))
+        found = {"gap": round(r.gap(name, 100), 3), "train": train, "test": test}
+        yield Claim(f"{name}: remedies at N = 100, 500,000 env_steps", found, "no gate", None)
+
+
 CLAIMS = {
     r1: ("R1-mlp",), r2: ("R1-mlp", "R2-flip"), r3: ("R3-stress",), r4: ("R4-cartpole",), r5: ("R5-D", "R5-R"),
     r6: ("R4-cartpole", "R6-16", "R6-128"), r7: ("R1-mlp",), r8: ("R8-plain", "R8-model"),
+    d8: ("D8-plain",),
 }  # fmt: skip
 
 

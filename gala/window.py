@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gala.rl.actor_learner import ActorLearner, UpdateResult
+from gala.rl.returns import explained_variance
 
 
 class Window:
@@ -29,11 +30,13 @@ class Window:
         record["lengths"] = [n for result in self.results for n in result.episodes.lengths]
         if self.results:
             rows = [
-                torch.stack([r.loss.policy, r.loss.value, r.loss.entropy, r.explained_variance, r.grad_norm]).detach()
-                for r in self.results
+                torch.stack([r.loss.policy, r.loss.value, r.loss.entropy, r.grad_norm]).detach() for r in self.results
             ]
-            means = torch.stack(rows).mean(0).tolist()
-            names = ("policy_loss", "value_loss", "entropy", "explained_variance", "grad_norm")
+            target, value, valid = (
+                torch.cat([getattr(r, x) for r in self.results]) for x in ("target", "value", "valid")
+            )
+            means = [*torch.stack(rows).mean(0).tolist(), explained_variance(target[valid], value[valid]).item()]
+            names = ("policy_loss", "value_loss", "entropy", "grad_norm", "explained_variance")
             record |= {f"losses/{name}": mean for name, mean in zip(names, means, strict=True)}
         c = learner.collector
         record |= {"simulate_s": c.simulate_s, "act_s": c.act_s, "learn_s": learner.learn_s}

@@ -133,7 +133,7 @@ class SharedMemoryMailboxes:
 
     def in_flight(self) -> tuple[Tensor, float]:
         """The mass that waits in all boxes: (sum of numerators [d] in float64, sum of weights)."""
-        arrived = np.argwhere(_alive(self._block).arrived).tolist()
+        arrived = np.argwhere(_alive(self._block).arrived.copy()).tolist()
         return total_mass(filter(None, (self._peek((src, dst)) for dst, src in arrived)), self._handle.numel)
 
     def lost_weight(self) -> float:
@@ -233,7 +233,8 @@ class _SharedEndpoint:
         _alive(self._block).table.weight[self._rank] += weight
 
     def senders(self) -> Sequence[int]:
-        return np.flatnonzero(_alive(self._block).arrived[self._rank]).tolist()
+        # Of a copy: NumPy raises where numbers turn to 0 while it counts them.
+        return np.flatnonzero(_alive(self._block).arrived[self._rank].copy()).tolist()
 
     def waiting(self, src: int, dst: int) -> int:
         return int(_alive(self._block).box((src, dst)).ints[Box.COUNT])

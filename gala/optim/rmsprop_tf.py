@@ -32,17 +32,12 @@ class RMSpropTF(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p]["square_avg"] = torch.ones_like(p)
-            grads = [p.grad for p in params]
-            squares = [self.state[p]["square_avg"] for p in params]
-            torch._foreach_mul_(squares, group["alpha"])
-            torch._foreach_addcmul_(squares, grads, grads, 1 - group["alpha"])
-            denominators = torch._foreach_add(squares, group["eps"])
-            torch._foreach_sqrt_(denominators)
-            torch._foreach_addcdiv_(params, grads, denominators, -group["lr"])
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["square_avg"] = torch.ones_like(p)
+                square = state["square_avg"].mul_(group["alpha"]).addcmul_(p.grad, p.grad, value=1 - group["alpha"])
+                p.addcdiv_(p.grad, square.add(group["eps"]).sqrt_(), value=-group["lr"])
         return loss

@@ -74,12 +74,20 @@ def _conditions(study: Study) -> dict[str, list[dict[str, Any]]]:
     return {c: sorted(groups, key=lambda g: g["n_train"]) for c, groups in found.items()}
 
 
+def _number_axis(axes: Any, found: dict[str, list[dict[str, Any]]]) -> None:
+    """Logarithmic, with the numbers of training MDPs that there are."""
+    n = sorted({g["n_train"] for groups in found.values() for g in groups})
+    axes.set(xscale="log", xlabel="training MDPs")
+    axes.set_xticks(n, [f"{x:,}" for x in n])
+    axes.set_xticks([], minor=True)
+
+
 def gap_against_n(study: Study, axes: Any) -> str | None:
     found = {c: groups for c, groups in _conditions(study).items() if len(groups) > 1}
     if not found:
         return "there is one number of training MDPs; `gala overfit sweep` varies it"
-    for (condition, groups), color in zip(found.items(), CYCLE, strict=False):
-        n = [g["n_train"] for g in groups]
+    for i, ((condition, groups), color) in enumerate(zip(found.items(), CYCLE, strict=False)):
+        n = np.array([g["n_train"] for g in groups]) * 1.03 ** (i - (len(found) - 1) / 2)  # intervals side by side
         low, mid, high = (np.array(v) for v in zip(*(g["judged"] for g in groups), strict=True))
         axes.errorbar(
             n, mid, [mid - low, high - mid], marker="o", ms=4, capsize=3, color=color, label=condition or "gap"
@@ -89,7 +97,8 @@ def gap_against_n(study: Study, axes: Any) -> str | None:
             x = np.geomspace(n[0], n[-1], 60)
             axes.plot(x, trend["law"](x), color=color, lw=0.8, ls=":")
     axes.axhspan(-study.result["delta"], study.result["delta"], color=GREY, alpha=0.3, lw=0)
-    axes.set(xscale="log", xlabel="training MDPs", ylabel="gap, adjusted and normalised")
+    axes.set(ylabel="gap, adjusted and normalised")
+    _number_axis(axes, found)
     axes.legend(fontsize=8)
     return None
 
@@ -128,7 +137,8 @@ def capacity(study: Study, axes: Any) -> str | None:
         axes.plot(n, [g["train_normalised"] for g in groups], "o-", ms=4, color=color, label=f"{condition}, train")
         axes.plot(n, [g["test_normalised"] for g in groups], "o--", ms=4, color=color, label="test")
     axes.axhline(0.9, color="black", lw=0.6, ls=":")
-    axes.set(xscale="log", xlabel="training MDPs", ylabel="normalised return")
+    axes.set(ylabel="normalised return")
+    _number_axis(axes, found)
     axes.legend(fontsize=7, ncols=2)
     return None
 
@@ -155,7 +165,11 @@ def heat_map(study: Study, axes: Any) -> str | None:
     if len(names) < 2:
         return "the MDPs differ in fewer than two numbers (their levels come from seeds)"
     x_name, y_name = names[:2]
-    points = np.array([(r["params"][x_name], r["params"][y_name], r["return"]) for r in rows if len(r["params"]) > 1])
+    rows = [r for r in rows if x_name in r["params"] and y_name in r["params"]]
+    returns: dict[tuple[float, float], list[float]] = defaultdict(list)
+    for r in rows:
+        returns[r["params"][x_name], r["params"][y_name]].append(r["return"])
+    points = np.array([(*at, np.mean(found)) for at, found in returns.items()])
     drawn = axes.scatter(points[:, 0], points[:, 1], c=points[:, 2], s=14, cmap="viridis")
     axes.figure.colorbar(drawn, ax=axes, label="return")
     train = np.array([(r["params"][x_name], r["params"][y_name]) for r in rows if r["set"] == "train"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gala.rl.a2c import A2CLoss, a2c_loss, normalize
-from gala.rl.returns import explained_variance, generalized_advantages
+from gala.rl.returns import generalized_advantages
 from gala.rl.rollout import Collector, Episodes, Policy, Rollout
 
 
@@ -44,13 +44,18 @@ class Coefficients(Protocol):
 
 
 class UpdateResult:
-    """What one update leaves behind for the log. Scalars stay tensors: reading them would stall an accelerator."""
+    """What one update leaves behind for the log. Scalars stay tensors: reading them would stall an accelerator.
 
-    __slots__ = ("episodes", "explained_variance", "grad_norm", "loss", "valid_steps")
+    target, value: value targets and values [T, B], of which ``valid`` rows count.
+    """
 
-    def __init__(self, loss: A2CLoss, grad_norm: Tensor, ev: Tensor, episodes: Episodes, valid_steps: int) -> None:
-        self.loss, self.grad_norm, self.explained_variance = loss, grad_norm, ev
-        self.episodes, self.valid_steps = episodes, valid_steps
+    __slots__ = ("episodes", "grad_norm", "loss", "target", "valid", "valid_steps", "value")
+
+    def __init__(
+        self, loss: A2CLoss, grad_norm: Tensor, target: Tensor, value: Tensor, rollout: Rollout, episodes: Episodes
+    ) -> None:
+        self.loss, self.grad_norm, self.target, self.value = loss, grad_norm, target, value
+        self.valid, self.episodes, self.valid_steps = rollout.valid.clone(), episodes, int(rollout.valid.sum())
 
 
 class ActorLearner:
@@ -89,7 +94,7 @@ class ActorLearner:
         """One rollout, one step. Raises FloatingPointError, the parameters untouched, if the gradient is not finite."""
         rollout, episodes = self.collector.collect(self.policy)
         started = time.perf_counter()
-        loss, ev = self._loss(rollout, entropy_coef)
+        loss, target, value = self._loss(rollout, entropy_coef)
         grad = self.flat.grad
         assert grad is not None
         grad.zero_()
@@ -111,15 +116,15 @@ class ActorLearner:
             self.slowmo.step()
         self.learn_s += learned - started
         self.gossip_s += time.perf_counter() - learned
-        return UpdateResult(loss, grad_norm, ev, episodes, int(rollout.valid.sum()))
+        return UpdateResult(loss, grad_norm, target, value, rollout, episodes)
 
-    def _loss(self, r: Rollout, entropy_coef: float) -> tuple[A2CLoss, Tensor]:
+    def _loss(self, r: Rollout, entropy_coef: float) -> tuple[A2CLoss, Tensor, Tensor]:
+        """(loss, value targets [T, B], values [T, B])."""
         c = self.coefficients
         out = self.policy.unroll(r.obs, r.state, r.first) if r.acting is None else r.acting
         v_tm1 = out.value.detach()
         advantage = rollout_advantages(r, v_tm1, c.gamma, c.gae_lambda)
         target = advantage + v_tm1
-        ev = explained_variance(target[r.valid], v_tm1[r.valid])
         if c.normalize_advantages:
             advantage = normalize(advantage, r.valid)
         distribution = self.policy.distribution  # type: ignore[attr-defined]
@@ -134,7 +139,7 @@ class ActorLearner:
             entropy_coef=entropy_coef,
         )
         extra = self.policy.auxiliary_loss(r.obs, r.action, r.reward, unbroken(r))
-        return loss if extra is None else loss._replace(total=loss.total + extra), ev
+        return loss if extra is None else loss._replace(total=loss.total + extra), target, v_tm1
 
 
 def rollout_advantages(r: Rollout, v_tm1: Tensor, gamma: float, lambda_: float) -> Tensor:

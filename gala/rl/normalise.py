@@ -55,11 +55,15 @@ class RunningMoments:
     @classmethod
     def pooled(cls, packed: NDArray, shape: tuple[int, ...]) -> RunningMoments:
         """The statistics of several streams together; ``packed [n, 1 + 2 size]``, one row per stream."""
-        total = cls(shape)
-        for row in packed:
-            if row[0] > 0:
-                part = cls.unpack(row, shape)
-                total.merge(part.count, part.mean, part.m2)
+        total, size = cls(shape), int(np.prod(shape))
+        assert packed.shape[1] == 1 + 2 * size
+        packed = packed[packed[:, 0] > 0]
+        if len(packed):
+            counts, means, m2 = packed[:, 0], packed[:, 1 : 1 + size], packed[:, 1 + size :]
+            total.count = float(counts.sum())
+            mean = counts @ means / total.count
+            total.mean = mean.reshape(shape)
+            total.m2 = (m2.sum(0) + counts @ (means - mean) ** 2).reshape(shape)
         return total
 
 

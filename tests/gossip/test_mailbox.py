@@ -133,6 +133,27 @@ def test_nothing_is_left_in_the_file_system_and_descriptors_are_returned():
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+def _flicker(shared, stop) -> None:  # type: ignore[no-untyped-def]
+    arrived = shared._block.arrived
+    while not stop.value:
+        arrived ^= 1
+
+
+def test_senders_are_read_while_others_change_them():
+    """NumPy refuses to find the non-zero entries of what changes under its hands."""
+    n = 64
+    shared = SharedMemoryMailboxes.create(n, 1, [(0, 1)])
+    end, stop = open_endpoint(shared.handle, 1), fork.Value("b", 0)
+    process = fork.Process(target=_flicker, args=(shared, stop), daemon=True)
+    process.start()
+    try:
+        found = [len(end.senders()) for _ in range(50_000)]
+    finally:
+        stop.value = 1
+        process.join()
+    assert len(set(found)) > 1 and max(found) <= n
+
+
 NUMEL = 1_000_000
 
 
