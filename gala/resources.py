@@ -47,3 +47,8 @@ def _cgroup_quota() -> float | None:
     if limit in ("max", "-1"):
         return None
     return int(limit) / int(period)
+
+
+def mps_serves() -> bool:
+    """Whether NVIDIA's Multi-Process Service seems to run. Without it, processes that share a GPU take turns on it."""
+    return "CUDA_MPS_PIPE_DIRECTORY" in os.environ or Path("/tmp/nvidia-mps").exists()

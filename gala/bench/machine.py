@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from gala.resources import available_cores
+from gala.resources import available_cores, mps_serves
 from gala.runs import versions
 
 
@@ -19,12 +18,10 @@ def machine_facts() -> dict[str, Any]:
     model = next(
         (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
     )
-    # Without NVIDIA's Multi-Process Service (MPS), learners that share a GPU take turns on it.
-    mps = "CUDA_MPS_PIPE_DIRECTORY" in os.environ or Path("/tmp/nvidia-mps").exists()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     memory_gib = round(psutil.virtual_memory().total / 2**30)
     facts = {"cpu": model, "cores": available_cores(), "memory_gib": memory_gib, "gpus": gpus}
-    return facts | ({"mps": mps} if gpus else {}) | {"versions": versions()}
+    return facts | ({"mps": mps_serves()} if gpus else {}) | {"versions": versions()}
 
 
 def _cpuinfo() -> list[str]:

@@ -38,7 +38,7 @@ def report() -> Iterator[tuple[str, str]]:
     import torch
 
     from gala import __version__
-    from gala.resources import available_cores
+    from gala.resources import available_cores, mps_serves
 
     memory = psutil.virtual_memory()
     yield "gala", __version__
@@ -50,6 +50,8 @@ def report() -> Iterator[tuple[str, str]]:
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         yield f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"
+    if torch.cuda.device_count():
+        yield "mps", "runs" if mps_serves() else "not found: learners that share a GPU take turns on it"
     if not torch.cuda.device_count():
         yield (
             "cuda",
