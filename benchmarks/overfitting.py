@@ -51,7 +51,6 @@ STUDIES = {
     "D8-dropout": f"sweep {MAZE} n=100 algo=a2c steps=500000 model.dropout=0.2",
     "D8-l2": f"sweep {MAZE} n=100 algo=a2c steps=500000 a2c.l2=0.001",
     "D8-sticky": f"sweep {MAZE} n=100 algo=a2c steps=500000 env.sticky_actions=0.25",
-    "D8-noise": f"sweep {MAZE} n=100 algo=a2c steps=500000 env.obs_noise=0.1",
     "D8-cutout": f"sweep {MAZE} n=100 algo=a2c steps=500000 model.augment=cutout",
     "compare-maze": f"sweep {MAZE} n=10,100 {ALGOS} steps=500000",
     "compare-maze-4x": f"sweep {MAZE} n=10,100 algos=gala learners=4 torch_threads=1 jobs=1 steps=2000000",
