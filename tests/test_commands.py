@@ -5,11 +5,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from gala import cli
 from gala.commands import evaluate, train
 from gala.config import Config, EnvConfig, LogConfig
 from gala.runs import RunDir
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a CUDA GPU")
 
 
 def error_line(capsys) -> str:
@@ -72,6 +75,8 @@ def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, mon
         (["topology=nowhere.yaml"], "cannot read the topology nowhere.yaml"),
         (["gossip.shards=1000000"], "866439 parameters can be cut into 1 to 866439 shards"),
         (["env.id=ALE/Pnog-v5"], "ALE/Pong-v5"),
+        pytest.param(["device=cuda"], "use device=auto or device=cpu", marks=without_gpu),
+        (["preset=classic/cartpole", "model.augment=shift"], "wants [C, H, W] images"),
     ],
 )
 def test_what_only_the_parts_know_is_refused_before_anything_is_written(tmp_path, monkeypatch, words, message, capsys):

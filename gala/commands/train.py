@@ -42,6 +42,8 @@ def check(config: Config) -> None:
     from gala import build, build_gossip
 
     check_cluster(config)
+    if not config.cluster.address:  # there, the learners' machines may have what this one has not
+        build.pick_device(config, 0)
     build_gossip.check_exchange(config, build.count_parameters(config, build.probe_spaces(config)))
 
 
