@@ -10,16 +10,8 @@ from typing import Any
 from gala.config import Algo, Config, GossipConfig, flatten
 
 _COUNTS = (
-    *(
-        "learners",
-        "envs_per_learner",
-        "env_groups",
-        "steps",
-        "a2c.num_steps",
-        "optim.lr_reference_envs",
-        "gossip.every",
-    ),
-    *("gossip.shards", "env.frame_skip", "env.frame_stack", "env.image_size"),
+    *("learners", "envs_per_learner", "env_groups", "steps", "a2c.num_steps", "optim.lr_reference_envs"),
+    *("gossip.every", "gossip.shards", "env.frame_skip", "env.frame_stack", "env.image_size"),
 )
 _POSITIVE = (
     *("env.watchdog_s", "optim.eps", "normalize.obs_clip", "normalize.reward_clip", "gossip.wait_timeout_s"),

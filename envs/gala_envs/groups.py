@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 
 from gala_envs.contract import Array, BatchedEnv, Step
@@ -44,9 +45,8 @@ class GroupedEnv:
     """``groups`` of one task's simulators, stepped group by group; all else is read from the first of them."""
 
     def __init__(self, envs: Sequence[BatchedEnv]) -> None:
-        starts = [sum(env.num_envs for env in envs[:i]) for i in range(len(envs))]
+        *starts, self.num_envs = accumulate((env.num_envs for env in envs), initial=0)
         self.groups = [Group(env, start) for env, start in zip(envs, starts, strict=True)]
-        self.num_envs = sum(env.num_envs for env in envs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.groups[0].env, name)

@@ -15,7 +15,10 @@ from gala.config import Config
 from gala.resources import available_cores
 from gala.validation import validate
 
-TUNED = ("learners", "envs_per_learner", "torch_threads", "env.threads", "a2c.passes", "env_groups", "model.compile")
+TUNED = (
+    *("learners", "envs_per_learner", "torch_threads", "env.threads", "a2c.passes", "env_groups", "model.compile"),
+    "device",
+)
 """What a tuned file may set: how the work is cut up, and nothing that changes what is learned per env_step but the
 number of learners that share it."""
 _BLOCK_S = 2.0
@@ -42,9 +45,10 @@ def variants(config: Config) -> Iterator[Config]:
     if config.envs_per_learner % 2 == 0 and config.env_groups == 1:
         yield replace(config, env_groups=2)
     if config.device != "cpu" and torch.cuda.is_available():
-        for how in ("default", "cuda-graphs"):
-            one = replace(config, model=replace(config.model, compile=how), device="cuda")
-            yield replace(one, a2c=replace(one.a2c, passes="2")) if how == "cuda-graphs" else one
+        one = replace(config, device="cuda")
+        yield replace(one, model=replace(one.model, compile="default"))
+        if not one.model.dropout and one.model.augment == "none":  # see gala.validation
+            yield replace(one, model=replace(one.model, compile="cuda-graphs"), a2c=replace(one.a2c, passes="2"))
 
 
 def tune(config: Config, envs: int, budget_s: float, say: Callable[[str], None]) -> list[tuple[Config, float]]:

@@ -52,7 +52,7 @@ def report() -> Iterator[tuple[str, str]]:
         yield f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"
     if torch.cuda.device_count():
         yield "mps", "runs" if mps_serves() else "not found: learners that share a GPU take turns on it"
-    if not torch.cuda.device_count():
+    else:
         yield (
             "cuda",
             f"no GPU; torch built {'for CUDA ' + torch.version.cuda if torch.version.cuda else 'without CUDA'}",

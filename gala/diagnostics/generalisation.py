@@ -20,6 +20,8 @@ Row = Mapping[str, Any]
 SIGN = "gap = J_train - J_test; positive = overfit"
 LEARNED = 0.25
 """A normalised train score below this is called out: a gap of 0 then says little."""
+STRESS = ("sticky", "sigma", "init_mult")
+"""Conditions of a stress test, as in ``sticky=0.25``: they speak of robustness."""
 SETS = ("train", "val", "test", "extrap")
 Scores = dict[int, dict[str, float]]
 """Run -> context -> mean return over its episodes."""
@@ -70,7 +72,7 @@ def judge(rows: Sequence[Row], *, delta: float = 0.05, repeats: int = 2000, seed
 
 
 def _is_stress(condition: str) -> bool:
-    return condition.startswith(("sticky=", "sigma=", "init_mult="))
+    return condition.partition("=")[0] in STRESS
 
 
 def _best_score(agents: Sequence[Row]) -> float:
@@ -118,11 +120,12 @@ def _group(
         warnings.append("the reference was not played on every MDP: the gap is not adjusted")
     normalised = st.Interval(*(x / scale for x in raw))
     judged = adjusted or normalised
-    reached = (float(np.mean(_flat(train))) - (j_random or 0.0)) / scale
-    if learned and reached < LEARNED:
-        warnings.append(f"it has learned {max(reached, 0):.0%} of the task: what was not learned cannot be memorised")
-    warnings += st.warnings_for(len(train), len(test_ids), None if nested else len(_contexts(train)))
     table = {n: _summary(n, found, agents, random, reference, nested and n == "train") for n, found in by_set.items()}
+    reached = {n: (summary["mean"].estimate - (j_random or 0.0)) / scale for n, summary in table.items()}
+    if learned and reached["train"] < LEARNED:
+        share = max(reached["train"], 0.0)
+        warnings.append(f"it has learned {share:.0%} of the task: what was not learned cannot be memorised")
+    warnings += st.warnings_for(len(train), len(test_ids), None if nested else len(_contexts(train)))
     return {
         "runs": len(train),
         "design": "a training set of its own for each run" if nested else "one training set for all runs",
@@ -137,8 +140,8 @@ def _group(
         "verdict": st.verdict(judged, delta) if learned else "INCONCLUSIVE",
         "p_train_better": st.probability_of_improvement(_flat(train), _flat(test)),
         "by_run": _by_run(train, test, against if known else {}, scale),
-        "train_normalised": (table["train"]["mean"].estimate - (j_random or 0.0)) / scale,
-        "test_normalised": (table["test"]["mean"].estimate - (j_random or 0.0)) / scale,
+        "train_normalised": reached["train"],
+        "test_normalised": reached["test"],
         "warnings": warnings,
     }
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gala.diagnostics.generalisation import STRESS
 from gala.diagnostics.statistics import performance_profile
 from gala.reports.figures import BLUE, GREY, ORANGE
 
 Row = dict[str, Any]
 COLORS = {"train": BLUE, "val": "#8172b3", "test": ORANGE, "extrap": "#c44e52"}
 CYCLE = (BLUE, ORANGE, "#55a868", "#c44e52", "#8172b3", GREY)
-ROBUSTNESS = ("sticky", "sigma", "init_mult")
 
 
 class Study(NamedTuple):
@@ -185,7 +185,7 @@ def robustness(study: Study, axes: Any) -> str | None:
     if not found:
         return "no changes were tried; `gala overfit stress` does that"
     base = next(g for g in study.result["groups"] if not g["robustness"])
-    for kind, marker in zip(ROBUSTNESS, "os^", strict=True):
+    for kind, marker in zip(STRESS, "os^", strict=True):
         some = [(float(g["condition"].split("=")[1]), g) for g in found if g["condition"].startswith(kind)]
         if not some:
             continue

@@ -32,7 +32,7 @@ def _values(n: int, d: int = 5) -> torch.Tensor:
 def test_no_mass_is_lost_or_made_and_all_agree(topology, every):
     values, rng = _values(4), np.random.default_rng(0)
     boxes, ends, averagers = _learners(values, topology=topology, every=every)
-    for _ in range(3):
+    for _ in range(6):  # how near they are after each depends on the threads' timing
         for rank in rng.choice(4, 300, p=(0.1, 0.2, 0.3, 0.4)):
             averagers[rank].step()
         for end in ends:  # as at a checkpoint: all come to rest, then all drain
@@ -44,8 +44,8 @@ def test_no_mass_is_lost_or_made_and_all_agree(topology, every):
         assert weight == pytest.approx(4, abs=1e-12) and (numerator - values.sum(0)).abs().max() < 1e-12
         for end in ends:
             end.rest(False)
-    if every == 1:  # with a third of the exchanges they are not there yet; how near depends on the threads' timing
-        assert (stack(averagers) - values.mean(0)).abs().max() < 1e-6
+    if every == 1:  # with a third of the exchanges they are not there yet
+        assert (stack(averagers) - values.mean(0)).abs().max() < 1e-9
     for averager in averagers:
         averager.close()
         averager.close()

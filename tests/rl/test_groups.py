@@ -9,22 +9,16 @@ from gala_envs.groups import GroupedEnv
 from gala_envs.registry import make
 
 from gala import build, configure
-from gala.models.actor_critic import ActorCritic
+from gala.config import ModelConfig
+from gala.models.actor_critic import ActorCritic, build_actor_critic
 from gala.rl.rollout import Collector
 from gala.validation import validate
 
 
 def _collector(env, num_steps: int = 6) -> tuple[Collector, ActorCritic]:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
-    policy = ActorCritic(
-        env.obs_space,
-        env.action_space,
-        encoder="mlp",
-        hidden=(8,),
-        activation="tanh",
-        separate_critic=False,
-        gru_size=4,
-    )
+    model = ModelConfig(hidden=(8,), separate_critic=False, gru_size=4)
+    policy = build_actor_critic(env.obs_space, env.action_space, model)
     collector = Collector(
         env,
         num_steps,

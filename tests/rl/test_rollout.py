@@ -3,7 +3,8 @@ import pytest
 import torch
 from gala_envs.registry import make
 
-from gala.models.actor_critic import ActorCritic
+from gala.config import ModelConfig
+from gala.models.actor_critic import build_actor_critic
 from gala.rl.rollout import Collector
 
 
@@ -30,15 +31,8 @@ class Spoiled:
 @pytest.mark.parametrize(("what", "named"), [("obs", "observation"), ("reward", "reward")])
 def test_what_is_not_finite_is_named_with_its_row_before_it_is_learned_from(what, named, value):
     env = Spoiled(what, value)
-    policy = ActorCritic(
-        env._env.obs_space,
-        env._env.action_space,
-        encoder="mlp",
-        hidden=(8,),
-        activation="tanh",
-        separate_critic=False,
-        gru_size=0,
-    )
+    model = ModelConfig(hidden=(8,), separate_critic=False)
+    policy = build_actor_critic(env._env.obs_space, env._env.action_space, model)
     collector = Collector(
         env,
         2,
