@@ -27,6 +27,7 @@ class Exchange:
         if mailbox is not None:  # without one there is only the log
             self.mailbox = mailbox
         self._in_place = mailbox if isinstance(mailbox, InPlace) else None
+        self._mass: Tensor | None = None  # a message on its way into a box that cannot be written in place
         self.on_event: Callable[[MixEvent], None] | None = None
         self.age_histogram = AgeHistogram()
         self._agreed = False
@@ -56,7 +57,9 @@ class Exchange:
         box = self._in_place
         if box is not None:
             return self._put(lambda: box.put_share(dst, z, weight, updates), dst, weight, updates)
-        mass = numerator(z, weight)
+        if self._mass is None:
+            self._mass = torch.empty_like(z)
+        mass = numerator(z, weight, out=self._mass)
         return self._put(lambda: self.mailbox.put(dst, mass, weight, updates), dst, weight, updates)
 
     def put_copy(self, dst: int, z: Tensor, updates: int) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -35,9 +36,9 @@ def sent_weights(w: float, shares: Sequence[float], w_min: float) -> list[float]
     return [weight * (room / total) for weight in planned]
 
 
-def numerator(z: Tensor, weight: float) -> Tensor:
-    """weight * z, [d]: what travels in a message of that weight."""
-    return z.detach() * weight
+def numerator(z: Tensor, weight: float, out: Tensor) -> Tensor:
+    """weight * z, written into ``out`` (both [d]) and returned: what travels in a message of that weight."""
+    return torch.mul(z, weight, out=out)
 
 
 def absorb_(z: Tensor, w: float, message: Tensor, weight: float) -> float:
