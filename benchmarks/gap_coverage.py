@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala.bench.machine import machine_facts
-from gala.diagnostics.statistics import Interval, gap_interval, nested_gap_interval
+from gala.experiments.statistics import Interval, gap_interval, nested_gap_interval
 
 DESIGNS = ((5, 10, 100), (5, 100, 100), (10, 20, 100))
 RESAMPLES = 400

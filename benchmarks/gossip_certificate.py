@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala.bench.machine import machine_facts
-from gala.gossip.monitor import MixEvent
+from gala.gossip.evidence.events import MixEvent
 
 CURVE_POINTS = 150
 Point = tuple[int, float, float]

@@ -25,10 +25,10 @@ import torch
 
 from gala.bench.machine import machine_facts
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.graphs.topology import edges
 from gala.gossip.message import Mailbox
-from gala.gossip.topology import edges
-from gala.resources import available_cores
+from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+from gala.processes.resources import available_cores
 
 NUMEL = 866_439
 SIZES = (2, 4, 8, 16, 32, 64)

@@ -24,11 +24,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from gala import build, configure
 from gala.bench.machine import machine_facts
+from gala.build import learning as build
+from gala.config import parse as configure
 from gala.gossip.averager import GossipAverager
 from gala.gossip.flat import flatten_parameters
-from gala.gossip.mailbox import InProcessMailboxes
+from gala.gossip.transport.in_process import InProcessMailboxes
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.rollout import Collector
 

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gala import build, configure
 from gala.bench.machine import machine_facts
+from gala.build import learning as build
+from gala.config import parse as configure
 
 
 class Study(NamedTuple):

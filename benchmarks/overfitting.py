@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gala.bench.machine import machine_facts
-from gala.diagnostics.generalisation import judge
-from gala.diagnostics.probes import value_errors
+from gala.diagnostics.overfitting.generalisation import judge
+from gala.diagnostics.overfitting.probes import value_errors
 
 RESULTS = Path(__file__).parent / "results"
 MAZE = "maze size=5 bads=1 limit=50 preset=overfit/maze test=200 runs=5"

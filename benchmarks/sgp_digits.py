@@ -7,7 +7,7 @@
 Writes one JSON line per training to benchmarks/results/sgp_digits.jsonl, and the tables made from them beside it. A
 finished (part, method, SlowMo, seed) that is already there is skipped, so the command can be given again.
 
-The times are injected sleeps (``gala.supervised.collective`` and ``gala.gossip.delayed`` say by which model), at the
+The times are injected sleeps (``gala.supervised.comparison.collective`` and ``gala.gossip.transport.delayed`` say by which model), at the
 scale of a large network: 250 ms of compute per iteration and 60 ms of latency, so that eight learners fit on two
 cores. ``injected_ms`` in a row is what remains if nothing but the sleeps took time; ``late`` is the share of iterations
 in which the machine was too busy for them.
@@ -22,11 +22,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from gala import configure
 from gala.bench.machine import machine_facts
-from gala.supervised import build, digits, report
-from gala.supervised.config import SupervisedConfig, validate
-from gala.supervised.launch import Team
+from gala.config import parse as configure
+from gala.config.supervised import SupervisedConfig, validate
+from gala.supervised.comparison import build, digits, report
+from gala.supervised.comparison.launch import Team
 
 SETTINGS = ["preset=digits/sgp", "slowmo=all", "learners=8"]
 TIMED = ["compute_ms=250", "iterations=12"]

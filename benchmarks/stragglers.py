@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from gala import configure
 from gala.bench.job import Block, Job
 from gala.bench.machine import machine_facts
 from gala.bench.ratios import paired_ratio
-from gala.resources import available_cores
+from gala.config import parse as configure
+from gala.processes.resources import available_cores
 
 Row = dict[str, Any]
 LEARNERS, ENVS = 4, 64

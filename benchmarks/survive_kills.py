@@ -26,8 +26,8 @@ import torch
 
 from gala.bench.machine import machine_facts
 from gala.gossip.averager import GossipAverager
-from gala.gossip.box import Box
-from gala.gossip.shared_memory import Handle, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.box import Box
+from gala.gossip.transport.shared_memory import Handle, SharedMemoryMailboxes, open_endpoint
 
 LEARNERS, NUMEL, PACE_S = 4, 866_439, 0.02
 WINDOW_S, START_S = 10.0, 60.0

@@ -21,8 +21,8 @@ import torch
 
 from gala.bench.machine import machine_facts
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import InProcessMailboxes
-from gala.gossip.monitor import consensus_distance
+from gala.gossip.evidence.events import consensus_distance
+from gala.gossip.transport.in_process import InProcessMailboxes
 
 
 def wave(n: int, turns: int) -> torch.Tensor:

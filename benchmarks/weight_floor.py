@@ -22,8 +22,8 @@ import torch
 
 from gala.bench.machine import machine_facts
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import InProcessMailboxes
-from gala.gossip.topology import TOPOLOGIES
+from gala.gossip.graphs.topology import TOPOLOGIES
+from gala.gossip.transport.in_process import InProcessMailboxes
 
 SIZES = (2, 3, 4, 5, 8, 16, 32)
 W_MIN, DIMENSION = 0.25, 4

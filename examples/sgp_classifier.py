@@ -14,8 +14,8 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import SharedMemoryMailboxes, open_endpoint
-from gala.gossip.monitor import consensus_distance
+from gala.gossip.evidence.events import consensus_distance
+from gala.gossip.transport.in_process import SharedMemoryMailboxes, open_endpoint
 
 LEARNERS, ITERATIONS, BATCH, TOPOLOGY = 4, 300, 32, "one-peer-exponential"
 

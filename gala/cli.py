@@ -14,7 +14,7 @@ COMMANDS = {
     "plot": ("gala.commands.plot", "draw a run's learning curve, or its epsilon ball"),
     "bench": ("gala.commands.bench", "rates of GALA, A2C and others side by side, and this machine's limit"),
     "tune": ("gala.commands.tune", "find the fastest learners and threads for a preset on this machine"),
-    "overfit": ("gala.commands.overfit", "does an agent generalise, or has it memorised its training MDPs?"),
+    "overfit": ("gala.commands.overfit.dispatch", "does an agent generalise, or has it memorised its training MDPs?"),
     "supervised": ("gala.commands.supervised", "compare gossip, all-reduce and local SGD on a small classifier"),
     "presets": ("gala.commands.presets", "list the presets"),
     "envs": ("gala.commands.envs", "list the environments of each backend"),

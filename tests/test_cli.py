@@ -3,10 +3,11 @@ import sys
 
 import pytest
 
-from gala import cli, configure
+from gala import cli
 from gala.commands import resume
-from gala.config import Config
-from gala.runs import RunDir
+from gala.config import parse as configure
+from gala.config.schema import Config
+from gala.runs.run_dir import RunDir
 
 
 def gala(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -85,7 +86,7 @@ def test_resume_refuses_what_would_be_another_experiment(tmp_path, words, messag
 
 
 def test_resume_extends_the_run_and_drops_what_it_will_live_again(tmp_path, monkeypatch):
-    launch = pytest.importorskip("gala.launch")
+    launch = pytest.importorskip("gala.training.supervisor")
     seen = []
     monkeypatch.setattr(launch, "train", lambda config, run_dir, resume: seen.append((config, resume)) or 0)
     run = saved_run(tmp_path, 500)

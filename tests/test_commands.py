@@ -9,8 +9,8 @@ import torch
 
 from gala import cli
 from gala.commands import evaluate, train
-from gala.config import Config, EnvConfig, LogConfig
-from gala.runs import RunDir
+from gala.config.schema import Config, EnvConfig, LogConfig
+from gala.runs.run_dir import RunDir
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a CUDA GPU")
 
@@ -22,7 +22,7 @@ def error_line(capsys) -> str:
 
 
 def test_a_ring_shows_its_edges_and_its_known_spectral_gap(capsys):
-    pytest.importorskip("gala.gossip.spectrum")
+    pytest.importorskip("gala.gossip.graphs.spectrum")
     assert cli.main(["topologies", "ring", "n=8"]) == 0
     out = capsys.readouterr().out
     assert "round 0: 0>1  1>2  2>3  3>4  4>5  5>6  6>7  7>0\n" in out

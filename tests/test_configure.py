@@ -6,11 +6,11 @@ import sys
 import pytest
 import yaml
 
-from gala import configure
-from gala.config import Config, flatten
-from gala.supervised import config as supervised
-from gala.supervised.config import SupervisedConfig
-from gala.validation import validate
+from gala.config import parse as configure
+from gala.config import supervised
+from gala.config.schema import Config, flatten
+from gala.config.supervised import SupervisedConfig
+from gala.config.validate import validate
 
 
 def one_line_error(*argv: str) -> str:

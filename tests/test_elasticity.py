@@ -11,7 +11,7 @@ import pytest
 from training import TINY, Gala, parts
 
 from gala.cli import main
-from gala.runs import RunDir
+from gala.runs.run_dir import RunDir
 
 END_S = 20.0
 WORDS = ("algo=gala", "learners=3", "normalize.obs=true", "log.checkpoint_interval_s=1")

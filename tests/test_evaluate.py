@@ -5,8 +5,12 @@ import pytest
 import torch
 from gala_envs.registry import make
 
-from gala import build, cli, configure, evaluate, video
-from gala.runs import RunDir
+from gala import cli
+from gala.build import learning as build
+from gala.config import parse as configure
+from gala.evaluation import evaluate
+from gala.evaluation import film as video
+from gala.runs.run_dir import RunDir
 
 SMALL = ("model.hidden=8", "envs_per_learner=2", "torch_threads=1")
 

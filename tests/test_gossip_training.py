@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from training import TINY, Gala, distance, parts, same, status, total_weight
 
-from gala.runs import RunDir
+from gala.runs.run_dir import RunDir
 
 
 @pytest.mark.parametrize(

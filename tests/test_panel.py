@@ -4,8 +4,8 @@ import re
 import pytest
 from rich.console import Console
 
-from gala.config import Config, EnvConfig
-from gala.panel import Eta, Panel, clock, short
+from gala.config.schema import Config, EnvConfig
+from gala.training.panel import Eta, Panel, clock, short
 
 TAGS = {
     "charts/episodic_return": -17.25,
@@ -110,7 +110,7 @@ def test_off_means_plain_even_on_a_terminal():
 
 def test_eta_is_the_remaining_steps_over_the_rate(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("gala.panel.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gala.training.panel.time.monotonic", lambda: now[0])
     eta = Eta(10_000)
     assert eta.seconds() is None
     for step in range(0, 4001, 500):  # 500 steps in 2 s: 250 per second

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from gala import cli, configure
+from gala import cli
 from gala.bench import throughput
 from gala.commands import bench, evaluate, resume, topologies
-from gala.config import Config
-from gala.supervised import config as supervised
-from gala.supervised.config import SupervisedConfig
-from gala.validation import validate
+from gala.config import parse as configure
+from gala.config import supervised
+from gala.config.schema import Config
+from gala.config.supervised import SupervisedConfig
+from gala.config.validate import validate
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()

@@ -8,13 +8,13 @@ import time
 import pytest
 import torch
 
-from gala import configure
-from gala.config import Config, LogConfig
-from gala.runs import RunDir
+from gala.config import parse as configure
+from gala.config.schema import Config, LogConfig
+from gala.runs.run_dir import RunDir
 
 WRITER = """
 import sys, torch
-from gala.runs import RunDir
+from gala.runs.run_dir import RunDir
 run = RunDir.open(sys.argv[1])
 number = 0
 while True:

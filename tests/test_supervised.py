@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from gala import configure
+from gala.config import parse as configure
+from gala.config.supervised import SgdConfig, SlowConfig, SupervisedConfig, validate
 from gala.gossip.averager import GossipAverager
-from gala.gossip.delayed import DelayedMailbox
-from gala.gossip.mailbox import InProcessMailboxes
-from gala.supervised import build, digits, report
-from gala.supervised.build import Job
-from gala.supervised.config import SgdConfig, SlowConfig, SupervisedConfig, validate
-from gala.supervised.launch import Team
-from gala.supervised.learner import SNAPSHOTS
+from gala.gossip.transport.delayed import DelayedMailbox
+from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.supervised.comparison import build, digits, report
+from gala.supervised.comparison.build import Job
+from gala.supervised.comparison.launch import Team
+from gala.supervised.comparison.learner import SNAPSHOTS
 from gala.supervised.loop import SupervisedLearner, endless_batches
 
 CONFIG = SupervisedConfig(

@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gala import cli, configure
-from gala.supervised import digits
-from gala.supervised.build import Job
-from gala.supervised.config import SupervisedConfig
-from gala.supervised.launch import LearnerFailed, Team
+from gala import cli
+from gala.config import parse as configure
+from gala.config.supervised import SupervisedConfig
+from gala.supervised.comparison import digits
+from gala.supervised.comparison.build import Job
+from gala.supervised.comparison.launch import LearnerFailed, Team
 
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parent.parent

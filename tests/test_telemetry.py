@@ -3,8 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from gala.board import Board
-from gala.telemetry import EPISODE_WINDOW, Telemetry, rms_consensus_distance
+from gala.training.board import Board
+from gala.training.telemetry import EPISODE_WINDOW, Telemetry, rms_consensus_distance
 
 
 def learner_record(returns, **changes):

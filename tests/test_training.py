@@ -11,9 +11,11 @@ import pytest
 import torch
 from training import TINY, Gala, distance, parts, same, status, total_weight
 
-from gala import build, configure, launch
-from gala.common_checkpoint import CommonCheckpoint
-from gala.runs import RunDir
+from gala.build import learning as build
+from gala.config import parse as configure
+from gala.runs.run_dir import RunDir
+from gala.training import supervisor as launch
+from gala.training.common_checkpoint import CommonCheckpoint
 
 END_S = 10.0
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gala.runs import RunDir
+from gala.runs.run_dir import RunDir
 
 ROOT = Path(__file__).parent.parent
 TINY = (

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from gala.bench.machine import machine_facts
 from gala.bench.ratios import paired_ratio
-from gala.resources import available_cores
+from gala.processes.resources import available_cores
 
 HERE = Path(__file__).parent
 TASKS = ("pong", "halfcheetah", "cartpole")

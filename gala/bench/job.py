@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import psutil
 
-from gala import build, build_gossip, launch
 from gala.bench.energy import counters, joules
-from gala.config import Config
-from gala.connections import LearnerSpec
-from gala.fleet import ProcessFleet
-from gala.resources import available_cores
-from gala.runs import RunDir
-from gala.telemetry import STAGES
+from gala.build import gossip as build_gossip
+from gala.build import learning as build
+from gala.config.schema import Config
+from gala.processes.fleet import ProcessFleet
+from gala.processes.resources import available_cores
+from gala.runs.run_dir import RunDir
+from gala.training import supervisor as launch
+from gala.training.protocol import LearnerSpec
+from gala.training.telemetry import STAGES
 
 START_S = 180.0
 """How long the learners may take to their first updates."""

@@ -9,8 +9,8 @@ from typing import Any
 import psutil
 import torch
 
-from gala.resources import available_cores, mps_serves
-from gala.runs import versions
+from gala.processes.resources import available_cores, mps_serves
+from gala.runs.run_dir import versions
 
 
 def machine_facts() -> dict[str, Any]:

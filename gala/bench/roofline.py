@@ -23,9 +23,9 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 
-from gala import build
-from gala.config import Config
-from gala.resources import available_cores, keep_freed_memory
+from gala.build import learning as build
+from gala.config.schema import Config
+from gala.processes.resources import available_cores, keep_freed_memory
 
 PARTS = ("simulate", "forward", "backward")
 BATCHES = {"simulate": (16, 64), "network": (16, 64, 320)}

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from gala import configure
 from gala.bench.job import Block, Job
 from gala.bench.ratios import median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, Roofline, average
-from gala.config import Algo, Config
-from gala.resources import available_cores
-from gala.validation import validate
+from gala.config import parse as configure
+from gala.config.schema import Algo, Config
+from gala.config.validate import validate
+from gala.processes.resources import available_cores
 
 ALGOS: dict[str, tuple[Algo, tuple[str, ...]]] = {
     "a2c": ("a2c", ()),

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from gala.bench.job import Job
-from gala.config import Config
-from gala.resources import available_cores
-from gala.validation import validate
+from gala.config.schema import Config
+from gala.config.validate import validate
+from gala.processes.resources import available_cores
 
 TUNED = (
     *("learners", "envs_per_learner", "torch_threads", "env.threads", "a2c.passes", "env_groups", "model.compile"),
@@ -47,7 +47,7 @@ def variants(config: Config) -> Iterator[Config]:
     if config.device != "cpu" and torch.cuda.is_available():
         one = replace(config, device="cuda")
         yield replace(one, model=replace(one.model, compile="default"))
-        if not one.model.dropout and one.model.augment == "none":  # see gala.validation
+        if not one.model.dropout and one.model.augment == "none":  # see gala.config.validate
             yield replace(one, model=replace(one.model, compile="cuda-graphs"), a2c=replace(one.a2c, passes="2"))
 
 

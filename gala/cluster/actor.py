@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 from numpy.typing import NDArray
 
-from gala.checkpoints import pack, unpack
 from gala.cluster.inbox import Letter
 from gala.cluster.mailbox import RayEndpoint
 from gala.cluster.member import Member
-from gala.connections import Connections, Exit, LearnerSpec
-from gala.learner import LearnerProcess
+from gala.runs.checkpoints import pack, unpack
+from gala.training.learner import LearnerProcess
+from gala.training.protocol import Connections, Exit, LearnerSpec
 
 _LAST_WORDS_S = 20.0
 
 if TYPE_CHECKING:
-    from gala.checkpoints import Tensors
+    from gala.runs.checkpoints import Tensors
 
 
 class SavedPart(NamedTuple):
@@ -64,7 +64,7 @@ class RemoteParts:
 
 
 class LearnerBoard:
-    """The board as a learner on another machine sees it: see ``gala.board.Board``. The others' rows are as old as the
+    """The board as a learner on another machine sees it: see ``gala.training.board.Board``. The others' rows are as old as the
     last visit to the hub."""
 
     def __init__(self, member: Member) -> None:

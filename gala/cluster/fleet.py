@@ -14,17 +14,17 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import ActorUnavailableError, RayError
 
-from gala import build
-from gala.checkpoints import pack
+from gala.build import learning as build
 from gala.cluster.actor import LearnerActor, MailboxHandle, SavedPart
 from gala.cluster.hub import Rows
 from gala.cluster.member import HUB_TIMEOUT_S
 from gala.cluster.mirror import Mirror
 from gala.cluster.placement import Share
 from gala.cluster.rayctl import actor
-from gala.connections import LearnerSpec
-from gala.fleet import Event
-from gala.runs import RunDir
+from gala.processes.fleet import Event
+from gala.runs.checkpoints import pack
+from gala.runs.run_dir import RunDir
+from gala.training.protocol import LearnerSpec
 
 START_TIMEOUT_S = 300.0
 """How long a learner may take until its first sign of life: finding free CPUs, starting a process, importing."""
@@ -34,7 +34,7 @@ _POLL_S = 0.02
 
 
 class ParentBoard:
-    """See ``gala.board.Board``. Rows are as new as the last ``RayFleet.events``, and at least as new as each event that
+    """See ``gala.training.board.Board``. Rows are as new as the last ``RayFleet.events``, and at least as new as each event that
     it returned; ``control`` reaches the learners with the next one."""
 
     handle = None
@@ -61,7 +61,7 @@ class ParentBoard:
 
 
 class ParentMailboxes:
-    """See ``gala.gossip.shared_memory.SharedMemoryMailboxes``: what the run does about learners that come and go."""
+    """See ``gala.gossip.transport.shared_memory.SharedMemoryMailboxes``: what the run does about learners that come and go."""
 
     def __init__(self, hub: Any, mirror: Mirror, handle: tuple[MailboxHandle]) -> None:
         self._hub, self._mirror, self.handle = hub, mirror, handle
@@ -97,7 +97,7 @@ class ParentMailboxes:
 
 
 class RayFleet:
-    """Learners as actors, spread over the nodes of the cluster. See ``gala.fleet.Fleet``."""
+    """Learners as actors, spread over the nodes of the cluster. See ``gala.processes.fleet.Fleet``."""
 
     def __init__(self, hub: Any, board: ParentBoard, run_dir: RunDir, share: Share) -> None:
         self._hub, self._board, self._run_dir, self._share = hub, board, run_dir, share

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gala.gossip.membership import ABSENT, Table
+from gala.gossip.transport.roster import ABSENT, Table
 
 
 class Row(NamedTuple):

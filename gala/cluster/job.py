@@ -1,4 +1,4 @@
-"""Opens a run on a cluster: board, mailboxes and fleet, as ``gala.launch`` wants them."""
+"""Opens a run on a cluster: board, mailboxes and fleet, as ``gala.training.supervisor`` wants them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gala import build
+from gala.build import learning as build
 from gala.cluster.actor import MailboxHandle
 from gala.cluster.fleet import ParentBoard, ParentMailboxes, RayFleet
 from gala.cluster.hub import Hub
 from gala.cluster.placement import share
-from gala.config import Config
-from gala.runs import RunDir
+from gala.config.schema import Config
+from gala.runs.run_dir import RunDir
 
 
 def open_job(config: Config, run_dir: RunDir, num_params: int, num_moments: int) -> tuple[Any, Any, RayFleet]:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from gala.cluster.member import Member
 from gala.gossip.flat import check_same_parameters
-from gala.gossip.membership import FINISHED, PRESENT, RESTING, TableRoster
 from gala.gossip.message import HEADER_BYTES, Message, check_numel, check_rank
+from gala.gossip.transport.roster import FINISHED, PRESENT, RESTING, TableRoster
 
 FLUSH_S = 20.0
 """How long a learner that comes to rest waits for its letters to arrive. A peer that hangs for longer will get its

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala.cluster.hub import Rows
-from gala.gossip.membership import PRESENT, Table
+from gala.gossip.transport.roster import PRESENT, Table
 
 
 class Mirror:

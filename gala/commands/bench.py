@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gala import configure
-from gala.checkpoints import write_atomically
-from gala.config import Config
-from gala.validation import validate
+from gala.config import parse as configure
+from gala.config.schema import Config
+from gala.config.validate import validate
+from gala.runs.checkpoints import write_atomically
 
 USAGE = """usage: gala bench throughput preset=NAME [algos=a2c,allreduce,...]
                        [learners=1,2,4,8] [envs=64] [rounds=7] [block_s=8]

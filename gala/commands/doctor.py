@@ -38,7 +38,7 @@ def report() -> Iterator[tuple[str, str]]:
     import torch
 
     from gala import __version__
-    from gala.resources import available_cores, mps_serves
+    from gala.processes.resources import available_cores, mps_serves
 
     memory = psutil.virtual_memory()
     yield "gala", __version__

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gala import configure
-from gala.runs import RunDir
+from gala.config import parse as configure
+from gala.runs.run_dir import RunDir
 
 USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both] [checkpoint=latest|best|NAME]
                     [learner=consensus|K] [seed=1000] [device=auto|cpu|cuda] [--video FILE.mp4] [--json]
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     run_dir = RunDir.open(argv[0])
     learner = _learner(options.learner, run_dir.checkpoint_meta(options.checkpoint)["ranks"])
     _check(options, run_dir)
-    from gala.evaluate import evaluate_run
+    from gala.evaluation.evaluate import evaluate_run
 
     results: dict[str, dict[str, Any]] = {}
     for mode in ("greedy", "sampled") if options.mode == "both" else (options.mode,):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gala import configure
+from gala.config import parse as configure
 from gala.reports import figures
-from gala.runs import RunDir
+from gala.runs.run_dir import RunDir
 
 FIGURES: dict[str, tuple[Callable[[Sequence[figures.Record], str, Path], None], str]] = {
     "returns": (figures.returns, "learning curve: return of the last 100 episodes over env_steps"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gala import configure
-from gala.config import Config
+from gala.config import parse as configure
+from gala.config.schema import Config
 
 
 def main(argv: Sequence[str]) -> int:

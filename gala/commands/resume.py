@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from gala import configure
-from gala.runs import RunDir
-from gala.validation import validate
+from gala.config import parse as configure
+from gala.config.validate import validate
+from gala.runs.run_dir import RunDir
 
 MAY_CHANGE = ("steps", "cluster.address", "device", "torch_threads", "env.threads", "log.panel", "log.interval_s")
 """What may differ in the second part of a run; anything else would make it another experiment."""
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     validate(config)
     if config.steps <= done_steps:
         raise ValueError(f"{run_dir.path} has done {done_steps} of {config.steps} env_steps; add steps=N to go on")
-    from gala import launch
+    from gala.training import supervisor as launch
 
     launch.reach(config)
     run_dir.replace_config(config)

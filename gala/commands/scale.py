@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from gala.runs import RunDir
+from gala.runs.run_dir import RunDir
 
 PATIENCE_S = 15.0
 USAGE = """usage: gala scale RUN learners=N

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gala import configure
-from gala.checkpoints import write_atomically
-from gala.supervised.config import SupervisedConfig, validate
+from gala.config import parse as configure
+from gala.config.supervised import SupervisedConfig, validate
+from gala.runs.checkpoints import write_atomically
 
 if TYPE_CHECKING:
-    from gala.supervised.digits import Digits
+    from gala.supervised.comparison.digits import Digits
 
 RESULTS, TABLE, SETTINGS = "results.jsonl", "table.md", "config.yaml"
 WIDTH = 80
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     validate(config)
     config = dataclasses.replace(config, out=config.out or time.strftime("runs/supervised-%Y%m%d-%H%M%S"))
     check_out(config)
-    from gala.supervised import build, digits
+    from gala.supervised.comparison import build, digits
 
     data = digits.load(config.test_fraction, config.split_seed)
     build.check(config, data)
@@ -69,8 +69,8 @@ def compare(config: SupervisedConfig, data: Digits, out: Path) -> int:
     """Train every variant on every seed; what is finished is on disk at once."""
     from rich.console import Console
 
-    from gala.supervised import build, report
-    from gala.supervised.launch import LearnerFailed, Team
+    from gala.supervised.comparison import build, report
+    from gala.supervised.comparison.launch import LearnerFailed, Team
 
     jobs, rows = build.jobs(config), []
     print(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gala import configure
+from gala.config import parse as configure
 
 if TYPE_CHECKING:
-    from gala.gossip.topology import Topology
+    from gala.gossip.graphs.topology import Topology
 
 USAGE = """usage: gala topologies [NAME|FILE [n=8] [peers=K] [out=FILE.png|FILE.svg]
                        [overwrite=true]]
@@ -38,9 +38,9 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    from gala.gossip.choice import choose_topology, is_file
-    from gala.gossip.topology import TOPOLOGIES
-    from gala.gossip.topology_file import load_topology
+    from gala.gossip.graphs.by_name import choose_topology, is_file
+    from gala.gossip.graphs.from_file import load_topology
+    from gala.gossip.graphs.topology import TOPOLOGIES
     from gala.reports import figures
 
     if not argv:
@@ -67,7 +67,7 @@ def rounds(topology: Topology, n: int) -> list[list[tuple[int, int]]]:
 
 def describe(name: str, topology: Topology, n: int) -> list[str]:
     """Lines for a reader: rounds, messages, spectral gap, speed."""
-    from gala.gossip.spectrum import exact_after, half_life_rounds, spectral_gap
+    from gala.gossip.graphs.spectrum import exact_after, half_life_rounds, spectral_gap
 
     each = rounds(topology, n)
     lines = [f"{name}: {topology.description}"]

@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import Sequence
 
-from gala import configure
-from gala.config import Config
-from gala.forkserver import start_method
-from gala.runs import RunDir
-from gala.validation import check_cluster, validate
+from gala.config import parse as configure
+from gala.config.schema import Config
+from gala.config.validate import check_cluster, validate
+from gala.processes.start import start_method
+from gala.runs.run_dir import RunDir
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         print(configure.dump(config))
         print(arithmetic(config))
         return 0
-    from gala import launch
+    from gala.training import supervisor as launch
 
     launch.reach(config)
     return launch.train(config, RunDir.create(config, words, config.overwrite), resume=False)
@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
 
 def check(config: Config) -> None:
     """Refuse, before a file is written, what only environment, topology or place can tell. Raises ValueError."""
-    from gala import build, build_gossip
+    from gala.build import gossip as build_gossip
+    from gala.build import learning as build
 
     check_cluster(config)
     if not config.cluster.address:  # there, the learners' machines may have what this one has not
@@ -54,7 +55,7 @@ def default_run(config: Config, stamp: str) -> str:
 
 def arithmetic(config: Config) -> str:
     """What the settings add up to, one line each: batches, updates, frames, learning rate, memory of a rollout."""
-    from gala import build
+    from gala.build import learning as build
 
     spaces = build.probe_spaces(config)
     batch = config.envs_per_learner * config.a2c.num_steps

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from gala import configure
-from gala.checkpoints import write_atomically
-from gala.validation import validate
+from gala.config import parse as configure
+from gala.config.validate import validate
+from gala.runs.checkpoints import write_atomically
 
 USAGE = """usage: gala tune preset=NAME [envs=N] [minutes=2] [SETTING=VALUE ...]
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from gala.bench.job import BenchFailed
     from gala.bench.tune import label, settings, tune
-    from gala.tuned import tuned_path
+    from gala.config.tuned import tuned_path
 
     try:
         envs = options.envs or config.learners * config.envs_per_learner

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gala.gossip.evidence.events import AgeHistogram, EventKind, MixEvent
 from gala.gossip.message import InPlace, Mailbox, Message
-from gala.gossip.monitor import AgeHistogram, EventKind, MixEvent
 from gala.gossip.push_sum import numerator
 from gala.gossip.staleness import StalenessBound
 

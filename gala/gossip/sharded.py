@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from gala.gossip.averager import GossipAverager
+from gala.gossip.evidence.events import AgeHistogram
 from gala.gossip.flat import fingerprint, flatten_parameters, still_flat, unique_tensors
 from gala.gossip.message import Edge, Mailbox
-from gala.gossip.monitor import AgeHistogram
-from gala.gossip.shared_memory import SharedMemoryMailboxes
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 
 def shard_sizes(numel: int, shards: int) -> list[int]:

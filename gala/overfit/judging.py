@@ -14,12 +14,12 @@ from gala_envs.contexts import ContextSet
 from gala_envs.contextual_env import ContextualEnv
 from gala_envs.families import make_family
 
-from gala import build
-from gala.diagnostics.evaluation import Row, evaluate
-from gala.diagnostics.policies import JudgedPolicy, RandomPolicy, TorchPolicy, python_policy
-from gala.evaluate import load_policy
+from gala.build import learning as build
+from gala.diagnostics.overfitting.episodes import Row, evaluate
+from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy, TorchPolicy, python_policy
+from gala.evaluation.evaluate import load_policy
 from gala.overfit.options import JudgeOptions
-from gala.runs import RunDir
+from gala.runs.run_dir import RunDir
 
 CURVE_CONTEXTS = 50
 RANDOM_EPISODES = 5

@@ -10,7 +10,7 @@ from gala_envs.contexts import Context
 from gala_envs.families.bits import level
 from numpy.typing import NDArray
 
-from gala.diagnostics.policies import Decision, Noise
+from gala.diagnostics.overfitting.policies import Decision, Noise
 
 
 class Memoriser:

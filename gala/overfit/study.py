@@ -15,8 +15,8 @@ from typing import Any
 from gala_envs.contexts import ContextSet
 from gala_envs.splits import assert_disjoint
 
-from gala.checkpoints import write_atomically
-from gala.runs import versions
+from gala.runs.checkpoints import write_atomically
+from gala.runs.run_dir import versions
 
 Row = dict[str, Any]
 SETS = ("train", "val", "test", "extrap")

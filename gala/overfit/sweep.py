@@ -14,12 +14,12 @@ from typing import NamedTuple
 from gala_envs.contexts import ContextSet, Family, Scalar
 from gala_envs.splits import split
 
+from gala.experiments.jobs import Job, train_all
 from gala.overfit.judging import baselines, check_training, checkpoint_hash, curves, env_options, judge, load_agent
 from gala.overfit.options import SweepOptions
 from gala.overfit.study import Study, describe_sets
-from gala.overfit.training import Job, train_all
-from gala.resources import available_cores
-from gala.runs import RunDir
+from gala.processes.resources import available_cores
+from gala.runs.run_dir import RunDir
 
 Say = Callable[[str], None]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gala.checkpoints import write_atomically
+from gala.runs.checkpoints import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

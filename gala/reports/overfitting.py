@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gala.checkpoints import write_atomically
-from gala.diagnostics.generalisation import SIGN, judge
-from gala.diagnostics.statistics import verdict
+from gala.diagnostics.overfitting.generalisation import SIGN, judge
+from gala.experiments.statistics import verdict
 from gala.reports.figures import figure_with_axes, save
 from gala.reports.overfitting_figures import PANELS, Study
+from gala.runs.checkpoints import write_atomically
 
 COLOR = {"OVERFIT": "#b3261e", "NO-GAP": "#1b6e3c", "INCONCLUSIVE": "#8a6d00"}
 _COLUMNS = ("mean", "95% interval", "IQM", "worst 10%", "solved", "random", "reference", "MDPs", "episodes")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gala.diagnostics.generalisation import STRESS
-from gala.diagnostics.statistics import performance_profile
+from gala.diagnostics.overfitting.generalisation import STRESS
+from gala.experiments.statistics import performance_profile
 from gala.reports.figures import BLUE, GREY, ORANGE
 
 Row = dict[str, Any]

@@ -13,8 +13,8 @@ from rich import box
 from rich.table import Table
 
 from gala.bench.throughput import ranking
-from gala.checkpoints import write_atomically
 from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
+from gala.runs.checkpoints import write_atomically
 
 Record = dict[str, Any]
 NOT_MEASURABLE = "not measurable here"

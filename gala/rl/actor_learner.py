@@ -27,7 +27,7 @@ class SlowStep(Protocol):
 
 
 class Coefficients(Protocol):
-    """The numbers of the loss; ``gala.config.A2CConfig`` has them."""
+    """The numbers of the loss; ``gala.config.schema.A2CConfig`` has them."""
 
     @property
     def gamma(self) -> float: ...

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gala import configure
 from gala.bench.energy import _cpu_counters, joules
 from gala.bench.ratios import Interval, median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, average, settings
 from gala.bench.throughput import losses, ranking, variants
+from gala.config import parse as configure
 
 
 def test_the_median_interval_is_the_percentile_bootstrap():

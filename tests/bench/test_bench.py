@@ -6,10 +6,10 @@ import time
 import psutil
 import pytest
 
-from gala import configure
 from gala.bench.job import BenchFailed, Job
 from gala.bench.roofline import Roofline
 from gala.cli import main
+from gala.config import parse as configure
 
 WORDS = ["preset=classic/cartpole", "envs_per_learner=4", "torch_threads=1"]
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from gala import configure
 from gala.bench.tune import candidates, variants
 from gala.cli import main
-from gala.resources import available_cores
-from gala.tuned import tuned_path
+from gala.config import parse as configure
+from gala.config.tuned import tuned_path
+from gala.processes.resources import available_cores
 
 PRESET = "preset=minatar/breakout"
 

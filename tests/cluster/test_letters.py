@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gala import build, configure
+from gala.build import learning as build
 from gala.cluster.hub import Hub, Row
 from gala.cluster.inbox import Inbox, Letter
 from gala.cluster.mirror import Mirror
 from gala.cluster.outbox import MAX_UNDER_WAY, Outbox
 from gala.cluster.placement import Share, share
-from gala.gossip.membership import PRESENT, RESTING
-from gala.validation import check_cluster, validate
+from gala.config import parse as configure
+from gala.config.validate import check_cluster, validate
+from gala.gossip.transport.roster import PRESENT, RESTING
 
 FAULTS = ["none", "none", "none", "late", "lost on the way", "answer lost"]
 

@@ -18,11 +18,12 @@ from mailbox_contract import (
     check_that_boxes_add_take_empties_and_replace_replaces,
 )
 
-from gala import configure, launch
-from gala.evaluate import evaluate_run
+from gala.config import parse as configure
+from gala.config.validate import validate
+from gala.evaluation.evaluate import evaluate_run
 from gala.gossip.message import total_mass
-from gala.runs import RunDir
-from gala.validation import validate
+from gala.runs.run_dir import RunDir
+from gala.training import supervisor as launch
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: gala-rl[cluster]"),

@@ -8,9 +8,9 @@ import pytest
 from gala_envs.families import make_family
 from gala_envs.splits import split
 
-from gala.diagnostics.evaluation import evaluate
-from gala.diagnostics.policies import Decision, PythonPolicy, RandomPolicy, python_policy, sample
-from gala.diagnostics.statistics import gap_interval
+from gala.diagnostics.overfitting.episodes import evaluate
+from gala.diagnostics.overfitting.policies import Decision, PythonPolicy, RandomPolicy, python_policy, sample
+from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import judge, normalizer_hash
 from gala.overfit.options import JudgeOptions
 from gala.overfit.oracles import Memoriser

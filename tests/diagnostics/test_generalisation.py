@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gala.diagnostics.generalisation import judge
+from gala.diagnostics.overfitting.generalisation import judge
 
 OPTIMAL = {f"{name}{k}": best for name, best in (("train", 2.0), ("test", 1.0)) for k in range(60)}
 

@@ -8,9 +8,9 @@ from gala_envs.families import make_family
 from gala_envs.families.maze import Level, build, solve
 from gala_envs.splits import split
 
-from gala.diagnostics import probes
-from gala.diagnostics.audit import audit_sets
-from gala.diagnostics.policies import Decision
+from gala.diagnostics.overfitting import probes
+from gala.diagnostics.overfitting.audit import audit_sets
+from gala.diagnostics.overfitting.policies import Decision
 from gala.overfit.oracles import Memoriser
 
 BITS = split(make_family("bits"), {"train": 40, "test": 40}, cue=1.0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gala.diagnostics import statistics as st
-from gala.diagnostics.statistics import Interval
+from gala.experiments import statistics as st
+from gala.experiments.statistics import Interval
 
 
 def null_scores(rng, runs, n, m, gap=0.0):

@@ -8,8 +8,8 @@ from gala_envs.contract import check_batched_env
 from gala_envs.delays import DelayedEnv
 from gala_envs.registry import make
 
-from gala import configure
-from gala.validation import validate
+from gala.config import parse as configure
+from gala.config.validate import validate
 
 
 def test_times_have_the_mean_that_was_asked_for_and_its_tail():

@@ -11,7 +11,7 @@ import pytest
 from gala_envs.contract import check_batched_env
 from gala_envs.registry import BACKENDS, DEFAULTS, list_env_ids, make, resolve_backend
 
-from gala.config import EnvConfig
+from gala.config.schema import EnvConfig
 
 IDS = {
     "atari": "ALE/Breakout-v5",

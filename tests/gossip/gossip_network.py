@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import InProcessMailboxes, Mailbox, Message
-from gala.gossip.membership import Table, TableRoster
+from gala.gossip.transport.in_process import InProcessMailboxes, Mailbox, Message
+from gala.gossip.transport.roster import Table, TableRoster
 
 
 @dataclass

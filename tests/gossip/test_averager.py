@@ -9,11 +9,11 @@ import torch
 from gossip_network import lockstep, mass, stack, start
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import InProcessMailboxes
-from gala.gossip.monitor import MixEvent
+from gala.gossip.evidence.events import MixEvent
+from gala.gossip.graphs.spectrum import mixing_matrix
+from gala.gossip.graphs.topology import TOPOLOGIES, Topology
 from gala.gossip.push_sum import absorb_
-from gala.gossip.spectrum import mixing_matrix
-from gala.gossip.topology import TOPOLOGIES, Topology
+from gala.gossip.transport.in_process import InProcessMailboxes
 
 
 def _values(n: int, d: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

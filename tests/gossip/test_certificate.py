@@ -7,8 +7,8 @@ import pytest
 import torch
 from gossip_network import start
 
-from gala.gossip.certificate import Certificate, EventLog
-from gala.gossip.monitor import EpsilonBall, consensus_distance
+from gala.gossip.evidence.certificate import Certificate, EventLog
+from gala.gossip.evidence.events import EpsilonBall, consensus_distance
 
 N, D = 4, 6
 

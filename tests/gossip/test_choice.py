@@ -2,9 +2,9 @@
 
 import pytest
 
-from gala.gossip.choice import WITH_PEERS, choose_topology, parse_schedule
-from gala.gossip.spectrum import mixing_matrix
-from gala.gossip.topology import TOPOLOGIES
+from gala.gossip.graphs.by_name import WITH_PEERS, choose_topology, parse_schedule
+from gala.gossip.graphs.spectrum import mixing_matrix
+from gala.gossip.graphs.topology import TOPOLOGIES
 
 
 def test_a_ring_of_two_peers_is_the_papers():

@@ -5,9 +5,9 @@ import torch
 from gossip_network import lockstep, mass, stack, start
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.compress import CODECS, Compressed, Decoder, Encoder
-from gala.gossip.mailbox import InProcessMailboxes
 from gala.gossip.sharded import ShardedAverager, shard_sizes
+from gala.gossip.transport.compress import CODECS, Compressed, Decoder, Encoder
+from gala.gossip.transport.in_process import InProcessMailboxes
 
 N, D = 4, 2050  # three int8 blocks, the last nearly empty
 

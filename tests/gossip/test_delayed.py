@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.delayed import DelayedMailbox
-from gala.gossip.mailbox import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
-from gala.gossip.topology import edges
+from gala.gossip.graphs.topology import edges
+from gala.gossip.transport.delayed import DelayedMailbox
+from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
 
 HOUR_S = 3600.0
 D = 3

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
 from gala.gossip.message import InPlace
+from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
 
 
 def test_in_place_exchanges_do_what_exchanges_by_copies_do():

@@ -20,9 +20,9 @@ from mailbox_contract import (
 )
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.box import Box
-from gala.gossip.cuda_memory import create_cuda_mailboxes
-from gala.gossip.mailbox import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.box import Box
+from gala.gossip.transport.cuda_memory import create_cuda_mailboxes
+from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
 
 fork = mp.get_context("fork")  # cheap; learners use spawn, which test_processes.py covers
 

@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
-from gala.gossip.membership import stitched_in_peers, stitched_shares
-from gala.gossip.topology import TOPOLOGIES, Topology, edges, uniform
+from gala.gossip.graphs.topology import TOPOLOGIES, Topology, edges, uniform
+from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.roster import stitched_in_peers, stitched_shares
 
 
 def _of_file(pairs: list[tuple[int, int]]) -> Topology:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gossip_network import lockstep, stack, start
 
-from gala.gossip.monitor import AgeHistogram, EpsilonBall, MixEvent, consensus_distance
+from gala.gossip.evidence.events import AgeHistogram, EpsilonBall, MixEvent, consensus_distance
 
 
 def test_consensus_distance():

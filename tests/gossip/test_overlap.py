@@ -9,8 +9,8 @@ import torch
 from gossip_network import mass, stack
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import InProcessMailboxes
-from gala.gossip.overlap import Overlapped
+from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.gossip.transport.overlap import Overlapped
 
 
 def _learners(values: torch.Tensor, **settings):  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ import torch
 from gossip_network import lockstep, stack, start
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.mailbox import SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.in_process import SharedMemoryMailboxes, open_endpoint
 
 N, D, ROUNDS = 3, 20_000, 60
 

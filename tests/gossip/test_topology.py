@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gala.gossip.base_graph import base_graph
-from gala.gossip.membership import stitched_in_peers
-from gala.gossip.spectrum import contraction, exact_after, half_life_rounds, mixing_matrix, spectral_gap
-from gala.gossip.topology import (
+from gala.gossip.graphs.base_graph import base_graph
+from gala.gossip.graphs.from_file import load_topology
+from gala.gossip.graphs.spectrum import contraction, exact_after, half_life_rounds, mixing_matrix, spectral_gap
+from gala.gossip.graphs.topology import (
     TOPOLOGIES,
     Topology,
     circulant,
@@ -24,7 +24,7 @@ from gala.gossip.topology import (
     torus_rows,
     uniform,
 )
-from gala.gossip.topology_file import load_topology
+from gala.gossip.transport.roster import stitched_in_peers
 
 SIZES = [*range(1, 10), 16, 32]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from gala.config import ModelConfig
+from gala.config.schema import ModelConfig
 from gala.models.actor_critic import build_actor_critic, num_parameters
 
 IMAGE = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gala import build, configure
+from gala.build import learning as build
+from gala.config import parse as configure
 from gala.models.actor_critic import build_actor_critic
 from gala.models.augment import AUGMENTATIONS, Cutout, RandomShift
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from gala import build, configure
+from gala.build import learning as build
+from gala.config import parse as configure
+from gala.config.validate import validate
 from gala.gossip.flat import flatten_parameters
-from gala.validation import validate
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU")

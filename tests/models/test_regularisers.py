@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gala import build, configure
+from gala.build import learning as build
+from gala.config import parse as configure
+from gala.config.validate import validate
 from gala.gossip.flat import flatten_parameters
 from gala.models.actor_critic import build_actor_critic
 from gala.rl.actor_learner import ActorLearner, unbroken
 from gala.rl.rollout import Collector
-from gala.validation import validate
 
 SMALL = ("env.id=CartPole-v1", "model.hidden=8", "envs_per_learner=3", "a2c.num_steps=40", "a2c.max_grad_norm=0")
 

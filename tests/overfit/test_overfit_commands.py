@@ -10,9 +10,9 @@ import pytest
 from gala_envs.contexts import ContextSet
 
 from gala.cli import main
-from gala.overfit.commands.words import sort_words
+from gala.commands.overfit.words import sort_words
 from gala.overfit.options import SweepOptions
-from gala.runs import RunDir
+from gala.runs.run_dir import RunDir
 
 TINY = ("steps=2000", "model.hidden=16", "a2c.num_steps=8", "envs_per_learner=4", "torch_threads=1", "algo=a2c")
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from gala.diagnostics.generalisation import judge
+from gala.diagnostics.overfitting.generalisation import judge
 from gala.reports.overfitting import write_report
 from gala.reports.overfitting_figures import PANELS
 

@@ -8,11 +8,12 @@ import torch
 from gala_envs.groups import GroupedEnv
 from gala_envs.registry import make
 
-from gala import build, configure
-from gala.config import ModelConfig
+from gala.build import learning as build
+from gala.config import parse as configure
+from gala.config.schema import ModelConfig
+from gala.config.validate import validate
 from gala.models.actor_critic import ActorCritic, build_actor_critic
 from gala.rl.rollout import Collector
-from gala.validation import validate
 
 
 def _collector(env, num_steps: int = 6) -> tuple[Collector, ActorCritic]:  # type: ignore[no-untyped-def]

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from gala import build, configure
-from gala.config import Config
+from gala.build import learning as build
+from gala.config import parse as configure
+from gala.config.schema import Config
 from gala.gossip.flat import flatten_parameters
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.rollout import Collector

@@ -3,7 +3,7 @@ import pytest
 import torch
 from gala_envs.registry import make
 
-from gala.config import ModelConfig
+from gala.config.schema import ModelConfig
 from gala.models.actor_critic import build_actor_critic
 from gala.rl.rollout import Collector
 

@@ -1,0 +1,123 @@
+"""Config -> what the learners exchange with each other, and by what; the rest of ``gala.build.learning``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gala.build.learning import (
+    certifies,
+    exchanges_messages,
+    gossips,
+    make_topology,
+    needs_process_group,
+    pick_device,
+    silent_after_s,
+    slots,
+)
+from gala.config.schema import Config
+from gala.gossip.averager import GossipAverager
+from gala.gossip.evidence.certificate import EventLog
+from gala.gossip.flat import flatten_parameters
+from gala.gossip.message import Mailbox
+from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
+from gala.gossip.transport.compress import Compressed
+from gala.gossip.transport.cuda_memory import create_cuda_mailboxes
+from gala.gossip.transport.overlap import Overlapped
+
+
+def check_exchange(config: Config, num_params: int) -> None:
+    """Refuses what only the graph and the network can tell. Raises ValueError."""
+    make_topology(config)
+    shard_sizes(num_params, config.gossip.shards)
+
+
+def make_averager(
+    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Any, store_port: int = 0
+) -> tuple[torch.Tensor, GossipAverager | ShardedAverager | None]:
+    """The policy's parameters as one vector, and what exchanges it (None unless there are peers to gossip with)."""
+    if not gossips(config):
+        return flatten_parameters(policy.parameters()), None
+    g = config.gossip
+    endpoints = [_endpoint(config, handle, rank) for handle in mailboxes or ()]
+    settings: dict[str, Any] = {
+        "rank": rank,
+        "world_size": slots(config),
+        "topology": make_topology(config),
+        "every": g.every,
+        "w_min": g.w_min,
+        "tau": None if g.tau < 0 else g.tau,
+        "at_bound": g.at_bound,
+        "wait_timeout_s": g.wait_timeout_s,
+        "mixing": _join_process_group(config, rank, store_port) if needs_process_group(config) else g.mixing,
+    }
+    averager: GossipAverager | ShardedAverager
+    if len(endpoints) > 1:
+        averager = ShardedAverager(policy.parameters(), mailboxes=endpoints, **settings)
+    else:
+        averager = GossipAverager(policy.parameters(), mailbox=endpoints[0] if endpoints else None, **settings)
+    return averager.flat, averager
+
+
+def _endpoint(config: Config, handle: Any, rank: int) -> Mailbox:
+    """The codec works in the thread of the overlap, if there is one."""
+    mailbox: Mailbox = handle.open(rank)
+    if config.gossip.codec != "none":
+        mailbox = Compressed(mailbox, config.gossip.codec)
+    return Overlapped(mailbox, rank) if config.gossip.overlap else mailbox
+
+
+def make_event_log(config: Config, averager: GossipAverager | ShardedAverager | None) -> EventLog | None:
+    """Records what a learner exchanges, for the certificate, if there is to be one."""
+    return EventLog(averager) if certifies(config) and isinstance(averager, GossipAverager) else None
+
+
+def make_mailboxes(config: Config, num_params: int) -> ShardedMailboxes | None:
+    """The parent's side of the gossip: a box for every pair, since a graph from which a learner is missing is stitched;
+    on the CPU, boxes that are never used cost no memory."""
+    if not exchanges_messages(config):
+        return None
+    places, shards = slots(config), config.gossip.shards
+    pairs = list(itertools.permutations(range(places), 2))
+    settings: dict[str, Any] = {"present": config.learners, "silent_after_s": silent_after_s(config)}
+    devices = [pick_device(config, rank) for rank in range(places)]
+    if devices[0].type == "cuda":
+        sizes = shard_sizes(num_params, shards)
+        return ShardedMailboxes([create_cuda_mailboxes(devices, size, pairs, **settings) for size in sizes])
+    return ShardedMailboxes.create(places, num_params, pairs, shards, **settings)
+
+
+def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None] | None:
+    """For algo=allreduce: ``grad -> mean over learners``, in place."""
+    if config.algo != "allreduce" or config.learners == 1:
+        return None
+    return _join_process_group(config, rank, store_port)
+
+
+def _join_process_group(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None]:
+    """Joins the loopback process group; returns ``vector -> mean over learners``, in place."""
+    import torch.distributed as dist
+
+    backend = "nccl" if pick_device(config, rank).type == "cuda" else "gloo"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    store = dist.TCPStore("127.0.0.1", store_port, is_master=False)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=config.learners)
+
+    def average(vector: torch.Tensor) -> None:
+        dist.all_reduce(vector)
+        vector.div_(config.learners)
+
+    return average
+
+
+def open_store(config: Config) -> Any:
+    """The loopback rendezvous of learners that all-reduce, to be kept while the run lasts; None for the others."""
+    if not needs_process_group(config):
+        return None
+    import torch.distributed as dist
+
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -1,0 +1,270 @@
+"""``gala overfit train``, ``eval``, ``stress``, ``value`` and ``report``: trained runs and what becomes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gala_envs.contexts import ContextSet
+from gala_envs.families import make_family
+
+from gala.commands.overfit.verdict import conclude
+from gala.commands.overfit.words import (
+    asks_for_help,
+    command_line,
+    default_out,
+    print_help,
+    sort_words,
+    take_paths,
+)
+from gala.diagnostics.overfitting import probes
+from gala.diagnostics.overfitting.audit import audit_sets
+from gala.diagnostics.overfitting.generalisation import scores
+from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy, python_policy
+from gala.experiments.jobs import Job, train_all
+from gala.experiments.statistics import gap_interval
+from gala.overfit.judging import (
+    baselines,
+    check_training,
+    checkpoint_hash,
+    curves,
+    env_options,
+    judge,
+    load_agent,
+    normalizer_hash,
+    spaces_of,
+)
+from gala.overfit.options import EvalOptions, JudgeOptions, StressOptions, TrainOptions
+from gala.overfit.study import Study, describe_sets, read_sets
+from gala.overfit.sweep import budget_s
+from gala.processes.resources import available_cores
+from gala.runs.run_dir import RunDir
+
+Sets = Mapping[str, ContextSet]
+
+
+def train(words: Sequence[str]) -> int:
+    """Options and settings of ``gala train``: several runs on the train set, seeds 1, 2, ..."""
+    if asks_for_help(words):
+        return print_help("train", TrainOptions)
+    options, _, training = sort_words(words, TrainOptions, None)
+    sets = read_sets(options.sets)
+    out = Path(default_out(sets["train"].family, options.out))
+    fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / 'train.json'}")
+    jobs = [Job(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(options.runs)]
+    train_all(jobs, options.jobs or available_cores(), print)
+    print(f"judge: gala overfit eval {' '.join(str(job.run) for job in jobs)} sets={options.sets}")
+    return 0
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """RUN ..., or policy=module:function. Returns the verdict's exit code."""
+    if asks_for_help(words):
+        return print_help("eval RUN ...", EvalOptions)
+    paths, rest = take_paths(words)
+    options, _, training = sort_words(rest, EvalOptions, None)
+    if training or bool(paths) == bool(options.policy):
+        raise ValueError("usage: gala overfit eval RUN ... sets=DIRECTORY, or policy=module:function instead of runs")
+    if len(paths) in (1, 2) or (options.policy and options.repeats < 3):
+        raise ValueError("a verdict needs at least 3 training runs; one run cannot tell luck from overfitting")
+    sets = read_sets(options.sets)
+    runs = [RunDir.open(path) for path in paths]
+    for run in runs:
+        check_training(run, options.judge.checkpoint, sets)
+    study = _study("eval", words, options.out, sets, options.judge)
+    sets, how = _afford(study, runs, sets, options.judge)
+    study.meta["audit"] = audit_sets(sets)
+    study.append("baselines", baselines(list(sets.values()), how, _head(-1, None)))
+    if options.policy:
+        study.note(
+            "a policy in Python: its repetitions differ in noise only, so the interval holds for this one policy"
+        )
+    for k in range(options.repeats if options.policy else len(runs)):
+        again = dataclasses.replace(how, seed=how.seed + k) if options.policy else how
+        policy: JudgedPolicy = (
+            python_policy(options.policy) if options.policy else load_agent(runs[k], sets["train"], how)
+        )
+        extra = {} if options.policy else {"gamma": runs[k].config.a2c.gamma, **env_options(runs[k])}
+        head = _head(k, len(sets["train"])) | {"policy": "agent"}
+        lines = (
+            [] if options.policy else curves(runs[k], [sets["train"], sets["test"]], how, _head(k, len(sets["train"])))
+        )
+        if not options.policy:
+            study.meta["checkpoints"][f"run{k}"] = checkpoint_hash(runs[k], how.checkpoint)
+        study.append(f"run{k}", judge(policy, list(sets.values()), again, head, **extra), lines)
+        study.meta["normaliser"] = f"frozen, {normalizer_hash(policy)}"
+    if not options.policy:
+        study.meta["controls"] = _controls(study, runs, sets, how)
+        study.save()
+    return conclude(study)
+
+
+def _controls(study: Study, runs: Sequence[RunDir], sets: Sets, how: JudgeOptions) -> dict[str, Any]:
+    """Gaps that must be 0: of the train set against itself, under other noise."""
+    train = sets["train"]
+    agents = [r for r in study.rows() if r["policy"] == "agent" and r["set"] == "train"]
+    again = dataclasses.replace(how, seed=how.seed + 1)
+    other = []
+    for k, run in enumerate(runs):
+        agent = load_agent(run, train, how)
+        other += judge(agent, [train], again, _head(k, None), run.config.a2c.gamma, **env_options(run))
+    pair = [[list(by.values()) for by in scores(rows).values()] for rows in (agents, other)]
+    return {"train set, other noise": {"gap": gap_interval(*pair), "expected": 0.0}}
+
+
+def stress(words: Sequence[str]) -> int:
+    """RUN ... or a sweep's STUDY: the same runs under changes, on train and test MDPs. Robustness, that is."""
+    if asks_for_help(words):
+        return print_help("stress RUN ... | STUDY", StressOptions)
+    paths, rest = take_paths(words)
+    options, _, training = sort_words(rest, StressOptions, None)
+    if training:
+        raise ValueError(f"{training[0]} is a setting of training, which stress does not do")
+    pairs, how = _runs_and_sets(paths, options), options.judge
+    first = pairs[0][1]
+    family = make_family(first["train"].family)
+    if options.init_mult and "init_mult" not in family.parameters:
+        raise ValueError(f"{family.name} has no parameter init_mult; its starts cannot be widened")
+    for run, sets in pairs:
+        check_training(run, how.checkpoint, sets)
+    study = _study("stress", words, options.out, first, how)
+    study.meta["design"] = "the training sets of the runs"
+    every = {s.sha256: s for _, sets in pairs for s in sets.values()}
+    study.append("baselines", baselines(list(every.values()), how, _head(-1, None)))
+    for k, (run, sets) in enumerate(pairs):
+        for name, noise, params in _changes(options, sets["train"]):
+            changed = [s.with_params(**params) for s in sets.values()]
+            agent, head = load_agent(run, sets["train"], how), _head(k, len(sets["train"]), name) | {"policy": "agent"}
+            rows = judge(agent, changed, how, head, run.config.a2c.gamma, **env_options(run), **noise)
+            study.append(f"run{k} {name}".strip(), rows)
+    return conclude(study)
+
+
+def _changes(options: StressOptions, train: ContextSet) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """(name, noise of the environment, parameters of the contexts) of each change, and first of none."""
+    unit: Any = 0.0
+    if options.obs_sigma:
+        unit = probes.observation_std(RandomPolicy(spaces_of(train).action), train, seed=options.judge.seed)
+    changes: list[tuple[str, dict[str, Any], dict[str, Any]]] = [("", {}, {})]
+    changes += [(f"sticky={p:g}", {"sticky_actions": p}, {}) for p in options.sticky if p]
+    changes += [(f"sigma={s:g}", {"obs_noise": s * unit}, {}) for s in options.obs_sigma if s]
+    return changes + [(f"init_mult={k:g}", {}, {"init_mult": k}) for k in options.init_mult if k != 1]
+
+
+def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[RunDir, Sets]]:
+    """Each run with its train and its test set. Raises ValueError for fewer than 3 runs."""
+    if len(paths) == 1 and (Path(paths[0]) / "study.json").is_file():
+        root = Path(paths[0])
+        found = sorted(root.glob("sets/n*-run*.json"))
+        sizes = {int(p.stem.split("-")[0][1:]) for p in found}
+        n = options.n or max(sizes, default=0)
+        if n not in sizes:
+            raise ValueError(f"{root} has no runs with {n} training MDPs; it has {', '.join(map(str, sorted(sizes)))}")
+        test = ContextSet.read(root / "sets" / "test.json")
+        mine = [p for p in found if p.stem.startswith(f"n{n}-")]
+        return [(RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine]
+    if len(paths) < 3:
+        raise ValueError("usage: gala overfit stress RUN RUN RUN ... sets=DIRECTORY sticky=0.25, or stress STUDY ...")
+    sets = {name: s for name, s in read_sets(options.sets).items() if name in ("train", "test")}
+    return [(RunDir.open(path), sets) for path in paths]
+
+
+def value(words: Sequence[str]) -> int:
+    """RUN sets=DIR: errors of V(s0), shift of the policy under noise, blind replay, what features tell of the MDP."""
+    if asks_for_help(words):
+        return print_help("value RUN", EvalOptions)
+    paths, rest = take_paths(words)
+    options, _, training = sort_words(rest, EvalOptions, None)
+    if training or len(paths) != 1:
+        raise ValueError("usage: gala overfit value RUN sets=DIRECTORY")
+    sets, run, how = read_sets(options.sets), RunDir.open(paths[0]), options.judge
+    check_training(run, how.checkpoint, sets)
+    print(f"{'':<18}{'train':>10}{'test':>10}")
+    found: dict[str, dict[str, float]] = {}
+    for name in ("train", "test"):
+        agent = load_agent(run, sets[name], how)
+        rows = judge(agent, [sets[name]], how, {"policy": "agent"}, run.config.a2c.gamma, **env_options(run))
+        found[name] = _probe(agent, sets[name], rows, how.seed)
+    for key in found["train"]:
+        print(f"{key:<18}" + "".join(f"{found[name][key]:>10.3f}" for name in found))
+    if found["train"]["value mse"]:
+        ratio = found["test"]["value mse"] / found["train"]["value mse"]
+        print(f"value mse, test / train: {ratio:.2f} (1: the value function generalises)")
+    return 0
+
+
+def _probe(agent: Any, contexts: ContextSet, rows: list[dict[str, Any]], seed: int) -> dict[str, float]:
+    errors = probes.value_errors(rows)
+    found = {"return": float(np.mean([r["return"] for r in rows]))}
+    found |= {"entropy": float(np.mean([r["entropy"] for r in rows]))}
+    found |= {"value bias": errors.bias, "value mse": errors.mse, "value explained": errors.explained}
+    obs, _ = probes.visited(agent, contexts, seed=seed)
+    if obs.dtype.kind == "f" and hasattr(agent.space, "n"):
+        noisy = obs + 0.1 * obs.std(0) * np.random.default_rng(seed).standard_normal(obs.shape)
+        shift = probes.policy_shift(agent, obs, noisy.astype(obs.dtype))
+        found |= {"KL, sigma 0.1": shift.kl, "agreement": shift.agreement}
+    replay = probes.open_loop_replay(agent, contexts, seed=seed, sticky_actions=0.25)
+    found |= {"sticky 0.25": replay.closed_loop, "blind replay": replay.open_loop}
+    if len(contexts) > 1 and not agent.network.gru_size:
+        found["MDP decoded"], found["by chance"] = probes.context_decodability(agent, contexts, seed=seed)
+    return found
+
+
+def report(words: Sequence[str]) -> int:
+    """STUDY: its report again, from its rows. Returns the verdict's exit code."""
+    if len(words) != 1 or asks_for_help(words):
+        raise ValueError("usage: gala overfit report STUDY")
+    path = Path(words[0])
+    if not (path / "study.json").is_file():
+        raise ValueError(f"{path} is no study: it has no study.json")
+    return conclude(Study(path, json.loads((path / "study.json").read_text())))
+
+
+def _head(run: int, n_train: int | None, condition: str = "") -> dict[str, Any]:
+    return {"run": run, "n_train": n_train, "condition": condition}
+
+
+def _study(protocol: str, words: Sequence[str], out: str, sets: Sets, how: JudgeOptions) -> Study:
+    budget_s(how.budget)
+    out = default_out(protocol, out)
+    given = [word for word in words if not word.startswith(("out=", "--out"))]
+    meta = {
+        "protocol": protocol,
+        "family": sets["train"].family,
+        "command": command_line(protocol, [*given, f"out={out}"]),
+        "sets": describe_sets(sets),
+        "delta": how.delta,
+        "mode": how.act,
+        "expose": False,
+        "selection": f"{how.checkpoint} checkpoint",
+        "normaliser": "none",
+        "checkpoints": {},
+        "budget": how.budget or None,
+        "audit": None,
+        "controls": None,
+        "design": "one training set for all runs",
+    }
+    return Study.create(out, meta)
+
+
+def _afford(study: Study, runs: Sequence[RunDir], sets: Sets, how: JudgeOptions) -> tuple[dict[str, ContextSet], Any]:
+    """The sets, with fewer contexts where the budget asks for it, after the first 20 were timed."""
+    seconds = budget_s(how.budget)
+    if not seconds or not runs:
+        return dict(sets), how
+    sample = sets["test"].take(20)
+    started = time.monotonic()
+    judge(load_agent(runs[0], sample, how), [sample], how, {}, **env_options(runs[0]))
+    each_s = (time.monotonic() - started) / 50  # so many episodes are played on a small set
+    wanted = sum(max(len(s) * how.episodes, 50) for s in sets.values()) * (len(runs) + 2)
+    share = min(1.0, 0.8 * seconds / (each_s * wanted))
+    if share < 1.0:
+        sets = {n: s if n == "train" else s.take(max(20, int(len(s) * share))) for n, s in sets.items()}
+        sizes = ", ".join(f"{len(s)} {n}" for n, s in sets.items())
+        study.note(f"budget {how.budget}: {sizes} contexts, fewer than the sets hold")
+    return dict(sets), how

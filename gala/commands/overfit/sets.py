@@ -1,0 +1,50 @@
+"""``gala overfit split`` and ``audit``: sets of MDPs, and whether they are fit to tell train from test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gala_envs.splits import split as split_family
+
+from gala.commands.overfit.words import asks_for_help, print_help, sort_words, take_family, take_paths
+from gala.diagnostics.overfitting.audit import audit_sets
+from gala.overfit.options import SplitOptions
+from gala.overfit.study import SETS, read_sets
+
+
+def split(words: Sequence[str]) -> int:
+    """FAMILY, sizes and parameters of the family. Writes one file per set."""
+    if asks_for_help(words):
+        return print_help("split FAMILY", SplitOptions)
+    family, rest = take_family(words)
+    options, settings, training = sort_words(rest, SplitOptions, family)
+    if training:
+        raise ValueError(f"{training[0]} is a setting of training, which split does not do")
+    sizes = {name: getattr(options, name) for name in SETS}
+    if negative := [name for name, size in sizes.items() if size < 0]:
+        raise ValueError(f"{negative[0]}={sizes[negative[0]]} must be 0 or more")
+    folder = Path(options.out)
+    if existing := [name for name in SETS if (folder / f"{name}.json").exists()]:
+        raise ValueError(f"{folder / existing[0]}.json already exists; choose another out=DIRECTORY")
+    sets = split_family(family, sizes, region=options.region, seed=options.seed, **settings)  # type: ignore[arg-type]
+    for name, contexts in sets.items():
+        contexts.write(folder / f"{name}.json")
+        print(f"{folder / name}.json  {len(contexts):>6,} contexts  sha256 {contexts.sha256[:16]}")
+    print(f"train: gala train env.id={family.name} env.contexts={folder / 'train.json'}")
+    return 0
+
+
+def audit(words: Sequence[str]) -> int:
+    """DIRECTORY. Exit status 0 if no two contexts are the same MDP, otherwise 1."""
+    paths, rest = take_paths(words)
+    if len(paths) != 1 or rest:
+        raise ValueError("usage: gala overfit audit DIRECTORY")
+    report = audit_sets(read_sets(paths[0]))
+    print(f"{report['checked']} contexts of {report['family']}, random policy:")
+    for name, score in report["random"].items():
+        print(f"  {name:<7} return {score['mean']:8.3f} ± {score['standard_error']:.3f}")
+    for row in report["rows"][:20]:
+        print(f"  {row['a']} ({row['sets'][0]}) and {row['b']} ({row['sets'][1]}): {row['why']}")
+    print("no two contexts are the same MDP" if not report["rows"] else f"{len(report['rows'])} pairs are the same MDP")
+    return int(bool(report["rows"]))

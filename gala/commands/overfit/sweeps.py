@@ -1,0 +1,44 @@
+"""``gala overfit sweep`` and ``flip``: gap against the number of training MDPs, by algorithm or with random rewards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from gala.commands.overfit.verdict import conclude
+from gala.commands.overfit.words import (
+    asks_for_help,
+    command_line,
+    default_out,
+    print_help,
+    sort_words,
+    take_family,
+)
+from gala.overfit.options import SweepOptions
+from gala.overfit.sweep import Sweep, budget_s, check, draw_all, open_study
+
+FLIPS = (0.0, 0.2, 0.5)
+
+
+def flip(words: Sequence[str]) -> int:
+    """As ``sweep``, with the flips of ``FLIPS`` unless others are given."""
+    if asks_for_help(words) or any(word.startswith(("flip=", "--flip")) for word in words):
+        return sweep(words, "flip")
+    return sweep([*words, f"flip={','.join(map(str, FLIPS))}"], "flip")
+
+
+def sweep(words: Sequence[str], name: str = "sweep") -> int:
+    """FAMILY, options, parameters of the family and settings of ``gala train``. Returns the verdict's exit code."""
+    if asks_for_help(words):
+        return print_help(f"{name} FAMILY", SweepOptions)
+    family, rest = take_family(words)
+    options, settings, training = sort_words(rest, SweepOptions, family)
+    check(options, family)
+    budget_s(options.judge.budget)
+    options = dataclasses.replace(options, out=default_out(f"{name}-{family.name}", options.out))
+    given = [word for word in words if not word.startswith(("out=", "--out"))]
+    command = command_line(name, [*given, f"out={options.out}"])
+    drawn = draw_all(family, options, settings)
+    study = open_study(family, options, command, settings, drawn)
+    Sweep(study, family, options, drawn, training).run(print)
+    return conclude(study)

@@ -1,0 +1,91 @@
+"""The words of a subcommand, sorted by whom they are for: its own options, a family's parameters, ``gala train``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from gala_envs.contexts import Family, Scalar
+from gala_envs.families import FAMILIES, make_family
+
+from gala.config import parse as configure
+from gala.config.schema import Config, flatten
+
+T = TypeVar("T")
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    return "--help" in words or "-h" in words
+
+
+def print_help(subcommand: str, options: type) -> int:
+    configure.print_help(f"gala overfit {subcommand}", options)
+    return 0
+
+
+def take_family(words: Sequence[str]) -> tuple[Family, Sequence[str]]:
+    """The first word as a family, and the rest. Raises ValueError."""
+    if not words or "=" in words[0] or words[0].startswith("-"):
+        raise ValueError(f"name a family first: {', '.join(FAMILIES)}")
+    return make_family(words[0]), words[1:]
+
+
+def take_paths(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that are not settings, and those that are."""
+    plain = [word for word in words if "=" not in word and not word.startswith("-")]
+    return plain, [word for word in words if word not in plain]
+
+
+def sort_words(words: Sequence[str], cls: type[T], family: Family | None) -> tuple[T, dict[str, Scalar], list[str]]:
+    """(options, parameters of the family, settings of ``gala train``); a name that several know is the first's.
+
+    Options of judging may be written without their prefix, as in budget=5m, unless ``gala train`` has the name too.
+
+    Raises:
+        ValueError: a setting that nobody knows, or that has an impossible value.
+    """
+    own, parameters, training = [], {}, []
+    names, train_names = set(flatten(cls())), {*flatten(Config()), "preset"}
+    for key, text in configure.settings(words):
+        if key not in train_names and f"judge.{key}" in names:
+            own.append(f"judge.{key}={text}")
+        elif key in names:
+            own.append(f"{key}={text}")
+        elif family is not None and key in family.parameters:
+            parameters[key] = scalar(key, text, family.parameters[key].default)
+        elif key in train_names:
+            training.append(f"{key}={text}")
+        else:
+            known = [*names, *(family.parameters if family else ()), *train_names]
+            raise ValueError(f"unknown setting {key!r}{configure.nearest(key, known)}")
+    return configure.parse_options(cls, own), parameters, training
+
+
+def scalar(key: str, text: str, default: Scalar) -> Scalar:
+    """``text`` as the type of ``default``. Raises ValueError."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{key}={text} wants true or false")
+        return text.lower() == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{key}={text} wants a number") from None
+    if isinstance(default, int) and not number.is_integer():
+        raise ValueError(f"{key}={text} wants a whole number")
+    return int(number) if isinstance(default, int) else number
+
+
+def command_line(subcommand: str, words: Sequence[str]) -> str:
+    """What makes a study again."""
+    return shlex.join(["gala", "overfit", subcommand, *words])
+
+
+def default_out(name: Any, given: str) -> str:
+    """``given``, or a directory under runs/ with the time in its name."""
+    import time
+
+    return given or f"runs/overfit-{str(name).replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,0 +1,257 @@
+"""Words on the command line and in YAML files -> ``Config``.
+
+Precedence: default < ``base`` of the preset < preset < command line. A preset is flattened to the same ``a.b=c``
+settings as the command line and put before them, so a typo in a file gets the same one-line error as a typed one.
+Scalars are read as raw text (YAML 1.1 would turn ``7e-4`` into a string and ``on`` into a boolean) and parsed by the
+field's declared type.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+import yaml
+
+from gala.config.schema import Config
+from gala.config.supervised import SupervisedConfig
+from gala.config.tuned import tuned_path
+
+HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
+
+T = TypeVar("T")
+
+ALIASES = {"topology": "gossip.topology"}
+"""Short names that the command line accepts for a nested setting."""
+
+SCHEMAS: dict[str, type] = {"digits": SupervisedConfig}
+"""Families of presets whose settings are not those of ``gala train``."""
+COMMANDS = {Config: "gala train", SupervisedConfig: "gala supervised"}
+
+
+class Setting(NamedTuple):
+    """One ``key=text`` and the file that it comes from (empty: the command line)."""
+
+    key: str
+    text: str
+    source: str = ""
+
+    def error(self, problem: str) -> ValueError:
+        return ValueError(problem + (f" (in {self.source})" if self.source else ""))
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """``preset=atari/pong optim.lr=1e-3 --seed 3`` -> Config. Checks types, not values; ValueError in one line."""
+    return parse_options(Config, argv)
+
+
+def load(path: Path) -> Config:
+    """The Config that ``dump`` wrote to ``path``, exactly. Raises ValueError in one line."""
+    return _build(_read_yaml(path), Config)
+
+
+def override(config: Config, argv: Sequence[str], allowed: Sequence[str] = ()) -> Config:
+    """``config`` with the settings of ``argv``, each in ``allowed`` if that is given. Raises ValueError in one line."""
+    changes = _split(argv)
+    changed = _build([*_flatten(yaml.load(dump(config), yaml.BaseLoader), "", ""), *changes], Config)
+    for s in changes:
+        if allowed and s.key not in allowed:
+            raise ValueError(f"{s.key} cannot change in a resumed run; only {', '.join(allowed)} can")
+    return changed
+
+
+def parse_options(cls: type[T], argv: Sequence[str]) -> T:
+    """The options of any command, in the same two spellings, into the dataclass ``cls``; with presets if it has a
+    field for their name."""
+    settings = _with_tuned(_split(argv, cls))
+    presets = [s.text for s in settings if s.key == "preset" and s.text] if "preset" in _fields(cls) else []
+    if presets and not presets[-1].endswith(".yaml") and preset_path(presets[-1]) and schema(presets[-1]) is not cls:
+        raise ValueError(f"preset {presets[-1]!r} holds settings of `{COMMANDS[schema(presets[-1])]}`")
+    return _build([*(_read_preset(presets[-1]) if presets else []), *settings], cls)
+
+
+def settings(argv: Sequence[str]) -> list[tuple[str, str]]:
+    """(key, text) of each setting, in either spelling, whatever command it is for. Raises ValueError in one line."""
+    return [(s.key, s.text) for s in _split(argv)]
+
+
+def schema(preset: str) -> type:
+    """The settings that a preset sets: those of ``gala train`` unless its family says otherwise."""
+    return SCHEMAS.get(preset.split("/", maxsplit=1)[0], Config)
+
+
+def dump(config: Any) -> str:
+    """YAML text of every field of a Config (``load`` gives back an equal one) or of another command's dataclass."""
+    plain = {
+        key: {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()} if isinstance(value, dict) else value
+        for key, value in dataclasses.asdict(config).items()
+    }
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def dump_tree(tree: dict[str, Any]) -> str:
+    """YAML text of some settings, nested as in a preset."""
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def print_help(prog: str, cls: type = Config) -> None:
+    """Every setting with its type, default and meaning, on stdout."""
+    with contextlib.suppress(SystemExit):
+        tyro.cli(cls, prog=prog, args=["--help"], description=HELP, config=_TYRO)
+
+
+def preset_root() -> Path:
+    """The folder of the presets: inside the installed package, or ``configs/`` of a checkout."""
+    installed = Path(__file__).parents[1] / "presets"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def preset_names() -> list[str]:
+    """All presets, as ``family/task``. Files that begin with an underscore are only bases of others."""
+    root = preset_root()
+    return sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml") if not p.name.startswith("_"))
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset; a name that ends in .yaml is a path. Raises ValueError with the nearest name."""
+    if name.endswith(".yaml"):
+        if not Path(name).is_file():
+            raise ValueError(f"there is no preset file {name!r}")
+        return Path(name)
+    path = preset_root() / f"{name}.yaml"
+    if not path.is_file():
+        names = preset_names()
+        by_task = [n for n in names if n.split("/")[-1] == name]
+        raise ValueError(f"unknown preset {name!r}; `gala presets` lists them{nearest(name, names, by_task)}")
+    return path
+
+
+def nearest(word: str, names: Iterable[str], exact: Sequence[str] = ()) -> str:
+    """``; did you mean 'x'?`` for the closest of ``names`` (first of ``exact`` if there is one), or an empty string."""
+    close = [*exact, *difflib.get_close_matches(word, list(names), 1, 0.5)]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _fields(cls: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> declared type, for every leaf."""
+    out: dict[str, Any] = {}
+    for name, hint in get_type_hints(cls).items():
+        out |= _fields(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {prefix + name: hint}
+    return out
+
+
+_TYRO = (tyro.conf.FlagConversionOff, tyro.conf.UsePythonSyntaxForLiteralCollections)
+
+
+def _split(argv: Sequence[str], cls: type = Config) -> list[Setting]:
+    settings, words, names = [], iter(argv), _fields(cls)
+    for word in words:
+        key, equals, text = word.removeprefix("--").partition("=")
+        if not equals:
+            if not word.startswith("--"):
+                raise ValueError(f"{word!r} is not a setting; write key=value or --key value")
+            following = next(words, None)
+            if following is None or following.startswith("--"):
+                raise ValueError(f"{word} needs a value")
+            text = following
+        key = key.replace("-", "_")
+        settings.append(Setting(key if key in names else ALIASES.get(key, key), text))
+    return settings
+
+
+def _with_tuned(settings: list[Setting]) -> list[Setting]:
+    """``learners=auto`` stands for what `gala tune` has found here, before all else that the command line says."""
+    asked = [s for s in settings if s.key == "learners" and s.text == "auto"]
+    if not asked:
+        return settings
+    preset = next((s.text for s in reversed(settings) if s.key == "preset"), "")
+    path = tuned_path(preset)
+    if not path.is_file():
+        command = f"gala tune preset={preset}" if preset else "gala tune"
+        raise ValueError(f"learners=auto: this machine is not tuned for it; run `{command}` first, or give a number")
+    return [*_read_yaml(path), *(s for s in settings if s not in asked)]
+
+
+def _read_preset(name: str, seen: tuple[str, ...] = ()) -> list[Setting]:
+    if name in seen:
+        raise ValueError(f"preset {name!r} is its own base: {' -> '.join((*seen, name))}")
+    settings = _read_yaml(preset_path(name))
+    bases = [s.text for s in settings if s.key == "base"]
+    inherited = [s for base in bases for s in _read_preset(base, (*seen, name))]
+    return inherited + [s for s in settings if s.key != "base"]
+
+
+def _read_yaml(path: Path) -> list[Setting]:
+    try:
+        tree = yaml.load(path.read_text(), yaml.BaseLoader)  # BaseLoader makes strings only, and no objects
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold `key: value` lines")
+    return _flatten(tree, "", str(path))
+
+
+def _flatten(tree: dict[str, Any], prefix: str, source: str) -> list[Setting]:
+    out: list[Setting] = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            out += _flatten(value, f"{prefix}{key}.", source)
+        else:
+            out.append(Setting(prefix + key, ",".join(map(str, value)) if isinstance(value, list) else value, source))
+    return out
+
+
+def _build(settings: list[Setting], cls: type[T]) -> T:
+    hints = _fields(cls)
+    for s in settings:
+        if s.key not in hints:
+            by_leaf = [name for name in hints if name.split(".")[-1] == s.key.split(".")[-1]]
+            raise s.error(f"unknown setting {s.key!r}{nearest(s.key, hints, by_leaf)}")
+    built = _tyro(settings, cls, hints)
+    if built is not None:
+        return built
+    bad = next((s for s in settings if _tyro([s], cls, hints) is None), settings[0])
+    hint = hints[bad.key]
+    suggestion = nearest(bad.text, get_args(hint)) if get_origin(hint) is Literal else ""
+    raise bad.error(f"{bad.key}={bad.text}: wants {_describe(hint)}{suggestion}")
+
+
+def _tyro(settings: list[Setting], cls: type[T], hints: dict[str, Any]) -> T | None:
+    """tyro's answer, or None where it would have printed an error box and left."""
+    args = [f"--{s.key}={_normal(s.text, hints[s.key])}" for s in settings]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(cls, args=args, config=_TYRO, console_outputs=False)
+    except SystemExit:
+        return None
+
+
+def _normal(text: str, hint: Any) -> str:
+    """``text`` as Python would write it: 2e6 for an int, true for a bool, 64,64 for a tuple."""
+    if hint is int:
+        with contextlib.suppress(ValueError, OverflowError):
+            if "e" in text.lower() and float(text).is_integer():
+                return str(int(float(text)))
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.capitalize()
+    if get_origin(hint) is tuple:
+        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+        items = [repr(item) for item in items] if get_args(hint)[0] is str else items
+        return f"({''.join(item + ',' for item in items)})"
+    return text
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is tuple:
+        return {int: "whole numbers", str: "words"}.get(get_args(hint)[0], "numbers") + " with commas between them"
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, f"a {hint}")

@@ -1,0 +1,135 @@
+"""What settings cannot work, said in one line with the fix, before any process starts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gala.config.schema import Algo, Config, GossipConfig, flatten
+
+_COUNTS = (
+    *("learners", "envs_per_learner", "env_groups", "steps", "a2c.num_steps", "optim.lr_reference_envs"),
+    *("gossip.every", "gossip.shards", "env.frame_skip", "env.frame_stack", "env.image_size"),
+)
+_POSITIVE = (
+    *("env.watchdog_s", "optim.eps", "normalize.obs_clip", "normalize.reward_clip", "gossip.wait_timeout_s"),
+    *("gossip.silent_after_s", "log.interval_s", "log.checkpoint_interval_s", "slowmo.lr"),
+)
+_NOT_NEGATIVE = (
+    *("max_restarts", "max_learners", "log.keep_milestones"),
+    *("seed", "torch_threads", "env.threads", "env.max_episode_steps", "env.noop_max", "model.gru_size"),
+    *("a2c.value_coef", "a2c.entropy_coef", "a2c.max_grad_norm", "optim.lr"),
+    *("a2c.l2", "model.dynamics_coef", "env.obs_noise"),
+    *("gossip.peers", "slowmo.every", "delay.mean_s", "delay.sigma"),
+)
+_UNIT = ("env.sticky_actions", "a2c.gamma", "a2c.gae_lambda")
+_BELOW_ONE = (
+    "model.dropout",
+    "optim.rmsprop_alpha",
+    "optim.adam_beta1",
+    "optim.adam_beta2",
+    "gossip.w_min",
+    "slowmo.momentum",
+)
+
+
+def validate(config: Config) -> None:
+    """Refuse values that cannot work. Raises ValueError: one line that names the setting and what it may be."""
+    values = flatten(config)
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}={value} must be a finite number")
+    _require(values, _COUNTS, lambda v: v >= 1, "at least 1")
+    _require(values, _POSITIVE, lambda v: v > 0, "greater than 0")
+    _require(values, _NOT_NEGATIVE, lambda v: v >= 0, "0 or more")
+    _require(values, _UNIT, lambda v: 0 <= v <= 1, "between 0 and 1")
+    _require(values, _BELOW_ONE, lambda v: 0 <= v < 1, "at least 0 and below 1")
+    _require(values, ("gossip.tau",), lambda v: v >= -1, "-1 (no bound), 0 (synchronous) or more")
+    _require(values, ("model.hidden",), lambda v: all(w >= 1 for w in v), "widths of at least 1")
+    _require(values, ("env.id",), bool, "the name of an environment; see `gala envs`")
+    _require(values, ("device",), lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
+    _refuse(_impossible_models(config))
+    if config.algo == "a2c" and config.learners > 1:
+        raise ValueError(f"algo=a2c has one learner, not {config.learners}; use algo=gala, independent or allreduce")
+    if config.max_learners and config.max_learners < config.learners:
+        raise ValueError(f"max_learners={config.max_learners} is less than learners={config.learners}; leave it at 0")
+    synchronous = config.gossip.tau == 0 or config.gossip.mixing == "allreduce"
+    lock_step = config.algo == "allreduce" or (config.algo == "gala" and synchronous)
+    if config.on_failure in ("continue", "restart") and (lock_step or config.learners == 1):
+        raise ValueError(f"on_failure={config.on_failure} needs learners that do not wait for each other; use stop")
+    if config.on_failure == "restart" and config.algo != "gala":
+        raise ValueError("on_failure=restart needs a peer to start from, which algo=gala has; use continue or stop")
+    if config.on_failure == "restart" and config.gossip.mixing == "none":
+        raise ValueError("on_failure=restart needs gossip to start from; with gossip.mixing=none use continue or stop")
+    if config.delay.slow_learner < 1 or (config.delay.slow_learner > 1 and not config.delay.mean_s):
+        raise ValueError("delay.slow_learner must be at least 1, and needs delay.mean_s greater than 0 to multiply")
+    _validate_gossip(config.algo, config.gossip)
+    if config.envs_per_learner % config.env_groups:
+        raise ValueError(f"env_groups={config.env_groups} must divide envs_per_learner={config.envs_per_learner}")
+    per_update = config.learners * config.envs_per_learner * config.a2c.num_steps
+    if config.steps < per_update:
+        raise ValueError(f"steps={config.steps} is less than one update of every learner ({per_update} env_steps)")
+
+
+def check_cluster(config: Config) -> None:
+    """Refuses, before anything starts, what works on one machine only. Raises ValueError."""
+    address, g = config.cluster.address, config.gossip
+    if address not in ("", "auto", "local") and not re.fullmatch(r"[^/:]+:\d+", address):
+        raise ValueError(f"cluster.address={address} must be auto, local or HOST:PORT")
+    local_only = {
+        f"algo={config.algo}": config.algo == "allreduce",
+        f"gossip.mixing={g.mixing}": g.mixing == "allreduce",
+        f"gossip.shards={g.shards}": g.shards > 1,
+        "gossip.certify": g.certify,
+        "gossip.overlap": g.overlap,
+    }
+    for setting, applies in local_only.items():
+        if address and applies:
+            raise ValueError(f"{setting} works on one machine only, without cluster.address")
+
+
+def _impossible_models(config: Config) -> dict[str, bool]:
+    model, graphs = config.model, config.model.compile == "cuda-graphs"
+    return {
+        "model.dynamics_coef works without a GRU only; set model.gru_size=0": bool(
+            model.dynamics_coef and model.gru_size
+        ),
+        "model.compile=cuda-graphs needs device=cuda and a2c.passes=2; use model.compile=default": graphs
+        and (config.device != "cuda" or config.a2c.passes == "1"),
+        "model.compile=cuda-graphs excludes model.dropout and model.augment; use model.compile=default": graphs
+        and (model.dropout > 0 or model.augment != "none"),
+    }
+
+
+def _validate_gossip(algo: Algo, g: GossipConfig) -> None:
+    """Combinations of which one part would do nothing, or something other than it says."""
+    boxes = g.mixing in ("pushsum", "copy-average")
+    refused = {
+        "gossip.peers and gossip.peers_schedule exclude each other; give one": g.peers and g.peers_schedule,
+        f"gossip.mixing={g.mixing} sends no messages; leave out gossip.shards, codec and overlap": not boxes
+        and (g.shards > 1 or g.codec != "none" or g.overlap),
+        "gossip.mixing=allreduce waits for all learners anyway; leave gossip.tau at -1": g.mixing == "allreduce"
+        and g.tau >= 0,
+        "gossip.overlap absorbs a message one update late, so it cannot wait for one; leave out gossip.tau=0 and "
+        "gossip.at_bound=wait": g.overlap and (g.tau == 0 or g.at_bound == "wait"),
+        "gossip.certify follows whole, exact parameters; leave out gossip.shards, codec and mixing=allreduce": g.certify
+        and (g.shards > 1 or g.codec != "none" or g.mixing == "allreduce"),
+        f"gossip.certify needs algo=gala, not {algo} (gossip.mixing=none is gala without exchange)": g.certify
+        and algo != "gala",
+    }
+    _refuse(refused)
+
+
+def _refuse(refused: dict[str, Any]) -> None:
+    """``refused``: message -> whether it applies."""
+    for message, applies in refused.items():
+        if applies:
+            raise ValueError(message)
+
+
+def _require(values: dict[str, Any], names: tuple[str, ...], ok: Callable[[Any], bool], rule: str) -> None:
+    for name in names:
+        if not ok(values[name]):
+            raise ValueError(f"{name}={values[name]} must be {rule}")

@@ -1,0 +1,1 @@
+"""Train and test MDPs: gaps, probes, audits."""

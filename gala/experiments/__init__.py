@@ -1,0 +1,1 @@
+"""Several trainings and what can be said of them."""

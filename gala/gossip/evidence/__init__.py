@@ -1,0 +1,1 @@
+"""What gossip did, and the bound that its own events certify."""

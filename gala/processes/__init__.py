@@ -1,0 +1,1 @@
+"""Processes of this machine: started, heard, ended. Knows no learning."""

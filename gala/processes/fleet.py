@@ -1,0 +1,126 @@
+"""The learner processes of one machine: starts them, hears them, tells them, and ends them with all they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, Protocol
+
+from gala.processes.start import sigint_blocked, start_method
+from gala.training.learner import main
+from gala.training.protocol import LearnerSpec
+
+_GRACE_S = 3.0
+
+
+class Event(NamedTuple):
+    """Something that a learner said, or its end."""
+
+    rank: int
+    kind: str
+    """ready, metrics, paused, missed, state, saved, finished, left, error; died, after which no more comes from it."""
+    body: Any = None
+    """died: how, in words that follow "learner 2 ..."."""
+
+
+class Fleet(Protocol):
+    """Where learners run. One implementation is here, for the processes of one machine."""
+
+    def spawn(self, spec: LearnerSpec) -> None:
+        """Start a learner; its rank must be free."""
+        ...
+
+    def events(self, timeout_s: float) -> list[Event]:
+        """What has happened, in order for each learner; waits up to ``timeout_s`` for something."""
+        ...
+
+    def tell(self, rank: int, command: Any) -> None:
+        """Send a command; nothing happens if the learner is gone."""
+        ...
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until all have ended, or the time is over."""
+        ...
+
+    def kill(self) -> None:
+        """No learner survives this, and no process that a learner has started."""
+        ...
+
+
+class ProcessFleet:
+    """Spawned processes, each the leader of a process group, with a pipe to each."""
+
+    def __init__(self) -> None:
+        self._context: Any = start_method()
+        self._processes: dict[int, BaseProcess] = {}
+        self._pipes: dict[int, Connection] = {}
+
+    def spawn(self, spec: LearnerSpec) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=main, args=(spec, theirs), name=f"gala learner {spec.rank}")
+        with sigint_blocked():
+            process.start()
+        theirs.close()
+        self._processes[spec.rank], self._pipes[spec.rank] = process, ours
+
+    def events(self, timeout_s: float) -> list[Event]:
+        pipes, processes = dict(self._pipes), dict(self._processes)
+        ready = wait([*pipes.values(), *(p.sentinel for p in processes.values())], timeout=timeout_s)
+        found: list[Event] = []
+        for rank, pipe in pipes.items():
+            ended = processes[rank].sentinel in ready
+            if pipe in ready or ended:  # its last words, if it had any, say more than its exit code
+                said, open_ = _read(pipe)
+                found += [Event(rank, kind, body) for kind, body in said]
+                if ended or not open_:
+                    found.append(Event(rank, "died", self._bury(rank)))
+        return found
+
+    def tell(self, rank: int, command: Any) -> None:
+        with contextlib.suppress(BrokenPipeError, KeyError):  # its end is noticed by its sentinel
+            self._pipes[rank].send(command)
+
+    def pids(self) -> list[int]:
+        """Of the learners that live; each leads a process group."""
+        return [process.pid for process in self._processes.values() if process.pid is not None]
+
+    def join(self, timeout_s: float) -> None:
+        left = [process.sentinel for process in self._processes.values()]
+        while left and (ended := wait(left, timeout=timeout_s)):
+            left = [sentinel for sentinel in left if sentinel not in ended]
+
+    def kill(self) -> None:
+        for process in self._processes.values():
+            _kill_group(process)
+        for process in self._processes.values():
+            process.join(_GRACE_S)
+
+    def _bury(self, rank: int) -> str:
+        process = self._processes.pop(rank)
+        self._pipes.pop(rank).close()
+        process.join(_GRACE_S)  # its pipe closes a moment before its exit status is there
+        _kill_group(process)  # simulators that it has left behind
+        code = process.exitcode
+        return f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"
+
+
+def _read(pipe: Connection) -> tuple[list[tuple[str, Any]], bool]:
+    """All that waits in the pipe, and whether its other end is open."""
+    said = []
+    try:
+        while pipe.poll():
+            said.append(pipe.recv())
+    except (EOFError, OSError):
+        return said, False
+    return said, True
+
+
+def _kill_group(process: BaseProcess) -> None:
+    assert process.pid is not None
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or does not lead a group yet
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.is_alive():
+        process.kill()

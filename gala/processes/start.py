@@ -1,0 +1,39 @@
+"""How learner processes are started. Imports nothing heavy, so that it can be the first thing that a command does."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import os
+import signal
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
+
+
+def start_method() -> BaseContext:
+    """Learners are forked, one by one, from a process without threads that has imported what they need: that spares
+    each of them a second of processor time. They are spawned where the system cannot do so.
+
+    The earlier this is called, the more of those imports go on while the caller does something else.
+    """
+    # OpenMP threads that spin while they wait take the cores from the simulators and from the other learners.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    resource_tracker.ensure_running()  # now, because it unblocks SIGINT when it starts
+    if "forkserver" not in mp.get_all_start_methods():
+        return mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["gala.training.learner"])
+    with sigint_blocked():
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def sigint_blocked() -> Iterator[None]:
+    """Inherited by a process that starts inside: Ctrl-C is the parent's to handle."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

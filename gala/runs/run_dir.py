@@ -1,0 +1,205 @@
+"""The run directory: configuration, versions, metrics, checkpoints, summary. Never overwritten silently.
+
+    config.yaml command.txt versions.json metrics.jsonl summary.json
+    events.out.tfevents.*  learner0/ .. learnerN/     TensorBoard: all learners together, and one by one
+    checkpoints/latest -> .store/000007               every name is a link to one complete checkpoint
+
+See ``gala.runs.checkpoints`` for the checkpoint format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gala.config import parse as configure
+from gala.config.schema import Config
+from gala.runs.checkpoints import Checkpoints, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gala.runs.checkpoints import Tensors
+
+PACKAGES = (
+    *("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "ray", "safetensors"),
+    "scikit-learn",
+)
+
+
+class RunDir:
+    """One training run on disk. Only the process that logs opens event files; any process may read or write a part."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path, self.config = path, config
+        self.checkpoints = Checkpoints(path / "checkpoints")
+        self._writers: dict[str, Any] = {}
+        self._purge_step: int | None = None
+
+    @classmethod
+    def create(cls, config: Config, argv: Sequence[str], overwrite: bool) -> RunDir:
+        """Make ``config.run``. Raises ValueError if it holds anything and ``overwrite`` is False, or is no run."""
+        path = Path(config.run)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise ValueError(f"{path} already exists; continue it with `gala resume {path}` or add overwrite=true")
+            if not (path / "config.yaml").is_file():
+                raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
+        write_atomically(path / "versions.json", _json(versions()))
+        write_atomically(path / "config.yaml", configure.dump(config).encode())  # last: its presence makes this a run
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run, without side effects. Raises ValueError if there is none."""
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            raise ValueError(f"{path} is not a run directory: it has no config.yaml")
+        return cls(path, configure.load(path / "config.yaml"))
+
+    def replace_config(self, config: Config) -> None:
+        """Record settings that a resumed run has changed."""
+        self.config = config
+        write_atomically(self.path / "config.yaml", configure.dump(config).encode())
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, and TensorBoard scalars at x = ``global_step``.
+
+        Keys are tags; ``learner<i>`` holds a nested record of one learner, ``message_ages`` a histogram by labelled
+        bins (0, 1, 2-3, 4-7, ...). A number that is not finite becomes null.
+        """
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        if self.config.log.tensorboard:
+            step = int(record["global_step"])
+            self._write_scalars("", record, step)
+            for key, value in record.items():
+                if key == "message_ages":
+                    self._write_ages(value, step)
+                elif isinstance(value, dict):
+                    self._write_scalars(key, value, step)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All records so far; a last line that a kill cut short is left out."""
+        records = []
+        path = self.path / "metrics.jsonl"
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def rewind_metrics(self, global_step: int) -> None:
+        """Drop what was logged after ``global_step``: a resumed run will live through those steps again.
+
+        TensorBoard is told to hide its own points past that step.
+        """
+        kept = [record for record in self.read_metrics() if record["global_step"] <= global_step]
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept).encode())
+        self._purge_step = global_step + 1
+
+    def ask_for_learners(self, wanted: int) -> Path:
+        """Leave a request for the training process; returns the file, which is gone once it was taken."""
+        path = self.path / "wanted_learners"
+        write_atomically(path, str(wanted).encode())
+        return path
+
+    def take_wanted_learners(self) -> int:
+        """The number of learners that was asked for since the last call; 0 if none was."""
+        path = self.path / "wanted_learners"
+        if not path.is_file():
+            return 0
+        text = path.read_text()
+        path.unlink()
+        return int(text)
+
+    def write_part(self, staging: str, part: str, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """See ``Checkpoints.write_part``."""
+        self.checkpoints.write_part(staging, part, tensors, meta)
+
+    def commit_checkpoint(self, staging: str, names: Sequence[str], meta: dict[str, Any]) -> None:
+        """See ``Checkpoints.commit``."""
+        self.checkpoints.commit(staging, names, _finite(meta))
+
+    def load_part(self, name: str, part: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """See ``Checkpoints.load_part``."""
+        return self.checkpoints.load_part(name, part)
+
+    def checkpoint_meta(self, name: str) -> dict[str, Any]:
+        """See ``Checkpoints.meta``."""
+        return self.checkpoints.meta(name)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_atomically(self.path / "summary.json", _json(_finite(summary)))
+
+    def close(self) -> None:
+        """Flush the event files. May be called twice."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _write_scalars(self, name: str, record: dict[str, Any], step: int) -> None:
+        writer = self._writer(name)
+        for tag, value in record.items():
+            if isinstance(value, int | float) and "/" in tag:
+                writer.add_scalar(tag, value, step)
+
+    def _write_ages(self, counts: dict[str, int], step: int) -> None:
+        limits = [float(label.split("-")[-1]) for label in counts]  # TensorBoard knows bins by their upper ends
+        sums = [sum(n * age**k for n, age in zip(counts.values(), limits, strict=True)) for k in range(3)]
+        if limits:
+            self._writer("").add_histogram_raw(
+                "gossip/message_age", limits[0], limits[-1], *sums, limits, list(counts.values()), step
+            )
+
+    def _writer(self, name: str) -> Any:
+        if name not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter  # a second of imports, paid by the logging process only
+
+            self._writers[name] = SummaryWriter(str(self.path / name), purge_step=self._purge_step)
+        return self._writers[name]
+
+
+def versions() -> dict[str, str | None]:
+    """Python, operating system, the packages that decide a result, and the git commit of a checkout."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "system": platform.system()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found | {"git": _git_hash()}
+
+
+def _git_hash() -> str | None:
+    here = Path(__file__).parents[1]
+    if not (here.parent / ".git").exists():
+        return None
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json(tree: dict[str, Any]) -> bytes:
+    return (json.dumps(tree, indent=2) + os.linesep).encode()

@@ -1,0 +1,1 @@
+"""The comparison of averaging methods on digits."""

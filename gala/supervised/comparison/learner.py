@@ -1,0 +1,126 @@
+"""The body of one learner process: waits for jobs, trains them with its peers, and reports."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils import parameters_to_vector
+
+from gala.config.supervised import SupervisedConfig
+from gala.supervised.comparison import build, collective
+from gala.supervised.comparison.build import Job
+from gala.supervised.comparison.digits import Digits
+
+SNAPSHOTS = 20
+"""Parameters are copied at this many evenly spaced points of a training, from which their distance is computed."""
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """Everything that a spawned learner is told."""
+
+    config: SupervisedConfig
+    rank: int
+    data: tuple[NDArray, ...]
+    """Digits as arrays: tensors would be sent as shared memory."""
+    store_port: int
+
+
+class Report(NamedTuple):
+    """What one learner did in one job. d: number of parameters."""
+
+    params: NDArray
+    """[d] at the end, when no message was under way any more."""
+    weight: float
+    """Its PushSum weight then; all weights add up to the number of learners."""
+    snapshots: NDArray
+    """[SNAPSHOTS, d], at equal steps of progress."""
+    iterations: int
+    wall_s: float
+    busy_s: float
+    """Really spent in forward and backward passes."""
+    late: int
+    """Iterations whose passes took longer than they were to be stretched to."""
+    bytes_sent: float
+
+
+def main(spec: LearnerSpec, pipe: Connection) -> None:
+    """Entry point of the process. The first exception goes to the parent as text; the exit status is then 1."""
+    commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
+    status = 0
+    try:
+        torch.set_num_threads(1)
+        data = Digits(*map(torch.from_numpy, spec.data))
+        pipe.send(("ready", None))
+        commands.get()  # all have started: from here on, who does not answer in time is dead
+        if spec.config.learners > 1:
+            collective.join(spec.rank, spec.config.learners, spec.store_port, spec.config.wait_timeout_s)
+        while (command := commands.get()) is not None:
+            pipe.send(("done", train(spec.config, command[0], spec.rank, data, command[1])))
+    except BaseException:
+        pipe.send(("error", (time.monotonic_ns(), traceback.format_exc())))
+        status = 1
+    # Communication threads may be stuck in C++: a plain return would wait for them.
+    os._exit(status)
+
+
+def _listen(pipe: Connection, commands: queue.SimpleQueue[Any]) -> None:
+    try:
+        while True:
+            commands.put(pipe.recv())
+    except (EOFError, OSError):
+        os._exit(1)  # the parent is gone: leave no orphan
+
+
+def train(config: SupervisedConfig, job: Job, rank: int, data: Digits, mailboxes: Any) -> Report:
+    """One job, together with the peers; returns when all of them are done.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+        TimeoutError: a peer did not answer.
+    """
+    learner = build.make_learner(config, job, rank, data, mailboxes)
+    averager, group = learner.averager, build.make_collective(config)
+    per_learner, lr = build.iterations(config, data), build.learning_rate(config)
+    params = list(learner.model.parameters())
+    snapshots: list[torch.Tensor] = []
+    iterations, progress = 0, 0.0
+    group.barrier()
+    started = time.monotonic()
+    while progress < 1.0:
+        loss = learner.update(lr(progress)).item()
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss of {job.method} is {loss} in iteration {iterations}; lower optim.lr")
+        iterations += 1
+        progress = iterations / per_learner
+        if averager is not None and not job.lock_step:  # they share one budget
+            done = sum(averager.mailbox.progress(r) for r in range(config.learners))
+            progress = done / (per_learner * config.learners)
+        while len(snapshots) < int(min(progress, 1.0) * SNAPSHOTS + 1e-9):
+            snapshots.append(parameters_to_vector(params).detach().clone())
+    wall_s = time.monotonic() - started
+    build.settle(averager, group)
+    report = Report(
+        parameters_to_vector(params).detach().numpy(),
+        1.0 if averager is None else averager.weight,
+        torch.stack(snapshots).numpy(),
+        iterations,
+        wall_s,
+        learner.busy_s,
+        learner.late,
+        0.0 if averager is None else averager.stats()["bytes_sent"],
+    )
+    if averager is not None:
+        averager.close()
+    return report

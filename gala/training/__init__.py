@@ -1,0 +1,1 @@
+"""One training: the supervising parent and its learners."""

@@ -1,0 +1,158 @@
+"""The common checkpoint: all learners stand still, so that no mass is in flight; each saves its part; all go on.
+
+Learners that are silent, or that are only joining, are left out and waited for by nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gala.build import learning as build
+from gala.config.schema import Config
+from gala.processes.fleet import Event, Fleet
+from gala.runs.run_dir import RunDir
+from gala.training.board import Board
+
+STAGING = "staging"
+_SAVE_TIMEOUT_S = 60.0
+
+
+class CommonCheckpoint:
+    """When to take one, and how far it has come.
+
+    ``state`` (rank -> starting, joining, running, paused, finished, saving, saved) is shared with the run.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: RunDir,
+        board: Board,
+        fleet: Fleet,
+        mailboxes: Any,
+        state: dict[int, str],
+        start_steps: int,
+    ) -> None:
+        self.config, self.run_dir, self.board, self.fleet, self.state = config, run_dir, board, fleet, state
+        self.mailboxes = mailboxes
+        self.names: list[str] = []  # under which the checkpoint being taken will be kept
+        self.best = -float("inf")
+        self.lock_step = build.is_lock_step(config)
+        self._started = time.monotonic()
+        self._next = self._started + config.log.checkpoint_interval_s
+        parts = config.log.keep_milestones + 1
+        self._milestones = [m for i in range(1, parts) if (m := config.steps * i // parts) > start_steps]
+        self._over = False
+        self._savers: set[int] = set()  # who is saving; empty while nobody is
+        self._finished: set[int] = set()  # of those who save: done with their training, too
+
+    def request(self, names: list[str]) -> None:
+        """Take one as soon as all stand still."""
+        self.names = names
+        self._next = time.monotonic() + self.config.log.checkpoint_interval_s
+        if self.lock_step:
+            self.board.control[0] = self.update_ahead()
+        else:
+            self._tell("pause", "running")
+
+    def offer_best(self, return_mean: float) -> None:
+        """Keep a new best. A quarter of the checkpoint interval must lie between two, however fast the returns rise."""
+        recent = time.monotonic() <= self._next - 0.75 * self.config.log.checkpoint_interval_s
+        if return_mean > self.best and not self.names and not recent:
+            self.best = return_mean
+            self.request(["latest", "best"])
+
+    def update_ahead(self) -> int:
+        """An update that no learner of a lock-step run reaches within about two seconds."""
+        updates = int(self.board.progress[:, 1].max())
+        return updates + max(2, int(2 * updates / max(time.monotonic() - self._started, 1.0)))
+
+    def hear(self, event: Event) -> None:
+        """A learner has come to rest, has saved, or (in a lock-step run) was already past the update to rest at."""
+        stale = self.lock_step and event.kind in ("paused", "missed") and event.body != self.board.control[0]
+        unasked = event.kind == "paused" and (self._savers or not self.names)  # it was silent, and left out
+        if stale or unasked:
+            if event.kind == "paused":
+                self.fleet.tell(event.rank, "resume")
+        elif event.kind == "missed":
+            self._postpone()
+        elif event.kind == "saved" and event.rank not in self._savers:  # too late
+            self.fleet.tell(event.rank, "resume")
+        else:
+            self.state[event.rank] = event.kind
+
+    def joined(self, rank: int) -> None:
+        """A newcomer is running now."""
+        if self.names and not self._savers and not self.lock_step:
+            self.fleet.tell(rank, "pause")
+
+    def died(self, rank: int) -> None:
+        """Its part, if it had saved one, would belong to another moment."""
+        self._savers.discard(rank)
+        self.run_dir.checkpoints.discard_part(STAGING, f"learner{rank}")
+
+    def advance(self, now: float, silent: tuple[int, ...]) -> bool:
+        """One step: pause all, save all, commit, resume. True when the run is over."""
+        if self._savers:
+            return self._advance_saving(now)
+        at_rest = ("paused", "finished")  # has said so, and says nothing more
+        present = {r: s for r, s in self.state.items() if s != "joining" and (r not in silent or s in at_rest)}
+        states = set(present.values())
+        if not self.names and states and "starting" not in states and "finished" not in states:
+            steps = self.board.total_env_steps()
+            if self._milestones and steps >= self._milestones[0]:
+                self.request(["latest", f"step{self._milestones.pop(0)}"])
+            elif now > self._next:
+                self.request(["latest"])
+        if states == {"finished"} or (self.names and states and states <= {"paused", "finished"}):
+            self._over = states == {"finished"}
+            self.names = self.names or ["latest"]
+            self._finished = {rank for rank, s in present.items() if s == "finished"}
+            self._savers, self._save_by = set(present), now + _SAVE_TIMEOUT_S
+            for rank in present:
+                self.state[rank] = "saving"
+                self.fleet.tell(rank, "save")
+        return False
+
+    def _advance_saving(self, now: float) -> bool:
+        late = {rank for rank in self._savers if self.state[rank] != "saved"}
+        if late and now < self._save_by:
+            return False
+        for rank in late:  # stuck, or its answer or our question was lost: the others go on
+            self.died(rank)
+            self.state[rank] = "running"
+            self.fleet.tell(rank, "resume")
+        if self._savers:
+            self._commit(sorted(self._savers))
+        self._savers, self.names = set(), []
+        return self._over
+
+    def _commit(self, ranks: list[int]) -> None:
+        meta = {
+            "env_steps": self.board.total_env_steps(),
+            "learners": len(ranks),
+            "ranks": ranks,
+            "progress": self.board.progress.tolist(),
+            "moments": self.board.read_moments().tolist(),
+            "weights": self.mailboxes.weights(ranks) if self.mailboxes else [],
+            "return_mean": self.best,
+        }
+        self.run_dir.commit_checkpoint(STAGING, self.names, meta)
+        self.board.control[0] = 0
+        for rank in ranks:
+            self.state[rank] = "finished" if rank in self._finished else "running"
+            if not self._over:
+                self.fleet.tell(rank, "resume")
+
+    def _postpone(self) -> None:
+        """A learner of a lock-step run was past the update at which all were to pause."""
+        self._tell("resume", "paused")
+        for rank, state in self.state.items():
+            self.state[rank] = "running" if state == "paused" else state
+        self.request(self.names)
+
+    def _tell(self, command: str, state: str) -> None:
+        for rank, s in self.state.items():
+            if s == state:
+                self.fleet.tell(rank, command)

@@ -1,0 +1,97 @@
+"""Learners that die, come back, join and leave while the others train on: what the run does about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gala.build import learning as build
+from gala.config.schema import Config
+from gala.processes.fleet import Event, Fleet
+from gala.training.protocol import LearnerSpec
+
+
+class Elasticity:
+    """Applies ``on_failure`` and brings learners in: a live learner donates its state, which the newcomer starts from
+    with no PushSum weight, so the average of the others does not move.
+
+    ``state`` (rank -> what its learner does) is shared with the run.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        state: dict[int, str],
+        fleet: Fleet,
+        mailboxes: Any,
+        spec: Callable[[int, bytes], LearnerSpec],
+    ) -> None:
+        self.config, self.state, self.fleet, self.mailboxes, self._spec = config, state, fleet, mailboxes, spec
+        self.policy = build.failure_policy(config)
+        self.failures: list[dict[str, Any]] = []
+        self._wanting: dict[int, int | None] = {}  # newcomer -> donor that was asked
+        self._stopped = False
+
+    def died(self, rank: int, told: str) -> bool:
+        """Account for a dead learner; False if this ends the run."""
+        lost = self.mailboxes.bury(rank) if self.mailboxes else 0.0
+        self.failures.append({"rank": rank, "how": told, "lost_weight": lost, "time_s": time.time()})
+        self._wanting = {new: None if donor == rank else donor for new, donor in self._wanting.items() if new != rank}
+        if self.policy == "restart" and len(self.failures) <= self.config.max_restarts and not self._stopped:
+            self._wanting[rank] = None
+        return self.policy != "stop"
+
+    def consequence(self, rank: int) -> str:
+        """What follows from the last death, in words."""
+        lost = self.failures[-1]["lost_weight"]
+        mass = f", {lost:.2f} of PushSum weight went with it" if self.mailboxes else ""
+        if rank in self._wanting:
+            return f"it starts again from a live learner's state{mass}"
+        return f"the other {len(self.state)} go on{mass}"
+
+    def admit(self, rank: int) -> None:
+        """Start ``rank`` as soon as somebody can donate its state."""
+        self._wanting[rank] = None
+        if self.mailboxes:
+            self.mailboxes.retire(rank)
+
+    def scale(self, wanted: int) -> str:
+        """Let learners join or leave until ``wanted`` are there; says what it does."""
+        slots = build.slots(self.config)
+        if not 1 <= wanted <= slots:
+            return f"learners={wanted} was asked for; this run can have 1 to {slots} (max_learners)"
+        there = sorted({*self.state, *self._wanting})
+        for rank in [r for r in range(slots) if r not in there][: max(0, wanted - len(there))]:
+            self.admit(rank)
+        leaving = [r for r in reversed(there) if self.state.get(r) == "running"][: max(0, len(there) - wanted)]
+        for rank in leaving:
+            self.fleet.tell(rank, "leave")
+        return f"scaling from {len(there)} to {wanted} learners"
+
+    def stop(self) -> None:
+        """The run is being interrupted: nobody comes any more."""
+        self._stopped = True
+        self._wanting.clear()
+
+    def advance(self) -> None:
+        """Ask a running learner for its state on behalf of those who want one."""
+        donors = [rank for rank, s in self.state.items() if s == "running"]
+        for newcomer, donor in self._wanting.items():
+            if donor is None and donors:
+                self._wanting[newcomer] = donors[0]
+                self.fleet.tell(donors[0], "donate")
+
+    def hear(self, event: Event) -> None:
+        """A learner has donated its state, or has left."""
+        if event.kind == "left":
+            self.state[event.rank] = "left"
+            self.mailboxes.retire(event.rank)
+            self._wanting = {new: None if donor == event.rank else donor for new, donor in self._wanting.items()}
+            return
+        for newcomer in [new for new, donor in self._wanting.items() if donor == event.rank]:
+            del self._wanting[newcomer]
+            if self.mailboxes:
+                self.mailboxes.admit(newcomer)
+            self.fleet.spawn(self._spec(newcomer, event.body))
+            self.state[newcomer] = "joining"

@@ -1,0 +1,281 @@
+"""The body of one learner process: build, resume, loop, report, and save when the parent says so."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gala.build import gossip as build_gossip
+from gala.build import learning as build
+from gala.rl.actor_learner import ActorLearner
+from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
+from gala.rl.rollout import Collector
+from gala.runs.checkpoints import pack, unpack
+from gala.runs.run_dir import RunDir
+from gala.training.board import Board
+from gala.training.interval import Window
+from gala.training.protocol import Connections, Exit, LearnerSpec
+
+
+def main(spec: LearnerSpec, pipe: Connection) -> None:
+    """Entry point of the process. The first exception goes to the parent as text; the exit status is then 1.
+
+    A learner leads a process group of its own, so that the parent can end it with all that its simulators started.
+    """
+    os.setpgid(0, 0)
+    commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
+    status = 0
+    try:
+        assert spec.board is not None
+        board = Board.open(spec.board)
+        connections = Connections(board, RunDir.open(spec.run_path), spec.mailboxes or (), pipe.send, commands)
+        LearnerProcess(spec, connections).run()
+    except Exit:
+        pass
+    except BaseException:
+        pipe.send(("error", traceback.format_exc()))
+        status = 1
+    # Emulator and communication threads may be stuck in C++: a plain return would wait for them.
+    os._exit(status)
+
+
+def _listen(pipe: Connection, commands: queue.SimpleQueue[Any]) -> None:
+    try:
+        while True:
+            commands.put(pipe.recv())
+    except (EOFError, OSError):
+        os.killpg(0, signal.SIGKILL)  # the parent is gone: leave no orphan, not even a simulator's process
+
+
+class LearnerProcess:
+    """Owns the parts of one learner, and does what the parent tells."""
+
+    def __init__(self, spec: LearnerSpec, connections: Connections) -> None:
+        self.spec, self.config, self.rank = spec, spec.config, spec.rank
+        self.board, self.parts = connections.board, connections.parts
+        self.send, self.commands = connections.send, connections.commands
+        config = spec.config
+        build.prepare_process(config)
+        self.env = build.make_training_env(config, self.rank)
+        spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
+        device = build.pick_device(config, self.rank)
+        self.policy = build.make_training_policy(config, spaces, self.rank)
+        self.flat, self.averager = build_gossip.make_averager(
+            config, self.policy, self.rank, connections.mailboxes, spec.store_port
+        )
+        build.flatten_gradients(self.flat, self.policy)
+        self.optimizer = build.make_optimizer(config, self.flat)
+        self.slowmo = build.make_slowmo(config, self.optimizer)
+        self.event_log = build_gossip.make_event_log(config, self.averager)
+        self.normalizer = build.make_normalizer(config, spaces)
+        shape_reward, self.return_scaler = build.make_reward_shaper(config)
+        self.generator = torch.Generator(device)
+        self.collector = Collector(
+            self.env,
+            config.a2c.num_steps,
+            device=device,
+            generator=self.generator,
+            normalizer=self.normalizer,
+            shape_reward=shape_reward,
+            keep_graph=build.is_one_pass(config),
+        )
+        self.learner = ActorLearner(
+            self.collector,
+            self.policy,
+            self.flat,
+            self.optimizer,
+            coefficients=config.a2c,
+            reduce_gradient=build_gossip.make_gradient_reducer(config, self.rank, spec.store_port),
+            averager=self.averager,
+            slowmo=self.slowmo,
+        )
+        self.learning_rate, self.entropy_coef = build.learning_rate(config), build.entropy_coefficient(config)
+        self.env_steps = self.updates = 0
+        self.stopped = self.leaving = False
+        self.lock_step = build.is_lock_step(config)
+        self.window = Window()
+
+    def run(self) -> None:
+        """Train until the run's total is reached or the parent says stop; then stay to save, and end by ``Exit``."""
+        if self.spec.resume_from:
+            self._load(*self.parts.load_part(self.spec.resume_from, f"learner{self.rank}"))
+        elif self.spec.donated:
+            self._join(unpack(self.spec.donated))
+        if self.spec.resume_from or self.spec.donated:
+            self._pool_moments()
+        env_seed, action_seed = build.seeds(self.config, self.rank, self.env_steps)
+        self.generator.manual_seed(action_seed)
+        torch.manual_seed(action_seed)  # for dropout and augmentation
+        self.collector.reset(self.policy, env_seed)
+        self._publish()
+        self.send(("ready", None))
+        while not self._finished():
+            progress = self._progress()
+            lr = self.learning_rate(progress)
+            result = self.learner.update(lr, self.entropy_coef(progress))
+            self.updates += 1
+            self.env_steps += result.valid_steps
+            self.board.progress[self.rank] = (self.env_steps, self.updates)
+            self._pool_moments()
+            self.window.add(result)
+            if time.monotonic() - self.window.started > self.config.log.interval_s:
+                self._report(lr)
+        self._report(self.learning_rate(1.0))
+        self._rendezvous("finished")
+
+    def _progress(self) -> float:
+        """Share of the run that is done, in [0, 1]; in lock-step runs the same in every learner, to the last bit."""
+        if self.lock_step:
+            return self.updates / build.total_updates(self.config)
+        return min(1.0, self.board.total_env_steps() / self.config.steps)
+
+    def _finished(self) -> bool:
+        """Obeys the commands that have arrived; True when this learner has nothing left to do."""
+        if self.lock_step:
+            checkpoint_at, stop_at = (int(x) for x in self.board.control)
+            if checkpoint_at and self.updates == checkpoint_at:
+                self._rendezvous("paused")
+            elif checkpoint_at and self.updates > checkpoint_at:
+                self.send(("missed", checkpoint_at))
+            return bool(stop_at and self.updates >= stop_at) or self.updates >= build.total_updates(self.config)
+        while not self.commands.empty():
+            self._obey(self.commands.get())
+        if self.leaving:
+            self._leave()
+        return self.stopped or self.board.total_env_steps() >= self.config.steps
+
+    def _leave(self) -> None:
+        """End this learner as soon as a peer has taken its mass; all may be at rest for a checkpoint at the moment."""
+        assert self.averager is not None
+        if self.averager.leave():
+            self.send(("left", None))
+            self.env.close()
+            raise Exit
+
+    def _obey(self, command: str) -> None:
+        if command == "pause":
+            self._rendezvous("paused")
+        elif command == "stop":
+            self.stopped = True
+        elif command == "donate":
+            self.send(("state", pack(self._tensors())))
+        elif command == "leave":
+            self._report(self.learning_rate(self._progress()))  # now: the mailbox is closed afterwards
+            self.leaving = True
+        elif command == "exit":
+            self.env.close()
+            raise Exit
+
+    def _rendezvous(self, state: str) -> None:
+        """Stand still, so that no parameter mass is in flight while all save; returns when told to resume."""
+        self._rest(True)
+        self.send((state, self.updates))
+        while True:
+            command = self.commands.get()
+            if command == "save":
+                self._save()
+                self.send(("saved", None))
+            elif command == "resume" and state == "paused":
+                self._rest(False)
+                return
+            elif command != "pause":  # which may have crossed with "finished"
+                self._obey(command)
+
+    def _rest(self, resting: bool) -> None:
+        """Peers must not wait, at their staleness bound, for a learner that stands still."""
+        if self.averager is not None and not self.lock_step:
+            self.averager.rest(resting)
+
+    def _pool_moments(self) -> None:
+        """Share normaliser statistics between learners whose parameters are averaged."""
+        parts = self._normalizers().values()
+        if not parts or self.config.algo not in ("gala", "allreduce") or self.config.learners == 1:
+            return
+        self.board.publish_moments(self.rank, np.concatenate([part.own.pack() for part in parts]))
+        rows, start = self.board.read_moments(), 0
+        for part in parts:
+            size = 1 + 2 * int(np.prod(part.shape))
+            part.applied = RunningMoments.pooled(rows[:, start : start + size], part.shape)
+            start += size
+
+    def _normalizers(self) -> dict[str, ObsNormalizer | ReturnScaler]:
+        """By the names they have in a checkpoint."""
+        parts = {"obs_moments": self.normalizer, "return_moments": self.return_scaler}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _publish(self) -> None:
+        number = self.board.publish_params(self.rank, self.flat.detach().cpu().numpy())
+        if self.event_log is not None:
+            self.event_log.mark(number)
+
+    def _report(self, lr: float) -> None:
+        self._publish()
+        record = self.window.close(self.learner)
+        record |= {"env_steps": self.env_steps, "updates": self.updates, "charts/learning_rate": lr}
+        if self.averager is not None:
+            record |= {f"gossip/{key}": value for key, value in self.averager.stats().items()}
+            record["message_ages"] = self.averager.age_histogram.counts()
+        if self.event_log is not None:
+            record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
+        self.send(("metrics", record))
+
+    def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """All of this learner's state but the simulators': what a checkpoint keeps and a newcomer is given."""
+        tensors: dict[str, dict[str, torch.Tensor]] = {"policy": dict(self.policy.state_dict())}
+        state = self.optimizer.state_dict()["state"]
+        tensors["optimizer"] = {key: torch.as_tensor(value) for key, value in state.get(0, {}).items()}
+        if self.slowmo is not None:
+            tensors["slowmo"] = self.slowmo.tensors()
+        for name, part in self._normalizers().items():
+            tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
+        return tensors
+
+    def _save(self) -> None:
+        if self.averager is not None:
+            self.averager.drain()
+        meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
+        if self.averager is not None:
+            meta["gossip"] = self.averager.state_dict()
+        meta["contexts"] = build.episodes_by_context(self.env)
+        self.parts.write_part("staging", f"learner{self.rank}", self._tensors(), meta)
+
+    def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
+        self._load_network(tensors)
+        for name, part in self._normalizers().items():
+            part.own = part.applied = RunningMoments.unpack(tensors[name]["packed"].numpy(), part.shape)
+        if self.averager is not None:
+            self.averager.load_state_dict(meta["gossip"])
+        self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])
+        build.add_episodes_by_context(self.env, meta.get("contexts", {}))
+
+    def _load_network(self, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
+        self.policy.load_state_dict(tensors["policy"])
+        if tensors.get("optimizer"):
+            state = self.optimizer.state_dict()
+            state["state"] = {0: tensors["optimizer"]}
+            self.optimizer.load_state_dict(state)
+        if self.slowmo is not None:
+            self.slowmo.load_tensors(tensors["slowmo"])
+
+    def _join(self, donated: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Start from a peer's network, and from what this rank itself has counted, if it was here before."""
+        self._load_network(donated)
+        self.env_steps, self.updates = (int(x) for x in self.board.progress[self.rank])
+        packed, start = self.board.read_moments()[self.rank], 0
+        for part in self._normalizers().values():
+            size = 1 + 2 * int(np.prod(part.shape))
+            part.own = RunningMoments.unpack(packed[start : start + size], part.shape)
+            start += size
+        if self.averager is not None:
+            self.averager.join(int(self.board.progress[:, 1].max()))

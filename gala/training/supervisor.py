@@ -1,0 +1,247 @@
+"""Starts the learners, watches them, logs, checkpoints, and ends the run: the parent's side of training."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from gala.build import gossip as build_gossip
+from gala.build import learning as build
+from gala.config.schema import Config
+from gala.config.validate import check_cluster
+from gala.processes.fleet import Event, Fleet, ProcessFleet
+from gala.processes.resources import available_cores
+from gala.runs.run_dir import RunDir
+from gala.training.board import Board
+from gala.training.common_checkpoint import CommonCheckpoint
+from gala.training.elasticity import Elasticity
+from gala.training.panel import Panel
+from gala.training.protocol import LearnerSpec
+from gala.training.telemetry import Telemetry, closing_lines
+
+EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+_POLL_S = 0.2
+_GRACE_S = 3.0
+_MIN_EPISODES_FOR_BEST = 20
+
+
+class RunFailed(RuntimeError):
+    """The failure that ends the run; its text is all that the user is shown."""
+
+
+def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
+    """Train to ``config.steps`` env_steps and return the exit status: 0, 1 after a failure, 130 after Ctrl-C."""
+    spaces = build.probe_spaces(config)
+    saved = run_dir.checkpoint_meta("latest") if resume else {}
+    board, mailboxes, fleet = open_run(config, run_dir, spaces)
+    panel = Panel(config, config.steps, config.log.panel)
+    if resume:
+        board.restore(saved["progress"], saved["moments"])
+    telemetry = Telemetry(build.slots(config), spaces.frames_per_step, board.total_env_steps())
+    run = Run(config, run_dir, board, telemetry, panel, fleet, mailboxes)
+    status = EXIT_FAILED
+    try:
+        with run.ctrl_c():
+            run.start(saved)
+            status = run.supervise()
+    except RunFailed as failure:
+        panel.close()
+        kept = f"The last checkpoint is kept: gala resume {run_dir.path}\n" if run_dir.checkpoints.names() else ""
+        print(f"\n{failure}\n{kept}", end="", file=sys.stderr)
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    finally:
+        fleet.kill()
+        panel.close()
+        summary = telemetry.summary(board) | {"status": _STATUS[status], "failures": run.elasticity.failures}
+        run_dir.write_summary(summary)
+        run_dir.close()
+        board.close()
+        if mailboxes:
+            mailboxes.close()
+    if status != EXIT_FAILED:
+        print("\n".join(closing_lines(summary, str(run_dir.path))))
+    return status
+
+
+def reach(config: Config) -> None:
+    """Connect to the cluster that the settings name, if they do. Raises ValueError; call it before anything is
+    written."""
+    check_cluster(config)
+    if config.cluster.address:
+        from gala.cluster.rayctl import connect
+
+        connect(config.cluster.address, available_cores())
+
+
+def open_run(config: Config, run_dir: RunDir, spaces: build.Spaces) -> tuple[Any, Any, Fleet]:
+    """(board, mailboxes or None, fleet): of this machine's processes, or of a cluster."""
+    num_params, num_moments = build.count_parameters(config, spaces), build.num_moments(config, spaces)
+    reach(config)
+    if config.cluster.address:
+        from gala.cluster.job import open_job
+
+        return open_job(config, run_dir, num_params, num_moments)
+    board = Board.create(build.slots(config), num_params, num_moments)
+    return board, build_gossip.make_mailboxes(config, num_params), ProcessFleet()
+
+
+_STATUS = {EXIT_OK: "finished", EXIT_FAILED: "failed", EXIT_INTERRUPTED: "interrupted"}
+
+
+class Run:
+    """One run: what its learners say and how they end, and what follows from it."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: RunDir,
+        board: Board,
+        telemetry: Telemetry,
+        panel: Panel,
+        fleet: Fleet,
+        mailboxes: Any,
+    ) -> None:
+        self.config, self.run_dir, self.board, self.telemetry, self.panel = config, run_dir, board, telemetry, panel
+        self.fleet, self.mailboxes = fleet, mailboxes
+        self.state: dict[int, str] = {}
+        self.errors: dict[int, str] = {}
+        self._heard: list[Event] = []
+        self.ctrl_c_presses = 0
+        self.interrupted = self.has_run = self._has_shown_traceback = False
+        self.next_record = time.monotonic() + config.log.interval_s
+        self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.state, telemetry.start_steps)
+        self.elasticity = Elasticity(config, self.state, fleet, mailboxes, self._spec)
+
+    def start(self, saved: dict[str, Any]) -> None:
+        """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty."""
+        self._store = build_gossip.open_store(self.config)
+        self._resume_from = "latest" if saved else ""
+        if saved and self.mailboxes:
+            self.mailboxes.restore(saved["weights"])
+        if saved:
+            self.checkpoint.best = -float("inf") if saved["return_mean"] is None else saved["return_mean"]
+        for rank in range(self.config.learners):
+            if not saved or rank in saved["ranks"]:
+                self.fleet.spawn(self._spec(rank))
+                self.state[rank] = "starting"
+            else:
+                self.elasticity.admit(rank)
+        self._resume_from = ""
+
+    def _spec(self, rank: int, donated: bytes = b"") -> LearnerSpec:
+        return LearnerSpec(
+            self.config,
+            rank,
+            str(self.run_dir.path),
+            self.board.handle,
+            self.mailboxes.handle if self.mailboxes else None,
+            self._store.port if self._store else 0,
+            "" if donated else self._resume_from,
+            donated,
+        )
+
+    def supervise(self) -> int:
+        """Runs until all learners have saved their last state. Raises RunFailed where a failure ends the run."""
+        while True:
+            events = self.fleet.events(_POLL_S)
+            if self.ctrl_c_presses and not self.interrupted:
+                self._interrupt()
+            self._heard += events
+            while self._heard:
+                self._handle(self._heard.pop(0))
+            now = time.monotonic()
+            self.elasticity.advance()
+            if now >= self.next_record and "starting" not in self.state.values():
+                self.next_record = now + self.config.log.interval_s
+                self._log()
+            if self.checkpoint.advance(now, self.mailboxes.silent() if self.mailboxes else ()):
+                self._log()
+                for rank in list(self.state):
+                    self.fleet.tell(rank, "exit")
+                self.fleet.join(_GRACE_S)
+                return EXIT_INTERRUPTED if self.interrupted else EXIT_OK
+
+    def _handle(self, event: Event) -> None:
+        rank, kind, body = event
+        if kind == "died":
+            self._died(rank, body)
+        elif kind == "error":
+            self.errors[rank] = body
+        elif kind == "metrics":
+            self.telemetry.add(rank, body)
+        elif kind == "ready":
+            self.state[rank] = "running"
+            self.has_run = self.has_run or "starting" not in self.state.values()
+            self.checkpoint.joined(rank)
+        elif kind in ("state", "left"):
+            self.elasticity.hear(event)
+        else:
+            self.checkpoint.hear(event)
+
+    def _died(self, rank: int, how: str) -> None:
+        if self.state.pop(rank, "") == "left":
+            self.telemetry.forget(rank)
+            return
+        error = self.errors.pop(rank, "").rstrip()
+        self.checkpoint.died(rank)
+        self.telemetry.forget(rank)
+        told = f"learner {rank} failed" if error else f"learner {rank} {how}"
+        goes_on = self.elasticity.died(rank, told) and (self.has_run or not error)
+        if not goes_on:
+            self._fail(told, error)
+        if not self.state:
+            raise RunFailed(f"{told}; no learner is left, the run has ended." + self._explained(error))
+        self.panel.message(f"{told}; {self.elasticity.consequence(rank)}{self._explained(error)}")
+
+    def _fail(self, told: str, error: str) -> None:
+        """A killed learner makes its peers in an all-reduce fail: its death is then what the user should see."""
+        for event in (*self._heard, *self.fleet.events(_POLL_S)) if error else ():
+            if event.kind == "died" and "killed" in event.body:
+                told, error = f"learner {event.rank} {event.body}", ""
+        raise RunFailed(f"{told}; the run has ended." + self._explained(error))
+
+    def _explained(self, error: str) -> str:
+        """The first traceback in full, later ones, which mostly repeat it, by their last line."""
+        if not error:
+            return ""
+        shown, self._has_shown_traceback = self._has_shown_traceback, True
+        return "\n" + (error.splitlines()[-1] if shown else error)
+
+    def _log(self) -> None:
+        record = self.telemetry.record(self.board, sorted(self.state))
+        self.run_dir.append_metrics(record)
+        self.panel.update(record)
+        mean = record.get("charts/episodic_return")
+        if mean is not None and self.telemetry.episodes >= _MIN_EPISODES_FOR_BEST:
+            self.checkpoint.offer_best(mean)
+        if self.mailboxes and (wanted := self.run_dir.take_wanted_learners()):
+            self.panel.message(self.elasticity.scale(wanted))
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self.panel.message("Ctrl-C: saving a checkpoint; once more to kill")
+        self.elasticity.stop()
+        if self.checkpoint.lock_step:
+            self.board.control[1] = self.checkpoint.update_ahead()
+        for rank in self.state:
+            self.fleet.tell(rank, "stop")
+
+    @contextlib.contextmanager
+    def ctrl_c(self) -> Iterator[None]:
+        """Inside, the first Ctrl-C asks for a checkpoint and the second raises KeyboardInterrupt."""
+
+        def on_sigint(signum: int, frame: Any) -> None:
+            self.ctrl_c_presses += 1
+            if self.ctrl_c_presses > 1:
+                raise KeyboardInterrupt
+
+        previous = signal.signal(signal.SIGINT, on_sigint)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,174 @@
+"""From the learners' interval records to the run's, in CleanRL's tags; the x-axis is env_steps over all learners."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from gala.gossip.evidence.certificate import Certificate
+from gala.gossip.evidence.events import consensus_distance
+from gala.training.board import Board
+
+EPISODE_WINDOW = 100
+STAGES = ("simulate", "act", "learn", "gossip")
+
+
+class Telemetry:
+    """Keeps the last 100 episodes, of each learner and of all, and the rates; makes one record per logging interval."""
+
+    def __init__(self, num_learners: int, frames_per_step: int, start_steps: int = 0) -> None:
+        self.frames_per_step = frames_per_step
+        self.returns: deque[float] = deque(maxlen=EPISODE_WINDOW)
+        self.lengths: deque[int] = deque(maxlen=EPISODE_WINDOW)
+        self.learner_returns = [deque[float](maxlen=EPISODE_WINDOW) for _ in range(num_learners)]
+        self.latest: list[dict[str, Any]] = [{} for _ in range(num_learners)]
+        self.started = self._last_time = time.monotonic()
+        self._last_steps = self.start_steps = start_steps
+        self.episodes = 0
+        self.certificate: Certificate | None = None
+        self._ages: list[dict[str, int]] = [{} for _ in range(num_learners)]
+        self._steady: list[tuple[float, int]] = []
+
+    def add(self, rank: int, record: dict[str, Any]) -> dict[str, Any]:
+        """Takes in one learner's record and returns it as tags of that learner."""
+        returns, lengths = record.pop("returns"), record.pop("lengths")
+        self.episodes += len(returns)
+        self.returns.extend(returns)
+        self.lengths.extend(lengths)
+        self.learner_returns[rank].extend(returns)
+        interval_s = max(record.pop("interval_s"), 1e-9)
+        self._ages[rank] = record.pop("message_ages", {})
+        if "events" in record:
+            self.certificate = self.certificate or Certificate(len(self.latest))
+            self.certificate.log(rank, record.pop("events"))
+        tags = {key: value for key, value in record.items() if "/" in key}
+        tags |= {f"perf/{stage}_share": record[f"{stage}_s"] / interval_s for stage in STAGES}
+        tags["charts/SPS"] = record["interval_steps"] / interval_s
+        if "gossip/bytes_sent" in tags:
+            before = self.latest[rank].get("gossip/bytes_sent", tags["gossip/bytes_sent"])
+            tags["gossip/bytes_per_s"] = (tags["gossip/bytes_sent"] - before) / interval_s
+        if self.learner_returns[rank]:
+            tags["charts/episodic_return"] = float(np.mean(self.learner_returns[rank]))
+        tags |= {"env_steps": record["env_steps"], "updates": record["updates"]}
+        self.latest[rank] = tags
+        return tags
+
+    def forget(self, rank: int) -> None:
+        """This learner is gone: its last tags are no news any more."""
+        self.latest[rank], self._ages[rank] = {}, {}
+        if self.certificate is not None:
+            self.certificate.give_up(f"learner {rank} is gone")
+
+    def record(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
+        """The aggregate over all learners, as it stands now; ``ranks`` are those that are there."""
+        now, steps = time.monotonic(), board.total_env_steps()
+        sps = (steps - self._last_steps) / max(now - self._last_time, 1e-9)
+        self._last_time, self._last_steps = now, steps
+        self._steady.append((now, steps))
+        record: dict[str, Any] = {"global_step": steps, "frames": steps * self.frames_per_step}
+        record |= {"charts/SPS": sps, "charts/frames_per_s": sps * self.frames_per_step}
+        if self.returns:
+            record["charts/episodic_return"] = float(np.mean(self.returns))
+            record["charts/episodic_length"] = float(np.mean(self.lengths))
+        known = [tags for tags in self.latest if tags]
+        for tag in sorted({tag for tags in known for tag in tags if "/" in tag} - set(record)):
+            record[tag] = _REDUCE.get(tag, np.mean)([tags[tag] for tags in known if tag in tags])
+        weights = [tags["gossip/weight"] for tags in known if "gossip/weight" in tags]
+        if weights:
+            record |= {"gossip/weight_min": min(weights), "gossip/weight_max": max(weights)}
+        record = {key: float(value) if "/" in key else value for key, value in record.items()}
+        if len(ranks) > 1:
+            record |= self._distance(board, ranks)
+        if any(self._ages):
+            record["message_ages"] = add_counts(self._ages)
+        record |= {"perf/updates": int(board.progress[:, 1].sum()), "perf/wall_s": now - self.started}
+        record |= {f"learner{rank}": dict(tags) for rank, tags in enumerate(self.latest) if tags}
+        return record
+
+    def _distance(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
+        """How far the learners are apart; with a certificate, that and its bound for the same parameters, which
+        ``epsilon_marks`` names in the event logs of the learners."""
+        if self.certificate is not None:
+            for rank in range(board.handle.num_learners):
+                params, number = board.read_publication(rank)
+                self.certificate.publish(rank, number, torch.from_numpy(params))
+            if measured := self.certificate.measure():
+                scale = 1 / math.sqrt(board.handle.num_learners)
+                return {
+                    "gossip/consensus_distance": scale * measured.distance,
+                    "gossip/epsilon_bound": scale * measured.bound,
+                    "epsilon_marks": measured.marks,
+                }
+        return {"gossip/consensus_distance": rms_consensus_distance(board.read_params(ranks))}
+
+    def steady_rate(self) -> float:
+        """env_steps per second over the run without its first tenth (start-up, warm-up)."""
+        marks = self._steady
+        if len(marks) < 2:
+            return 0.0
+        first = marks[min(len(marks) // 10, len(marks) - 2)]
+        return (marks[-1][1] - first[1]) / max(marks[-1][0] - first[0], 1e-9)
+
+    def summary(self, board: Board) -> dict[str, Any]:
+        """The closing figures of the run, in all and per learner."""
+        steps = board.total_env_steps()
+        learners = []
+        for rank, returns in enumerate(self.learner_returns):
+            if not board.progress[rank].any():  # a place that nobody took
+                continue
+            learners.append(
+                {
+                    "rank": rank,
+                    "env_steps": int(board.progress[rank, 0]),
+                    "updates": int(board.progress[rank, 1]),
+                    "return_mean": float(np.mean(returns)) if returns else None,
+                }
+            )
+        return {
+            "env_steps": steps,
+            "frames": steps * self.frames_per_step,
+            "updates": int(board.progress[:, 1].sum()),
+            "wall_s": time.monotonic() - self.started,
+            "env_steps_per_s": self.steady_rate(),
+            "episodes": self.episodes,
+            "return_mean": float(np.mean(self.returns)) if self.returns else None,
+            "learners": learners,
+        }
+
+
+_SUMMED = ("sent", "received", "bytes_sent", "bytes_per_s", "kept_rounds", "refused_puts", "taken_back", "lost_weight")
+_REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max} | {f"gossip/{name}": np.sum for name in _SUMMED}
+"""How the record of all learners is made from theirs; by their mean where nothing is said."""
+
+
+def add_counts(each: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Histograms with labelled bins such as 0, 1, 2-3, added up, in the order of their bins."""
+    total = Counter[str]()
+    for counts in each:
+        total.update(counts)
+    return {label: total[label] for label in sorted(total, key=lambda label: int(label.split("-")[0]))}
+
+
+def rms_consensus_distance(params: np.ndarray) -> float:
+    """Root mean square of the learners' distances to their mean: ``||X - mean X||_F / sqrt(n)``, ``params [n, d]``."""
+    return consensus_distance(torch.from_numpy(params)) / math.sqrt(len(params))
+
+
+def closing_lines(summary: dict[str, Any], run: str) -> list[str]:
+    """What a person wants to know at the end of a run, and the next commands; lines of at most 80 columns."""
+    mean = summary["return_mean"]
+    learned = "no episode ended" if mean is None else f"return {mean:.2f} over the last 100 episodes"
+    return [
+        f"{summary['status']}: {learned}",
+        f"{summary['env_steps']:,} env_steps, {summary['updates']:,} updates in {summary['wall_s']:.0f} s, "
+        f"{summary['env_steps_per_s']:,.0f} env_steps/s",
+        f"run       {run}",
+        f"evaluate  gala eval {run}",
+        f"curves    tensorboard --logdir {run}",
+    ]
