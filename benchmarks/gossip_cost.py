@@ -27,7 +27,9 @@ from gala.bench.machine import machine_facts
 from gala.gossip.averager import GossipAverager
 from gala.gossip.graphs.topology import edges
 from gala.gossip.message import Mailbox
-from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 from gala.processes.resources import available_cores
 
 NUMEL = 866_439

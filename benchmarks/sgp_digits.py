@@ -7,8 +7,8 @@
 Writes one JSON line per training to benchmarks/results/sgp_digits.jsonl, and the tables made from them beside it. A
 finished (part, method, SlowMo, seed) that is already there is skipped, so the command can be given again.
 
-The times are injected sleeps (``gala.supervised.comparison.collective`` and ``gala.gossip.transport.delayed`` say by which model), at the
-scale of a large network: 250 ms of compute per iteration and 60 ms of latency, so that eight learners fit on two
+The times are injected sleeps (by the model of ``gala.supervised.comparison.collective`` and
+``gala.gossip.transport.delayed``), at the scale of a large network: 250 ms of compute per iteration and 60 ms of latency, so that eight learners fit on two
 cores. ``injected_ms`` in a row is what remains if nothing but the sleeps took time; ``late`` is the share of iterations
 in which the machine was too busy for them.
 """

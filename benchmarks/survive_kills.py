@@ -27,7 +27,8 @@ import torch
 from gala.bench.machine import machine_facts
 from gala.gossip.averager import GossipAverager
 from gala.gossip.transport.box import Box
-from gala.gossip.transport.shared_memory import Handle, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import Handle, open_endpoint
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 LEARNERS, NUMEL, PACE_S = 4, 866_439, 0.02
 WINDOW_S, START_S = 10.0, 60.0

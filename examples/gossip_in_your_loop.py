@@ -12,7 +12,8 @@ import torch
 import torch.multiprocessing as mp
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.transport.in_process import SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 LEARNERS, INPUTS, UPDATES = 4, 8, 400
 TRUE_WEIGHTS = torch.linspace(-1.0, 1.0, INPUTS)

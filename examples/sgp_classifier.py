@@ -15,7 +15,8 @@ from torch import nn
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.evidence.events import consensus_distance
-from gala.gossip.transport.in_process import SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 LEARNERS, ITERATIONS, BATCH, TOPOLOGY = 4, 300, 32, "one-peer-exponential"
 

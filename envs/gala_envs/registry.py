@@ -33,7 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "expose": False,
     "obs_noise": 0.0,
 }
-"""Every option of ``make`` and its default: those of ``gala.config.schema.EnvConfig``, and of the backends, by a test."""
+"""Every option of ``make`` and its default. They equal ``gala.config.schema.EnvConfig`` and the backends' own (tested)."""
 
 _CEILINGS = {"threads", "watchdog_s"}
 """Limits on what a backend may use: one that starts no thread, or cannot hang, keeps them by itself."""

@@ -21,7 +21,7 @@ from gala.build.learning import (
 )
 from gala.config.schema import Config
 from gala.gossip.averager import GossipAverager
-from gala.gossip.evidence.certificate import EventLog
+from gala.gossip.event_log import EventLog
 from gala.gossip.flat import flatten_parameters
 from gala.gossip.message import Mailbox
 from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes

@@ -64,8 +64,10 @@ class RemoteParts:
 
 
 class LearnerBoard:
-    """The board as a learner on another machine sees it: see ``gala.training.board.Board``. The others' rows are as old as the
-    last visit to the hub."""
+    """The board as a learner on another machine sees it: see ``gala.training.board.Board``.
+
+    The others' rows are as old as the last visit to the hub.
+    """
 
     def __init__(self, member: Member) -> None:
         self._member, self._publications = member, 0

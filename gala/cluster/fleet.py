@@ -34,8 +34,11 @@ _POLL_S = 0.02
 
 
 class ParentBoard:
-    """See ``gala.training.board.Board``. Rows are as new as the last ``RayFleet.events``, and at least as new as each event that
-    it returned; ``control`` reaches the learners with the next one."""
+    """See ``gala.training.board.Board``.
+
+    Rows are as new as the last ``RayFleet.events``, and at least as new as each event that it returned; ``control``
+    reaches the learners with the next one.
+    """
 
     handle = None
 
@@ -61,7 +64,7 @@ class ParentBoard:
 
 
 class ParentMailboxes:
-    """See ``gala.gossip.transport.shared_memory.SharedMemoryMailboxes``: what the run does about learners that come and go."""
+    """What the run does about learners that come and go; see ``SharedMemoryMailboxes``."""
 
     def __init__(self, hub: Any, mirror: Mirror, handle: tuple[MailboxHandle]) -> None:
         self._hub, self._mirror, self.handle = hub, mirror, handle

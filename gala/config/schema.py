@@ -1,6 +1,7 @@
 """Every default and every tuning number, as frozen dataclasses. Nothing here imports beyond the standard library.
 
-A preset (configs/**.yaml) overrides a default; the command line overrides both. What cannot work: ``gala.config.validate``.
+A preset (configs/**.yaml) overrides a default; the command line overrides both. ``gala.config.validate`` says what
+cannot work.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ from torch import Tensor
 from gala.gossip.evidence.events import AgeHistogram, MixEvent
 from gala.gossip.exchange import Exchange
 from gala.gossip.flat import check_finite, fingerprint, flatten_parameters, still_flat, unique_tensors
+from gala.gossip.graphs.stitching import Neighbours
 from gala.gossip.graphs.topology import Topology, get_topology
 from gala.gossip.message import Mailbox, Message, check_rank
 from gala.gossip.push_sum import absorb_, sent_weights
 from gala.gossip.staleness import AtBound, StalenessBound
-from gala.gossip.transport.roster import Neighbours
 
 Mixing = Literal["pushsum", "copy-average", "none"]
 

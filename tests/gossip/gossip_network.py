@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.transport.in_process import InProcessMailboxes, Mailbox, Message
+from gala.gossip.message import Mailbox, Message
+from gala.gossip.transport.in_process import InProcessMailboxes
 from gala.gossip.transport.roster import Table, TableRoster
 
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from gossip_network import start
 
-from gala.gossip.evidence.certificate import Certificate, EventLog
-from gala.gossip.evidence.events import EpsilonBall, consensus_distance
+from gala.gossip.event_log import EventLog
+from gala.gossip.evidence.certificate import Certificate
+from gala.gossip.evidence.epsilon_ball import EpsilonBall
+from gala.gossip.evidence.events import consensus_distance
 
 N, D = 4, 6
 

@@ -10,7 +10,9 @@ import torch
 from gala.gossip.averager import GossipAverager
 from gala.gossip.graphs.topology import edges
 from gala.gossip.transport.delayed import DelayedMailbox
-from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 HOUR_S = 3600.0
 D = 3

@@ -10,7 +10,9 @@ import torch
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.message import InPlace
-from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 
 def test_in_place_exchanges_do_what_exchanges_by_copies_do():

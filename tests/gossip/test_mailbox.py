@@ -22,7 +22,9 @@ from mailbox_contract import (
 from gala.gossip.averager import GossipAverager
 from gala.gossip.transport.box import Box
 from gala.gossip.transport.cuda_memory import create_cuda_mailboxes
-from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 fork = mp.get_context("fork")  # cheap; learners use spawn, which test_processes.py covers
 

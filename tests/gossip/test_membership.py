@@ -14,9 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gala.gossip.averager import GossipAverager
+from gala.gossip.graphs.stitching import stitched_in_peers, stitched_shares
 from gala.gossip.graphs.topology import TOPOLOGIES, Topology, edges, uniform
-from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
-from gala.gossip.transport.roster import stitched_in_peers, stitched_shares
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 
 def _of_file(pairs: list[tuple[int, int]]) -> Topology:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from gossip_network import lockstep, stack, start
 
-from gala.gossip.evidence.events import AgeHistogram, EpsilonBall, MixEvent, consensus_distance
+from gala.gossip.evidence.epsilon_ball import EpsilonBall
+from gala.gossip.evidence.events import AgeHistogram, MixEvent, consensus_distance
 
 
 def test_consensus_distance():

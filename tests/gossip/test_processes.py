@@ -10,7 +10,8 @@ import torch
 from gossip_network import lockstep, stack, start
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.transport.in_process import SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 N, D, ROUNDS = 3, 20_000, 60
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gala.gossip.graphs.base_graph import base_graph
 from gala.gossip.graphs.from_file import load_topology
 from gala.gossip.graphs.spectrum import contraction, exact_after, half_life_rounds, mixing_matrix, spectral_gap
+from gala.gossip.graphs.stitching import stitched_in_peers
 from gala.gossip.graphs.topology import (
     TOPOLOGIES,
     Topology,
@@ -24,7 +25,6 @@ from gala.gossip.graphs.topology import (
     torus_rows,
     uniform,
 )
-from gala.gossip.transport.roster import stitched_in_peers
 
 SIZES = [*range(1, 10), 16, 32]
 

@@ -9,13 +9,12 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
-from gala.gossip.message import Edge, Mailbox
+from gala.gossip.message import Edge
 from gala.gossip.transport.box import LINE, Box, block_size, front
 from gala.gossip.transport.roster import Table
 
@@ -23,33 +22,16 @@ PATIENCE_S = 0.005
 """How long an access tries for a lock. Holders keep it for under a millisecond unless they are stopped or preempted."""
 
 
-class Handle(NamedTuple):
-    """What a spawned child needs to find the boxes; picklable."""
-
-    path: str
-    inode: int
-    world_size: int
-    numel: int
-    edges: tuple[Edge, ...]
-    silent_after_s: float
-
-    def open(self, rank: int) -> Mailbox:
-        """See ``open_endpoint``."""
-        from gala.gossip.transport.shared_memory import open_endpoint  # which needs this module
-
-        return open_endpoint(self, rank)
-
-
 class Block:
     """The mapping of one process. It holds the process's ONLY descriptor of the file: POSIX drops all of a process's
     record locks on a file as soon as it closes any descriptor of it. (``mmap`` keeps a duplicate, closed with the
     map.)"""
 
-    def __init__(self, fd: int, handle: Handle) -> None:
-        self.fd, self.handle = fd, handle
+    def __init__(self, fd: int, world_size: int, numel: int, edges: Sequence[Edge]) -> None:
+        self.fd, self.world_size, self.numel = fd, world_size, numel
         weakref.finalize(self, os.close, fd)
-        self.map = mmap.mmap(fd, block_size(handle.world_size, handle.numel, len(handle.edges)))
-        n, step = handle.world_size, LINE // 8
+        self.map = mmap.mmap(fd, block_size(world_size, numel, len(edges)))
+        n, step = world_size, LINE // 8
         lines = np.frombuffer(self.map, np.int64, (n + 1) * step)
         self.updates, state, beat_ns = (lines[i : n * step : step] for i in range(3))
         weight, total = lines[3 : n * step : step].view(np.float64), lines[n * step : n * step + 1].view(np.float64)
@@ -58,7 +40,7 @@ class Block:
         self.arrived = np.frombuffer(self.map, np.int8, n * n, (n + 1) * LINE).reshape(n, n)
         """[destination, source]: there may be something in the box. Spares a look into every box at every update."""
         self.thread_lock = threading.Lock()  # record locks belong to the process: they do not keep its threads apart
-        self._index = {edge: i for i, edge in enumerate(handle.edges)}
+        self._index = {edge: i for i, edge in enumerate(edges)}
         self._boxes: dict[Edge, Box] = {}
         self.lent: Mapping[Edge, Tensor] = {}  # numbers that lie elsewhere: on a GPU
 
@@ -66,9 +48,8 @@ class Block:
         if edge not in self._boxes:
             if edge not in self._index:
                 raise ValueError(f"there is no box {edge[0]} -> {edge[1]}; create the mailboxes with that edge")
-            numel, world_size = self.handle.numel, self.handle.world_size
-            offset = front(world_size) + self._index[edge] * Box.size(numel)
-            self._boxes[edge] = Box(self.map, offset, numel, self.lent.get(edge))
+            offset = front(self.world_size) + self._index[edge] * Box.size(self.numel)
+            self._boxes[edge] = Box(self.map, offset, self.numel, self.lent.get(edge))
         return self._boxes[edge]
 
     @contextlib.contextmanager

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from gala.gossip.message import Edge, Mailbox
-from gala.gossip.transport.shared_memory import Handle, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import Handle, open_endpoint
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 
 class CudaHandle(NamedTuple):

@@ -16,9 +16,6 @@ from torch import Tensor
 from gala.gossip.flat import check_same_parameters
 from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
 from gala.gossip.transport.roster import FINISHED, PRESENT, RESTING, Table, TableRoster
-from gala.gossip.transport.shared_memory import SharedMemoryMailboxes, open_endpoint
-
-__all__ = ["Edge", "InProcessMailboxes", "Mailbox", "Message", "SharedMemoryMailboxes", "open_endpoint"]
 
 
 class InProcessMailboxes:

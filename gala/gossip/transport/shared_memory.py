@@ -5,22 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from gala.gossip.flat import check_same_parameters
-from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank, total_mass
+from gala.gossip.message import Edge, Message, check_rank, total_mass
 from gala.gossip.transport.anonymous_memory import anonymous_memory
-from gala.gossip.transport.block import Block, Handle
+from gala.gossip.transport.block import Block
 from gala.gossip.transport.box import Box, block_size
-from gala.gossip.transport.roster import ABSENT, FINISHED, PRESENT, RESTING, Table, TableRoster
-
-_open_blocks: weakref.WeakValueDictionary[Handle, Block] = weakref.WeakValueDictionary()
+from gala.gossip.transport.endpoint import Handle, alive, open_block
+from gala.gossip.transport.roster import ABSENT, PRESENT, Table
 
 
 class SharedMemoryMailboxes:
@@ -31,11 +27,11 @@ class SharedMemoryMailboxes:
     ``open_endpoint(handle, rank)`` while the parent lives.
     """
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, handle: Handle) -> None:
         self._block: Block | None = block
         self._cut_off: dict[int, float] = {}  # by writer, as far as it is accounted for
-        self._handle = block.handle
-        self.handle: Any = block.handle
+        self._handle = handle
+        self.handle: Any = handle
         """What the children need: ``handle.open(rank)`` makes an endpoint."""
 
     @classmethod
@@ -59,21 +55,21 @@ class SharedMemoryMailboxes:
         size = block_size(world_size, numel, len(set(edges)))
         fd, path = anonymous_memory("gala-mailboxes", size)
         handle = Handle(path, os.fstat(fd).st_ino, world_size, numel, tuple(dict.fromkeys(edges)), silent_after_s)
-        _open_blocks[handle] = block = Block(fd, handle)
+        block = open_block(handle, fd)
         present = world_size if present is None else present
         block.table.state[present:] = ABSENT
         block.table.weight[:present] = 1.0
         block.table.total[0] = present
-        return cls(block)
+        return cls(block, handle)
 
     @property
     def table(self) -> Table:
         """State, signs of life and weights of all ranks."""
-        return _alive(self._block).table
+        return alive(self._block).table
 
     def bury(self, rank: int) -> float:
         """Write a dead rank off; returns the weight that went with it. What others sent it is theirs to take back."""
-        block = _alive(self._block)
+        block = alive(self._block)
         cut_off = 0.0
         for edge in (e for e in self._handle.edges if e[0] == rank):
             with block.locked(block.box(edge)) as held:
@@ -92,7 +88,7 @@ class SharedMemoryMailboxes:
     def _pass_on_orphans(self, rank: int) -> float:
         """What ``rank`` and others that are gone had sent to each other, two that left at once say, goes to somebody
         who is there; returns the weight for which there was nobody."""
-        block, weight = _alive(self._block), 0.0
+        block, weight = alive(self._block), 0.0
         live = [r for r in np.flatnonzero(block.table.state == PRESENT).tolist() if r != rank]
         heir = next((r for r in live if (rank, r) in self._handle.edges), None)
         for edge in (e for e in self._handle.edges if rank in e):
@@ -113,15 +109,15 @@ class SharedMemoryMailboxes:
 
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight."""
-        _alive(self._block).table.admit(rank)
+        alive(self._block).table.admit(rank)
 
     def lend(self, data: Mapping[Edge, Tensor]) -> None:
         """Keep the numbers of these boxes in ``data`` [numel] instead; before their first use."""
-        _alive(self._block).lent = data
+        alive(self._block).lent = data
 
     def box(self, edge: Edge) -> Box:
         """The box itself, for tests and measurements."""
-        return _alive(self._block).box(edge)
+        return alive(self._block).box(edge)
 
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for ``silent_after_s``."""
@@ -129,20 +125,20 @@ class SharedMemoryMailboxes:
 
     def progress(self) -> list[int]:
         """The update count that each rank published last."""
-        return _alive(self._block).updates.tolist()
+        return alive(self._block).updates.tolist()
 
     def in_flight(self) -> tuple[Tensor, float]:
         """The mass that waits in all boxes: (sum of numerators [d] in float64, sum of weights)."""
-        arrived = np.argwhere(_alive(self._block).arrived.copy()).tolist()
+        arrived = np.argwhere(alive(self._block).arrived.copy()).tolist()
         return total_mass(filter(None, (self._peek((src, dst)) for dst, src in arrived)), self._handle.numel)
 
     def lost_weight(self) -> float:
         """Weight that was lost in cut-off writes, over all boxes."""
-        block = _alive(self._block)
+        block = alive(self._block)
         return float(sum(block.box(edge).reals[Box.LOST] for edge in self._handle.edges))
 
     def _peek(self, edge: Edge) -> Message | None:
-        block = _alive(self._block)
+        block = alive(self._block)
         with block.locked(block.box(edge)) as held:
             return block.box(edge).peek() if held else None
 
@@ -151,125 +147,3 @@ class SharedMemoryMailboxes:
         if self._block is not None and not self._handle.path.startswith("/proc/"):
             os.unlink(self.handle.path)
         self._block = None
-
-
-def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None = None) -> Mailbox:
-    """This process's endpoint for ``rank``; ``lent`` holds the numbers of boxes that keep theirs elsewhere.
-
-    Raises:
-        ValueError: the rank is outside the world, or the parent has closed the mailboxes or died.
-    """
-    check_rank(rank, handle.world_size)
-    block = _open_blocks.get(handle)
-    if block is None:
-        try:
-            fd = os.open(handle.path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as e:
-            raise ValueError(f"the mailboxes are gone ({e}): the parent must keep them open while ranks join") from None
-        if os.fstat(fd).st_ino != handle.inode:
-            os.close(fd)
-            raise ValueError("the mailboxes are gone: the parent must keep them open while ranks join")
-        _open_blocks[handle] = block = Block(fd, handle)
-    block.lent = lent or block.lent
-    block.table.state[rank] = PRESENT
-    return _SharedEndpoint(block, rank)
-
-
-class _SharedEndpoint:
-    def __init__(self, block: Block, rank: int) -> None:
-        self._block: Block | None = block
-        self.roster = TableRoster(block.table, rank, block.handle.silent_after_s)
-        self._rank, self.numel = rank, block.handle.numel
-        self.message_bytes = 4 * self.numel + HEADER_BYTES
-        self._incoming = [edge for edge in block.handle.edges if edge[1] == rank]
-
-    def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
-        return self._put(dst, numerator, weight, sent_at, replace, 1.0)
-
-    def put_share(self, dst: int, z: Tensor, weight: float, sent_at: int) -> bool:
-        return self._put(dst, z, weight, sent_at, False, weight)
-
-    def _put(self, dst: int, values: Tensor, weight: float, sent_at: int, replace: bool, scale: float) -> bool:
-        check_numel(values, self.numel)
-        block = _alive(self._block)
-        box = block.box((self._rank, dst))
-        with block.locked(box) as held:
-            if held:
-                block.arrived[dst, self._rank] = 1
-                box.put(values, weight, sent_at, replace, scale)
-                self._move(0.0 if replace else -weight)
-        return held
-
-    def take(self, src: int) -> Message | None:
-        return self._empty(src, self._rank)
-
-    def take_in_place(self, src: int, use: Callable[[Message], None]) -> bool:
-        return self._empty(src, self._rank, use) is not None
-
-    def take_back(self, dst: int) -> Message | None:
-        return self._empty(self._rank, dst)
-
-    def _empty(self, src: int, dst: int, use: Callable[[Message], None] | None = None) -> Message | None:
-        block = _alive(self._block)
-        box = block.box((src, dst))
-        if not (box.ints[Box.COUNT] or box.ints[Box.DIRTY]):  # most boxes are empty most of the time: no lock for that
-            return None
-        with block.locked(box) as held:
-            if not held:
-                return None
-            block.arrived[dst, src] = 0
-            message = box.look() if use else box.peek()
-            if message is not None and use:
-                use(message)  # who dies in here has published nothing of it: it stays the box's
-                box.wait()
-            if message is not None and not box.ints[Box.IS_COPY]:
-                self._move(message.weight)
-            box.empty()
-            return message
-
-    def _move(self, weight: float) -> None:
-        """Tell at once what this rank has more or less: if it is killed, its published weight goes with it, and must be
-        no more and no less than what is nowhere else."""
-        _alive(self._block).table.weight[self._rank] += weight
-
-    def senders(self) -> Sequence[int]:
-        # Of a copy: NumPy raises where numbers turn to 0 while it counts them.
-        return np.flatnonzero(_alive(self._block).arrived[self._rank].copy()).tolist()
-
-    def waiting(self, src: int, dst: int) -> int:
-        return int(_alive(self._block).box((src, dst)).ints[Box.COUNT])
-
-    def agree(self, fingerprint: int) -> None:
-        block = _alive(self._block)
-        block.fingerprints[self._rank] = fingerprint
-        check_same_parameters(fingerprint, block.fingerprints.tolist(), self._rank)
-
-    def advance(self, updates: int) -> None:
-        block = _alive(self._block)
-        block.updates[self._rank], block.table.beat_ns[self._rank] = updates, time.monotonic_ns()
-
-    def progress(self, rank: int) -> int:
-        return int(_alive(self._block).updates[rank])
-
-    def finished(self, rank: int) -> bool:
-        return not self.roster.is_live(rank)
-
-    def rest(self, resting: bool) -> None:
-        table = _alive(self._block).table
-        table.beat_ns[self._rank] = time.monotonic_ns()
-        table.state[self._rank] = RESTING if resting else PRESENT
-
-    def lost_weight(self) -> float:
-        block = _alive(self._block)
-        return float(sum(block.box(edge).reals[Box.LOST] for edge in self._incoming))
-
-    def close(self) -> None:
-        if self._block is not None:
-            self._block.table.state[self._rank] = FINISHED
-        self._block = None
-
-
-def _alive(block: Block | None) -> Block:
-    if block is None:
-        raise ValueError("these mailboxes are closed")
-    return block

@@ -15,7 +15,8 @@ from gala.gossip.averager import GossipAverager
 from gala.gossip.graphs.spectrum import mixing_matrix
 from gala.gossip.graphs.topology import get_topology
 from gala.gossip.transport.delayed import DelayedMailbox
-from gala.gossip.transport.in_process import SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 from gala.optim.schedules import SCHEDULES
 from gala.optim.slowmo import SlowMo
 from gala.supervised.comparison.collective import Collective

@@ -1,0 +1,173 @@
+"""One rank's end of the shared boxes, and the handle by which a child finds them."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from gala.gossip.flat import check_same_parameters
+from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank
+from gala.gossip.transport.block import Block
+from gala.gossip.transport.box import Box
+from gala.gossip.transport.roster import FINISHED, PRESENT, RESTING, TableRoster
+
+
+class Handle(NamedTuple):
+    """What a spawned child needs to find the boxes; picklable."""
+
+    path: str
+    inode: int
+    world_size: int
+    numel: int
+    edges: tuple[Edge, ...]
+    silent_after_s: float
+
+    def open(self, rank: int) -> Mailbox:
+        """See ``open_endpoint``."""
+        return open_endpoint(self, rank)
+
+
+_open_blocks: weakref.WeakValueDictionary[Handle, Block] = weakref.WeakValueDictionary()
+"""A process maps the memory once: see ``Block``."""
+
+
+def open_block(handle: Handle, fd: int = -1) -> Block:
+    """The mapping of this process; made from the descriptor ``fd``, or from the handle's path, if there is none yet.
+
+    Raises:
+        ValueError: the parent has closed the mailboxes or died.
+    """
+    block = _open_blocks.get(handle)
+    if block is None:
+        if fd < 0:
+            try:
+                fd = os.open(handle.path, os.O_RDWR | os.O_CLOEXEC)
+            except OSError as e:
+                raise ValueError(
+                    f"the mailboxes are gone ({e}): the parent must keep them open while ranks join"
+                ) from None
+            if os.fstat(fd).st_ino != handle.inode:
+                os.close(fd)
+                raise ValueError("the mailboxes are gone: the parent must keep them open while ranks join")
+        _open_blocks[handle] = block = Block(fd, handle.world_size, handle.numel, handle.edges)
+    return block
+
+
+def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None = None) -> Mailbox:
+    """This process's endpoint for ``rank``; ``lent`` holds the numbers of boxes that keep theirs elsewhere.
+
+    Raises:
+        ValueError: the rank is outside the world, or the parent has closed the mailboxes or died.
+    """
+    check_rank(rank, handle.world_size)
+    block = open_block(handle)
+    block.lent = lent or block.lent
+    block.table.state[rank] = PRESENT
+    return _SharedEndpoint(block, handle, rank)
+
+
+class _SharedEndpoint:
+    def __init__(self, block: Block, handle: Handle, rank: int) -> None:
+        self._block: Block | None = block
+        self.roster = TableRoster(block.table, rank, handle.silent_after_s)
+        self._rank, self.numel = rank, handle.numel
+        self.message_bytes = 4 * self.numel + HEADER_BYTES
+        self._incoming = [edge for edge in handle.edges if edge[1] == rank]
+
+    def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
+        return self._put(dst, numerator, weight, sent_at, replace, 1.0)
+
+    def put_share(self, dst: int, z: Tensor, weight: float, sent_at: int) -> bool:
+        return self._put(dst, z, weight, sent_at, False, weight)
+
+    def _put(self, dst: int, values: Tensor, weight: float, sent_at: int, replace: bool, scale: float) -> bool:
+        check_numel(values, self.numel)
+        block = alive(self._block)
+        box = block.box((self._rank, dst))
+        with block.locked(box) as held:
+            if held:
+                block.arrived[dst, self._rank] = 1
+                box.put(values, weight, sent_at, replace, scale)
+                self._move(0.0 if replace else -weight)
+        return held
+
+    def take(self, src: int) -> Message | None:
+        return self._empty(src, self._rank)
+
+    def take_in_place(self, src: int, use: Callable[[Message], None]) -> bool:
+        return self._empty(src, self._rank, use) is not None
+
+    def take_back(self, dst: int) -> Message | None:
+        return self._empty(self._rank, dst)
+
+    def _empty(self, src: int, dst: int, use: Callable[[Message], None] | None = None) -> Message | None:
+        block = alive(self._block)
+        box = block.box((src, dst))
+        if not (box.ints[Box.COUNT] or box.ints[Box.DIRTY]):  # most boxes are empty most of the time: no lock for that
+            return None
+        with block.locked(box) as held:
+            if not held:
+                return None
+            block.arrived[dst, src] = 0
+            message = box.look() if use else box.peek()
+            if message is not None and use:
+                use(message)  # who dies in here has published nothing of it: it stays the box's
+                box.wait()
+            if message is not None and not box.ints[Box.IS_COPY]:
+                self._move(message.weight)
+            box.empty()
+            return message
+
+    def _move(self, weight: float) -> None:
+        """Tell at once what this rank has more or less: if it is killed, its published weight goes with it, and must be
+        no more and no less than what is nowhere else."""
+        alive(self._block).table.weight[self._rank] += weight
+
+    def senders(self) -> Sequence[int]:
+        # Of a copy: NumPy raises where numbers turn to 0 while it counts them.
+        return np.flatnonzero(alive(self._block).arrived[self._rank].copy()).tolist()
+
+    def waiting(self, src: int, dst: int) -> int:
+        return int(alive(self._block).box((src, dst)).ints[Box.COUNT])
+
+    def agree(self, fingerprint: int) -> None:
+        block = alive(self._block)
+        block.fingerprints[self._rank] = fingerprint
+        check_same_parameters(fingerprint, block.fingerprints.tolist(), self._rank)
+
+    def advance(self, updates: int) -> None:
+        block = alive(self._block)
+        block.updates[self._rank], block.table.beat_ns[self._rank] = updates, time.monotonic_ns()
+
+    def progress(self, rank: int) -> int:
+        return int(alive(self._block).updates[rank])
+
+    def finished(self, rank: int) -> bool:
+        return not self.roster.is_live(rank)
+
+    def rest(self, resting: bool) -> None:
+        table = alive(self._block).table
+        table.beat_ns[self._rank] = time.monotonic_ns()
+        table.state[self._rank] = RESTING if resting else PRESENT
+
+    def lost_weight(self) -> float:
+        block = alive(self._block)
+        return float(sum(block.box(edge).reals[Box.LOST] for edge in self._incoming))
+
+    def close(self) -> None:
+        if self._block is not None:
+            self._block.table.state[self._rank] = FINISHED
+        self._block = None
+
+
+def alive(block: Block | None) -> Block:
+    """``block``, unless it was closed. Raises ValueError then."""
+    if block is None:
+        raise ValueError("these mailboxes are closed")
+    return block
