@@ -25,10 +25,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gala.bench.machine import machine_facts
-from gala.build import learning as build
-from gala.config import parse as configure
+from gala.build.envs import Spaces, make_env
+from gala.build.learning import make_optimizer, make_reward_shaper
+from gala.build.policy import make_policy
+from gala.config import derived
+from gala.config.parse import parse_config
 from gala.gossip.averager import GossipAverager
-from gala.gossip.flat import flatten_parameters
+from gala.gossip.flat import flatten_gradients, flatten_parameters
 from gala.gossip.transport.in_process import InProcessMailboxes
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.rollout import Collector
@@ -79,21 +82,21 @@ def count(work: Callable[[], Any]) -> Counts:
 
 def learner(*words: str) -> Callable[[], None]:
     """A function that makes ``UPDATES`` updates."""
-    config = configure.parse([*words, "algo=a2c"])
-    env = build.make_env(config, config.envs_per_learner)
-    policy = build.make_policy(config, build.Spaces(env.obs_space, env.action_space, env.frames_per_step))
+    config = parse_config([*words, "algo=a2c"])
+    env = make_env(config, config.envs_per_learner)
+    policy = make_policy(config, Spaces(env.obs_space, env.action_space, env.frames_per_step))
     flat = flatten_parameters(policy.parameters())
-    build.flatten_gradients(flat, policy)
+    flatten_gradients(flat, policy)
     collector = Collector(
         env,
         config.a2c.num_steps,
         device=torch.device("cpu"),
         generator=torch.Generator(),
         normalizer=None,
-        shape_reward=build.make_reward_shaper(config)[0],
-        keep_graph=build.is_one_pass(config),
+        shape_reward=make_reward_shaper(config)[0],
+        keep_graph=derived.is_one_pass(config),
     )
-    one = ActorLearner(collector, policy, flat, build.make_optimizer(config, flat), coefficients=config.a2c)
+    one = ActorLearner(collector, policy, flat, make_optimizer(config, flat), coefficients=config.a2c)
 
     def work() -> None:
         with torch.no_grad():  # a rate of 0 keeps the parameters: every call plays the same games

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gala.bench.machine import machine_facts
-from gala.build import learning as build
-from gala.config import parse as configure
+from gala.build.envs import make_evaluation_env
+from gala.config.parse import parse_config
 
 
 class Study(NamedTuple):
@@ -94,8 +94,8 @@ def run_one(study: Study, algo: str, seed: int, run: Path) -> dict[str, Any]:
 
 def random_return(study: Study, seed: int) -> float:
     """Mean return of uniformly random actions over ``study.episodes`` whole episodes, a fixed number per simulator."""
-    config = configure.parse([f"preset={study.preset}"])
-    env = build.make_evaluation_env(config, RANDOM_ENVS)
+    config = parse_config([f"preset={study.preset}"])
+    env = make_evaluation_env(config, RANDOM_ENVS)
     env.action_space.seed(seed)
     env.reset(seed)
     returns: list[list[float]] = [[] for _ in range(RANDOM_ENVS)]

@@ -7,10 +7,10 @@
 Writes one JSON line per training to benchmarks/results/sgp_digits.jsonl, and the tables made from them beside it. A
 finished (part, method, SlowMo, seed) that is already there is skipped, so the command can be given again.
 
-The times are injected sleeps (by the model of ``gala.supervised.comparison.collective`` and
-``gala.gossip.transport.delayed``), at the scale of a large network: 250 ms of compute per iteration and 60 ms of latency, so that eight learners fit on two
-cores. ``injected_ms`` in a row is what remains if nothing but the sleeps took time; ``late`` is the share of iterations
-in which the machine was too busy for them.
+The times are injected sleeps, by the model of ``gala.supervised.comparison.collective`` and of
+``gala.gossip.transport.delayed``, at the scale of a large network: 250 ms of compute per iteration and 60 ms of
+latency, so that eight learners fit on two cores. ``injected_ms`` in a row is what remains if nothing but the sleeps
+took time; ``late`` is the share of iterations in which the machine was too busy for them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from gala.bench.machine import machine_facts
-from gala.config import parse as configure
+from gala.config.parse import parse_options
 from gala.config.supervised import SupervisedConfig, validate
 from gala.supervised.comparison import build, digits, report
 from gala.supervised.comparison.launch import Team
@@ -42,7 +42,7 @@ RESULTS = Path(__file__).parent / "results" / "sgp_digits.jsonl"
 def measure(part: str, seed: int, rows: list[dict[str, Any]], out: Path) -> None:
     """Train what ``rows`` lacks of one part and seed, and append it to ``out``."""
     words = [*SETTINGS, *PARTS[part], f"seeds={seed}"]
-    config = configure.parse_options(SupervisedConfig, words)
+    config = parse_options(SupervisedConfig, words)
     validate(config)
     done = {(r["method"], r["slowmo"]) for r in rows if r["part"] == part and r["seed"] == seed}
     pending = [job for job in build.jobs(config) if (job.method, job.slowmo) not in done]

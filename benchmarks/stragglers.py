@@ -25,7 +25,7 @@ import numpy as np
 from gala.bench.job import Block, Job
 from gala.bench.machine import machine_facts
 from gala.bench.ratios import paired_ratio
-from gala.config import parse as configure
+from gala.config.parse import parse_config
 from gala.processes.resources import available_cores
 
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ def in_turns(variants: dict[str, list[str]], rounds: int, seconds: float) -> dic
     blocks: dict[str, list[Block]] = {name: [] for name in variants}
     try:
         for name, words in variants.items():
-            jobs[name] = Job(configure.parse(words))
+            jobs[name] = Job(parse_config(words))
         names = list(jobs)
         for i in range(rounds):
             for name in names[i % len(names) :] + names[: i % len(names)]:

@@ -5,7 +5,7 @@ import pytest
 
 from gala import cli
 from gala.commands import resume
-from gala.config import parse as configure
+from gala.config.parse import preset_names
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
 
@@ -48,7 +48,7 @@ def test_ctrl_c_is_exit_status_130(monkeypatch):
 
 def test_presets_lists_all_and_filters(capsys):
     assert cli.main(["presets"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == configure.preset_names()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == preset_names()
     assert cli.main(["presets", "atari/po"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["atari/pong", "atari/pong_small"]
     assert cli.main(["presets", "atari/pnog"]) == 2

@@ -6,8 +6,8 @@ import sys
 import pytest
 import yaml
 
-from gala.config import parse as configure
 from gala.config import supervised
+from gala.config.parse import dump_config, load_config, parse_config, parse_options, preset_names, preset_path, schema
 from gala.config.schema import Config, flatten
 from gala.config.supervised import SupervisedConfig
 from gala.config.validate import validate
@@ -15,28 +15,28 @@ from gala.config.validate import validate
 
 def one_line_error(*argv: str) -> str:
     with pytest.raises(ValueError) as caught:
-        validate(configure.parse(argv))
+        validate(parse_config(argv))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_both_spellings_and_the_last_one_wins():
-    c = configure.parse(["optim.lr=1e-3", "--optim.lr", "7e-4", "--a2c.num-steps=7", "--gossip.tau", "-1", "steps=2e6"])
+    c = parse_config(["optim.lr=1e-3", "--optim.lr", "7e-4", "--a2c.num-steps=7", "--gossip.tau", "-1", "steps=2e6"])
     assert (c.optim.lr, c.a2c.num_steps, c.gossip.tau, c.steps) == (7e-4, 7, -1, 2_000_000)
     assert type(c.steps) is int
-    assert configure.parse(["model.hidden=64,32"]).model.hidden == (64, 32)
-    assert configure.parse(["model.hidden=64"]).model.hidden == (64,)
-    assert configure.parse(["overwrite=true"]).overwrite is True
-    assert configure.parse(["overwrite=true", "overwrite=false"]).overwrite is False
-    assert configure.parse(["topology=ring"]).gossip.topology == "ring"
-    assert configure.parse([]) == Config()
+    assert parse_config(["model.hidden=64,32"]).model.hidden == (64, 32)
+    assert parse_config(["model.hidden=64"]).model.hidden == (64,)
+    assert parse_config(["overwrite=true"]).overwrite is True
+    assert parse_config(["overwrite=true", "overwrite=false"]).overwrite is False
+    assert parse_config(["topology=ring"]).gossip.topology == "ring"
+    assert parse_config([]) == Config()
 
 
 def test_precedence_default_base_preset_command_line(tmp_path):
     base, preset = tmp_path / "base.yaml", tmp_path / "mine.yaml"
     base.write_text("optim:\n  lr: 7e-4\n  eps: 1e-3\nseed: 5\nmodel:\n  hidden: [8, 8]\n")
     preset.write_text(f"optim:\n  eps: 1e-4\nbase: {base}\n")
-    c = configure.parse(["seed=9", f"preset={preset}"])  # the preset comes first wherever it stands
+    c = parse_config(["seed=9", f"preset={preset}"])  # the preset comes first wherever it stands
     assert (c.optim.lr, c.optim.eps, c.seed, c.model.hidden, c.a2c) == (7e-4, 1e-4, 9, (8, 8), Config().a2c)
     assert c.preset == str(preset)
 
@@ -122,27 +122,25 @@ def test_a_typo_in_a_file_names_the_file(tmp_path, text, message):
 
 def test_dump_and_load_are_inverse(tmp_path):
     """Strings that YAML would take for numbers or booleans, floats with all their digits."""
-    c = configure.parse(
-        ["run=true", "preset=", "env.id=1e5", "optim.eps=0.1234567890123456", "model.hidden=", "seed=7"]
-    )
+    c = parse_config(["run=true", "preset=", "env.id=1e5", "optim.eps=0.1234567890123456", "model.hidden=", "seed=7"])
     path = tmp_path / "config.yaml"
-    path.write_text(configure.dump(c))
-    assert configure.load(path) == c
+    path.write_text(dump_config(c))
+    assert load_config(path) == c
     assert flatten(c)["optim.eps"] == yaml.safe_load(path.read_text())["optim"]["eps"]  # a second reader agrees
 
 
-@pytest.mark.parametrize("name", configure.preset_names())
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_valid_and_cites_its_source(name):
-    c = configure.parse_options(configure.schema(name), [f"preset={name}"])
+    c = parse_options(schema(name), [f"preset={name}"])
     {Config: validate, SupervisedConfig: supervised.validate}[type(c)](c)
     if isinstance(c, Config):
         assert dataclasses.replace(c, preset="") != Config()
-    assert configure.preset_path(name).read_text().startswith("# ")
+    assert preset_path(name).read_text().startswith("# ")
 
 
 def test_the_presets_are_the_promised_ones():
     families: dict[str, int] = {}
-    for name in configure.preset_names():
+    for name in preset_names():
         families[name.split("/")[0]] = families.get(name.split("/")[0], 0) + 1
     assert families == {"atari": 7, "classic": 4, "digits": 3, "minatar": 5, "mujoco": 10, "overfit": 1}
 

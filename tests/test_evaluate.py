@@ -6,8 +6,10 @@ import torch
 from gala_envs.registry import make
 
 from gala import cli
-from gala.build import learning as build
-from gala.config import parse as configure
+from gala.build.envs import make_env, probe_spaces
+from gala.build.learning import make_normalizer
+from gala.build.policy import make_policy
+from gala.config.parse import override, parse_config
 from gala.evaluation import evaluate
 from gala.evaluation import film as video
 from gala.runs.run_dir import RunDir
@@ -17,10 +19,10 @@ SMALL = ("model.hidden=8", "envs_per_learner=2", "torch_threads=1")
 
 def make_run(path, *words, weights=(1.0,)):
     """A run whose learners' parameters are random, saved as a training would save them. Returns it and the policies."""
-    config = configure.parse([*SMALL, f"run={path}", f"learners={len(weights)}", *words])
+    config = parse_config([*SMALL, f"run={path}", f"learners={len(weights)}", *words])
     run = RunDir.create(config, words, overwrite=False)
-    spaces = build.probe_spaces(config)
-    policies = [build.make_policy(config, spaces) for _ in weights]
+    spaces = probe_spaces(config)
+    policies = [make_policy(config, spaces) for _ in weights]
     for rank, (policy, weight) in enumerate(zip(policies, weights, strict=True)):
         generator = torch.Generator().manual_seed(rank)
         with torch.no_grad():
@@ -28,7 +30,7 @@ def make_run(path, *words, weights=(1.0,)):
                 p.normal_(std=0.3, generator=generator)
         tensors = {"policy": dict(policy.state_dict())}
         if config.normalize.obs:
-            normalizer = build.make_normalizer(config, spaces)
+            normalizer = make_normalizer(config, spaces)
             normalizer.update(np.random.default_rng(rank).normal(rank, 2.0, (50 + rank, *spaces.obs.shape)))
             tensors["obs_moments"] = {"packed": torch.from_numpy(normalizer.own.pack())}
         run.write_part("staging", f"learner{rank}", tensors, {"gossip": {"weight": weight}})
@@ -49,7 +51,7 @@ def test_short_episodes_do_not_count_more_than_long_ones(tmp_path):
 @pytest.mark.parametrize("episodes", [1, 5, 16, 17, 40])
 def test_exactly_the_wanted_episodes_are_played_in_equal_shares(tmp_path, episodes):
     run, (policy,) = make_run(tmp_path / "run", "env.id=helper_envs:TwoLengths-v0")
-    env = build.make_env(run.config, 16)
+    env = make_env(run.config, 16)
     returns, lengths = evaluate.play(env, policy, None, episodes, mode="greedy", seed=3)
     quotas = [len(range(row, episodes, 16)) for row in range(16)]
     assert lengths == returns == [(1, 100)[k % 2] for quota in quotas for k in range(quota)]
@@ -67,7 +69,7 @@ def test_the_consensus_is_the_mass_weighted_mean_and_pools_what_all_have_seen(tm
     weights = (0.25, 1.5, 1.25)
     words = ("env.id=CartPole-v1", "algo=gala", "normalize.obs=true")
     run, policies = make_run(tmp_path / "run", *words, weights=weights)
-    spaces = build.probe_spaces(run.config)
+    spaces = probe_spaces(run.config)
     policy, normalizer = evaluate.load_policy(run, run.config, spaces, "latest", "consensus")
     each = [dict(p.named_parameters()) for p in policies]
     for name, value in policy.named_parameters():
@@ -82,7 +84,7 @@ def test_the_consensus_is_the_mass_weighted_mean_and_pools_what_all_have_seen(tm
 
 def test_a_checkpoint_of_other_spaces_is_refused_in_one_line(tmp_path, capsys):
     run, _ = make_run(tmp_path / "run", "env.id=CartPole-v1")
-    run.replace_config(configure.override(run.config, ["env.id=Acrobot-v1"], ["env.id"]))
+    run.replace_config(override(run.config, ["env.id=Acrobot-v1"], ["env.id"]))
     assert cli.main(["eval", str(run.path), "episodes=1"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "does not fit this environment's spaces" in err
@@ -124,7 +126,7 @@ def test_a_video_holds_a_frame_of_every_decision_of_one_episode(tmp_path, env_id
         assert len(frames) == 31
         return
     config = run.config
-    env = build.make_env(config, 1)
+    env = make_env(config, 1)
     _, (length,) = evaluate.play(env, policy, None, 1, mode="greedy", seed=5)
     assert len(frames) == length + 1
 
@@ -177,8 +179,8 @@ def test_mujoco_without_a_gl_backend_says_what_to_set(tmp_path, monkeypatch, cap
 def test_a_film_of_atari_shows_the_policy_what_it_was_trained_on(tmp_path):
     """Oracle: ale-py's own vector environment, in a game that neither side opens with no-ops or the fire button."""
     pytest.importorskip("ale_py")
-    config = configure.parse(["env.id=ALE/Freeway-v5", "env.noop_max=0", "model.encoder=a3c_cnn"])
-    (env, _), trained_on = video._simulator(config), build.make_env(config, 1)
+    config = parse_config(["env.id=ALE/Freeway-v5", "env.noop_max=0", "model.encoder=a3c_cnn"])
+    (env, _), trained_on = video._simulator(config), make_env(config, 1)
     try:
         assert env.obs_space == trained_on.obs_space and env.action_space == trained_on.action_space
         assert np.abs(env.reset(0).astype(int) - trained_on.reset(0)).max() <= 1  # rounding

@@ -10,8 +10,8 @@ import pytest
 from gala import cli
 from gala.bench import throughput
 from gala.commands import bench, evaluate, resume, topologies
-from gala.config import parse as configure
 from gala.config import supervised
+from gala.config.parse import override, parse_config, parse_options
 from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.validate import validate
@@ -34,21 +34,21 @@ def test_the_readme_has_its_commands():
 def test_every_gala_line_parses(line):
     command, *words = shlex.split(line)[1:]
     if command == "train":
-        validate(configure.parse([word for word in words if word != "--dry-run"]))
+        validate(parse_config([word for word in words if word != "--dry-run"]))
     elif command == "eval":
         assert words[0].startswith("runs/")
-        configure.parse_options(evaluate.Options, [word for word in words[1:] if word != "--json"])
+        parse_options(evaluate.Options, [word for word in words[1:] if word != "--json"])
     elif command == "resume":
-        configure.override(Config(), words[1:], resume.MAY_CHANGE)
+        override(Config(), words[1:], resume.MAY_CHANGE)
     elif command == "supervised":
-        supervised.validate(configure.parse_options(SupervisedConfig, words))
+        supervised.validate(parse_options(SupervisedConfig, words))
     elif command == "bench":
         options, config = bench.parse(words[1:])
         assert throughput.variants(config, options.envs, options.algos.split(","), [1, 2, 4])
     elif command == "tune":
-        validate(configure.parse(words))
+        validate(parse_config(words))
     elif command == "topologies":
-        configure.parse_options(topologies.Options, words[1:])
+        parse_options(topologies.Options, words[1:])
     assert cli.main([command, "--help"]) == 0
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from gala.config import parse as configure
+from gala.config.parse import load_config
 from gala.config.schema import Config, LogConfig
 from gala.runs.run_dir import RunDir
 
@@ -137,7 +137,7 @@ def test_an_existing_run_is_not_overwritten_silently(tmp_path):
 def test_the_record_of_what_was_run(tmp_path):
     run = make_run(tmp_path / "run")
     assert (run.path / "command.txt").read_text() == "gala train 'run=x y'\n"
-    assert RunDir.open(run.path).config == run.config == configure.load(run.path / "config.yaml")
+    assert RunDir.open(run.path).config == run.config == load_config(run.path / "config.yaml")
     versions = json.loads((run.path / "versions.json").read_text())
     assert versions["torch"].startswith("2.") and {"python", "numpy", "gymnasium", "ale-py", "mujoco", "git"} <= set(
         versions

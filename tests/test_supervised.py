@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gala.config import parse as configure
+from gala.config.parse import parse_options
 from gala.config.supervised import SgdConfig, SlowConfig, SupervisedConfig, validate
 from gala.gossip.averager import GossipAverager
 from gala.gossip.transport.delayed import DelayedMailbox
@@ -289,7 +289,7 @@ def test_every_combination_is_a_job_once():
 )
 def test_bad_settings_are_refused_in_one_line(words, message, data):
     with pytest.raises(ValueError) as caught:
-        config = configure.parse_options(SupervisedConfig, words)
+        config = parse_options(SupervisedConfig, words)
         validate(config)
         build.check(config, data)
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from gala import cli
-from gala.config import parse as configure
+from gala.config.parse import parse_options
 from gala.config.supervised import SupervisedConfig
 from gala.supervised.comparison import digits
 from gala.supervised.comparison.build import Job
@@ -81,7 +81,7 @@ def test_a_comparison_prints_a_table_writes_it_and_is_not_overwritten(tmp_path, 
     assert table[0].startswith("| method | SlowMo | test acc. % |") and sum(x.startswith("| ") for x in table) == 2 + 8
     assert table[2].startswith(f"| sgp | off | {50 * (rows[0]['test_accuracy'] + rows[8]['test_accuracy']):.2f} ± ")
     assert " sgp          no-average " in text
-    saved = configure.parse_options(SupervisedConfig, ["preset=out/config.yaml"])
+    saved = parse_options(SupervisedConfig, ["preset=out/config.yaml"])
     assert (saved.out, saved.seeds, saved.iterations) == ("out", (1, 2), 6)
 
     before = Path("out/results.jsonl").read_bytes()
@@ -108,7 +108,7 @@ def test_no_learner_outlives_its_parent(tmp_path, how):
 
 
 def test_a_killed_learner_is_named_though_its_peers_fail_too_and_none_is_left():
-    config = configure.parse_options(SupervisedConfig, [*LONG, "wait_timeout_s=20"])
+    config = parse_options(SupervisedConfig, [*LONG, "wait_timeout_s=20"])
     data = digits.load(0.2, 0)
     with pytest.raises(LearnerFailed) as caught, Team(config, data) as team:
         killer = threading.Timer(0.5, team.processes[1].kill)

@@ -7,14 +7,16 @@ import signal
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 from training import TINY, Gala, distance, parts, same, status, total_weight
 
-from gala.build import learning as build
-from gala.config import parse as configure
+from gala.build.envs import Spaces
+from gala.build.policy import make_policy
+from gala.config.parse import parse_config
 from gala.runs.run_dir import RunDir
-from gala.training import supervisor as launch
+from gala.training import supervisor
 from gala.training.common_checkpoint import CommonCheckpoint
 
 END_S = 10.0
@@ -80,8 +82,8 @@ def test_ctrl_c_while_the_learners_start_saves_the_common_initial_parameters(tmp
     code, _, err = gala.end(END_S + 20)
     run = RunDir.open(tmp_path / "run")
     assert (code, err, status(run)) == (130, "", "interrupted")
-    space, action = build.gym.spaces.Box(-1, 1, (4,)), build.gym.spaces.Discrete(2)
-    initial = build.make_policy(run.config, build.Spaces(space, action, 1)).state_dict()
+    space, action = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
+    initial = make_policy(run.config, Spaces(space, action, 1)).state_dict()
     for tensors, meta in parts(run):
         assert meta["updates"] == 0
         assert all(torch.equal(tensors["policy"][name], initial[name]) for name in initial)
@@ -158,9 +160,9 @@ def test_a_lock_step_checkpoint_that_was_asked_for_too_late_is_asked_for_again(t
     monkeypatch.setattr(CommonCheckpoint, "update_ahead", update_ahead)
     words = ["gossip.tau=0", "algo=gala", "learners=2", "env.id=helper_envs:Slow-v0", "gossip.wait_timeout_s=4"]
     words += ["log.keep_milestones=1", "log.checkpoint_interval_s=1000", "steps=1_000"]
-    config = configure.parse([*TINY, *words, f"run={tmp_path / 'run'}"])
+    config = parse_config([*TINY, *words, f"run={tmp_path / 'run'}"])
     run = RunDir.create(config, words, overwrite=False)
-    assert launch.train(config, run) == 0 and not late
+    assert supervisor.train(config, run) == 0 and not late
     assert run.checkpoints.names() == ["latest", "step500"]
     for name in run.checkpoints.names():
         assert len({meta["updates"] for _, meta in parts(run, name)}) == 1

@@ -33,7 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "expose": False,
     "obs_noise": 0.0,
 }
-"""Every option of ``make`` and its default. They equal ``gala.config.schema.EnvConfig`` and the backends' own (tested)."""
+"""Every option of ``make`` and its default. A test compares them with the settings and the backends."""
 
 _CEILINGS = {"threads", "watchdog_s"}
 """Limits on what a backend may use: one that starts no thread, or cannot hang, keeps them by itself."""

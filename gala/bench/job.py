@@ -14,13 +14,13 @@ import numpy as np
 import psutil
 
 from gala.bench.energy import counters, joules
-from gala.build import gossip as build_gossip
-from gala.build import learning as build
+from gala.build.envs import probe_spaces
+from gala.build.gossip import open_store
 from gala.config.schema import Config
 from gala.processes.fleet import ProcessFleet
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
-from gala.training import supervisor as launch
+from gala.training import supervisor
 from gala.training.protocol import LearnerSpec
 from gala.training.telemetry import STAGES
 
@@ -62,13 +62,13 @@ class Job:
     def __init__(self, config: Config) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="gala-bench-")
         self.config = config = for_ever(config, self._folder.name)
-        spaces = build.probe_spaces(config)
+        spaces = probe_spaces(config)
         self.frames_per_step = spaces.frames_per_step
         run_dir = RunDir.create(config, [], overwrite=False)
-        self._board, self._mailboxes, fleet = launch.open_run(config, run_dir, spaces)
+        self._board, self._mailboxes, fleet = supervisor.open_run(config, run_dir, spaces)
         assert isinstance(fleet, ProcessFleet)
         self._fleet = fleet
-        self._store = build_gossip.open_store(config)
+        self._store = open_store(config)
         self._metrics: list[tuple[float, dict[str, Any]]] = []
         self._energy = counters()
         handle = self._mailboxes.handle if self._mailboxes else None

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 
-from gala.build import learning as build
+from gala.build.envs import make_env, probe_spaces
+from gala.build.policy import make_policy, pick_device
 from gala.config.schema import Config
 from gala.processes.resources import available_cores, keep_freed_memory
 
@@ -144,7 +145,7 @@ class _Simulators:
 
     def __init__(self, config: Config, setting: Setting) -> None:
         config = replace(config, env=replace(config.env, threads=setting.threads, watchdog_s=1e6))
-        self._env, self._rows = build.make_env(config, setting.batch), setting.batch
+        self._env, self._rows = make_env(config, setting.batch), setting.batch
         space = self._env.action_space
         space.seed(0)
         plan = [np.stack([np.asarray(space.sample()) for _ in range(setting.batch)]) for _ in range(64)]
@@ -166,9 +167,9 @@ class _Network:
 
     def __init__(self, config: Config, setting: Setting) -> None:
         torch.set_num_threads(setting.threads)
-        self._threads, spaces = setting.threads, build.probe_spaces(config)
-        self._device = build.pick_device(config, 0)
-        self._policy = build.make_policy(config, spaces).to(self._device)
+        self._threads, spaces = setting.threads, probe_spaces(config)
+        self._device = pick_device(config, 0)
+        self._policy = make_policy(config, spaces).to(self._device)
         spaces.obs.seed(0)
         obs = np.stack([spaces.obs.sample() for _ in range(setting.batch)])
         if obs.dtype.kind == "f":

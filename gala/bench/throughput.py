@@ -12,7 +12,7 @@ import numpy as np
 from gala.bench.job import Block, Job
 from gala.bench.ratios import median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, Roofline, average
-from gala.config import parse as configure
+from gala.config.parse import override
 from gala.config.schema import Algo, Config
 from gala.config.validate import validate
 from gala.processes.resources import available_cores
@@ -51,7 +51,7 @@ def variants(config: Config, envs: int, algos: Sequence[str], learners: Sequence
             if envs % n:
                 raise ValueError(f"envs={envs} cannot be shared equally among {n} learners; change envs or learners")
             one = replace(config, algo=name, learners=n, envs_per_learner=envs // n, on_failure="auto")
-            one = configure.override(one, words)
+            one = override(one, words)
             validate(replace(one, steps=max(one.steps, envs * config.a2c.num_steps)))
             found[algo if n == 1 else f"{algo} x{n}"] = one
     if not found:

@@ -1,4 +1,4 @@
-"""Config -> what the learners exchange with each other, and by what; the rest of ``gala.build.learning``."""
+"""Settings -> what the learners exchange with each other, and by what."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 
 import torch
 
-from gala.build.learning import (
+from gala.build.policy import pick_device
+from gala.config.derived import (
     certifies,
     exchanges_messages,
     gossips,
-    make_topology,
+    is_lock_step,
     needs_process_group,
-    pick_device,
     silent_after_s,
-    slots,
 )
 from gala.config.schema import Config
 from gala.gossip.averager import GossipAverager
 from gala.gossip.event_log import EventLog
 from gala.gossip.flat import flatten_parameters
+from gala.gossip.graphs.by_name import choose_topology
+from gala.gossip.graphs.topology import Topology
 from gala.gossip.message import Mailbox
 from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
 from gala.gossip.transport.compress import Compressed
@@ -46,7 +47,7 @@ def make_averager(
     endpoints = [_endpoint(config, handle, rank) for handle in mailboxes or ()]
     settings: dict[str, Any] = {
         "rank": rank,
-        "world_size": slots(config),
+        "world_size": max_concurrent_learners(config),
         "topology": make_topology(config),
         "every": g.every,
         "w_min": g.w_min,
@@ -81,7 +82,7 @@ def make_mailboxes(config: Config, num_params: int) -> ShardedMailboxes | None:
     on the CPU, boxes that are never used cost no memory."""
     if not exchanges_messages(config):
         return None
-    places, shards = slots(config), config.gossip.shards
+    places, shards = max_concurrent_learners(config), config.gossip.shards
     pairs = list(itertools.permutations(range(places), 2))
     settings: dict[str, Any] = {"present": config.learners, "silent_after_s": silent_after_s(config)}
     devices = [pick_device(config, rank) for rank in range(places)]
@@ -121,3 +122,17 @@ def open_store(config: Config) -> Any:
     import torch.distributed as dist
 
     return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def max_concurrent_learners(config: Config) -> int:
+    """How many learners there can be at a time."""
+    elastic = exchanges_messages(config) and not is_lock_step(config) and not certifies(config)
+    if not elastic or make_topology(config).problem(config.learners + 1):
+        return config.learners
+    return config.max_learners or 2 * config.learners
+
+
+def make_topology(config: Config) -> Topology:
+    """Raises ValueError if there is no such graph of this many learners, or if its file is wrong."""
+    g = config.gossip
+    return choose_topology(g.topology, config.learners, g.peers, g.peers_schedule)

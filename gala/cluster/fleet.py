@@ -14,13 +14,13 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import ActorUnavailableError, RayError
 
-from gala.build import learning as build
 from gala.cluster.actor import LearnerActor, MailboxHandle, SavedPart
 from gala.cluster.hub import Rows
 from gala.cluster.member import HUB_TIMEOUT_S
 from gala.cluster.mirror import Mirror
 from gala.cluster.placement import Share
 from gala.cluster.rayctl import actor
+from gala.config import derived
 from gala.processes.fleet import Event
 from gala.runs.checkpoints import pack
 from gala.runs.run_dir import RunDir
@@ -116,7 +116,7 @@ class RayFleet:
         if spec.resume_from:
             tensors, meta = self._run_dir.load_part(spec.resume_from, f"learner{rank}")
             saved = SavedPart(pack(tensors), meta)
-        spec = dataclasses.replace(spec, config=build.with_threads(spec.config, self._share.threads))
+        spec = dataclasses.replace(spec, config=derived.with_threads(spec.config, self._share.threads))
         options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "scheduling_strategy": "SPREAD"}
         learner = self._class.options(**options).remote(spec, self._hub, self._epoch, saved)
         ray.get(self._hub.enlist.remote(rank, self._epoch, [learner]), timeout=HUB_TIMEOUT_S)

@@ -7,11 +7,12 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gala.build import learning as build
+from gala.build.gossip import max_concurrent_learners
 from gala.cluster.actor import MailboxHandle
 from gala.cluster.fleet import ParentBoard, ParentMailboxes, RayFleet
 from gala.cluster.hub import Hub
 from gala.cluster.placement import share
+from gala.config import derived
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
 
@@ -19,14 +20,14 @@ from gala.runs.run_dir import RunDir
 def open_job(config: Config, run_dir: RunDir, num_params: int, num_moments: int) -> tuple[Any, Any, RayFleet]:
     """(board, mailboxes or None, fleet). This process is connected to Ray, and ends the actors by ``fleet.kill``."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    places, learners = build.slots(config), config.learners
+    places, learners = max_concurrent_learners(config), config.learners
     hub: Any = ray.remote(Hub).options(num_cpus=0, scheduling_strategy=here)
     hub = hub.remote(places, learners, num_params, num_moments)
     board = ParentBoard(hub)
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = [r.get("GPU", 0.0) if config.device != "cpu" else 0.0 for r in resources]
     fleet = RayFleet(hub, board, run_dir, share([r.get("CPU", 0.0) for r in resources], gpus, learners))
-    if not build.exchanges_messages(config):
+    if not derived.exchanges_messages(config):
         return board, None, fleet
-    handle = (MailboxHandle(num_params, build.silent_after_s(config)),)
+    handle = (MailboxHandle(num_params, derived.silent_after_s(config)),)
     return board, ParentMailboxes(hub, board.mirror, handle), fleet

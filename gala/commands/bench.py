@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gala.config import parse as configure
+from gala.config.parse import nearest, parse_config, parse_options
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.checkpoints import write_atomically
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     kind, words = words[0], words[1:]
     if kind not in KINDS:
-        raise ValueError(f"gala bench {kind}: wants one of {', '.join(KINDS)}{configure.nearest(kind, KINDS)}")
+        raise ValueError(f"gala bench {kind}: wants one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
     options, config = parse(words)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from gala.bench.job import BenchFailed
@@ -80,10 +80,10 @@ def parse(words: Sequence[str]) -> tuple[Options, Config]:
     """Splits the words between the two. Raises ValueError in one line."""
     names = {field.name for field in dataclasses.fields(Options)}
     own = [word for word in words if word.removeprefix("--").partition("=")[0] in names]
-    options = configure.parse_options(Options, own)
+    options = parse_options(Options, own)
     if options.envs < 1 or options.rounds < 0 or options.block_s < 1:
         raise ValueError("envs must be at least 1, rounds 0 (the default) or more, block_s at least 1 second")
-    config = configure.parse([word for word in words if word not in own])
+    config = parse_config([word for word in words if word not in own])
     validate(config)
     if config.cluster.address:
         raise ValueError("cluster.address: a benchmark runs on this machine only; leave it empty")

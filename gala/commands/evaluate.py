@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gala.config import parse as configure
+from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
 USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both] [checkpoint=latest|best|NAME]
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    options = configure.parse_options(Options, [word for word in argv[1:] if word != "--json"])
+    options = parse_options(Options, [word for word in argv[1:] if word != "--json"])
     run_dir = RunDir.open(argv[0])
     learner = _learner(options.learner, run_dir.checkpoint_meta(options.checkpoint)["ranks"])
     _check(options, run_dir)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gala.config import parse as configure
+from gala.config.parse import nearest, parse_options
 from gala.reports import figures
 from gala.runs.run_dir import RunDir
 
@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
     run_dir = RunDir.open(argv[0])
     name = argv[1] if len(argv) > 1 else ""
     if name not in FIGURES:
-        raise ValueError(f"figure {name!r}: wants one of {', '.join(FIGURES)}{configure.nearest(name, FIGURES)}")
-    options = configure.parse_options(Options, argv[2:])
+        raise ValueError(f"figure {name!r}: wants one of {', '.join(FIGURES)}{nearest(name, FIGURES)}")
+    options = parse_options(Options, argv[2:])
     path = Path(options.out) if options.out else run_dir.path / f"{name}.png"
     figures.check_output(path, options.overwrite)
     records = run_dir.read_metrics()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gala.config import parse as configure
+from gala.config.parse import COMMANDS, nearest, parse_config, preset_names, schema
 from gala.config.schema import Config
 
 
@@ -13,13 +13,13 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         print("usage: gala presets [WORD]\n\nList the presets whose name contains WORD; use one with preset=NAME.")
         return 0
-    names = [name for name in configure.preset_names() if not argv or argv[0] in name]
+    names = [name for name in preset_names() if not argv or argv[0] in name]
     if not names:
-        raise ValueError(f"no preset has {argv[0]!r} in its name{configure.nearest(argv[0], configure.preset_names())}")
+        raise ValueError(f"no preset has {argv[0]!r} in its name{nearest(argv[0], preset_names())}")
     for name in names:
-        if configure.schema(name) is not Config:
-            print(f"{name:<34} for `{configure.COMMANDS[configure.schema(name)]}`")
+        if schema(name) is not Config:
+            print(f"{name:<34} for `{COMMANDS[schema(name)]}`")
             continue
-        config = configure.parse([f"preset={name}"])
+        config = parse_config([f"preset={name}"])
         print(f"{name:<34} {config.env.id:<30} {config.model.encoder:<12} {config.steps:>12,} env_steps")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from gala.config import parse as configure
+from gala.config.parse import override
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
 
@@ -25,14 +25,14 @@ def main(argv: Sequence[str]) -> int:
         return 0
     run_dir = RunDir.open(argv[0])
     done_steps = run_dir.checkpoint_meta("latest")["env_steps"]
-    config = configure.override(run_dir.config, argv[1:], MAY_CHANGE)
+    config = override(run_dir.config, argv[1:], MAY_CHANGE)
     config = dataclasses.replace(config, run=str(run_dir.path))  # the directory may have been moved
     validate(config)
     if config.steps <= done_steps:
         raise ValueError(f"{run_dir.path} has done {done_steps} of {config.steps} env_steps; add steps=N to go on")
-    from gala.training import supervisor as launch
+    from gala.training import supervisor
 
-    launch.reach(config)
+    supervisor.connect_cluster(config)
     run_dir.replace_config(config)
     run_dir.rewind_metrics(done_steps)
-    return launch.train(config, run_dir, resume=True)
+    return supervisor.train(config, run_dir, resume=True)

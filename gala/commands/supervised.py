@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gala.config import parse as configure
+from gala.config.parse import dump_config, parse_options, print_help
 from gala.config.supervised import SupervisedConfig, validate
 from gala.runs.checkpoints import write_atomically
 
@@ -26,9 +26,9 @@ def main(argv: Sequence[str]) -> int:
     """Settings as ``key=value`` or ``--key value``, and ``--dry-run``. Exit status 0, 1 if a learner failed."""
     words = [word for word in argv if word != "--dry-run"]
     if "--help" in words or "-h" in words:
-        configure.print_help("gala supervised", SupervisedConfig)
+        print_help("gala supervised", SupervisedConfig)
         return 0
-    config = configure.parse_options(SupervisedConfig, words)
+    config = parse_options(SupervisedConfig, words)
     validate(config)
     config = dataclasses.replace(config, out=config.out or time.strftime("runs/supervised-%Y%m%d-%H%M%S"))
     check_out(config)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     data = digits.load(config.test_fraction, config.split_seed)
     build.check(config, data)
     if len(words) < len(argv):
-        print(configure.dump(config))
+        print(dump_config(config))
         for job in build.jobs(config):
             print(f"{job.method:<12} SlowMo {job.slowmo:<11} seed {job.seed}  {build.injected_ms(config, job):.1f} ms")
         return 0
@@ -60,7 +60,7 @@ def make_out(config: SupervisedConfig) -> Path:
     for name in (RESULTS, TABLE, SETTINGS):
         (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / SETTINGS, configure.dump(config).encode())
+    write_atomically(out / SETTINGS, dump_config(config).encode())
     (out / RESULTS).touch()
     return out
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gala.config import parse as configure
+from gala.config.parse import parse_options
 
 if TYPE_CHECKING:
     from gala.gossip.graphs.topology import Topology
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         for name, topology in TOPOLOGIES.items():
             print(f"{name:<22} {topology.description}")
         return 0
-    options = configure.parse_options(Options, argv[1:])
+    options = parse_options(Options, argv[1:])
     if options.out:
         figures.check_output(Path(options.out), options.overwrite)
     n = options.n or (load_topology(argv[0]).learners if is_file(argv[0]) else 8)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from gala.config import parse as configure
+from gala.config.parse import dump_config, parse_config, print_help
 from gala.config.schema import Config
 from gala.config.validate import check_cluster, validate
 from gala.processes.start import start_method
@@ -18,9 +18,9 @@ def main(argv: Sequence[str]) -> int:
     """Settings as ``key=value`` or ``--key value``, and ``--dry-run``. Returns the exit status of the training."""
     words = [word for word in argv if word != "--dry-run"]
     if "--help" in words or "-h" in words:
-        configure.print_help("gala train")
+        print_help("gala train")
         return 0
-    config = configure.parse(words)
+    config = parse_config(words)
     validate(config)
     if not config.run:
         config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
@@ -28,24 +28,25 @@ def main(argv: Sequence[str]) -> int:
         start_method()  # its imports go on beside ours
     check(config)
     if len(words) < len(argv):
-        print(configure.dump(config))
+        print(dump_config(config))
         print(arithmetic(config))
         return 0
-    from gala.training import supervisor as launch
+    from gala.training import supervisor
 
-    launch.reach(config)
-    return launch.train(config, RunDir.create(config, words, config.overwrite), resume=False)
+    supervisor.connect_cluster(config)
+    return supervisor.train(config, RunDir.create(config, words, config.overwrite), resume=False)
 
 
 def check(config: Config) -> None:
     """Refuse, before a file is written, what only environment, topology or place can tell. Raises ValueError."""
-    from gala.build import gossip as build_gossip
-    from gala.build import learning as build
+    from gala.build.envs import probe_spaces
+    from gala.build.gossip import check_exchange
+    from gala.build.policy import count_parameters, pick_device
 
     check_cluster(config)
     if not config.cluster.address:  # there, the learners' machines may have what this one has not
-        build.pick_device(config, 0)
-    build_gossip.check_exchange(config, build.count_parameters(config, build.probe_spaces(config)))
+        pick_device(config, 0)
+    check_exchange(config, count_parameters(config, probe_spaces(config)))
 
 
 def default_run(config: Config, stamp: str) -> str:
@@ -55,11 +56,13 @@ def default_run(config: Config, stamp: str) -> str:
 
 def arithmetic(config: Config) -> str:
     """What the settings add up to, one line each: batches, updates, frames, learning rate, memory of a rollout."""
-    from gala.build import learning as build
+    from gala.build.envs import probe_spaces
+    from gala.build.learning import learning_rate
+    from gala.build.policy import count_parameters
 
-    spaces = build.probe_spaces(config)
+    spaces = probe_spaces(config)
     batch = config.envs_per_learner * config.a2c.num_steps
-    rate = build.learning_rate(config)
+    rate = learning_rate(config)
     assert spaces.obs.dtype is not None  # build has refused composite spaces
     obs_bytes = math.prod(spaces.obs.shape or ()) * spaces.obs.dtype.itemsize
     rows = {
@@ -69,7 +72,7 @@ def arithmetic(config: Config) -> str:
         "env_steps": f"{config.steps:,} over all learners",
         "frames": f"{config.steps * spaces.frames_per_step:,} ({spaces.frames_per_step} per env_step)",
         "learning rate": f"{rate(0.0):.3g} at the start, {rate(1.0):.3g} at the end",
-        "parameters": f"{build.count_parameters(config, spaces):,}",
+        "parameters": f"{count_parameters(config, spaces):,}",
         "observations of a rollout": f"{batch * obs_bytes / 2**20:.2f} MiB per learner",
     }
     return "\n".join(f"{name:<26} {text}" for name, text in rows.items())

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from gala.config import parse as configure
+from gala.config.parse import dump_tree, parse_config, parse_options
 from gala.config.validate import validate
 from gala.runs.checkpoints import write_atomically
 
@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     own = {field.name for field in fields(Options)}
     mine = [word for word in argv if word.removeprefix("--").partition("=")[0] in own]
-    options = configure.parse_options(Options, mine)
-    config = configure.parse([word for word in argv if word not in mine])
+    options = parse_options(Options, mine)
+    config = parse_config([word for word in argv if word not in mine])
     validate(config)
     if options.minutes <= 0 or options.envs < 0:
         raise ValueError("minutes must be greater than 0, and envs 0 (the preset's own) or more")
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     path = tuned_path(config.preset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, configure.dump_tree(settings(best)).encode())
+    write_atomically(path, dump_tree(settings(best)).encode())
     print(f"fastest: {label(best)}, {rate:,.0f} env_steps/s\nkept in {path}")
     print(f"use it: gala train {f'preset={config.preset} ' if config.preset else ''}learners=auto")
     return 0

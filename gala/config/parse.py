@@ -46,20 +46,20 @@ class Setting(NamedTuple):
         return ValueError(problem + (f" (in {self.source})" if self.source else ""))
 
 
-def parse(argv: Sequence[str]) -> Config:
+def parse_config(argv: Sequence[str]) -> Config:
     """``preset=atari/pong optim.lr=1e-3 --seed 3`` -> Config. Checks types, not values; ValueError in one line."""
     return parse_options(Config, argv)
 
 
-def load(path: Path) -> Config:
-    """The Config that ``dump`` wrote to ``path``, exactly. Raises ValueError in one line."""
+def load_config(path: Path) -> Config:
+    """The Config that ``dump_config`` wrote to ``path``, exactly. Raises ValueError in one line."""
     return _build(_read_yaml(path), Config)
 
 
 def override(config: Config, argv: Sequence[str], allowed: Sequence[str] = ()) -> Config:
     """``config`` with the settings of ``argv``, each in ``allowed`` if that is given. Raises ValueError in one line."""
     changes = _split(argv)
-    changed = _build([*_flatten(yaml.load(dump(config), yaml.BaseLoader), "", ""), *changes], Config)
+    changed = _build([*_flatten(yaml.load(dump_config(config), yaml.BaseLoader), "", ""), *changes], Config)
     for s in changes:
         if allowed and s.key not in allowed:
             raise ValueError(f"{s.key} cannot change in a resumed run; only {', '.join(allowed)} can")
@@ -76,7 +76,7 @@ def parse_options(cls: type[T], argv: Sequence[str]) -> T:
     return _build([*(_read_preset(presets[-1]) if presets else []), *settings], cls)
 
 
-def settings(argv: Sequence[str]) -> list[tuple[str, str]]:
+def split_settings(argv: Sequence[str]) -> list[tuple[str, str]]:
     """(key, text) of each setting, in either spelling, whatever command it is for. Raises ValueError in one line."""
     return [(s.key, s.text) for s in _split(argv)]
 
@@ -86,8 +86,8 @@ def schema(preset: str) -> type:
     return SCHEMAS.get(preset.split("/", maxsplit=1)[0], Config)
 
 
-def dump(config: Any) -> str:
-    """YAML text of every field of a Config (``load`` gives back an equal one) or of another command's dataclass."""
+def dump_config(config: Any) -> str:
+    """YAML text of every field of a Config (``load_config`` gives an equal one) or of another command's dataclass."""
     plain = {
         key: {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()} if isinstance(value, dict) else value
         for key, value in dataclasses.asdict(config).items()

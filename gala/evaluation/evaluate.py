@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gala.build import learning as build
+from gala.build.envs import Spaces, make_evaluation_env
+from gala.build.learning import make_normalizer
+from gala.build.policy import make_policy, pick_device
 from gala.config.schema import Config
 from gala.evaluation.film import check_encoder, record_episode
 from gala.models.actor_critic import ActorCritic
@@ -42,11 +44,11 @@ def evaluate_run(
     if video is not None:
         check_encoder()
     config = run_dir.config
-    env = build.make_evaluation_env(config, min(episodes, MAX_PARALLEL))
+    env = make_evaluation_env(config, min(episodes, MAX_PARALLEL))
     try:
-        spaces = build.Spaces(env.obs_space, env.action_space, env.frames_per_step)
+        spaces = Spaces(env.obs_space, env.action_space, env.frames_per_step)
         policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, learner)
-        policy.to(build.pick_device(config if device == "auto" else _on(config, device), 0))
+        policy.to(pick_device(config if device == "auto" else _on(config, device), 0))
         returns, lengths = play(env, policy, normalizer, episodes, mode=mode, seed=seed)
     finally:
         env.close()
@@ -71,7 +73,7 @@ def _on(config: Config, device: str) -> Config:
 
 
 def load_policy(
-    run_dir: RunDir, config: Config, spaces: build.Spaces, checkpoint: str, learner: int | str
+    run_dir: RunDir, config: Config, spaces: Spaces, checkpoint: str, learner: int | str
 ) -> tuple[ActorCritic, ObsNormalizer | None]:
     """The policy in evaluation mode and its frozen observation normaliser.
 
@@ -84,13 +86,13 @@ def load_policy(
     ranks = (everyone if averaged else everyone[:1]) if learner == "consensus" else [int(learner)]
     parts = [run_dir.load_part(checkpoint, f"learner{rank}") for rank in ranks]
     weights = [float(part.get("gossip", {}).get("weight", 1.0)) for _, part in parts]
-    policy = build.make_policy(config, spaces)
+    policy = make_policy(config, spaces)
     try:
         policy.load_state_dict(weighted_mean([tensors["policy"] for tensors, _ in parts], weights))
     except RuntimeError as error:
         details = " ".join(str(error).split())
         raise ValueError(f"{run_dir.path}: the checkpoint does not fit this environment's spaces: {details}") from None
-    normalizer = build.make_normalizer(config, spaces)
+    normalizer = make_normalizer(config, spaces)
     if normalizer is not None:
         # Averaged networks were trained on all learners' statistics pooled, whichever learner is asked for.
         own = {

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from gala.build import learning as build
+from gala.build.envs import make_env
 from gala.config.schema import Config
 from gala.models.actor_critic import ActorCritic
 from gala.rl.normalise import ObsNormalizer
@@ -91,7 +91,7 @@ def _simulator(config: Config) -> tuple[Any, Callable[[NDArray], NDArray]]:
     if backend == "envpool":
         raise ValueError("EnvPool's simulators cannot be filmed; train with env.backend=gymnasium where there is one")
     if backend == "minatar":
-        return build.make_env(config, 1), draw_channels
+        return make_env(config, 1), draw_channels
     if backend == "mujoco":
         check_gl()
     game = _atari_game(config) if backend == "atari" else gym.make(config.env.id, render_mode="rgb_array")

@@ -100,3 +100,14 @@ def _is_dense(p: Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+def flatten_gradients(flat: torch.Tensor, policy: torch.nn.Module) -> None:
+    """Gives ``flat`` a ``.grad`` of which each parameter's gradient is a view, as the parameters are of ``flat``."""
+    params = list(policy.parameters())
+    assert still_flat(flat, params), "the policy's parameters are not views of the flat vector: it would never learn"
+    flat.grad = torch.zeros_like(flat)
+    offset = 0
+    for p in params:
+        p.grad = torch.as_strided(flat.grad, p.size(), p.stride(), offset)
+        offset += p.numel()

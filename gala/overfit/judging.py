@@ -14,7 +14,7 @@ from gala_envs.contexts import ContextSet
 from gala_envs.contextual_env import ContextualEnv
 from gala_envs.families import make_family
 
-from gala.build import learning as build
+from gala.build.envs import Spaces
 from gala.diagnostics.overfitting.episodes import Row, evaluate
 from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy, TorchPolicy, python_policy
 from gala.evaluation.evaluate import load_policy
@@ -27,10 +27,10 @@ FEWEST_EPISODES = 50
 """On a set: one with few contexts is played several times."""
 
 
-def spaces_of(contexts: ContextSet, expose: bool = False) -> build.Spaces:
+def spaces_of(contexts: ContextSet, expose: bool = False) -> Spaces:
     env = ContextualEnv(make_family(contexts.family), contexts.take(1), 1, expose=expose)
     try:
-        return build.Spaces(env.obs_space, env.action_space, env.frames_per_step)
+        return Spaces(env.obs_space, env.action_space, env.frames_per_step)
     finally:
         env.close()
 

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gala.config import parse as configure
+from gala.config.parse import dump_config, load_config
 from gala.config.schema import Config
 from gala.runs.checkpoints import Checkpoints, write_atomically
 
@@ -58,7 +58,7 @@ class RunDir:
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
         write_atomically(path / "versions.json", _json(versions()))
-        write_atomically(path / "config.yaml", configure.dump(config).encode())  # last: its presence makes this a run
+        write_atomically(path / "config.yaml", dump_config(config).encode())  # last: its presence makes this a run
         return cls(path, config)
 
     @classmethod
@@ -67,12 +67,12 @@ class RunDir:
         path = Path(path)
         if not (path / "config.yaml").is_file():
             raise ValueError(f"{path} is not a run directory: it has no config.yaml")
-        return cls(path, configure.load(path / "config.yaml"))
+        return cls(path, load_config(path / "config.yaml"))
 
     def replace_config(self, config: Config) -> None:
         """Record settings that a resumed run has changed."""
         self.config = config
-        write_atomically(self.path / "config.yaml", configure.dump(config).encode())
+        write_atomically(self.path / "config.yaml", dump_config(config).encode())
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and TensorBoard scalars at x = ``global_step``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from gala.build import learning as build
+from gala.config import derived
 from gala.config.schema import Config
 from gala.processes.fleet import Event, Fleet
 from gala.runs.run_dir import RunDir
@@ -38,7 +38,7 @@ class CommonCheckpoint:
         self.mailboxes = mailboxes
         self.names: list[str] = []  # under which the checkpoint being taken will be kept
         self.best = -float("inf")
-        self.lock_step = build.is_lock_step(config)
+        self.lock_step = derived.is_lock_step(config)
         self._started = time.monotonic()
         self._next = self._started + config.log.checkpoint_interval_s
         parts = config.log.keep_milestones + 1

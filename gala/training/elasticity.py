@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gala.build import learning as build
+from gala.build.gossip import max_concurrent_learners
+from gala.config import derived
 from gala.config.schema import Config
 from gala.processes.fleet import Event, Fleet
 from gala.training.protocol import LearnerSpec
@@ -28,7 +29,7 @@ class Elasticity:
         spec: Callable[[int, bytes], LearnerSpec],
     ) -> None:
         self.config, self.state, self.fleet, self.mailboxes, self._spec = config, state, fleet, mailboxes, spec
-        self.policy = build.failure_policy(config)
+        self.policy = derived.failure_policy(config)
         self.failures: list[dict[str, Any]] = []
         self._wanting: dict[int, int | None] = {}  # newcomer -> donor that was asked
         self._stopped = False
@@ -58,11 +59,11 @@ class Elasticity:
 
     def scale(self, wanted: int) -> str:
         """Let learners join or leave until ``wanted`` are there; says what it does."""
-        slots = build.slots(self.config)
-        if not 1 <= wanted <= slots:
-            return f"learners={wanted} was asked for; this run can have 1 to {slots} (max_learners)"
+        places = max_concurrent_learners(self.config)
+        if not 1 <= wanted <= places:
+            return f"learners={wanted} was asked for; this run can have 1 to {places} (max_learners)"
         there = sorted({*self.state, *self._wanting})
-        for rank in [r for r in range(slots) if r not in there][: max(0, wanted - len(there))]:
+        for rank in [r for r in range(places) if r not in there][: max(0, wanted - len(there))]:
             self.admit(rank)
         leaving = [r for r in reversed(there) if self.state.get(r) == "running"][: max(0, len(there) - wanted)]
         for rank in leaving:

@@ -15,8 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from gala.build import gossip as build_gossip
-from gala.build import learning as build
+from gala.build.envs import Spaces, add_episodes_by_context, episodes_by_context, make_training_env
+from gala.build.gossip import make_averager, make_event_log, make_gradient_reducer
+from gala.build.learning import (
+    entropy_coefficient,
+    learning_rate,
+    make_normalizer,
+    make_optimizer,
+    make_reward_shaper,
+    make_slowmo,
+)
+from gala.build.policy import make_training_policy, pick_device, prepare_process
+from gala.config import derived
+from gala.gossip.flat import flatten_gradients
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
 from gala.rl.rollout import Collector
@@ -66,20 +77,18 @@ class LearnerProcess:
         self.board, self.parts = connections.board, connections.parts
         self.send, self.commands = connections.send, connections.commands
         config = spec.config
-        build.prepare_process(config)
-        self.env = build.make_training_env(config, self.rank)
-        spaces = build.Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
-        device = build.pick_device(config, self.rank)
-        self.policy = build.make_training_policy(config, spaces, self.rank)
-        self.flat, self.averager = build_gossip.make_averager(
-            config, self.policy, self.rank, connections.mailboxes, spec.store_port
-        )
-        build.flatten_gradients(self.flat, self.policy)
-        self.optimizer = build.make_optimizer(config, self.flat)
-        self.slowmo = build.make_slowmo(config, self.optimizer)
-        self.event_log = build_gossip.make_event_log(config, self.averager)
-        self.normalizer = build.make_normalizer(config, spaces)
-        shape_reward, self.return_scaler = build.make_reward_shaper(config)
+        prepare_process(config)
+        self.env = make_training_env(config, self.rank)
+        spaces = Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
+        device = pick_device(config, self.rank)
+        self.policy = make_training_policy(config, spaces, self.rank)
+        self.flat, self.averager = make_averager(config, self.policy, self.rank, connections.mailboxes, spec.store_port)
+        flatten_gradients(self.flat, self.policy)
+        self.optimizer = make_optimizer(config, self.flat)
+        self.slowmo = make_slowmo(config, self.optimizer)
+        self.event_log = make_event_log(config, self.averager)
+        self.normalizer = make_normalizer(config, spaces)
+        shape_reward, self.return_scaler = make_reward_shaper(config)
         self.generator = torch.Generator(device)
         self.collector = Collector(
             self.env,
@@ -88,7 +97,7 @@ class LearnerProcess:
             generator=self.generator,
             normalizer=self.normalizer,
             shape_reward=shape_reward,
-            keep_graph=build.is_one_pass(config),
+            keep_graph=derived.is_one_pass(config),
         )
         self.learner = ActorLearner(
             self.collector,
@@ -96,14 +105,14 @@ class LearnerProcess:
             self.flat,
             self.optimizer,
             coefficients=config.a2c,
-            reduce_gradient=build_gossip.make_gradient_reducer(config, self.rank, spec.store_port),
+            reduce_gradient=make_gradient_reducer(config, self.rank, spec.store_port),
             averager=self.averager,
             slowmo=self.slowmo,
         )
-        self.learning_rate, self.entropy_coef = build.learning_rate(config), build.entropy_coefficient(config)
+        self.learning_rate, self.entropy_coef = learning_rate(config), entropy_coefficient(config)
         self.env_steps = self.updates = 0
         self.stopped = self.leaving = False
-        self.lock_step = build.is_lock_step(config)
+        self.lock_step = derived.is_lock_step(config)
         self.window = Window()
 
     def run(self) -> None:
@@ -114,7 +123,7 @@ class LearnerProcess:
             self._join(unpack(self.spec.donated))
         if self.spec.resume_from or self.spec.donated:
             self._pool_moments()
-        env_seed, action_seed = build.seeds(self.config, self.rank, self.env_steps)
+        env_seed, action_seed = derived.seeds(self.config, self.rank, self.env_steps)
         self.generator.manual_seed(action_seed)
         torch.manual_seed(action_seed)  # for dropout and augmentation
         self.collector.reset(self.policy, env_seed)
@@ -137,7 +146,7 @@ class LearnerProcess:
     def _progress(self) -> float:
         """Share of the run that is done, in [0, 1]; in lock-step runs the same in every learner, to the last bit."""
         if self.lock_step:
-            return self.updates / build.total_updates(self.config)
+            return self.updates / derived.total_updates(self.config)
         return min(1.0, self.board.total_env_steps() / self.config.steps)
 
     def _finished(self) -> bool:
@@ -148,7 +157,7 @@ class LearnerProcess:
                 self._rendezvous("paused")
             elif checkpoint_at and self.updates > checkpoint_at:
                 self.send(("missed", checkpoint_at))
-            return bool(stop_at and self.updates >= stop_at) or self.updates >= build.total_updates(self.config)
+            return bool(stop_at and self.updates >= stop_at) or self.updates >= derived.total_updates(self.config)
         while not self.commands.empty():
             self._obey(self.commands.get())
         if self.leaving:
@@ -247,7 +256,7 @@ class LearnerProcess:
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta["gossip"] = self.averager.state_dict()
-        meta["contexts"] = build.episodes_by_context(self.env)
+        meta["contexts"] = episodes_by_context(self.env)
         self.parts.write_part("staging", f"learner{self.rank}", self._tensors(), meta)
 
     def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
@@ -257,7 +266,7 @@ class LearnerProcess:
         if self.averager is not None:
             self.averager.load_state_dict(meta["gossip"])
         self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])
-        build.add_episodes_by_context(self.env, meta.get("contexts", {}))
+        add_episodes_by_context(self.env, meta.get("contexts", {}))
 
     def _load_network(self, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
         self.policy.load_state_dict(tensors["policy"])

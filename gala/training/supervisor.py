@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from gala.build import gossip as build_gossip
-from gala.build import learning as build
+from gala.build.envs import Spaces, probe_spaces
+from gala.build.gossip import make_mailboxes, max_concurrent_learners, open_store
+from gala.build.learning import num_moments
+from gala.build.policy import count_parameters
 from gala.config.schema import Config
 from gala.config.validate import check_cluster
 from gala.processes.fleet import Event, Fleet, ProcessFleet
@@ -35,13 +37,13 @@ class RunFailed(RuntimeError):
 
 def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     """Train to ``config.steps`` env_steps and return the exit status: 0, 1 after a failure, 130 after Ctrl-C."""
-    spaces = build.probe_spaces(config)
+    spaces = probe_spaces(config)
     saved = run_dir.checkpoint_meta("latest") if resume else {}
     board, mailboxes, fleet = open_run(config, run_dir, spaces)
     panel = Panel(config, config.steps, config.log.panel)
     if resume:
         board.restore(saved["progress"], saved["moments"])
-    telemetry = Telemetry(build.slots(config), spaces.frames_per_step, board.total_env_steps())
+    telemetry = Telemetry(max_concurrent_learners(config), spaces.frames_per_step, board.total_env_steps())
     run = Run(config, run_dir, board, telemetry, panel, fleet, mailboxes)
     status = EXIT_FAILED
     try:
@@ -68,7 +70,7 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     return status
 
 
-def reach(config: Config) -> None:
+def connect_cluster(config: Config) -> None:
     """Connect to the cluster that the settings name, if they do. Raises ValueError; call it before anything is
     written."""
     check_cluster(config)
@@ -78,16 +80,16 @@ def reach(config: Config) -> None:
         connect(config.cluster.address, available_cores())
 
 
-def open_run(config: Config, run_dir: RunDir, spaces: build.Spaces) -> tuple[Any, Any, Fleet]:
+def open_run(config: Config, run_dir: RunDir, spaces: Spaces) -> tuple[Any, Any, Fleet]:
     """(board, mailboxes or None, fleet): of this machine's processes, or of a cluster."""
-    num_params, num_moments = build.count_parameters(config, spaces), build.num_moments(config, spaces)
-    reach(config)
+    d, m = count_parameters(config, spaces), num_moments(config, spaces)
+    connect_cluster(config)
     if config.cluster.address:
         from gala.cluster.job import open_job
 
-        return open_job(config, run_dir, num_params, num_moments)
-    board = Board.create(build.slots(config), num_params, num_moments)
-    return board, build_gossip.make_mailboxes(config, num_params), ProcessFleet()
+        return open_job(config, run_dir, d, m)
+    board = Board.create(max_concurrent_learners(config), d, m)
+    return board, make_mailboxes(config, d), ProcessFleet()
 
 
 _STATUS = {EXIT_OK: "finished", EXIT_FAILED: "failed", EXIT_INTERRUPTED: "interrupted"}
@@ -119,7 +121,7 @@ class Run:
 
     def start(self, saved: dict[str, Any]) -> None:
         """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty."""
-        self._store = build_gossip.open_store(self.config)
+        self._store = open_store(self.config)
         self._resume_from = "latest" if saved else ""
         if saved and self.mailboxes:
             self.mailboxes.restore(saved["weights"])

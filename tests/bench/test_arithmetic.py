@@ -8,7 +8,7 @@ from gala.bench.energy import _cpu_counters, joules
 from gala.bench.ratios import Interval, median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, average, settings
 from gala.bench.throughput import losses, ranking, variants
-from gala.config import parse as configure
+from gala.config.parse import parse_config
 
 
 def test_the_median_interval_is_the_percentile_bootstrap():
@@ -63,7 +63,7 @@ def test_every_setting_of_the_roofline_uses_all_cores(cores):
 
 
 def test_variants_share_the_same_simulators():
-    config = configure.parse(["preset=classic/cartpole", "learners=3", "a2c.passes=1"])
+    config = parse_config(["preset=classic/cartpole", "learners=3", "a2c.passes=1"])
     found = variants(config, 24, ["a2c", "textbook", "gala", "independent"], [1, 2, 4])
     assert list(found) == ["a2c", "textbook", "gala x2", "gala x4", "independent x2", "independent x4"]
     assert {c.learners * c.envs_per_learner for c in found.values()} == {24}

@@ -6,7 +6,7 @@ import pytest
 
 from gala.bench.tune import candidates, variants
 from gala.cli import main
-from gala.config import parse as configure
+from gala.config.parse import parse_config
 from gala.config.tuned import tuned_path
 from gala.processes.resources import available_cores
 
@@ -19,7 +19,7 @@ def _own_home(tmp_path, monkeypatch):
 
 
 def test_candidates_share_the_simulators_and_never_ask_for_more_threads_than_cores():
-    config = configure.parse(["preset=atari/pong"])
+    config = parse_config(["preset=atari/pong"])
     found = list(candidates(config, 16))
     assert len(set(found)) == len(found) and {c.learners * c.envs_per_learner for c in found} == {16}
     assert {c.a2c.passes for c in found} == {"1", "2"}
@@ -28,14 +28,14 @@ def test_candidates_share_the_simulators_and_never_ask_for_more_threads_than_cor
 
 
 def test_variants_of_the_best_change_how_it_runs_and_not_what():
-    config = configure.parse(["preset=atari/pong", "learners=2", "envs_per_learner=8", "device=cpu"])
+    config = parse_config(["preset=atari/pong", "learners=2", "envs_per_learner=8", "device=cpu"])
     assert list(variants(config)) == [replace(config, env_groups=2)]
     assert not list(variants(replace(config, envs_per_learner=7)))
 
 
 def test_what_was_tuned_is_used_and_the_command_line_wins(capsys):
     with pytest.raises(ValueError, match=f"^learners=auto: .* run `gala tune {PRESET}` first"):
-        configure.parse([PRESET, "learners=auto"])
+        parse_config([PRESET, "learners=auto"])
     assert main(["tune", PRESET, "envs=4", "minutes=0.02"]) == 0
     shown = capsys.readouterr().out
     assert (
@@ -43,10 +43,10 @@ def test_what_was_tuned_is_used_and_the_command_line_wins(capsys):
         and tuned_path("minatar/breakout").is_file()
         and max(map(len, shown.splitlines()[:-3])) <= 80
     )
-    config = configure.parse([PRESET, "learners=auto", "envs_per_learner=3"])
+    config = parse_config([PRESET, "learners=auto", "envs_per_learner=3"])
     assert config.learners in (1, 2, 4) and config.envs_per_learner == 3 and config.torch_threads >= 1
-    assert config.learners * configure.parse([PRESET, "learners=auto"]).envs_per_learner == 4
-    assert config.a2c.num_steps == configure.parse([PRESET]).a2c.num_steps
+    assert config.learners * parse_config([PRESET, "learners=auto"]).envs_per_learner == 4
+    assert config.a2c.num_steps == parse_config([PRESET]).a2c.num_steps
 
 
 def test_bad_input_is_one_line(capsys):

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gala.build import learning as build
 from gala.cluster.hub import Hub, Row
 from gala.cluster.inbox import Inbox, Letter
 from gala.cluster.mirror import Mirror
 from gala.cluster.outbox import MAX_UNDER_WAY, Outbox
 from gala.cluster.placement import Share, share
-from gala.config import parse as configure
+from gala.config import derived
+from gala.config.parse import parse_config
 from gala.config.validate import check_cluster, validate
 from gala.gossip.transport.roster import PRESENT, RESTING
 
@@ -205,7 +205,7 @@ def test_a_cluster_without_cpus_is_refused():
     ],
 )
 def test_what_works_on_one_machine_only_is_refused_before_anything_starts(words, match):
-    config = configure.parse(["learners=2", *words])
+    config = parse_config(["learners=2", *words])
     validate(config)
     with pytest.raises(ValueError, match=match):
         check_cluster(config)
@@ -213,9 +213,11 @@ def test_what_works_on_one_machine_only_is_refused_before_anything_starts(words,
 
 def test_a_cluster_that_is_well_named_is_not_refused_and_a_learner_gets_its_threads():
     for address in ("", "auto", "local", "head.example:6379"):
-        check_cluster(configure.parse(["learners=2", f"cluster.address={address}"]))
-    dense, given = configure.parse(["model.encoder=nature_cnn"]), configure.parse(["torch_threads=3", "env.threads=5"])
-    assert [(c.env.threads, c.torch_threads) for c in (build.with_threads(dense, 4), build.with_threads(given, 4))] == [
+        check_cluster(parse_config(["learners=2", f"cluster.address={address}"]))
+    dense, given = parse_config(["model.encoder=nature_cnn"]), parse_config(["torch_threads=3", "env.threads=5"])
+    assert [
+        (c.env.threads, c.torch_threads) for c in (derived.with_threads(dense, 4), derived.with_threads(given, 4))
+    ] == [
         (4, 4),
         (5, 3),
     ]

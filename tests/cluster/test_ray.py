@@ -18,12 +18,12 @@ from mailbox_contract import (
     check_that_boxes_add_take_empties_and_replace_replaces,
 )
 
-from gala.config import parse as configure
+from gala.config.parse import parse_config
 from gala.config.validate import validate
 from gala.evaluation.evaluate import evaluate_run
 from gala.gossip.message import total_mass
 from gala.runs.run_dir import RunDir
-from gala.training import supervisor as launch
+from gala.training import supervisor
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: gala-rl[cluster]"),
@@ -161,7 +161,7 @@ def _config(tmp_path: Path, steps: int) -> Any:
     words = ["preset=classic/cartpole", "learners=2", "envs_per_learner=4", "a2c.num_steps=8", "normalize.obs=true"]
     words += ["cluster.address=auto", "torch_threads=1", "device=cpu", f"steps={steps}", f"run={tmp_path / 'run'}"]
     words += ["log.interval_s=0.2", "log.checkpoint_interval_s=1", "log.tensorboard=false", "log.panel=off"]
-    return configure.parse(words)
+    return parse_config(words)
 
 
 def _nodes_of_learners() -> set[str]:
@@ -187,7 +187,7 @@ def test_a_run_on_two_nodes_is_finished_evaluated_and_resumed_and_outlives_a_nod
     config = _config(tmp_path, 30_000)
     validate(config)
     run = RunDir.create(config, [], overwrite=False)
-    assert launch.train(config, run) == 0
+    assert supervisor.train(config, run) == 0
     assert len(_nodes_of_learners()) == 2
     meta = run.checkpoint_meta("latest")
     saved = [run.load_part("latest", f"learner{rank}")[1] for rank in meta["ranks"]]
@@ -201,7 +201,7 @@ def test_a_run_on_two_nodes_is_finished_evaluated_and_resumed_and_outlives_a_nod
     config = _config(tmp_path, 90_000)
     killer = threading.Thread(target=_kill_once_it_trains, args=(cluster, run, meta["env_steps"]))
     killer.start()
-    assert launch.train(config, run, resume=True) == 0
+    assert supervisor.train(config, run, resume=True) == 0
     killer.join(PATIENCE_S)
     summary = json.loads((run.path / "summary.json").read_text())
     (failure,) = summary["failures"]

@@ -8,7 +8,7 @@ from gala_envs.contract import check_batched_env
 from gala_envs.delays import DelayedEnv
 from gala_envs.registry import make
 
-from gala.config import parse as configure
+from gala.config.parse import parse_config
 from gala.config.validate import validate
 
 
@@ -48,6 +48,6 @@ def test_delays_leave_the_contract_alone_and_do_not_use_the_processor():
 )
 def test_bad_delays_are_refused(words):
     with pytest.raises(ValueError, match="delay"):
-        validate(configure.parse(words))
+        validate(parse_config(words))
     with pytest.raises(ValueError, match="delays want"):
         DelayedEnv(make("CartPole-v1", 1), -0.1, 1.0, 0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gala.build import learning as build
-from gala.config import parse as configure
+from gala.config import derived
+from gala.config.parse import parse_config
 from gala.models.actor_critic import build_actor_critic
 from gala.models.augment import AUGMENTATIONS, Cutout, RandomShift
 
@@ -44,20 +44,20 @@ def test_only_training_sees_it_and_one_pass_learns_from_what_was_seen():
     space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
     obs = torch.randint(0, 256, (6, *space.shape), dtype=torch.uint8)
     for name in AUGMENTATIONS:
-        config = configure.parse(["preset=atari/pong", f"model.augment={name}", "a2c.passes=auto"])
+        config = parse_config(["preset=atari/pong", f"model.augment={name}", "a2c.passes=auto"])
         policy = build_actor_critic(space, gym.spaces.Discrete(6), config.model)
-        plain = build_actor_critic(space, gym.spaces.Discrete(6), configure.parse(["preset=atari/pong"]).model)
+        plain = build_actor_critic(space, gym.spaces.Discrete(6), parse_config(["preset=atari/pong"]).model)
         plain.load_state_dict(policy.state_dict())
         state, first = policy.initial_state(6), torch.zeros(6, dtype=torch.bool)
         with torch.no_grad():
             assert not torch.equal(policy(obs, state, first).value, plain(obs, state, first).value)
             policy.eval()
             assert torch.equal(policy(obs, state, first).value, plain(obs, state, first).value)
-        assert build.is_one_pass(config)
+        assert derived.is_one_pass(config)
     assert AUGMENTATIONS["shift"](84).pixels == 4 and AUGMENTATIONS["cutout"](84).side == 28
 
 
 def test_what_is_not_images_is_refused():
-    model = configure.parse(["preset=classic/cartpole", "model.augment=shift"]).model
+    model = parse_config(["preset=classic/cartpole", "model.augment=shift"]).model
     with pytest.raises(ValueError, match=r"^model.augment=shift wants \[C, H, W\] images, not \(4,\)$"):
         build_actor_critic(gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2), model)

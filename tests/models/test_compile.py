@@ -7,22 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from gala.build import learning as build
-from gala.config import parse as configure
+from gala.build.envs import Spaces
+from gala.build.policy import make_training_policy
+from gala.config import derived
+from gala.config.parse import parse_config
 from gala.config.validate import validate
-from gala.gossip.flat import flatten_parameters
+from gala.gossip.flat import flatten_gradients, flatten_parameters
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU")
-SPACES = build.Spaces(gym.spaces.Box(-1, 1, (5,), np.float32), gym.spaces.Discrete(3), 1)
+SPACES = Spaces(gym.spaces.Box(-1, 1, (5,), np.float32), gym.spaces.Discrete(3), 1)
 
 
 def _gradient(mode: str, device: str) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """(gradient of a loss of an unroll, parameters of three acting passes of other sizes, names)."""
     words = ["preset=classic/cartpole", f"model.compile={mode}", f"device={device}"]
-    policy = build.make_training_policy(configure.parse(words), SPACES, 0)
+    policy = make_training_policy(parse_config(words), SPACES, 0)
     flat = flatten_parameters(policy.parameters())
-    build.flatten_gradients(flat, policy)
+    flatten_gradients(flat, policy)
     make = torch.Generator().manual_seed(0)
     obs = torch.randn(8, 6, 5, generator=make).to(device)
     first = torch.zeros(8, 6, dtype=torch.bool, device=device)
@@ -54,7 +56,7 @@ def test_on_a_gpu_too(mode):
 
 @pytest.mark.parametrize("words", [[], ["device=cpu"], ["device=cuda", "a2c.passes=1"]])
 def test_cuda_graphs_are_refused_where_there_can_be_none(words):
-    config = configure.parse(["preset=atari/pong", "model.compile=cuda-graphs", *words])
+    config = parse_config(["preset=atari/pong", "model.compile=cuda-graphs", *words])
     with pytest.raises(ValueError, match=r"^model.compile=cuda-graphs needs device=cuda and a2c.passes=2"):
         validate(config)
-    assert not build.is_one_pass(config)
+    assert not derived.is_one_pass(config)

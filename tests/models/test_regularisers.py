@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gala.build import learning as build
-from gala.config import parse as configure
+from gala.build.envs import Spaces, make_env
+from gala.build.learning import make_reward_shaper
+from gala.build.policy import make_policy
+from gala.config import derived
+from gala.config.parse import parse_config
 from gala.config.validate import validate
-from gala.gossip.flat import flatten_parameters
+from gala.gossip.flat import flatten_gradients, flatten_parameters
 from gala.models.actor_critic import build_actor_critic
 from gala.rl.actor_learner import ActorLearner, unbroken
 from gala.rl.rollout import Collector
@@ -27,18 +30,18 @@ def one_thread():
 
 
 def learner(*words, keep_graph=False):
-    config = configure.parse([*SMALL, *words])
-    env = build.make_env(config, 3)
-    policy = build.make_policy(config, build.Spaces(env.obs_space, env.action_space, 1))
+    config = parse_config([*SMALL, *words])
+    env = make_env(config, 3)
+    policy = make_policy(config, Spaces(env.obs_space, env.action_space, 1))
     flat = flatten_parameters(list(policy.parameters()))
-    build.flatten_gradients(flat, policy)
+    flatten_gradients(flat, policy)
     collector = Collector(
         env,
         40,
         device=torch.device("cpu"),
         generator=torch.Generator().manual_seed(3),
         normalizer=None,
-        shape_reward=build.make_reward_shaper(config)[0],
+        shape_reward=make_reward_shaper(config)[0],
         keep_graph=keep_graph,
     )
     collector.reset(policy, 5)
@@ -76,7 +79,7 @@ def test_dynamics_are_learned_and_their_gradient_reaches_the_encoder():
     assert np.mean(losses[-5:]) < 0.4 * np.mean(losses[:2])
     assert not torch.equal(before, one.policy.encoder.layers[1].weight)
     with pytest.raises(ValueError, match="without a GRU"):
-        validate(configure.parse(["model.dynamics_coef=1", "model.gru_size=8"]))
+        validate(parse_config(["model.dynamics_coef=1", "model.gru_size=8"]))
 
 
 def test_l2_adds_its_multiple_of_the_parameters_to_the_gradient():
@@ -87,7 +90,7 @@ def test_l2_adds_its_multiple_of_the_parameters_to_the_gradient():
 
 
 def test_dropout_leaves_features_out_in_training_and_none_in_evaluation():
-    config = configure.parse(["model.dropout=0.5", "model.hidden=1000", "model.encoder=mlp"])
+    config = parse_config(["model.dropout=0.5", "model.hidden=1000", "model.encoder=mlp"])
     space = gym.spaces.Box(-1, 1, (4,), np.float32)
     policy = build_actor_critic(space, gym.spaces.Discrete(2), config.model)
     obs = torch.randn(200, 4)
@@ -98,4 +101,4 @@ def test_dropout_leaves_features_out_in_training_and_none_in_evaluation():
     kept = features != 0
     assert kept.float().mean().item() == pytest.approx(0.5, abs=0.01)
     torch.testing.assert_close(features[kept], 2 * whole[kept])
-    assert build.is_one_pass(config) and not build.is_one_pass(configure.parse(["model.encoder=mlp"]))
+    assert derived.is_one_pass(config) and not derived.is_one_pass(parse_config(["model.encoder=mlp"]))

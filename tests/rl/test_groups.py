@@ -8,8 +8,8 @@ import torch
 from gala_envs.groups import GroupedEnv
 from gala_envs.registry import make
 
-from gala.build import learning as build
-from gala.config import parse as configure
+from gala.build.envs import episodes_by_context, make_training_env
+from gala.config.parse import parse_config
 from gala.config.schema import ModelConfig
 from gala.config.validate import validate
 from gala.models.actor_critic import ActorCritic, build_actor_critic
@@ -106,13 +106,13 @@ def test_the_network_acts_for_one_group_while_the_other_steps():
 def test_groups_share_the_counts_of_episodes_and_divide_the_simulators():
     words = ["env.id=maze", "preset=overfit/maze", "algo=a2c", "envs_per_learner=6", "env_groups=3"]
     with pytest.raises(ValueError, match=r"^env_groups=4 must divide envs_per_learner=6$"):
-        validate(configure.parse([*words, "env_groups=4"]))
-    env = build.make_training_env(configure.parse(words), 0)
+        validate(parse_config([*words, "env_groups=4"]))
+    env = make_training_env(parse_config(words), 0)
     try:
         assert env.num_envs == 6 and [g.rows for g in env.groups] == [slice(0, 2), slice(2, 4), slice(4, 6)]
         for group in env.groups:
             group.reset(1)
-        assert sum(build.episodes_by_context(env).values()) == 6
+        assert sum(episodes_by_context(env).values()) == 6
     finally:
         env.close()
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from gala.build import learning as build
-from gala.config import parse as configure
+from gala.build.envs import Spaces, make_training_env
+from gala.build.learning import make_reward_shaper
+from gala.build.policy import make_policy
+from gala.config.parse import parse_config
 from gala.config.schema import Config
-from gala.gossip.flat import flatten_parameters
+from gala.gossip.flat import flatten_gradients, flatten_parameters
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.rollout import Collector
 
@@ -22,17 +24,17 @@ TASKS = {
 
 
 def _learner(config: Config, keep_graph: bool) -> ActorLearner:
-    env = build.make_training_env(config, 0)
-    policy = build.make_policy(config, build.Spaces(env.obs_space, env.action_space, env.frames_per_step))
+    env = make_training_env(config, 0)
+    policy = make_policy(config, Spaces(env.obs_space, env.action_space, env.frames_per_step))
     flat = flatten_parameters(list(policy.parameters()))
-    build.flatten_gradients(flat, policy)
+    flatten_gradients(flat, policy)
     collector = Collector(
         env,
         config.a2c.num_steps,
         device=torch.device("cpu"),
         generator=torch.Generator().manual_seed(3),
         normalizer=None,
-        shape_reward=build.make_reward_shaper(config)[0],
+        shape_reward=make_reward_shaper(config)[0],
         keep_graph=keep_graph,
     )
     collector.reset(policy, 5)
@@ -41,7 +43,7 @@ def _learner(config: Config, keep_graph: bool) -> ActorLearner:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_one_pass_gives_the_gradient_of_two(task):
-    config = configure.parse([*TASKS[task], "algo=a2c"])
+    config = parse_config([*TASKS[task], "algo=a2c"])
     learners = [_learner(config, keep_graph) for keep_graph in (False, True)]
     for _ in range(3):  # at a learning rate of 0 both walk the same trajectory; episodes end on the way
         two, one = (learner.update(lr=0.0, entropy_coef=0.01) for learner in learners)
@@ -55,7 +57,7 @@ def test_one_pass_gives_the_gradient_of_two(task):
 
 
 def test_no_graph_outlives_its_update():
-    learner = _learner(configure.parse([*TASKS["recurrent"], "algo=a2c"]), keep_graph=True)
+    learner = _learner(parse_config([*TASKS["recurrent"], "algo=a2c"]), keep_graph=True)
     for _ in range(2):
         learner.update(lr=1e-3, entropy_coef=0.01)  # a graph of the last rollout would be freed by now, and raise
         assert not learner.collector._turns[0].state.requires_grad

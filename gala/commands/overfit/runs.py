@@ -18,7 +18,7 @@ from gala.commands.overfit.words import (
     asks_for_help,
     command_line,
     default_out,
-    print_help,
+    show_help,
     sort_words,
     take_paths,
 )
@@ -51,7 +51,7 @@ Sets = Mapping[str, ContextSet]
 def train(words: Sequence[str]) -> int:
     """Options and settings of ``gala train``: several runs on the train set, seeds 1, 2, ..."""
     if asks_for_help(words):
-        return print_help("train", TrainOptions)
+        return show_help("train", TrainOptions)
     options, _, training = sort_words(words, TrainOptions, None)
     sets = read_sets(options.sets)
     out = Path(default_out(sets["train"].family, options.out))
@@ -65,7 +65,7 @@ def train(words: Sequence[str]) -> int:
 def evaluate(words: Sequence[str]) -> int:
     """RUN ..., or policy=module:function. Returns the verdict's exit code."""
     if asks_for_help(words):
-        return print_help("eval RUN ...", EvalOptions)
+        return show_help("eval RUN ...", EvalOptions)
     paths, rest = take_paths(words)
     options, _, training = sort_words(rest, EvalOptions, None)
     if training or bool(paths) == bool(options.policy):
@@ -120,7 +120,7 @@ def _controls(study: Study, runs: Sequence[RunDir], sets: Sets, how: JudgeOption
 def stress(words: Sequence[str]) -> int:
     """RUN ... or a sweep's STUDY: the same runs under changes, on train and test MDPs. Robustness, that is."""
     if asks_for_help(words):
-        return print_help("stress RUN ... | STUDY", StressOptions)
+        return show_help("stress RUN ... | STUDY", StressOptions)
     paths, rest = take_paths(words)
     options, _, training = sort_words(rest, StressOptions, None)
     if training:
@@ -177,7 +177,7 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
 def value(words: Sequence[str]) -> int:
     """RUN sets=DIR: errors of V(s0), shift of the policy under noise, blind replay, what features tell of the MDP."""
     if asks_for_help(words):
-        return print_help("value RUN", EvalOptions)
+        return show_help("value RUN", EvalOptions)
     paths, rest = take_paths(words)
     options, _, training = sort_words(rest, EvalOptions, None)
     if training or len(paths) != 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gala_envs.splits import split as split_family
 
-from gala.commands.overfit.words import asks_for_help, print_help, sort_words, take_family, take_paths
+from gala.commands.overfit.words import asks_for_help, show_help, sort_words, take_family, take_paths
 from gala.diagnostics.overfitting.audit import audit_sets
 from gala.overfit.options import SplitOptions
 from gala.overfit.study import SETS, read_sets
@@ -16,7 +16,7 @@ from gala.overfit.study import SETS, read_sets
 def split(words: Sequence[str]) -> int:
     """FAMILY, sizes and parameters of the family. Writes one file per set."""
     if asks_for_help(words):
-        return print_help("split FAMILY", SplitOptions)
+        return show_help("split FAMILY", SplitOptions)
     family, rest = take_family(words)
     options, settings, training = sort_words(rest, SplitOptions, family)
     if training:

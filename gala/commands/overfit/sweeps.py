@@ -10,7 +10,7 @@ from gala.commands.overfit.words import (
     asks_for_help,
     command_line,
     default_out,
-    print_help,
+    show_help,
     sort_words,
     take_family,
 )
@@ -30,7 +30,7 @@ def flip(words: Sequence[str]) -> int:
 def sweep(words: Sequence[str], name: str = "sweep") -> int:
     """FAMILY, options, parameters of the family and settings of ``gala train``. Returns the verdict's exit code."""
     if asks_for_help(words):
-        return print_help(f"{name} FAMILY", SweepOptions)
+        return show_help(f"{name} FAMILY", SweepOptions)
     family, rest = take_family(words)
     options, settings, training = sort_words(rest, SweepOptions, family)
     check(options, family)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from gala_envs.contexts import Family, Scalar
 from gala_envs.families import FAMILIES, make_family
 
-from gala.config import parse as configure
+from gala.config.parse import nearest, parse_options, print_help, split_settings
 from gala.config.schema import Config, flatten
 
 T = TypeVar("T")
@@ -19,8 +19,9 @@ def asks_for_help(words: Sequence[str]) -> bool:
     return "--help" in words or "-h" in words
 
 
-def print_help(subcommand: str, options: type) -> int:
-    configure.print_help(f"gala overfit {subcommand}", options)
+def show_help(subcommand: str, options: type) -> int:
+    """Every option of a subcommand with its meaning. Returns 0, the exit status."""
+    print_help(f"gala overfit {subcommand}", options)
     return 0
 
 
@@ -47,7 +48,7 @@ def sort_words(words: Sequence[str], cls: type[T], family: Family | None) -> tup
     """
     own, parameters, training = [], {}, []
     names, train_names = set(flatten(cls())), {*flatten(Config()), "preset"}
-    for key, text in configure.settings(words):
+    for key, text in split_settings(words):
         if key not in train_names and f"judge.{key}" in names:
             own.append(f"judge.{key}={text}")
         elif key in names:
@@ -58,8 +59,8 @@ def sort_words(words: Sequence[str], cls: type[T], family: Family | None) -> tup
             training.append(f"{key}={text}")
         else:
             known = [*names, *(family.parameters if family else ()), *train_names]
-            raise ValueError(f"unknown setting {key!r}{configure.nearest(key, known)}")
-    return configure.parse_options(cls, own), parameters, training
+            raise ValueError(f"unknown setting {key!r}{nearest(key, known)}")
+    return parse_options(cls, own), parameters, training
 
 
 def scalar(key: str, text: str, default: Scalar) -> Scalar:

@@ -1,0 +1,86 @@
+"""Settings -> simulators, and what a policy must know of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+
+from gala.config.derived import (
+    seeds,
+    threads_per_learner,
+)
+from gala.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """One simulator's spaces and its action repeat: what a policy is built from."""
+
+    obs: gym.Space
+    action: gym.Space
+    frames_per_step: int
+
+
+def make_env(config: Config, num_envs: int, **overrides: Any) -> Any:
+    """``num_envs`` simulators of ``config.env``; ``overrides`` replace fields of EnvConfig."""
+    from gala_envs.registry import make
+
+    options = dataclasses.asdict(dataclasses.replace(config.env, **overrides))
+    env_id, backend = options.pop("id"), options.pop("backend")
+    options["threads"] = options["threads"] or threads_per_learner(config)
+    return make(env_id, num_envs, backend=backend, **options)
+
+
+def make_training_env(config: Config, rank: int) -> Any:
+    """The simulators of one learner, in their groups, as slow as ``config.delay`` wants them."""
+    groups = [make_env(config, config.envs_per_learner // config.env_groups) for _ in range(config.env_groups)]
+    for env in groups[1:]:
+        if hasattr(env, "episodes"):
+            env.episodes = groups[0].episodes  # counted together
+    if config.delay.mean_s:
+        from gala_envs.delays import DelayedEnv
+
+        d, seed = config.delay, seeds(config, rank, 0)[0]
+        slow = d.slow_learner if rank == config.learners - 1 else 1.0
+        groups = [DelayedEnv(env, d.mean_s, d.sigma, seed + i, slow) for i, env in enumerate(groups)]
+    if config.env_groups == 1:
+        return groups[0]
+    from gala_envs.groups import GroupedEnv
+
+    return GroupedEnv(groups)
+
+
+def episodes_by_context(env: Any) -> dict[str, int]:
+    """Id of each training MDP that was played -> episodes begun on it; empty for what has no contexts."""
+    if not hasattr(env, "episodes"):
+        return {}
+    return {uid: int(n) for uid, n in zip(env.contexts.uids, env.episodes, strict=True) if n}
+
+
+def add_episodes_by_context(env: Any, counts: dict[str, int]) -> None:
+    """Counts of an earlier part of the run. Raises ValueError if it was trained on other MDPs than these."""
+    if foreign := set(counts) - set(env.contexts.uids if counts else ()):
+        raise ValueError(f"this run was trained on MDPs that env.contexts does not hold: {min(foreign)}, ...")
+    for uid, n in counts.items():
+        env.episodes[env.contexts.uids.index(uid)] += n
+
+
+def make_evaluation_env(config: Config, num_envs: int) -> Any:
+    """As in training, but played to the end of the game: a lost life ends nothing."""
+    from gala_envs.registry import BACKENDS, resolve_backend
+
+    backend = BACKENDS[resolve_backend(config.env.id, config.env.backend)]
+    whole_games = {"life_loss_ends_episode": False} if "life_loss_ends_episode" in backend.options else {}
+    return make_env(config, num_envs, **whole_games)
+
+
+def probe_spaces(config: Config) -> Spaces:
+    """Builds one simulator and closes it again, so that an impossible environment is refused before anything starts."""
+    env = make_env(config, 1, vectorization="sync")
+    try:
+        return Spaces(env.obs_space, env.action_space, env.frames_per_step)
+    finally:
+        env.close()

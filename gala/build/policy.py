@@ -1,0 +1,51 @@
+"""Settings -> the policy on its device, and the process that runs it."""
+
+from __future__ import annotations
+
+import torch
+
+from gala.build.envs import Spaces
+from gala.config.derived import (
+    network_threads,
+)
+from gala.config.schema import Config
+from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
+from gala.processes.resources import keep_freed_memory
+
+
+def prepare_process(config: Config) -> None:
+    """Threads and memory of a learner's process, before it computes anything."""
+    if config.keep_freed_memory:
+        keep_freed_memory()
+    torch.set_num_threads(network_threads(config))
+
+
+def make_policy(config: Config, spaces: Spaces) -> ActorCritic:
+    """The network with the initial parameters of ``config.seed``: equal in every learner."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_actor_critic(spaces.obs, spaces.action, config.model)
+
+
+_COMPILE_MODES = {"default": "default", "cuda-graphs": "reduce-overhead"}
+
+
+def make_training_policy(config: Config, spaces: Spaces, rank: int) -> ActorCritic:
+    """The policy of a learner, on its device, compiled if that is wanted."""
+    policy = make_policy(config, spaces).to(pick_device(config, rank))
+    if config.model.compile != "none":
+        policy.compile_encoders(_COMPILE_MODES[config.model.compile])
+    return policy
+
+
+def pick_device(config: Config, rank: int) -> torch.device:
+    """Round-robin over the GPUs there are. Raises ValueError if CUDA was asked for and there is none."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but PyTorch sees no CUDA GPU here; use device=auto or device=cpu")
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())
+
+
+def count_parameters(config: Config, spaces: Spaces) -> int:
+    return num_parameters(make_policy(config, spaces))

@@ -1,0 +1,95 @@
+"""What follows from the settings: one home for each rule that several parts need."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from gala.config.schema import Config
+from gala.processes.resources import available_cores
+
+
+def total_envs(config: Config) -> int:
+    return config.learners * config.envs_per_learner
+
+
+def threads_per_learner(config: Config) -> int:
+    """An equal share of the cores that this process may really use, at least 1."""
+    return max(1, available_cores() // config.learners)
+
+
+def with_threads(config: Config, threads: int) -> Config:
+    """``config`` for a learner that has ``threads`` to itself, on a machine that others may share."""
+    env = dataclasses.replace(config.env, threads=config.env.threads or threads)
+    network = config.torch_threads or (1 if config.model.encoder == "mlp" else threads)
+    return dataclasses.replace(config, env=env, torch_threads=network)
+
+
+def network_threads(config: Config) -> int:
+    """PyTorch threads of a learner. Dense layers of a few dozen units are slower on two threads than on one."""
+    return config.torch_threads or (1 if config.model.encoder == "mlp" else threads_per_learner(config))
+
+
+def is_one_pass(config: Config) -> bool:
+    """Whether the passes that choose the actions are differentiated, instead of a second pass over the rollout.
+
+    With dropout or augmentation they are: a second pass would not see what the action was chosen by.
+    """
+    if config.model.compile == "cuda-graphs":  # each replay overwrites the outputs of the one before
+        return False
+    if config.a2c.passes == "auto":
+        return config.model.encoder != "mlp" or config.model.dropout > 0 or config.model.augment != "none"
+    return config.a2c.passes == "1"
+
+
+def is_lock_step(config: Config) -> bool:
+    """All learners make the same number of updates, each waiting for the others'."""
+    g = config.gossip
+    return config.algo == "allreduce" or (config.algo == "gala" and (g.tau == 0 or g.mixing == "allreduce"))
+
+
+def silent_after_s(config: Config) -> float:
+    """Time without a sign of life after which the others go on without a learner."""
+    return math.inf if is_lock_step(config) else config.gossip.silent_after_s
+
+
+def failure_policy(config: Config) -> str:
+    """continue, stop or restart."""
+    if config.on_failure != "auto":
+        return config.on_failure
+    return "continue" if gossips(config) and not is_lock_step(config) else "stop"
+
+
+def seeds(config: Config, rank: int, env_steps: int) -> tuple[int, int]:
+    """(simulator seed, action seed) of a learner: own streams for every rank, and for every point of resumption."""
+    tree = np.random.SeedSequence([config.seed, rank, env_steps])
+    env_seed, action_seed = tree.generate_state(2, np.uint32)
+    return int(env_seed) % 2**30, int(action_seed)
+
+
+def total_updates(config: Config) -> int:
+    """Updates of each learner in a lock-step run."""
+    per_update = total_envs(config) * config.a2c.num_steps
+    return -(-config.steps // per_update)
+
+
+def gossips(config: Config) -> bool:
+    return config.algo == "gala" and config.learners > 1
+
+
+def exchanges_messages(config: Config) -> bool:
+    """Through mailboxes, that is; an all-reduce has none."""
+    return gossips(config) and config.gossip.mixing in ("pushsum", "copy-average")
+
+
+def certifies(config: Config) -> bool:
+    return gossips(config) and config.gossip.certify
+
+
+def needs_process_group(config: Config) -> bool:
+    """Whether the learners all-reduce, gradients or parameters."""
+    return config.learners > 1 and (
+        config.algo == "allreduce" or (gossips(config) and config.gossip.mixing == "allreduce")
+    )
