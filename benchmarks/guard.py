@@ -33,6 +33,7 @@ from gala.config.parse import parse_config
 from gala.gossip.averager import GossipAverager
 from gala.gossip.flat import flatten_gradients, flatten_parameters
 from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.optim.update import LearningStep
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.rollout import Collector
 
@@ -96,7 +97,8 @@ def learner(*words: str) -> Callable[[], None]:
         shape_reward=make_reward_shaper(config)[0],
         keep_graph=derived.is_one_pass(config),
     )
-    one = ActorLearner(collector, policy, flat, make_optimizer(config, flat), coefficients=config.a2c)
+    step = LearningStep(make_optimizer(config, flat), max_grad_norm=config.a2c.max_grad_norm)
+    one = ActorLearner(collector, policy, flat, step, config.a2c)
 
     def work() -> None:
         with torch.no_grad():  # a rate of 0 keeps the parameters: every call plays the same games

@@ -13,6 +13,7 @@ from gala.config.supervised import SgdConfig, SlowConfig, SupervisedConfig, vali
 from gala.gossip.averager import GossipAverager
 from gala.gossip.transport.delayed import DelayedMailbox
 from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.optim.update import LearningStep
 from gala.supervised.comparison import build, digits, report
 from gala.supervised.comparison.build import Job
 from gala.supervised.comparison.launch import Team
@@ -67,7 +68,7 @@ class ByHand:
         self.lr = build.learning_rate(CONFIG)
         self.batches = []
         for rank, learner in enumerate(
-            build.make_learner(CONFIG, Job("allreduce", "off", 3), r, data, None) for r in range(2)
+            build.make_learner(CONFIG, Job("allreduce", "off", 3), r, data, None)[0] for r in range(2)
         ):
             assert len(build.shard(data, rank, 2, 3)[0]) == 719
             self.batches.append(learner.batches)
@@ -215,7 +216,8 @@ def test_synchronous_sgp_on_a_complete_graph_is_large_batch_sgd_to_the_last_digi
         box = shared.endpoint(rank)
         averager = GossipAverager(model.parameters(), rank=rank, world_size=n, mailbox=box, topology="complete", tau=0)
         optimizer = torch.optim.SGD(model.parameters(), lr)
-        learners.append(SupervisedLearner(model, batches(rank), nn.functional.mse_loss, optimizer, averager=averager))
+        step = LearningStep(optimizer, averager=averager)
+        learners.append(SupervisedLearner(model, batches(rank), nn.functional.mse_loss, step))
     threads = [threading.Thread(target=lambda x=x: [x.update() for _ in range(updates)]) for x in learners]
     for thread in threads:
         thread.start()

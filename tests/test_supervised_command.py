@@ -42,16 +42,18 @@ def learners(process):
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
-        found = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
-        if len(found) == 2 and all(is_training(p) for p in found):
-            return sorted(found, key=lambda p: p.pid)
+        training = [p for p in psutil.Process(process.pid).children(recursive=True) if is_training(p)]
+        if len(training) == 2:
+            return sorted(training, key=lambda p: p.pid)
         time.sleep(0.05)
     raise AssertionError("no learners")
 
 
 def is_training(process):
-    """Whether it has opened the mailboxes, which exist in the parent's memory only."""
-    return any("gala-mailboxes" in os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    """Whether it is a learner that has opened the mailboxes, which exist in the parent's memory only."""
+    return os.getpgid(process.pid) == process.pid and any(
+        "gala-mailboxes" in os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()
+    )
 
 
 def end(process, children):
@@ -111,11 +113,12 @@ def test_a_killed_learner_is_named_though_its_peers_fail_too_and_none_is_left():
     config = parse_options(SupervisedConfig, [*LONG, "wait_timeout_s=20"])
     data = digits.load(0.2, 0)
     with pytest.raises(LearnerFailed) as caught, Team(config, data) as team:
-        killer = threading.Timer(0.5, team.processes[1].kill)
+        pids = team.fleet.pids()
+        killer = threading.Timer(0.5, os.kill, (pids[1], signal.SIGKILL))
         killer.start()
         team.run(Job("allreduce", "off", 1))
     assert str(caught.value) == "learner 1 was killed by SIGKILL; the run has ended."
-    assert not any(process.is_alive() for process in team.processes)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_the_first_traceback_reaches_the_user_once(tmp_path, capsys):

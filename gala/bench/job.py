@@ -166,7 +166,7 @@ class Job:
                 if event.kind == "metrics":
                     self._metrics.append((time.monotonic(), event.body))
                 elif event.kind == "error":
-                    raise BenchFailed(f"learner {event.rank} failed\n{event.body}")
+                    raise BenchFailed(f"learner {event.rank} failed\n{event.body.traceback}")
                 elif event.kind == "died":
                     raise BenchFailed(f"learner {event.rank} {event.body}")
 

@@ -92,11 +92,17 @@ def make_mailboxes(config: Config, num_params: int) -> ShardedMailboxes | None:
     return ShardedMailboxes.create(places, num_params, pairs, shards, **settings)
 
 
-def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None] | None:
-    """For algo=allreduce: ``grad -> mean over learners``, in place."""
+def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[list[torch.Tensor]], None] | None:
+    """For algo=allreduce: each gradient <- its mean over learners, in place."""
     if config.algo != "allreduce" or config.learners == 1:
         return None
-    return _join_process_group(config, rank, store_port)
+    average = _join_process_group(config, rank, store_port)
+
+    def reduce(gradients: list[torch.Tensor]) -> None:
+        for gradient in gradients:
+            average(gradient)
+
+    return reduce
 
 
 def _join_process_group(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from gala.cluster.inbox import Letter
 from gala.cluster.mailbox import RayEndpoint
 from gala.cluster.member import Member
+from gala.processes.child import Exit, Failure
 from gala.runs.checkpoints import pack, unpack
 from gala.training.learner import LearnerProcess
-from gala.training.protocol import Connections, Exit, LearnerSpec
+from gala.training.protocol import Connections, LearnerSpec
 
 _LAST_WORDS_S = 20.0
 
@@ -107,7 +109,7 @@ class LearnerActor:
         except Exit:
             pass
         except BaseException:
-            self._say(("error", traceback.format_exc()))
+            self._say(("error", Failure(time.monotonic_ns(), traceback.format_exc())))
         ray.wait(self._last_words, timeout=_LAST_WORDS_S)
         self._member.stop()
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     if not config.run:
         config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
     if len(words) == len(argv) and not config.cluster.address:
-        start_method()  # its imports go on beside ours
+        start_method("gala.training.learner")  # its imports go on beside ours
     check(config)
     if len(words) < len(argv):
         print(dump_config(config))

@@ -1,44 +1,50 @@
-"""The learner processes of one machine: starts them, hears them, tells them, and ends them with all they started."""
+"""The child processes of one machine: starts them, hears them, tells them, and ends them with all they started."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
 from gala.processes.start import sigint_blocked, start_method
-from gala.training.learner import main
-from gala.training.protocol import LearnerSpec
 
 _GRACE_S = 3.0
 
 
+class ChildSpec(Protocol):
+    """Everything that a child is told when it starts."""
+
+    @property
+    def rank(self) -> int: ...
+
+
 class Event(NamedTuple):
-    """Something that a learner said, or its end."""
+    """Something that a child said, or its end."""
 
     rank: int
     kind: str
-    """ready, metrics, paused, missed, state, saved, finished, left, error; died, after which no more comes from it."""
+    """What the child sends, ``error`` with a ``Failure``, or ``died``, after which no more comes from it."""
     body: Any = None
     """died: how, in words that follow "learner 2 ..."."""
 
 
 class Fleet(Protocol):
-    """Where learners run. One implementation is here, for the processes of one machine."""
+    """Where children run. One implementation is here, for the processes of one machine."""
 
-    def spawn(self, spec: LearnerSpec) -> None:
-        """Start a learner; its rank must be free."""
+    def spawn(self, spec: Any) -> None:
+        """Start a child; its rank must be free."""
         ...
 
     def events(self, timeout_s: float) -> list[Event]:
-        """What has happened, in order for each learner; waits up to ``timeout_s`` for something."""
+        """What has happened, in order for each child; waits up to ``timeout_s`` for something."""
         ...
 
     def tell(self, rank: int, command: Any) -> None:
-        """Send a command; nothing happens if the learner is gone."""
+        """Send a command; nothing happens if the child is gone."""
         ...
 
     def join(self, timeout_s: float) -> None:
@@ -46,21 +52,26 @@ class Fleet(Protocol):
         ...
 
     def kill(self) -> None:
-        """No learner survives this, and no process that a learner has started."""
+        """No child survives this, and no process that a child has started."""
         ...
 
 
 class ProcessFleet:
-    """Spawned processes, each the leader of a process group, with a pipe to each."""
+    """Processes that run ``target(spec, pipe)``, which calls ``run_child``: each leads a process group.
 
-    def __init__(self) -> None:
-        self._context: Any = start_method()
+    Args:
+        target: a function of a module; that module is imported once for all children.
+    """
+
+    def __init__(self, target: Callable[[Any, Connection], None]) -> None:
+        self._target = target
+        self._context: Any = start_method(target.__module__)
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
 
-    def spawn(self, spec: LearnerSpec) -> None:
+    def spawn(self, spec: ChildSpec) -> None:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=main, args=(spec, theirs), name=f"gala learner {spec.rank}")
+        process = self._context.Process(target=self._target, args=(spec, theirs), name=f"gala learner {spec.rank}")
         with sigint_blocked():
             process.start()
         theirs.close()
@@ -84,7 +95,7 @@ class ProcessFleet:
             self._pipes[rank].send(command)
 
     def pids(self) -> list[int]:
-        """Of the learners that live; each leads a process group."""
+        """The children that live; each leads a process group."""
         return [process.pid for process in self._processes.values() if process.pid is not None]
 
     def join(self, timeout_s: float) -> None:

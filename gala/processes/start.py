@@ -1,4 +1,4 @@
-"""How learner processes are started. Imports nothing heavy, so that it can be the first thing that a command does."""
+"""How child processes are started. Imports nothing heavy, so that it can be the first thing that a command does."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 
 
-def start_method() -> BaseContext:
-    """Learners are forked, one by one, from a process without threads that has imported what they need: that spares
-    each of them a second of processor time. They are spawned where the system cannot do so.
+def start_method(preload: str) -> BaseContext:
+    """Children are forked, one by one, from a process without threads that has imported ``preload``, the module that
+    they need: that spares each of them a second of processor time. They are spawned where the system cannot do so.
 
     The earlier this is called, the more of those imports go on while the caller does something else.
     """
@@ -23,7 +23,7 @@ def start_method() -> BaseContext:
     if "forkserver" not in mp.get_all_start_methods():
         return mp.get_context("spawn")
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["gala.training.learner"])
+    context.set_forkserver_preload([preload])
     with sigint_blocked():
         forkserver.ensure_running()
     return context

@@ -1,11 +1,29 @@
-"""The advantage actor-critic loss, on one page."""
+"""The advantage actor-critic loss, on one page: of any batch, and of a rollout."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from gala.rl.returns import generalized_advantages
+from gala.rl.rollout import Policy, Rollout
+
+
+class Coefficients(Protocol):
+    """The numbers of the loss; ``gala.config.schema.A2CConfig`` has them."""
+
+    @property
+    def gamma(self) -> float: ...
+    @property
+    def gae_lambda(self) -> float: ...
+    @property
+    def value_coef(self) -> float: ...
+    @property
+    def normalize_advantages(self) -> bool: ...
+    @property
+    def l2(self) -> float: ...
 
 
 class A2CLoss(NamedTuple):
@@ -51,3 +69,54 @@ def normalize(advantage: Tensor, valid: Tensor, eps: float = 1e-8) -> Tensor:
     """Zero mean and unit variance over the valid rows of ``[T, B]``."""
     rows = advantage[valid]
     return (advantage - rows.mean()) / (rows.std(correction=0) + eps)
+
+
+class RolloutLoss(NamedTuple):
+    """The loss of a rollout, and what it was computed from."""
+
+    loss: A2CLoss
+    target: Tensor
+    """Value targets ``[T, B]``, constants."""
+    value: Tensor
+    """Values ``[T, B]`` that the advantages were computed with, constants."""
+
+
+def rollout_loss(policy: Policy, rollout: Rollout, coefficients: Coefficients, entropy_coef: float) -> RolloutLoss:
+    """``a2c_loss`` of a rollout, with value targets R = A + V(s) and, if there is one, the policy's auxiliary loss.
+
+    Differentiates the passes that chose the actions where the rollout kept them, and else runs the policy again.
+    Advantages are normalised, if they are to be, after the value targets were built from them.
+    """
+    r, c = rollout, coefficients
+    out = policy.unroll(r.obs, r.state, r.first) if r.acting is None else r.acting
+    v_tm1 = out.value.detach()
+    advantage = rollout_advantages(r, v_tm1, c.gamma, c.gae_lambda)
+    target = advantage + v_tm1
+    if c.normalize_advantages:
+        advantage = normalize(advantage, r.valid)
+    loss = a2c_loss(
+        policy.distribution.log_prob(out.params, r.action),
+        policy.distribution.entropy(out.params),
+        out.value,
+        target,
+        advantage,
+        r.valid,
+        value_coef=c.value_coef,
+        entropy_coef=entropy_coef,
+    )
+    extra = policy.auxiliary_loss(r.obs, r.action, r.reward, unbroken(r))
+    return RolloutLoss(loss if extra is None else loss._replace(total=loss.total + extra), target, v_tm1)
+
+
+def rollout_advantages(r: Rollout, v_tm1: Tensor, gamma: float, lambda_: float) -> Tensor:
+    """Advantages ``[T, B]`` of a rollout, given its values ``v_tm1 [T, B]``; those of autoreset rows mean nothing."""
+    v_next = torch.cat([v_tm1[1:], r.last_value.unsqueeze(0)])
+    v_t = torch.where(r.truncated, r.v_final, v_next)
+    discount_t = gamma * (~r.terminated).float()
+    continue_t = (~(r.terminated | r.truncated)).float()
+    return generalized_advantages(r.reward, discount_t, continue_t, v_tm1, v_t, lambda_)
+
+
+def unbroken(r: Rollout) -> Tensor:
+    """bool ``[T - 1, B]``: steps whose successor in the rollout is the observation that they led to."""
+    return (r.valid & ~(r.terminated | r.truncated))[:-1]

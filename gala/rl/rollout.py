@@ -26,8 +26,20 @@ class Outputs(Protocol):
     def state(self) -> Tensor: ...
 
 
+class ActionDistribution(Protocol):
+    """What the loss needs of a family of distributions; ``gala.models.distributions.Distribution`` is one."""
+
+    @property
+    def log_prob(self) -> Callable[[Tensor, Tensor], Tensor]: ...
+    @property
+    def entropy(self) -> Callable[[Tensor], Tensor]: ...
+
+
 class Policy(Protocol):
     """What the loop needs of a network; ``gala.models.actor_critic.ActorCritic`` is one."""
+
+    @property
+    def distribution(self) -> ActionDistribution: ...
 
     def __call__(self, obs: Tensor, state: Tensor, first: Tensor, with_value: bool = True) -> Outputs: ...
     def unroll(self, obs: Tensor, state: Tensor, first: Tensor) -> Outputs: ...

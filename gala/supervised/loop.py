@@ -8,24 +8,20 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from gala.gossip.averager import GossipAverager
-from gala.optim.slowmo import SlowMo
+from gala.optim.update import LearningStep
 
 Batch = tuple[Tensor, Tensor]
 """(inputs [B, ...], targets [B, ...])."""
 
 
 class SupervisedLearner:
-    """One learner: ``batch -> loss -> backward -> average gradients -> optimizer.step -> gossip -> slow step``.
+    """One learner: ``batch -> loss -> backward -> learning step``.
 
     Args:
         model: build ``averager`` with its parameters first, and the optimiser too if it copies them.
         batches: an endless iterator of (inputs [B, ...], targets [B, ...]).
         loss: (outputs, targets) -> scalar.
-        optimizer: over the model's parameters; its state stays local.
-        average_gradients: averages a list of tensors over all learners, in place: synchronous data-parallel SGD.
-        averager: gossip, after the optimiser's step (adapt, then combine).
-        slowmo: after the gossip.
+        learning_step: what follows the backward pass; its optimiser is over the model's parameters.
         compute_s: an iteration's forward and backward pass are stretched to this many seconds by sleeping, so that
             communication can be studied beside the compute of a larger model or of a slower machine.
     """
@@ -35,15 +31,11 @@ class SupervisedLearner:
         model: nn.Module,
         batches: Iterator[Batch],
         loss: Callable[[Tensor, Tensor], Tensor],
-        optimizer: torch.optim.Optimizer,
+        learning_step: LearningStep,
         *,
-        average_gradients: Callable[[list[Tensor]], None] | None = None,
-        averager: GossipAverager | None = None,
-        slowmo: SlowMo | None = None,
         compute_s: float = 0.0,
     ) -> None:
-        self.model, self.batches, self.loss, self.optimizer = model, batches, loss, optimizer
-        self.average_gradients, self.averager, self.slowmo = average_gradients, averager, slowmo
+        self.model, self.batches, self.loss, self.learning_step = model, batches, loss, learning_step
         self.compute_s = compute_s
         self.busy_s = 0.0
         """Seconds really spent in forward and backward passes, so far."""
@@ -52,22 +44,13 @@ class SupervisedLearner:
 
     def update(self, lr: float | None = None) -> Tensor:
         """One iteration, at the given learning rate if there is one; returns the loss of its batch, detached."""
-        if lr is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
         started = time.monotonic()
         inputs, targets = next(self.batches)
         loss = self.loss(self.model(inputs), targets)
-        self.optimizer.zero_grad()
+        self.learning_step.optimizer.zero_grad()
         loss.backward()
         self._stretch(time.monotonic() - started)
-        if self.average_gradients is not None:
-            self.average_gradients([p.grad for p in self.model.parameters() if p.grad is not None])
-        self.optimizer.step()
-        if self.averager is not None:
-            self.averager.step()
-        if self.slowmo is not None:
-            self.slowmo.step()
+        self.learning_step(lr)
         return loss.detach()
 
     def _stretch(self, spent_s: float) -> None:

@@ -11,7 +11,7 @@ from gala.rl.actor_learner import ActorLearner, UpdateResult
 from gala.rl.returns import explained_variance
 
 
-class Window:
+class IntervalStats:
     """Sums of one logging interval. Losses stay tensors until the interval ends."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Window:
             record |= {f"losses/{name}": mean for name, mean in zip(names, means, strict=True)}
         c = learner.collector
         record |= {"simulate_s": c.simulate_s, "act_s": c.act_s, "learn_s": learner.learn_s}
-        record["gossip_s"] = learner.gossip_s
-        c.simulate_s = c.act_s = learner.learn_s = learner.gossip_s = 0.0
+        record["gossip_s"] = learner.learning_step.exchange_s
+        c.simulate_s = c.act_s = learner.learn_s = learner.learning_step.exchange_s = 0.0
         self.results, self.started = [], now
         return record

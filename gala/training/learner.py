@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import signal
-import threading
 import time
-import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,45 +24,27 @@ from gala.build.learning import (
 from gala.build.policy import make_training_policy, pick_device, prepare_process
 from gala.config import derived
 from gala.gossip.flat import flatten_gradients
+from gala.optim.update import LearningStep
+from gala.processes.child import Exit, Send, run_child
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
 from gala.rl.rollout import Collector
 from gala.runs.checkpoints import pack, unpack
 from gala.runs.run_dir import RunDir
 from gala.training.board import Board
-from gala.training.interval import Window
-from gala.training.protocol import Connections, Exit, LearnerSpec
+from gala.training.interval import IntervalStats
+from gala.training.protocol import Connections, LearnerSpec
 
 
 def main(spec: LearnerSpec, pipe: Connection) -> None:
-    """Entry point of the process. The first exception goes to the parent as text; the exit status is then 1.
+    """Entry point of the process."""
 
-    A learner leads a process group of its own, so that the parent can end it with all that its simulators started.
-    """
-    os.setpgid(0, 0)
-    commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
-    status = 0
-    try:
+    def body(send: Send, commands: queue.SimpleQueue[Any]) -> None:
         assert spec.board is not None
         board = Board.open(spec.board)
-        connections = Connections(board, RunDir.open(spec.run_path), spec.mailboxes or (), pipe.send, commands)
-        LearnerProcess(spec, connections).run()
-    except Exit:
-        pass
-    except BaseException:
-        pipe.send(("error", traceback.format_exc()))
-        status = 1
-    # Emulator and communication threads may be stuck in C++: a plain return would wait for them.
-    os._exit(status)
+        LearnerProcess(spec, Connections(board, RunDir.open(spec.run_path), spec.mailboxes or (), send, commands)).run()
 
-
-def _listen(pipe: Connection, commands: queue.SimpleQueue[Any]) -> None:
-    try:
-        while True:
-            commands.put(pipe.recv())
-    except (EOFError, OSError):
-        os.killpg(0, signal.SIGKILL)  # the parent is gone: leave no orphan, not even a simulator's process
+    run_child(pipe, body)
 
 
 class LearnerProcess:
@@ -99,21 +77,19 @@ class LearnerProcess:
             shape_reward=shape_reward,
             keep_graph=derived.is_one_pass(config),
         )
-        self.learner = ActorLearner(
-            self.collector,
-            self.policy,
-            self.flat,
+        step = LearningStep(
             self.optimizer,
-            coefficients=config.a2c,
-            reduce_gradient=make_gradient_reducer(config, self.rank, spec.store_port),
+            reduce_gradients=make_gradient_reducer(config, self.rank, spec.store_port),
+            max_grad_norm=config.a2c.max_grad_norm,
             averager=self.averager,
             slowmo=self.slowmo,
         )
+        self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c)
         self.learning_rate, self.entropy_coef = learning_rate(config), entropy_coefficient(config)
         self.env_steps = self.updates = 0
         self.stopped = self.leaving = False
         self.lock_step = derived.is_lock_step(config)
-        self.window = Window()
+        self.interval = IntervalStats()
 
     def run(self) -> None:
         """Train until the run's total is reached or the parent says stop; then stay to save, and end by ``Exit``."""
@@ -137,8 +113,8 @@ class LearnerProcess:
             self.env_steps += result.valid_steps
             self.board.progress[self.rank] = (self.env_steps, self.updates)
             self._pool_moments()
-            self.window.add(result)
-            if time.monotonic() - self.window.started > self.config.log.interval_s:
+            self.interval.add(result)
+            if time.monotonic() - self.interval.started > self.config.log.interval_s:
                 self._report(lr)
         self._report(self.learning_rate(1.0))
         self._rendezvous("finished")
@@ -230,7 +206,7 @@ class LearnerProcess:
 
     def _report(self, lr: float) -> None:
         self._publish()
-        record = self.window.close(self.learner)
+        record = self.interval.close(self.learner)
         record |= {"env_steps": self.env_steps, "updates": self.updates, "charts/learning_rate": lr}
         if self.averager is not None:
             record |= {f"gossip/{key}": value for key, value in self.averager.stats().items()}

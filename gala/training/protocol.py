@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gala.config.schema import Config
+from gala.processes.child import Send
 from gala.training.board import BoardHandle
 
 
@@ -39,11 +40,7 @@ class Connections:
     """``write_part`` and ``load_part`` of a run directory."""
     mailboxes: Sequence[Any]
     """Per shard, what has ``open(rank)``, which makes an endpoint; empty if nothing is exchanged."""
-    send: Callable[[tuple[str, Any]], None]
+    send: Send
     """(kind, body), see ``gala.processes.fleet.Event``."""
     commands: queue.SimpleQueue[Any]
     """What the parent tells: pause, save, resume, stop, donate, leave, exit."""
-
-
-class Exit(Exception):
-    """The parent has told this learner to end."""

@@ -18,6 +18,7 @@ from gala.config.validate import check_cluster
 from gala.processes.fleet import Event, Fleet, ProcessFleet
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
+from gala.training import learner
 from gala.training.board import Board
 from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.elasticity import Elasticity
@@ -89,7 +90,7 @@ def open_run(config: Config, run_dir: RunDir, spaces: Spaces) -> tuple[Any, Any,
 
         return open_job(config, run_dir, d, m)
     board = Board.create(max_concurrent_learners(config), d, m)
-    return board, make_mailboxes(config, d), ProcessFleet()
+    return board, make_mailboxes(config, d), ProcessFleet(learner.main)
 
 
 _STATUS = {EXIT_OK: "finished", EXIT_FAILED: "failed", EXIT_INTERRUPTED: "interrupted"}
@@ -173,7 +174,7 @@ class Run:
         if kind == "died":
             self._died(rank, body)
         elif kind == "error":
-            self.errors[rank] = body
+            self.errors[rank] = body.traceback
         elif kind == "metrics":
             self.telemetry.add(rank, body)
         elif kind == "ready":

@@ -14,7 +14,9 @@ from gala.config.parse import parse_config
 from gala.config.validate import validate
 from gala.gossip.flat import flatten_gradients, flatten_parameters
 from gala.models.actor_critic import build_actor_critic
-from gala.rl.actor_learner import ActorLearner, unbroken
+from gala.optim.update import LearningStep
+from gala.rl.a2c import unbroken
+from gala.rl.actor_learner import ActorLearner
 from gala.rl.rollout import Collector
 
 SMALL = ("env.id=CartPole-v1", "model.hidden=8", "envs_per_learner=3", "a2c.num_steps=40", "a2c.max_grad_norm=0")
@@ -45,7 +47,8 @@ def learner(*words, keep_graph=False):
         keep_graph=keep_graph,
     )
     collector.reset(policy, 5)
-    return ActorLearner(collector, policy, flat, torch.optim.SGD([flat]), coefficients=config.a2c)
+    step = LearningStep(torch.optim.SGD([flat]), max_grad_norm=config.a2c.max_grad_norm)
+    return ActorLearner(collector, policy, flat, step, config.a2c)
 
 
 def test_the_dynamics_loss_is_the_error_of_a_loop_over_transitions_within_episodes():

@@ -9,7 +9,7 @@ from gala_envs.gymnasium_backend import GymnasiumEnv
 from test_autoreset_envs import GAMMA, NUM_ROWS, advantages_of_script
 
 from gala.models.actor_critic import Outputs
-from gala.rl.actor_learner import rollout_advantages
+from gala.rl.a2c import rollout_advantages
 from gala.rl.rollout import Collector
 
 STEPS, COMPLETE = 40, 33  # rollout length, and the transitions before its last complete episode

@@ -9,6 +9,7 @@ from gala.build.policy import make_policy
 from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.gossip.flat import flatten_gradients, flatten_parameters
+from gala.optim.update import LearningStep
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.rollout import Collector
 
@@ -38,7 +39,8 @@ def _learner(config: Config, keep_graph: bool) -> ActorLearner:
         keep_graph=keep_graph,
     )
     collector.reset(policy, 5)
-    return ActorLearner(collector, policy, flat, torch.optim.SGD([flat]), coefficients=config.a2c)
+    step = LearningStep(torch.optim.SGD([flat]), max_grad_norm=config.a2c.max_grad_norm)
+    return ActorLearner(collector, policy, flat, step, config.a2c)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -19,6 +19,7 @@ from gala.gossip.transport.endpoint import open_endpoint
 from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 from gala.optim.schedules import SCHEDULES
 from gala.optim.slowmo import SlowMo
+from gala.optim.update import LearningStep
 from gala.supervised.comparison.collective import Collective
 from gala.supervised.comparison.digits import Digits, make_cnn
 from gala.supervised.loop import SupervisedLearner, endless_batches
@@ -177,7 +178,7 @@ def make_averager(
     )
 
 
-def settle(averager: GossipAverager | None, collective: Collective) -> None:
+def meet_and_absorb(averager: GossipAverager | None, collective: Collective) -> None:
     """All learners meet, and each absorbs what was sent to it: no mass is under way any more. Takes the latency."""
     if averager is not None and isinstance(averager.mailbox, DelayedMailbox):
         averager.mailbox.flush(averager.bound.wait_timeout_s)
@@ -191,7 +192,7 @@ def make_average(averager: GossipAverager | None, collective: Collective) -> Cal
 
     def average(tensors: list[Tensor]) -> None:
         if averager is not None and not averager.bound.lockstep:
-            settle(averager, collective)
+            meet_and_absorb(averager, collective)
         collective.average(tensors, 1.0 if averager is None else averager.weight)
 
     return average
@@ -216,8 +217,10 @@ def make_slowmo(
     )
 
 
-def make_learner(config: SupervisedConfig, job: Job, rank: int, data: Digits, mailboxes: Any) -> SupervisedLearner:
-    """Model, shard, optimiser and exchange of one learner."""
+def make_learner(
+    config: SupervisedConfig, job: Job, rank: int, data: Digits, mailboxes: Any
+) -> tuple[SupervisedLearner, GossipAverager | None]:
+    """Model, shard, optimiser and exchange of one learner; and its gossip, if there is any."""
     model = make_cnn(job.seed)
     averager = make_averager(config, job, rank, list(model.parameters()), mailboxes)
     o = config.optim
@@ -227,16 +230,19 @@ def make_learner(config: SupervisedConfig, job: Job, rank: int, data: Digits, ma
     collective = make_collective(config)
     stream = int(np.random.SeedSequence([job.seed, rank]).generate_state(1)[0])
     images, labels = shard(data, rank, config.learners, job.seed)
-    return SupervisedLearner(
+    learner = SupervisedLearner(
         model,
         endless_batches(images, labels, config.batch_size, torch.Generator().manual_seed(stream)),
         nn.functional.cross_entropy,
-        optimizer,
-        average_gradients=collective.average if METHODS[job.method].exchanges == "gradients" else None,
-        averager=averager,
-        slowmo=make_slowmo(config, job, optimizer, make_average(averager, collective)),
+        LearningStep(
+            optimizer,
+            reduce_gradients=collective.average if METHODS[job.method].exchanges == "gradients" else None,
+            averager=averager,
+            slowmo=make_slowmo(config, job, optimizer, make_average(averager, collective)),
+        ),
         compute_s=compute_s(config, rank),
     )
+    return learner, averager
 
 
 def injected_ms(config: SupervisedConfig, job: Job) -> float:

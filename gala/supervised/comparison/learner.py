@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import threading
 import time
-import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.utils import parameters_to_vector
 
 from gala.config.supervised import SupervisedConfig
+from gala.processes.child import Send, run_child
 from gala.supervised.comparison import build, collective
 from gala.supervised.comparison.build import Job
 from gala.supervised.comparison.digits import Digits
@@ -26,7 +24,7 @@ SNAPSHOTS = 20
 
 
 @dataclass(frozen=True)
-class LearnerSpec:
+class ComparisonSpec:
     """Everything that a spawned learner is told."""
 
     config: SupervisedConfig
@@ -54,33 +52,20 @@ class Report(NamedTuple):
     bytes_sent: float
 
 
-def main(spec: LearnerSpec, pipe: Connection) -> None:
-    """Entry point of the process. The first exception goes to the parent as text; the exit status is then 1."""
-    commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
-    status = 0
-    try:
+def main(spec: ComparisonSpec, pipe: Connection) -> None:
+    """Entry point of the process."""
+
+    def body(send: Send, commands: queue.SimpleQueue[Any]) -> None:
         torch.set_num_threads(1)
         data = Digits(*map(torch.from_numpy, spec.data))
-        pipe.send(("ready", None))
+        send(("ready", None))
         commands.get()  # all have started: from here on, who does not answer in time is dead
         if spec.config.learners > 1:
             collective.join(spec.rank, spec.config.learners, spec.store_port, spec.config.wait_timeout_s)
         while (command := commands.get()) is not None:
-            pipe.send(("done", train(spec.config, command[0], spec.rank, data, command[1])))
-    except BaseException:
-        pipe.send(("error", (time.monotonic_ns(), traceback.format_exc())))
-        status = 1
-    # Communication threads may be stuck in C++: a plain return would wait for them.
-    os._exit(status)
+            send(("done", train(spec.config, command[0], spec.rank, data, command[1])))
 
-
-def _listen(pipe: Connection, commands: queue.SimpleQueue[Any]) -> None:
-    try:
-        while True:
-            commands.put(pipe.recv())
-    except (EOFError, OSError):
-        os._exit(1)  # the parent is gone: leave no orphan
+    run_child(pipe, body)
 
 
 def train(config: SupervisedConfig, job: Job, rank: int, data: Digits, mailboxes: Any) -> Report:
@@ -90,8 +75,8 @@ def train(config: SupervisedConfig, job: Job, rank: int, data: Digits, mailboxes
         FloatingPointError: the loss is not finite.
         TimeoutError: a peer did not answer.
     """
-    learner = build.make_learner(config, job, rank, data, mailboxes)
-    averager, group = learner.averager, build.make_collective(config)
+    learner, averager = build.make_learner(config, job, rank, data, mailboxes)
+    group = build.make_collective(config)
     per_learner, lr = build.iterations(config, data), build.learning_rate(config)
     params = list(learner.model.parameters())
     snapshots: list[torch.Tensor] = []
@@ -110,7 +95,7 @@ def train(config: SupervisedConfig, job: Job, rank: int, data: Digits, mailboxes
         while len(snapshots) < int(min(progress, 1.0) * SNAPSHOTS + 1e-9):
             snapshots.append(parameters_to_vector(params).detach().clone())
     wall_s = time.monotonic() - started
-    build.settle(averager, group)
+    build.meet_and_absorb(averager, group)
     report = Report(
         parameters_to_vector(params).detach().numpy(),
         1.0 if averager is None else averager.weight,

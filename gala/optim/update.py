@@ -1,0 +1,91 @@
+"""The learning step that all loops share: reduce, precondition, clip, step, average, slow step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Step(Protocol):
+    """Moves parameters once per update: an averager (``gala.gossip.averager.GossipAverager``) or a slow momentum
+    (``gala.optim.slowmo.SlowMo``)."""
+
+    def step(self) -> object: ...
+
+
+class LearningStep:
+    """What follows ``backward`` in every loop, in this order and nowhere else.
+
+    1. reduce: gradients become their mean over learners (synchronous data-parallel training), before anything that is
+       not linear in them, so that all learners take the same step;
+    2. precondition: gradients are rewritten (EKFAC, say);
+    3. clip: their common 2-norm is at most ``max_grad_norm``;
+    4. the optimiser's step, at the learning rate of this update;
+    5. the averager's step: parameters are exchanged after the step ("adapt, then combine");
+    6. the slow step, after the exchange.
+
+    Args:
+        optimizer: over the parameters whose ``.grad`` is rewritten; its state stays local.
+        reduce_gradients: averages a list of tensors over all learners, in place.
+        precondition: rewrites the gradients in place, given the learning rate.
+        max_grad_norm: 0 is no limit.
+        averager: gossip; the model does not know that it exists.
+        slowmo: slow momentum.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        reduce_gradients: Callable[[list[Tensor]], None] | None = None,
+        precondition: Callable[[float], None] | None = None,
+        max_grad_norm: float = 0.0,
+        averager: Step | None = None,
+        slowmo: Step | None = None,
+    ) -> None:
+        self.optimizer, self.reduce_gradients, self.precondition = optimizer, reduce_gradients, precondition
+        self.max_grad_norm, self.averager, self.slowmo = max_grad_norm, averager, slowmo
+        self.exchange_s = 0.0
+        """Seconds spent in the averager and in the slow step, so far."""
+
+    def __call__(self, lr: float | None = None) -> Tensor:
+        """One step at learning rate ``lr`` (None: the optimiser's own). Returns the gradient's norm before clipping.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; the parameters are untouched.
+        """
+        groups = self.optimizer.param_groups
+        if lr is not None:
+            for group in groups:
+                group["lr"] = lr
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        if self.reduce_gradients is not None:
+            self.reduce_gradients(gradients)
+        if self.precondition is not None:
+            self.precondition(groups[0]["lr"])
+        norm = clip_(gradients, self.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient's norm is {norm.item():g}: not finite")
+        self.optimizer.step()
+        started = time.perf_counter()
+        for step in (self.averager, self.slowmo):
+            if step is not None:
+                step.step()
+        self.exchange_s += time.perf_counter() - started
+        return norm
+
+
+def clip_(gradients: list[Tensor], max_norm: float) -> Tensor:
+    """Scale ``gradients`` in place so that their common 2-norm is at most ``max_norm`` (0: no limit); smaller ones stay
+    as they are. Returns the norm before, a scalar."""
+    norms = [gradient.norm() for gradient in gradients]
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    if max_norm > 0:
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(scale)
+    return norm

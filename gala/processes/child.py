@@ -1,0 +1,58 @@
+"""The shell of a child process: it listens to its parent, says how it failed, and outlives neither."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, NoReturn
+
+Send = Callable[[tuple[str, Any]], None]
+"""Tells the parent (kind, body): one ``gala.processes.fleet.Event``."""
+
+
+class Exit(Exception):
+    """The parent has told this child to end."""
+
+
+class Failure(NamedTuple):
+    """The body of the event ``error``."""
+
+    time_ns: int
+    """``time.monotonic_ns``: of several children that fail, the first one is the cause."""
+    traceback: str
+
+
+def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], None]) -> NoReturn:
+    """Run ``body(send, commands)`` and end this process: status 0, or 1 after an exception, which the parent is sent.
+
+    ``commands`` holds what the parent has told, in order; ``Exit`` raised by ``body`` is an orderly end. The child
+    leads a process group of its own, so that the parent can end it with all that it has started, and so that it ends
+    itself with all of that when the parent is gone.
+    """
+    os.setpgid(0, 0)
+    commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
+    status = 0
+    try:
+        body(pipe.send, commands)
+    except Exit:
+        pass
+    except BaseException:
+        pipe.send(("error", Failure(time.monotonic_ns(), traceback.format_exc())))
+        status = 1
+    # Simulator and communication threads may be stuck in C++: a plain return would wait for them.
+    os._exit(status)
+
+
+def _listen(pipe: Connection, commands: queue.SimpleQueue[Any]) -> None:
+    try:
+        while True:
+            commands.put(pipe.recv())
+    except (EOFError, OSError):
+        os.killpg(0, signal.SIGKILL)  # the parent is gone: leave no orphan, not even a simulator's process
