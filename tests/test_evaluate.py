@@ -82,6 +82,33 @@ def test_the_consensus_is_the_mass_weighted_mean_and_pools_what_all_have_seen(tm
     assert all(torch.equal(value, each[1][name]) for name, value in alone.named_parameters())
 
 
+@pytest.mark.parametrize("words", [("algo=gala", "gossip.mixing=none"), ("algo=independent",)])
+def test_learners_that_never_exchanged_are_not_averaged(tmp_path, words):
+    words = ("env.id=CartPole-v1", "normalize.obs=true", *words)
+    run, policies = make_run(tmp_path / "run", *words, weights=(1.0, 1.0, 1.0))
+    policy, normalizer = evaluate.load_policy(run, run.config, probe_spaces(run.config), "latest", "consensus")
+    expected = dict(policies[0].named_parameters())
+    assert all(torch.equal(value, expected[name]) for name, value in policy.named_parameters())
+    samples = np.random.default_rng(0).normal(0, 2.0, (50, 4))  # learner 0's, and nobody else's
+    assert normalizer.applied.count == 50 and np.allclose(normalizer.applied.mean, samples.mean(0))
+
+
+def test_each_shard_counts_with_its_own_weight(tmp_path):
+    run, policies = make_run(tmp_path / "run", "env.id=CartPole-v1", "algo=gala", weights=(1.0, 1.0))
+    flats = [torch.nn.utils.parameters_to_vector(p.parameters()).detach().double() for p in policies]
+    half = len(flats[0]) // 2
+    slices = [[(half, 0.25), (len(flats[0]) - half, 1.5)], [(half, 1.75), (len(flats[0]) - half, 0.5)]]
+    for rank, policy in enumerate(policies):
+        meta = {"gossip": {}, "slice_weights": slices[rank]}
+        run.write_part("staging", f"learner{rank}", {"policy": dict(policy.state_dict())}, meta)
+    run.commit_checkpoint("staging", ["latest"], {"env_steps": 1, "ranks": [0, 1], "moments": []})
+    policy, _ = evaluate.load_policy(run, run.config, probe_spaces(run.config), "latest", "consensus")
+    found = torch.nn.utils.parameters_to_vector(policy.parameters()).detach().double()
+    first = (0.25 * flats[0] + 1.75 * flats[1])[:half] / 2.0
+    second = (1.5 * flats[0] + 0.5 * flats[1])[half:] / 2.0
+    assert torch.allclose(found, torch.cat([first, second]), atol=1e-7)
+
+
 def test_a_checkpoint_of_other_spaces_is_refused_in_one_line(tmp_path, capsys):
     run, _ = make_run(tmp_path / "run", "env.id=CartPole-v1")
     run.replace_config(override(run.config, ["env.id=Acrobot-v1"], ["env.id"]))

@@ -20,6 +20,7 @@ def test_learners_that_wait_for_each_other_survive_checkpoints_and_the_end(tmp_p
     assert len(run.checkpoints.names()) >= 3
     for name in run.checkpoints.names():
         assert abs(total_weight(run, name) - 2) < 1e-9
+        assert abs(sum(weight for _, meta in parts(run, name) for _, weight in meta["slice_weights"]) - 2) < 1e-9
         if "gossip.tau=0" in words:
             assert len({meta["updates"] for _, meta in parts(run, name)}) == 1
 
@@ -51,6 +52,8 @@ def test_sharded_encoded_overlapped_gossip_loses_no_weight(tmp_path):
         states = [meta["gossip"]["shards"] for _, meta in parts(run, name)]
         for shard in range(3):
             assert abs(sum(state[shard]["weight"] for state in states) - 3) < 1e-9
+        for states, (_, meta) in zip(states, parts(run, name), strict=True):
+            assert [weight for _, weight in meta["slice_weights"]] == [state["weight"] for state in states]
     last = run.read_metrics()[-1]
     assert last["gossip/bytes_sent"] > 0 and sum(last["message_ages"].values()) > 0
     spread = [distance(parts(run)[i][0], parts(run)[j][0]) for i, j in ((0, 1), (1, 2), (0, 2))]

@@ -16,7 +16,7 @@ from gala.config.schema import Config
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr
 from gala.optim.slowmo import SlowMo
-from gala.rl.normalise import ObsNormalizer, ReturnScaler
+from gala.rl.normalise import Normalizers, ObsNormalizer, ReturnScaler
 
 OPTIMIZERS: dict[str, Callable[[list[torch.Tensor], Config], torch.optim.Optimizer]] = {
     "rmsprop_tf": lambda p, c: RMSpropTF(p, c.optim.lr, c.optim.rmsprop_alpha, c.optim.eps),
@@ -65,8 +65,7 @@ def make_reward_shaper(config: Config) -> tuple[RewardShaper, ReturnScaler | Non
 def num_moments(config: Config, spaces: Spaces) -> int:
     """Length of the normaliser statistics that a learner publishes."""
     _, scaler = make_reward_shaper(config)
-    parts = [part for part in (make_normalizer(config, spaces), scaler) if part is not None]
-    return sum(len(part.own.pack()) for part in parts)
+    return Normalizers(make_normalizer(config, spaces), scaler).size
 
 
 def make_slowmo(config: Config, optimizer: torch.optim.Optimizer) -> SlowMo | None:

@@ -88,6 +88,17 @@ def certifies(config: Config) -> bool:
     return gossips(config) and config.gossip.certify
 
 
+def averages_parameters(config: Config) -> bool:
+    """Whether the learners' parameters are averaged with each other, so that there is one policy: their consensus.
+
+    It decides whose parameters are evaluated, and whether the learners pool their normalisers' statistics. Learners
+    that never exchange anything are policies of their own, and the mean of their parameters is none of them.
+    """
+    if config.learners == 1:
+        return False
+    return config.algo == "allreduce" or (config.algo == "gala" and config.gossip.mixing != "none")
+
+
 def needs_process_group(config: Config) -> bool:
     """Whether the learners all-reduce, gradients or parameters."""
     return config.learners > 1 and (

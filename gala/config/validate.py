@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from gala.config.derived import is_lock_step
 from gala.config.schema import Algo, Config, GossipConfig, flatten
 
 _COUNTS = (
@@ -55,8 +56,7 @@ def validate(config: Config) -> None:
         raise ValueError(f"algo=a2c has one learner, not {config.learners}; use algo=gala, independent or allreduce")
     if config.max_learners and config.max_learners < config.learners:
         raise ValueError(f"max_learners={config.max_learners} is less than learners={config.learners}; leave it at 0")
-    synchronous = config.gossip.tau == 0 or config.gossip.mixing == "allreduce"
-    lock_step = config.algo == "allreduce" or (config.algo == "gala" and synchronous)
+    lock_step = is_lock_step(config)
     if config.on_failure in ("continue", "restart") and (lock_step or config.learners == 1):
         raise ValueError(f"on_failure={config.on_failure} needs learners that do not wait for each other; use stop")
     if config.on_failure == "restart" and config.algo != "gala":

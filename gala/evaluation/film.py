@@ -60,7 +60,7 @@ def record_episode(
         ValueError: the extra ``video`` is missing, or the simulator cannot draw here; the message says what to do.
     """
     check_encoder()
-    from gala.evaluation.evaluate import play
+    from gala.evaluation.play import play
 
     env, picture = _simulator(config)
     filmed = Filmed(env, picture)

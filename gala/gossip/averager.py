@@ -196,6 +196,10 @@ class GossipAverager:
         """Of the messages that this learner took."""
         return self._exchange.age_histogram
 
+    def slice_weights(self) -> list[tuple[int, float]]:
+        """(length, weight) of consecutive slices of the flat vector: how much each counts in the learners' average."""
+        return [(self.flat.numel(), self.weight)]
+
     def state_dict(self) -> dict[str, Any]:
         """Weight, update count, counters. Mass in the boxes is not here: ``drain()`` first; save the model too."""
         return {"weight": self.weight, "updates": self.updates, "counts": dict(self._exchange.counts)}

@@ -154,6 +154,10 @@ class ShardedAverager:
         """The smallest weight of a shard."""
         return min(shard.weight for shard in self.shards)
 
+    def slice_weights(self) -> list[tuple[int, float]]:
+        """(length, weight) of each shard: see ``GossipAverager.slice_weights``."""
+        return [pair for shard in self.shards for pair in shard.slice_weights()]
+
     def stats(self) -> dict[str, float]:
         """As ``GossipAverager.stats``: counters summed over shards, ages averaged, extremes as such."""
         each = [shard.stats() for shard in self.shards]

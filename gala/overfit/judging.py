@@ -17,7 +17,7 @@ from gala_envs.families import make_family
 from gala.build.envs import Spaces
 from gala.diagnostics.overfitting.episodes import Row, evaluate
 from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy, TorchPolicy, python_policy
-from gala.evaluation.evaluate import load_policy
+from gala.evaluation.load import load_policy
 from gala.overfit.options import JudgeOptions
 from gala.runs.run_dir import RunDir
 

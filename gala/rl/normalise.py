@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -108,3 +110,45 @@ class ReturnScaler:
         self._returns[done] = 0.0
         scaled = reward / np.sqrt(self.applied.std**2 + 1e-8)
         return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+
+
+class Normalizers:
+    """The normalisers of one learner under the names that they have in a checkpoint, as one vector of statistics.
+
+    ``packed`` vectors hold ``RunningMoments.pack`` of each, one after the other.
+    """
+
+    def __init__(self, obs: ObsNormalizer | None, returns: ReturnScaler | None) -> None:
+        every = {"obs_moments": obs, "return_moments": returns}
+        self.parts: dict[str, ObsNormalizer | ReturnScaler] = {k: part for k, part in every.items() if part is not None}
+
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
+    @property
+    def size(self) -> int:
+        """Length of ``pack``."""
+        return sum(_packed_size(part.shape) for part in self.parts.values())
+
+    def pack(self) -> NDArray:
+        """What this learner saw itself, float64 [size]."""
+        return np.concatenate([part.own.pack() for part in self.parts.values()])
+
+    def pool(self, rows: NDArray) -> None:
+        """Normalise by the statistics of several learners together; ``rows [n, size]``, one ``pack`` of each."""
+        for part, columns in self._columns():
+            part.applied = RunningMoments.pooled(rows[:, columns], part.shape)
+
+    def restore(self, packed: NDArray) -> None:
+        """Take up what this learner saw before, float64 [size]."""
+        for part, columns in self._columns():
+            part.own = part.applied = RunningMoments.unpack(packed[columns], part.shape)
+
+    def _columns(self) -> Iterator[tuple[ObsNormalizer | ReturnScaler, slice]]:
+        start = 0
+        for part in self.parts.values():
+            yield part, slice(start, start := start + _packed_size(part.shape))
+
+
+def _packed_size(shape: tuple[int, ...]) -> int:
+    return 1 + 2 * int(np.prod(shape))

@@ -8,7 +8,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gala.build.envs import Spaces, add_episodes_by_context, episodes_by_context, make_training_env
@@ -27,12 +26,13 @@ from gala.gossip.flat import flatten_gradients
 from gala.optim.update import LearningStep
 from gala.processes.child import Exit, Send, run_child
 from gala.rl.actor_learner import ActorLearner
-from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
+from gala.rl.normalise import Normalizers
 from gala.rl.rollout import Collector
 from gala.runs.checkpoints import pack, unpack
 from gala.runs.run_dir import RunDir
 from gala.training.board import Board
 from gala.training.interval import IntervalStats
+from gala.training.learner_state import LearnerState
 from gala.training.protocol import Connections, LearnerSpec
 
 
@@ -62,27 +62,28 @@ class LearnerProcess:
         self.policy = make_training_policy(config, spaces, self.rank)
         self.flat, self.averager = make_averager(config, self.policy, self.rank, connections.mailboxes, spec.store_port)
         flatten_gradients(self.flat, self.policy)
-        self.optimizer = make_optimizer(config, self.flat)
-        self.slowmo = make_slowmo(config, self.optimizer)
+        optimizer = make_optimizer(config, self.flat)
+        slowmo = make_slowmo(config, optimizer)
         self.event_log = make_event_log(config, self.averager)
-        self.normalizer = make_normalizer(config, spaces)
-        shape_reward, self.return_scaler = make_reward_shaper(config)
+        normalizer = make_normalizer(config, spaces)
+        shape_reward, return_scaler = make_reward_shaper(config)
+        self.state = LearnerState(self.policy, optimizer, slowmo, Normalizers(normalizer, return_scaler))
         self.generator = torch.Generator(device)
         self.collector = Collector(
             self.env,
             config.a2c.num_steps,
             device=device,
             generator=self.generator,
-            normalizer=self.normalizer,
+            normalizer=normalizer,
             shape_reward=shape_reward,
             keep_graph=derived.is_one_pass(config),
         )
         step = LearningStep(
-            self.optimizer,
+            optimizer,
             reduce_gradients=make_gradient_reducer(config, self.rank, spec.store_port),
             max_grad_norm=config.a2c.max_grad_norm,
             averager=self.averager,
-            slowmo=self.slowmo,
+            slowmo=slowmo,
         )
         self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c)
         self.learning_rate, self.entropy_coef = learning_rate(config), entropy_coefficient(config)
@@ -154,7 +155,7 @@ class LearnerProcess:
         elif command == "stop":
             self.stopped = True
         elif command == "donate":
-            self.send(("state", pack(self._tensors())))
+            self.send(("state", pack(self.state.tensors())))
         elif command == "leave":
             self._report(self.learning_rate(self._progress()))  # now: the mailbox is closed afterwards
             self.leaving = True
@@ -184,20 +185,10 @@ class LearnerProcess:
 
     def _pool_moments(self) -> None:
         """Share normaliser statistics between learners whose parameters are averaged."""
-        parts = self._normalizers().values()
-        if not parts or self.config.algo not in ("gala", "allreduce") or self.config.learners == 1:
-            return
-        self.board.publish_moments(self.rank, np.concatenate([part.own.pack() for part in parts]))
-        rows, start = self.board.read_moments(), 0
-        for part in parts:
-            size = 1 + 2 * int(np.prod(part.shape))
-            part.applied = RunningMoments.pooled(rows[:, start : start + size], part.shape)
-            start += size
-
-    def _normalizers(self) -> dict[str, ObsNormalizer | ReturnScaler]:
-        """By the names they have in a checkpoint."""
-        parts = {"obs_moments": self.normalizer, "return_moments": self.return_scaler}
-        return {name: part for name, part in parts.items() if part is not None}
+        normalizers = self.state.normalizers
+        if normalizers and derived.averages_parameters(self.config):
+            self.board.publish_moments(self.rank, normalizers.pack())
+            normalizers.pool(self.board.read_moments())
 
     def _publish(self) -> None:
         number = self.board.publish_params(self.rank, self.flat.detach().cpu().numpy())
@@ -215,52 +206,27 @@ class LearnerProcess:
             record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
         self.send(("metrics", record))
 
-    def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        """All of this learner's state but the simulators': what a checkpoint keeps and a newcomer is given."""
-        tensors: dict[str, dict[str, torch.Tensor]] = {"policy": dict(self.policy.state_dict())}
-        state = self.optimizer.state_dict()["state"]
-        tensors["optimizer"] = {key: torch.as_tensor(value) for key, value in state.get(0, {}).items()}
-        if self.slowmo is not None:
-            tensors["slowmo"] = self.slowmo.tensors()
-        for name, part in self._normalizers().items():
-            tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
-        return tensors
-
     def _save(self) -> None:
         if self.averager is not None:
             self.averager.drain()
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
-            meta["gossip"] = self.averager.state_dict()
+            meta |= {"gossip": self.averager.state_dict(), "slice_weights": self.averager.slice_weights()}
         meta["contexts"] = episodes_by_context(self.env)
-        self.parts.write_part("staging", f"learner{self.rank}", self._tensors(), meta)
+        self.parts.write_part("staging", f"learner{self.rank}", self.state.tensors(), meta)
 
     def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
-        self._load_network(tensors)
-        for name, part in self._normalizers().items():
-            part.own = part.applied = RunningMoments.unpack(tensors[name]["packed"].numpy(), part.shape)
+        self.state.load(tensors)
         if self.averager is not None:
             self.averager.load_state_dict(meta["gossip"])
         self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])
         add_episodes_by_context(self.env, meta.get("contexts", {}))
 
-    def _load_network(self, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
-        self.policy.load_state_dict(tensors["policy"])
-        if tensors.get("optimizer"):
-            state = self.optimizer.state_dict()
-            state["state"] = {0: tensors["optimizer"]}
-            self.optimizer.load_state_dict(state)
-        if self.slowmo is not None:
-            self.slowmo.load_tensors(tensors["slowmo"])
-
     def _join(self, donated: dict[str, dict[str, torch.Tensor]]) -> None:
         """Start from a peer's network, and from what this rank itself has counted, if it was here before."""
-        self._load_network(donated)
+        self.state.load_network(donated)
         self.env_steps, self.updates = (int(x) for x in self.board.progress[self.rank])
-        packed, start = self.board.read_moments()[self.rank], 0
-        for part in self._normalizers().values():
-            size = 1 + 2 * int(np.prod(part.shape))
-            part.own = RunningMoments.unpack(packed[start : start + size], part.shape)
-            start += size
+        if self.state.normalizers:
+            self.state.normalizers.restore(self.board.read_moments()[self.rank])
         if self.averager is not None:
             self.averager.join(int(self.board.progress[:, 1].max()))

@@ -1,0 +1,86 @@
+"""The policy of a checkpoint: one learner's, or the consensus of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gala.build.envs import Spaces
+from gala.build.learning import make_normalizer
+from gala.build.policy import make_policy
+from gala.config.derived import averages_parameters
+from gala.config.schema import Config
+from gala.gossip.flat import flatten_parameters
+from gala.models.actor_critic import ActorCritic
+from gala.rl.normalise import ObsNormalizer, RunningMoments
+from gala.runs.run_dir import RunDir
+
+Slices = list[tuple[int, float]]
+"""(length, PushSum weight) of consecutive slices of one learner's flat parameter vector."""
+
+
+def load_policy(
+    run_dir: RunDir, config: Config, spaces: Spaces, checkpoint: str, learner: int | str
+) -> tuple[ActorCritic, ObsNormalizer | None]:
+    """The policy in evaluation mode and its frozen observation normaliser.
+
+    ``learner`` is a rank or "consensus": the mean of all learners' parameters, weighted by their PushSum weights; the
+    first learner where the run does not average parameters (``averages_parameters``).
+
+    Raises:
+        ValueError: the checkpoint belongs to another observation or action space.
+    """
+    averaged = averages_parameters(config)
+    meta = run_dir.checkpoint_meta(checkpoint)
+    everyone = meta["ranks"]
+    ranks = (everyone if averaged else everyone[:1]) if learner == "consensus" else [int(learner)]
+    parts = [run_dir.load_part(checkpoint, f"learner{rank}") for rank in ranks]
+    policy = make_policy(config, spaces)
+    flat = flatten_parameters(policy.parameters())
+    vectors: list[Tensor] = []
+    try:
+        for tensors, _ in parts:
+            policy.load_state_dict(tensors["policy"])
+            vectors.append(flat.clone())
+    except RuntimeError as error:
+        details = " ".join(str(error).split())
+        raise ValueError(f"{run_dir.path}: the checkpoint does not fit this environment's spaces: {details}") from None
+    flat.copy_(consensus(vectors, [_slices(part, flat.numel()) for _, part in parts]))
+    normalizer = make_normalizer(config, spaces)
+    if normalizer is not None:
+        # Averaged networks were trained on all learners' statistics pooled, whichever learner is asked for.
+        own = {
+            rank: run_dir.load_part(checkpoint, f"learner{rank}")[0]["obs_moments"]["packed"].numpy()
+            for rank in (everyone if averaged else ranks)
+        }
+        size = 1 + 2 * int(np.prod(normalizer.shape))
+        gone = [np.asarray(row[:size]) for r, row in enumerate(meta["moments"]) if averaged and r not in own]
+        normalizer.applied = RunningMoments.pooled(np.stack([*own.values(), *gone]), normalizer.shape)
+    return policy.eval(), normalizer
+
+
+def consensus(vectors: Sequence[Tensor], weights: Sequence[Slices]) -> Tensor:
+    """``sum_i w_i z_i / sum_i w_i`` of the learners' parameters z_i [d], slice by slice: the exact PushSum average when
+    no mass is in flight. Each shard of a sharded exchange is a slice with a weight of its own."""
+    if len(vectors) == 1:
+        return vectors[0]
+    mean, start = torch.empty_like(vectors[0]), 0
+    for slices in zip(*weights, strict=True):
+        (length,) = {length for length, _ in slices}
+        total = sum(weight for _, weight in slices)
+        rows = torch.stack([vector[start : start + length] for vector in vectors])
+        shares = torch.tensor([weight / total for _, weight in slices], dtype=rows.dtype)
+        mean[start : start + length] = shares @ rows
+        start += length
+    assert start == mean.numel()
+    return mean
+
+
+def _slices(part: dict[str, Any], numel: int) -> Slices:
+    """As the learner's averager exported them; one slice of weight 1 where nothing is exchanged by messages."""
+    whole = [(numel, part.get("gossip", {}).get("weight", 1.0))]  # all that checkpoints of version 0.1.0 say
+    return [(int(length), float(weight)) for length, weight in part.get("slice_weights", whole)]
