@@ -29,7 +29,7 @@ LEARNERS = 4
 
 
 def memory_gib(pid: int) -> float:
-    """Of a process and its descendants."""
+    """Memory of a process and its descendants."""
     root = psutil.Process(pid)
     total = 0
     for process in [root, *root.children(recursive=True)]:

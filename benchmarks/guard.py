@@ -60,7 +60,7 @@ class _Operators(TorchDispatchMode):
 
 
 def count(work: Callable[[], Any]) -> Counts:
-    """Of one call of ``work``. The two passes see the same work only if it is the same each time."""
+    """Counts of one call of ``work``. The two passes see the same work only if it is the same each time."""
     calls = 0
 
     def on_event(frame: Any, event: str, argument: Any) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from gala.bench.job import Block, Job
+from gala.bench.job import BenchJob, Block
 from gala.bench.machine import machine_facts
 from gala.bench.ratios import paired_ratio
 from gala.config.parse import parse_config
@@ -38,11 +38,11 @@ SLOWER, SIZES = (1, 2, 4, 10), (1, 4, 16, 64)
 
 def in_turns(variants: dict[str, list[str]], rounds: int, seconds: float) -> dict[str, list[Block]]:
     """Blocks of each variant; every round begins with another."""
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, BenchJob] = {}
     blocks: dict[str, list[Block]] = {name: [] for name in variants}
     try:
         for name, words in variants.items():
-            jobs[name] = Job(parse_config(words))
+            jobs[name] = BenchJob(parse_config(words))
         names = list(jobs)
         for i in range(rounds):
             for name in names[i % len(names) :] + names[: i % len(names)]:

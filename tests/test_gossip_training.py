@@ -52,8 +52,8 @@ def test_sharded_encoded_overlapped_gossip_loses_no_weight(tmp_path):
         states = [meta["gossip"]["shards"] for _, meta in parts(run, name)]
         for shard in range(3):
             assert abs(sum(state[shard]["weight"] for state in states) - 3) < 1e-9
-        for states, (_, meta) in zip(states, parts(run, name), strict=True):
-            assert [weight for _, weight in meta["slice_weights"]] == [state["weight"] for state in states]
+        for state, (_, meta) in zip(states, parts(run, name), strict=True):
+            assert [weight for _, weight in meta["slice_weights"]] == [shard["weight"] for shard in state]
     last = run.read_metrics()[-1]
     assert last["gossip/bytes_sent"] > 0 and sum(last["message_ages"].values()) > 0
     spread = [distance(parts(run)[i][0], parts(run)[j][0]) for i, j in ((0, 1), (1, 2), (0, 2))]

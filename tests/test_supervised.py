@@ -15,7 +15,7 @@ from gala.gossip.transport.delayed import DelayedMailbox
 from gala.gossip.transport.in_process import InProcessMailboxes
 from gala.optim.update import LearningStep
 from gala.supervised.comparison import build, digits, report
-from gala.supervised.comparison.build import Job
+from gala.supervised.comparison.build import ComparisonJob
 from gala.supervised.comparison.launch import Team
 from gala.supervised.comparison.learner import SNAPSHOTS
 from gala.supervised.loop import SupervisedLearner, endless_batches
@@ -50,7 +50,7 @@ def trained(team):
 
     def reports(method, slowmo="off"):
         if (method, slowmo) not in kept:
-            kept[method, slowmo] = team.run(Job(method, slowmo, seed=3))
+            kept[method, slowmo] = team.run(ComparisonJob(method, slowmo, seed=3))
         return kept[method, slowmo]
 
     return reports
@@ -68,7 +68,7 @@ class ByHand:
         self.lr = build.learning_rate(CONFIG)
         self.batches = []
         for rank, learner in enumerate(
-            build.make_learner(CONFIG, Job("allreduce", "off", 3), r, data, None)[0] for r in range(2)
+            build.make_learner(CONFIG, ComparisonJob("allreduce", "off", 3), r, data, None)[0] for r in range(2)
         ):
             assert len(build.shard(data, rank, 2, 3)[0]) == 719
             self.batches.append(learner.batches)
@@ -136,7 +136,7 @@ def test_overlapping_learners_share_a_budget_and_lose_no_mass(trained, data):
     reports = trained("overlap-sgp")
     assert sum(one.iterations for one in reports) >= 20 and all(one.iterations > 0 for one in reports)
     assert abs(sum(one.weight for one in reports) - 2) < 1e-9
-    row = report.row(CONFIG, Job("overlap-sgp", "off", 3), reports, data)
+    row = report.row(CONFIG, ComparisonJob("overlap-sgp", "off", 3), reports, data)
     mean = sum(one.weight * params(one) for one in reports) / 2
     model = digits.make_cnn(3)
     nn.utils.vector_to_parameters(mean.float(), model.parameters())
@@ -260,10 +260,10 @@ def test_what_was_injected_adds_up():
         ("local-sgd", "on"): 80 + 15 / 4,
     }
     for (method, slowmo), total_ms in expected.items():
-        assert build.injected_ms(c, Job(method, slowmo, 1)) == pytest.approx(total_ms), (method, slowmo)
+        assert build.injected_ms(c, ComparisonJob(method, slowmo, 1)) == pytest.approx(total_ms), (method, slowmo)
     ring = dataclasses.replace(c, allreduce="ring", straggler=1)
-    assert build.injected_ms(ring, Job("sgp", "off", 1)) == pytest.approx(20 + 5)
-    assert build.injected_ms(ring, Job("allreduce", "off", 1)) == pytest.approx(20 + 14 * 5)
+    assert build.injected_ms(ring, ComparisonJob("sgp", "off", 1)) == pytest.approx(20 + 5)
+    assert build.injected_ms(ring, ComparisonJob("allreduce", "off", 1)) == pytest.approx(20 + 14 * 5)
 
 
 def test_every_combination_is_a_job_once():

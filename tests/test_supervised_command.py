@@ -16,7 +16,7 @@ from gala import cli
 from gala.config.parse import parse_options
 from gala.config.supervised import SupervisedConfig
 from gala.supervised.comparison import digits
-from gala.supervised.comparison.build import Job
+from gala.supervised.comparison.build import ComparisonJob
 from gala.supervised.comparison.launch import LearnerFailed, Team
 
 pytest.importorskip("sklearn")
@@ -116,7 +116,7 @@ def test_a_killed_learner_is_named_though_its_peers_fail_too_and_none_is_left():
         pids = team.fleet.pids()
         killer = threading.Timer(0.5, os.kill, (pids[1], signal.SIGKILL))
         killer.start()
-        team.run(Job("allreduce", "off", 1))
+        team.run(ComparisonJob("allreduce", "off", 1))
     assert str(caught.value) == "learner 1 was killed by SIGKILL; the run has ended."
     assert not any(psutil.pid_exists(pid) for pid in pids)
 

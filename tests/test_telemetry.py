@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from gala.training.board import Board
+from gala.training.board import ENV_STEPS, UPDATES, Board
 from gala.training.telemetry import EPISODE_WINDOW, Telemetry, rms_consensus_distance
 
 
@@ -52,7 +52,7 @@ def test_the_record_of_the_run_sums_means_and_finds_extremes(board):
     telemetry.add(
         1, learner_record([], **{"gossip/weight": 1.75, "losses/entropy": 0.4, "gossip/message_age_max": 7.0})
     )
-    board.progress[:, 0], board.progress[:, 1] = (900, 500), (9, 5)
+    board.progress[:, ENV_STEPS], board.progress[:, UPDATES] = (900, 500), (9, 5)
     board.publish_params(0, np.array([1.0, 2.0, 3.0], np.float32))
     board.publish_params(1, np.array([3.0, 2.0, -1.0], np.float32))
     before = time.monotonic()

@@ -17,6 +17,7 @@ from gala.build.policy import make_policy
 from gala.config.parse import parse_config
 from gala.runs.run_dir import RunDir
 from gala.training import supervisor
+from gala.training.board import UPDATES
 from gala.training.common_checkpoint import CommonCheckpoint
 
 END_S = 10.0
@@ -155,7 +156,7 @@ def test_a_lock_step_checkpoint_that_was_asked_for_too_late_is_asked_for_again(t
     late, ahead = [True, True], CommonCheckpoint.update_ahead
 
     def update_ahead(checkpoint: CommonCheckpoint) -> int:
-        return int(checkpoint.board.progress[:, 1].min()) - 1 if late and late.pop() else ahead(checkpoint)
+        return int(checkpoint.board.progress[:, UPDATES].min()) - 1 if late and late.pop() else ahead(checkpoint)
 
     monkeypatch.setattr(CommonCheckpoint, "update_ahead", update_ahead)
     words = ["gossip.tau=0", "algo=gala", "learners=2", "env.id=helper_envs:Slow-v0", "gossip.wait_timeout_s=4"]

@@ -103,7 +103,7 @@ class ContextSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the contexts in their order, the split and the provenance."""
+        """A hash of the contexts in their order, the split and the provenance."""
         return _digest(self.to_json())
 
     def take(self, n: int) -> ContextSet:
@@ -249,7 +249,7 @@ def draw_distinct(
 
 
 def array_hash(*arrays: Array) -> str:
-    """Of shapes, dtypes and bytes."""
+    """A hash of shapes, dtypes and bytes."""
     sha = hashlib.sha256()
     for a in map(np.ascontiguousarray, arrays):
         sha.update(f"{a.shape}{a.dtype.str}".encode())

@@ -21,6 +21,7 @@ from gala.processes.fleet import ProcessFleet
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
 from gala.training import supervisor
+from gala.training.board import UPDATES
 from gala.training.protocol import LearnerSpec
 from gala.training.telemetry import STAGES
 
@@ -42,7 +43,7 @@ class Block:
 
     env_steps_per_s: float
     updates_per_s: list[float]
-    """Of each learner."""
+    """Updates per second of each learner."""
     cpu: float
     memory_gib: float
     """Proportional set size of the learners and of what they started, and of their parent."""
@@ -52,7 +53,7 @@ class Block:
     message_age: float | None = None
 
 
-class Job:
+class BenchJob:
     """The learners of ``config``, started and warmed up, then frozen. ``measure`` gives them a turn.
 
     Raises:
@@ -77,10 +78,10 @@ class Job:
         for rank in range(config.learners):
             self._fleet.spawn(LearnerSpec(config, rank, str(run_dir.path), self._board.handle, handle, port))
         try:
-            self._until(self._board.progress[:, 1].any, started)
+            self._until(self._board.progress[:, UPDATES].any, started)
             self.first_update_s = time.monotonic() - started
             learners = self._board.progress[: config.learners]
-            self._until(lambda: bool((learners[:, 1] >= _WARM_UP_UPDATES).all()), started)
+            self._until(lambda: bool((learners[:, UPDATES] >= _WARM_UP_UPDATES).all()), started)
         except BaseException:
             self.close()
             raise
@@ -128,7 +129,7 @@ class Job:
         first: list[Any] = [None] * len(progress)
         last: list[Any] = [None] * len(progress)
         while (now := time.monotonic()) < end or (None in first and now < end + SILENT_S):
-            for rank in np.flatnonzero(progress[:, 1] != before[:, 1]):
+            for rank in np.flatnonzero(progress[:, UPDATES] != before[:, UPDATES]):
                 before[rank] = progress[rank]
                 last[rank] = (now, *before[rank].tolist())
                 first[rank] = first[rank] or last[rank]

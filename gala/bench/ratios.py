@@ -35,7 +35,7 @@ def median_interval(values: Sequence[float], seed: int = 0) -> Interval:
 
 
 def paired_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
-    """Of ``a[i] / b[i]``, where round i measured both one after the other: what slows a whole round cancels."""
+    """``a[i] / b[i]``, where round i measured both one after the other: what slows a whole round cancels."""
     assert len(a) == len(b)
     return median_interval(np.asarray(a) / np.asarray(b), seed)
 

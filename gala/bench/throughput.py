@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gala.bench.job import Block, Job
+from gala.bench.job import BenchJob, Block
 from gala.bench.ratios import median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, Roofline, average
 from gala.config.parse import override
@@ -100,12 +100,12 @@ def _roofline(config: Config, say: Callable[[str], None]) -> Iterator[Roofline]:
 
 
 @contextlib.contextmanager
-def _started(jobs: dict[str, Config], say: Callable[[str], None]) -> Iterator[dict[str, Job]]:
-    running: dict[str, Job] = {}
+def _started(jobs: dict[str, Config], say: Callable[[str], None]) -> Iterator[dict[str, BenchJob]]:
+    running: dict[str, BenchJob] = {}
     try:
         for name, config in jobs.items():
             say(f"starting {name}")
-            running[name] = Job(config)
+            running[name] = BenchJob(config)
         yield running
     finally:
         for job in running.values():
@@ -175,15 +175,3 @@ def _compare(rows: list[dict[str, Any]], blocks: dict[str, list[Block]]) -> None
         row["against"] = {
             other: verdict(paired_ratio(rates[row["name"]], rates[other])) for other in rates if other != row["name"]
         }
-
-
-def ranking(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Groups from fast to slow. A row opens a new group only where it is slower than the first of the group above it,
-    whatever noise there is; within a group no order is claimed."""
-    groups: list[list[dict[str, Any]]] = []
-    for row in sorted(rows, key=lambda r: -r["env_steps_per_s"]):
-        if groups and row["against"][groups[-1][0]["name"]] != "slower":
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return [[row["name"] for row in group] for group in groups]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from gala.bench.job import Job
+from gala.bench.job import BenchJob
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.processes.resources import available_cores
@@ -66,11 +66,11 @@ def race(
     left or the budget is used up (successive halving, arXiv 1502.07943), so that most of the time goes to the close
     ones."""
     seen: list[list[float]] = [[] for _ in field]
-    jobs: dict[int, Job] = {}
+    jobs: dict[int, BenchJob] = {}
     try:
         for i, one in enumerate(field):
             say(f"starting {label(one)}")
-            jobs[i] = Job(one)
+            jobs[i] = BenchJob(one)
         began = time.monotonic()
         while jobs:
             for i, job in [*jobs.items()] * turns:

@@ -16,7 +16,7 @@ from gala.cluster.member import Member
 from gala.processes.child import Exit, Failure
 from gala.runs.checkpoints import pack, unpack
 from gala.training.learner import LearnerProcess
-from gala.training.protocol import Connections, LearnerSpec
+from gala.training.protocol import LearnerChannels, LearnerSpec
 
 _LAST_WORDS_S = 20.0
 
@@ -105,7 +105,7 @@ class LearnerActor:
         """Train until told to exit. The first exception goes to the parent as text."""
         self._member.start()
         try:
-            LearnerProcess(self._spec, self._connections()).run()
+            LearnerProcess(self._spec, self._channels()).run()
         except Exit:
             pass
         except BaseException:
@@ -119,11 +119,11 @@ class LearnerActor:
     def thank(self, dst: int, number: int) -> None:
         self._member.outbox.thanked(dst, number)
 
-    def _connections(self) -> Connections:
+    def _channels(self) -> LearnerChannels:
         handles: tuple[MailboxHandle, ...] = self._spec.mailboxes or ()
-        return Connections(
+        return LearnerChannels(
             board=LearnerBoard(self._member),
-            parts=RemoteParts(self._member, self._saved),
+            checkpoint_parts=RemoteParts(self._member, self._saved),
             mailboxes=[Door(self._member, handle) for handle in handles],
             send=self._say,
             commands=self._member.commands,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala.gossip.transport.roster import ABSENT, Table
+from gala.training.board import UPDATES
 
 
 class Row(NamedTuple):
@@ -141,7 +142,7 @@ class Hub:
         if epoch != self._epochs[rank] or table.gone(rank):
             return
         self._visit_ns[rank] = time.monotonic_ns()
-        moved = row.updates != self._progress[rank, 1] or row.state != table.state[rank]
+        moved = row.updates != self._progress[rank, UPDATES] or row.state != table.state[rank]
         if moved or not table.beat_ns[rank]:
             table.beat_ns[rank] = time.monotonic_ns()
         self._progress[rank] = row.env_steps, row.updates

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gala.cluster.hub import Rows
 from gala.gossip.transport.roster import PRESENT, Table
+from gala.training.board import ENV_STEPS
 
 
 class Mirror:
@@ -43,7 +44,7 @@ class Mirror:
             self.control[:] = rows.control
 
     def total_env_steps(self) -> int:
-        return int(self.progress[:, 0].sum())
+        return int(self.progress[:, ENV_STEPS].sum())
 
     def read_moments(self) -> NDArray:
         """A copy [places, m]."""

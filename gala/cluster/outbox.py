@@ -31,7 +31,7 @@ class Post(Protocol):
         ...
 
     def fate(self, receipt: Any) -> Fate:
-        """Of one that is settled."""
+        """The state of one that is settled."""
         ...
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Share(NamedTuple):
-    """Of one learner. Ray places by ``cpus`` and ``gpus``, which may be fractions."""
+    """What one learner needs. Ray places by ``cpus`` and ``gpus``, which may be fractions."""
 
     cpus: float
     gpus: float

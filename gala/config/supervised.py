@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gala.config.schema import flatten
+from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, UNIT, Bound, bounded, check_bounds
 
 METHODS = ("allreduce", "sgp", "overlap-sgp", "dpsgd", "local-sgd")
 """In the order of the table."""
@@ -17,12 +16,12 @@ METHODS = ("allreduce", "sgp", "overlap-sgp", "dpsgd", "local-sgd")
 class SgdConfig:
     """The local optimiser, SGD with Nesterov momentum; its state stays local."""
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: float = bounded(0.1, POSITIVE)
+    momentum: float = bounded(0.9, BELOW_ONE)
+    weight_decay: float = bounded(1e-4, NOT_NEGATIVE)
     schedule: Literal["constant", "linear"] = "linear"
     """linear decays to 0 over the run."""
-    warmup: float = 0.05
+    warmup: float = bounded(0.05, UNIT)
     """Part of the run in which lr rises from 0."""
 
 
@@ -30,11 +29,11 @@ class SgdConfig:
 class SlowConfig:
     """The periodic exact average of local SGD, and SlowMo (arXiv 1910.00643)."""
 
-    every: int = 12
+    every: int = bounded(12, AT_LEAST_ONE)
     """Iterations between exact averages (the paper: 12 for local SGD)."""
-    lr: float = 1.0
-    momentum: float = 0.5
-    """Of SlowMo; local SGD without SlowMo has 0."""
+    lr: float = bounded(1.0, POSITIVE)
+    momentum: float = bounded(0.5, BELOW_ONE)
+    """Slow momentum of SlowMo; local SGD without SlowMo has 0."""
     buffers: Literal["reset", "maintain", "average"] = "maintain"
     """What becomes of SGD's momentum at a slow step (the paper resets it)."""
 
@@ -47,33 +46,35 @@ class SupervisedConfig:
     """all, or names with commas between them: allreduce, sgp, overlap-sgp, dpsgd, local-sgd."""
     slowmo: Literal["off", "on", "both", "no-average", "all"] = "both"
     """both: off and on. all: no-average too, the variant of the gossip methods in which nobody waits for an average."""
-    learners: int = 8
+    learners: int = bounded(8, AT_LEAST_ONE)
     """Processes, one per learner."""
-    seeds: tuple[int, ...] = (1,)
-    """Of initial parameters, shards and batches; the split into training and test set is split_seed's."""
-    split_seed: int = 0
-    test_fraction: float = 0.2
-    batch_size: int = 16
+    seeds: tuple[int, ...] = bounded(
+        (1,), Bound(lambda v: len(v) > 0 and min(v) >= 0, "one or more numbers that are 0 or more")
+    )
+    """Seeds of initial parameters, shards and batches; the split into training and test set is split_seed's."""
+    split_seed: int = bounded(0, NOT_NEGATIVE)
+    test_fraction: float = bounded(0.2, Bound(lambda v: 0 < v < 1, "between 0 and 1, both excluded"))
+    batch_size: int = bounded(16, AT_LEAST_ONE)
     """Images per learner and iteration."""
-    iterations: int = 300
+    iterations: int = bounded(300, AT_LEAST_ONE)
     """Per learner. Where no learner waits (overlap-sgp), they share learners x iterations and fast ones do more."""
-    epochs: float = 0.0
+    epochs: float = bounded(0.0, NOT_NEGATIVE)
     """Passes over the training set, all learners together, in place of iterations; 0: iterations."""
-    compute_ms: float = 20.0
+    compute_ms: float = bounded(20.0, NOT_NEGATIVE)
     """Each learner's forward and backward pass is stretched to this by sleeping, as if the model were larger."""
-    straggler: float = 1.0
+    straggler: float = bounded(1.0, Bound(lambda v: v >= 1, "1 (none) or more"))
     """The last learner computes this many times longer."""
-    latency_ms: float = 5.0
+    latency_ms: float = bounded(5.0, NOT_NEGATIVE)
     """A message becomes visible to its receiver this long after it was sent."""
     allreduce: Literal["log2", "ring"] = "log2"
     """Latencies in an exact average: ceil(log2 n) (recursive doubling), or 2 (n - 1) (ring)."""
     topology: str = "one-peer-exponential"
-    """Of sgp and overlap-sgp; any of `gala topologies`."""
+    """Graph of sgp and overlap-sgp; any of `gala topologies`."""
     dpsgd_topology: str = "undirected-ring"
     """Must be symmetric in every round."""
-    overlap_tau: int = -1
+    overlap_tau: int = bounded(-1, Bound(lambda v: v == -1 or v >= 1, "-1 (no bound) or at least 1; 0 is method=sgp"))
     """overlap-sgp waits after this many iterations without a message from a peer that was due; -1: never."""
-    wait_timeout_s: float = 30.0
+    wait_timeout_s: float = bounded(30.0, POSITIVE)
     """A learner that waits this long for another one ends the run with an error."""
     optim: SgdConfig = field(default_factory=SgdConfig)
     slow: SlowConfig = field(default_factory=SlowConfig)
@@ -87,37 +88,10 @@ class SupervisedConfig:
 
 def validate(config: SupervisedConfig) -> None:
     """Refuse values that cannot work. Raises ValueError: one line that names the setting and what it may be."""
-    c, values = config, flatten(config)
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}={value} must be a finite number")
-    rules = {
-        "learners": (c.learners >= 1, "at least 1"),
-        "seeds": (len(c.seeds) > 0 and min(c.seeds) >= 0, "one or more numbers that are 0 or more"),
-        "split_seed": (c.split_seed >= 0, "0 or more"),
-        "test_fraction": (0 < c.test_fraction < 1, "between 0 and 1, both excluded"),
-        "batch_size": (c.batch_size >= 1, "at least 1"),
-        "iterations": (c.iterations >= 1, "at least 1"),
-        "epochs": (c.epochs >= 0, "0 or more"),
-        "compute_ms": (c.compute_ms >= 0, "0 or more"),
-        "straggler": (c.straggler >= 1, "1 (none) or more"),
-        "latency_ms": (c.latency_ms >= 0, "0 or more"),
-        "overlap_tau": (c.overlap_tau == -1 or c.overlap_tau >= 1, "-1 (no bound) or at least 1; 0 is method=sgp"),
-        "wait_timeout_s": (c.wait_timeout_s > 0, "greater than 0"),
-        "optim.lr": (c.optim.lr > 0, "greater than 0"),
-        "optim.momentum": (0 <= c.optim.momentum < 1, "at least 0 and below 1"),
-        "optim.weight_decay": (c.optim.weight_decay >= 0, "0 or more"),
-        "optim.warmup": (0 <= c.optim.warmup <= 1, "between 0 and 1"),
-        "slow.every": (c.slow.every >= 1, "at least 1"),
-        "slow.lr": (c.slow.lr > 0, "greater than 0"),
-        "slow.momentum": (0 <= c.slow.momentum < 1, "at least 0 and below 1"),
-    }
-    for name, (holds, rule) in rules.items():
-        if not holds:
-            raise ValueError(f"{name}={values[name]} must be {rule}")
-    if c.straggler > 1 and c.compute_ms == 0:
-        raise ValueError(f"straggler={c.straggler} stretches compute_ms, which is 0; give compute_ms too")
-    method_names(c)
+    check_bounds(config)
+    if config.straggler > 1 and config.compute_ms == 0:
+        raise ValueError(f"straggler={config.straggler} stretches compute_ms, which is 0; give compute_ms too")
+    method_names(config)
 
 
 def method_names(config: SupervisedConfig) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from gala.runs.checkpoints import Checkpoints
 _QUIET = ("log.panel=off", "log.tensorboard=false", "overwrite=true")
 
 
-class Job(NamedTuple):
+class TrainingJob(NamedTuple):
     """One training run: its directory and its settings."""
 
     run: Path
@@ -27,14 +27,14 @@ class Job(NamedTuple):
         return (self.run / "summary.json").is_file() and "latest" in Checkpoints(self.run / "checkpoints").names()
 
 
-def train_all(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> float:
+def train_all(jobs: Sequence[TrainingJob], parallel: int, say: Callable[[str], None]) -> float:
     """Trains what is not finished yet, ``parallel`` runs at a time. Returns the longest training in seconds (0: none).
 
     Raises:
         RuntimeError: a training failed; its own last lines are the message, and the others are ended.
     """
     waiting = [job for job in jobs if not job.finished]
-    running: dict[Job, tuple[subprocess.Popen[bytes], float]] = {}
+    running: dict[TrainingJob, tuple[subprocess.Popen[bytes], float]] = {}
     total, longest = len(jobs), 0.0
     try:
         while waiting or running:
@@ -57,7 +57,7 @@ def train_all(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) ->
     return longest
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
+def _start(job: TrainingJob) -> subprocess.Popen[bytes]:
     job.run.parent.mkdir(parents=True, exist_ok=True)
     words = [*job.words, f"run={job.run}", *_QUIET]
     with _log(job).open("wb") as log:
@@ -66,9 +66,9 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
         )
 
 
-def _log(job: Job) -> Path:
+def _log(job: TrainingJob) -> Path:
     return job.run.with_suffix(".log")
 
 
-def _tail(job: Job) -> str:
+def _tail(job: TrainingJob) -> str:
     return os.linesep.join(_log(job).read_text(errors="replace").splitlines()[-15:])

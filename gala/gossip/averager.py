@@ -193,7 +193,7 @@ class GossipAverager:
 
     @property
     def age_histogram(self) -> AgeHistogram:
-        """Of the messages that this learner took."""
+        """Ages of the messages that this learner took."""
         return self._exchange.age_histogram
 
     def slice_weights(self) -> list[tuple[int, float]]:

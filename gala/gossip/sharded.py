@@ -146,7 +146,7 @@ class ShardedAverager:
 
     @property
     def age_histogram(self) -> AgeHistogram:
-        """Of the messages of all shards."""
+        """Ages of the messages of all shards."""
         return sum((shard.age_histogram for shard in self.shards), AgeHistogram())
 
     @property

@@ -60,7 +60,7 @@ def check_training(run: RunDir, checkpoint: str, sets: Mapping[str, ContextSet])
 
 
 def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
-    """Of the hashes of all files of a checkpoint."""
+    """A hash of the hashes of all files of a checkpoint."""
     files = run.checkpoint_meta(checkpoint)["files"]
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -73,12 +73,12 @@ def load_agent(run: RunDir, contexts: ContextSet, how: JudgeOptions, checkpoint:
 
 
 def env_options(run: RunDir) -> dict[str, Any]:
-    """Of the environments in which a run is judged: its training's, without the noise that training may have had."""
+    """Options of the environments in which a run is judged: its training's, without the noise of training."""
     return {"expose": run.config.env.expose, "max_episode_steps": run.config.env.max_episode_steps}
 
 
 def normalizer_hash(policy: JudgedPolicy) -> str:
-    """Of the statistics that observations are divided by; 'none' without."""
+    """A hash of the statistics that observations are divided by; 'none' without."""
     normalizer = getattr(policy, "normalizer", None)
     return "none" if normalizer is None else hashlib.sha256(normalizer.applied.pack().tobytes()).hexdigest()[:16]
 

@@ -17,7 +17,7 @@ class JudgeOptions:
     delta: float = 0.05
     """A normalised gap within +-delta counts as none."""
     seed: int = 1000
-    """Of the noise of the episodes: the same for all that is compared."""
+    """Seed of the noise of the episodes: the same for all that is compared."""
     reference: str = "auto"
     """What the adjusted gap is taken against: optimal, random, module:function or a run; auto: optimal where known."""
     checkpoint: str = "latest"
@@ -79,7 +79,7 @@ class SweepOptions:
     algos: tuple[str, ...] = ()
     """Compare these, at equal env_steps: a2c, gala, independent, allreduce."""
     learners: int = 4
-    """Of each algorithm but a2c, with `algos`."""
+    """Learners of each algorithm but a2c, with `algos`."""
     jobs: int = 0
     """Trainings at a time; 0: as many as there are cores."""
     region: str = ""
@@ -94,7 +94,7 @@ class StressOptions:
 
     sets: str = "sets"
     n: int = 0
-    """Of a sweep: the runs with so many training MDPs; 0: the most there are."""
+    """The runs of a sweep with so many training MDPs; 0: the most there are."""
     init_mult: tuple[float, ...] = ()
     """Initial states so many times as far from rest (families with a parameter of that name)."""
     obs_sigma: tuple[float, ...] = ()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gala_envs.contexts import ContextSet, Family, Scalar
 from gala_envs.splits import split
 
-from gala.experiments.jobs import Job, train_all
+from gala.experiments.jobs import TrainingJob, train_all
 from gala.overfit.judging import baselines, check_training, checkpoint_hash, curves, env_options, judge, load_agent
 from gala.overfit.options import SweepOptions
 from gala.overfit.study import Study, describe_sets
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 
 def conditions(options: SweepOptions) -> list[Condition]:
-    """Of the options. Raises ValueError for an unknown algorithm, or for flips and algorithms at once."""
+    """What the options compare. Raises ValueError for an unknown algorithm, or for flips and algorithms at once."""
     if options.flip and options.algos:
         raise ValueError("give flip or algos, not both: each curve of a sweep differs in one thing")
     if options.flip:
@@ -118,13 +118,13 @@ class Sweep:
     def train_set(self, cell: Cell) -> ContextSet:
         return self.drawn[cell.condition.name][1][cell.run].take(cell.n)
 
-    def job(self, cell: Cell) -> Job:
+    def job(self, cell: Cell) -> TrainingJob:
         """Writes the training set of a cell."""
         path = self.study.path / "sets" / f"{cell.name}.json"
         if not path.is_file():
             self.train_set(cell).write(path)
         words = (*self.words, *cell.condition.words, f"env.id={self.family.name}", f"env.contexts={path}")
-        return Job(self.study.path / "runs" / cell.name, (*words, f"seed={cell.run + 1}"))
+        return TrainingJob(self.study.path / "runs" / cell.name, (*words, f"seed={cell.run + 1}"))
 
     def run(self, say: Say) -> None:
         """Trains and judges all cells, within the budget if there is one."""

@@ -60,7 +60,7 @@ def _wrap(text: str) -> list[str]:
 
 
 def name(group: dict[str, Any]) -> str:
-    """Of a group, in words."""
+    """The name of a group, in words."""
     n = "" if group["n_train"] is None else f"{group['n_train']} training MDP{'s' * (group['n_train'] != 1)}"
     return ", ".join(filter(None, [group["condition"], n])) or "the agent"
 

@@ -12,7 +12,6 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from gala.bench.throughput import ranking
 from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
 from gala.runs.checkpoints import write_atomically
 
@@ -196,3 +195,15 @@ img {{ max-width: 100% }}
 <table class="facts">{facts}</table>
 </html>
 """
+
+
+def ranking(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Groups from fast to slow. A row opens a new group only where it is slower than the first of the group above it,
+    whatever noise there is; within a group no order is claimed."""
+    groups: list[list[dict[str, Any]]] = []
+    for row in sorted(rows, key=lambda r: -r["env_steps_per_s"]):
+        if groups and row["against"][groups[-1][0]["name"]] != "slower":
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [[row["name"] for row in group] for group in groups]

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from gala.gossip.transport.anonymous_memory import anonymous_memory
 
-PROGRESS_FIELDS = ("env_steps", "updates")
-CONTROL_FIELDS = ("checkpoint_at", "stop_at")  # lock-step runs only: the update at which all save, or stop; 0 is never
+ENV_STEPS, UPDATES = range(2)
+"""Columns of ``progress``."""
+CHECKPOINT_AT, STOP_AT = range(2)
+"""Entries of ``control``: the update at which all learners of a lock-step run save, or stop; 0 is never."""
+_PROGRESS_FIELDS, _CONTROL_FIELDS = 2, 2
 
 
 class BoardHandle(NamedTuple):
@@ -43,8 +46,8 @@ class Board:
             count = int(np.prod(shape))
             return np.frombuffer(self._map, dtype, count, offsets[i]).reshape(shape)
 
-        self.progress = view(0, np.int64, n, len(PROGRESS_FIELDS))
-        self.control = view(1, np.int64, len(CONTROL_FIELDS))
+        self.progress = view(0, np.int64, n, _PROGRESS_FIELDS)
+        self.control = view(1, np.int64, _CONTROL_FIELDS)
         self._sequence = view(2, np.int64, 2, n)
         self._moments = view(3, np.float64, n, m)
         self._params = view(4, np.float32, n, d)
@@ -61,7 +64,7 @@ class Board:
         return cls(handle, os.open(handle.path, os.O_RDWR))
 
     def total_env_steps(self) -> int:
-        return int(self.progress[:, 0].sum())
+        return int(self.progress[:, ENV_STEPS].sum())
 
     def restore(self, progress: list[list[int]], moments: list[list[float]]) -> None:
         """Rows of a saved board, which may have had fewer; raises ValueError if it had more."""
@@ -118,5 +121,5 @@ class Board:
 
 def _offsets(n: int, d: int, m: int) -> list[int]:
     """Where each part begins, in bytes; the last entry is the size of all."""
-    sizes = [8 * n * len(PROGRESS_FIELDS), 8 * len(CONTROL_FIELDS), 8 * 2 * n, 8 * n * m, 4 * n * d]
+    sizes = [8 * n * _PROGRESS_FIELDS, 8 * _CONTROL_FIELDS, 8 * 2 * n, 8 * n * m, 4 * n * d]
     return [int(offset) for offset in np.concatenate([[0], np.cumsum(sizes)])]

@@ -6,23 +6,21 @@ Learners that are silent, or that are only joining, are left out and waited for 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from gala.config import derived
 from gala.config.schema import Config
 from gala.processes.fleet import Event, Fleet
 from gala.runs.run_dir import RunDir
-from gala.training.board import Board
+from gala.training.board import CHECKPOINT_AT, UPDATES, Board
+from gala.training.protocol import Command, LearnerStates, State
 
 STAGING = "staging"
 _SAVE_TIMEOUT_S = 60.0
 
 
 class CommonCheckpoint:
-    """When to take one, and how far it has come.
-
-    ``state`` (rank -> starting, joining, running, paused, finished, saving, saved) is shared with the run.
-    """
+    """When to take one, and how far it has come. ``states`` is shared with the run."""
 
     def __init__(
         self,
@@ -31,10 +29,10 @@ class CommonCheckpoint:
         board: Board,
         fleet: Fleet,
         mailboxes: Any,
-        state: dict[int, str],
+        states: LearnerStates,
         start_steps: int,
     ) -> None:
-        self.config, self.run_dir, self.board, self.fleet, self.state = config, run_dir, board, fleet, state
+        self.config, self.run_dir, self.board, self.fleet, self.states = config, run_dir, board, fleet, states
         self.mailboxes = mailboxes
         self.names: list[str] = []  # under which the checkpoint being taken will be kept
         self.best = -float("inf")
@@ -52,7 +50,7 @@ class CommonCheckpoint:
         self.names = names
         self._next = time.monotonic() + self.config.log.checkpoint_interval_s
         if self.lock_step:
-            self.board.control[0] = self.update_ahead()
+            self.board.control[CHECKPOINT_AT] = self.update_ahead()
         else:
             self._tell("pause", "running")
 
@@ -65,12 +63,14 @@ class CommonCheckpoint:
 
     def update_ahead(self) -> int:
         """An update that no learner of a lock-step run reaches within about two seconds."""
-        updates = int(self.board.progress[:, 1].max())
+        updates = int(self.board.progress[:, UPDATES].max())
         return updates + max(2, int(2 * updates / max(time.monotonic() - self._started, 1.0)))
 
     def hear(self, event: Event) -> None:
         """A learner has come to rest, has saved, or (in a lock-step run) was already past the update to rest at."""
-        stale = self.lock_step and event.kind in ("paused", "missed") and event.body != self.board.control[0]
+        stale = (
+            self.lock_step and event.kind in ("paused", "missed") and event.body != self.board.control[CHECKPOINT_AT]
+        )
         unasked = event.kind == "paused" and (self._savers or not self.names)  # it was silent, and left out
         if stale or unasked:
             if event.kind == "paused":
@@ -80,7 +80,7 @@ class CommonCheckpoint:
         elif event.kind == "saved" and event.rank not in self._savers:  # too late
             self.fleet.tell(event.rank, "resume")
         else:
-            self.state[event.rank] = event.kind
+            self.states.move(event.rank, cast(State, event.kind))  # the other kinds are not this one's to hear
 
     def joined(self, rank: int) -> None:
         """A newcomer is running now."""
@@ -97,7 +97,8 @@ class CommonCheckpoint:
         if self._savers:
             return self._advance_saving(now)
         at_rest = ("paused", "finished")  # has said so, and says nothing more
-        present = {r: s for r, s in self.state.items() if s != "joining" and (r not in silent or s in at_rest)}
+        every = {rank: self.states.of(rank) for rank in self.states.ranks()}
+        present = {r: s for r, s in every.items() if s != "joining" and (r not in silent or s in at_rest)}
         states = set(present.values())
         if not self.names and states and "starting" not in states and "finished" not in states:
             steps = self.board.total_env_steps()
@@ -111,17 +112,17 @@ class CommonCheckpoint:
             self._finished = {rank for rank, s in present.items() if s == "finished"}
             self._savers, self._save_by = set(present), now + _SAVE_TIMEOUT_S
             for rank in present:
-                self.state[rank] = "saving"
+                self.states.move(rank, "saving")
                 self.fleet.tell(rank, "save")
         return False
 
     def _advance_saving(self, now: float) -> bool:
-        late = {rank for rank in self._savers if self.state[rank] != "saved"}
+        late = {rank for rank in self._savers if self.states.of(rank) != "saved"}
         if late and now < self._save_by:
             return False
         for rank in late:  # stuck, or its answer or our question was lost: the others go on
             self.died(rank)
-            self.state[rank] = "running"
+            self.states.move(rank, "running")
             self.fleet.tell(rank, "resume")
         if self._savers:
             self._commit(sorted(self._savers))
@@ -139,20 +140,19 @@ class CommonCheckpoint:
             "return_mean": self.best,
         }
         self.run_dir.commit_checkpoint(STAGING, self.names, meta)
-        self.board.control[0] = 0
+        self.board.control[CHECKPOINT_AT] = 0
         for rank in ranks:
-            self.state[rank] = "finished" if rank in self._finished else "running"
+            self.states.move(rank, "finished" if rank in self._finished else "running")
             if not self._over:
                 self.fleet.tell(rank, "resume")
 
     def _postpone(self) -> None:
         """A learner of a lock-step run was past the update at which all were to pause."""
         self._tell("resume", "paused")
-        for rank, state in self.state.items():
-            self.state[rank] = "running" if state == "paused" else state
+        for rank in self.states.ranks("paused"):
+            self.states.move(rank, "running")
         self.request(self.names)
 
-    def _tell(self, command: str, state: str) -> None:
-        for rank, s in self.state.items():
-            if s == state:
-                self.fleet.tell(rank, command)
+    def _tell(self, command: Command, state: State) -> None:
+        for rank in self.states.ranks(state):
+            self.fleet.tell(rank, command)

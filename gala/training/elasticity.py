@@ -10,25 +10,25 @@ from gala.build.gossip import max_concurrent_learners
 from gala.config import derived
 from gala.config.schema import Config
 from gala.processes.fleet import Event, Fleet
-from gala.training.protocol import LearnerSpec
+from gala.training.protocol import LearnerSpec, LearnerStates
 
 
 class Elasticity:
     """Applies ``on_failure`` and brings learners in: a live learner donates its state, which the newcomer starts from
     with no PushSum weight, so the average of the others does not move.
 
-    ``state`` (rank -> what its learner does) is shared with the run.
+    ``states`` is shared with the run.
     """
 
     def __init__(
         self,
         config: Config,
-        state: dict[int, str],
+        states: LearnerStates,
         fleet: Fleet,
         mailboxes: Any,
         spec: Callable[[int, bytes], LearnerSpec],
     ) -> None:
-        self.config, self.state, self.fleet, self.mailboxes, self._spec = config, state, fleet, mailboxes, spec
+        self.config, self.states, self.fleet, self.mailboxes, self._spec = config, states, fleet, mailboxes, spec
         self.policy = derived.failure_policy(config)
         self.failures: list[dict[str, Any]] = []
         self._wanting: dict[int, int | None] = {}  # newcomer -> donor that was asked
@@ -49,7 +49,7 @@ class Elasticity:
         mass = f", {lost:.2f} of PushSum weight went with it" if self.mailboxes else ""
         if rank in self._wanting:
             return f"it starts again from a live learner's state{mass}"
-        return f"the other {len(self.state)} go on{mass}"
+        return f"the other {len(self.states)} go on{mass}"
 
     def admit(self, rank: int) -> None:
         """Start ``rank`` as soon as somebody can donate its state."""
@@ -62,10 +62,10 @@ class Elasticity:
         places = max_concurrent_learners(self.config)
         if not 1 <= wanted <= places:
             return f"learners={wanted} was asked for; this run can have 1 to {places} (max_learners)"
-        there = sorted({*self.state, *self._wanting})
+        there = sorted({*self.states.ranks(), *self._wanting})
         for rank in [r for r in range(places) if r not in there][: max(0, wanted - len(there))]:
             self.admit(rank)
-        leaving = [r for r in reversed(there) if self.state.get(r) == "running"][: max(0, len(there) - wanted)]
+        leaving = [r for r in reversed(there) if self.states.of(r) == "running"][: max(0, len(there) - wanted)]
         for rank in leaving:
             self.fleet.tell(rank, "leave")
         return f"scaling from {len(there)} to {wanted} learners"
@@ -77,7 +77,7 @@ class Elasticity:
 
     def advance(self) -> None:
         """Ask a running learner for its state on behalf of those who want one."""
-        donors = [rank for rank, s in self.state.items() if s == "running"]
+        donors = self.states.ranks("running")
         for newcomer, donor in self._wanting.items():
             if donor is None and donors:
                 self._wanting[newcomer] = donors[0]
@@ -86,7 +86,7 @@ class Elasticity:
     def hear(self, event: Event) -> None:
         """A learner has donated its state, or has left."""
         if event.kind == "left":
-            self.state[event.rank] = "left"
+            self.states.move(event.rank, "left")
             self.mailboxes.retire(event.rank)
             self._wanting = {new: None if donor == event.rank else donor for new, donor in self._wanting.items()}
             return
@@ -95,4 +95,4 @@ class Elasticity:
             if self.mailboxes:
                 self.mailboxes.admit(newcomer)
             self.fleet.spawn(self._spec(newcomer, event.body))
-            self.state[newcomer] = "joining"
+            self.states.move(newcomer, "joining")

@@ -30,10 +30,10 @@ from gala.rl.normalise import Normalizers
 from gala.rl.rollout import Collector
 from gala.runs.checkpoints import pack, unpack
 from gala.runs.run_dir import RunDir
-from gala.training.board import Board
+from gala.training.board import UPDATES, Board
 from gala.training.interval import IntervalStats
 from gala.training.learner_state import LearnerState
-from gala.training.protocol import Connections, LearnerSpec
+from gala.training.protocol import LearnerChannels, LearnerSpec
 
 
 def main(spec: LearnerSpec, pipe: Connection) -> None:
@@ -42,7 +42,9 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
     def body(send: Send, commands: queue.SimpleQueue[Any]) -> None:
         assert spec.board is not None
         board = Board.open(spec.board)
-        LearnerProcess(spec, Connections(board, RunDir.open(spec.run_path), spec.mailboxes or (), send, commands)).run()
+        LearnerProcess(
+            spec, LearnerChannels(board, RunDir.open(spec.run_path), spec.mailboxes or (), send, commands)
+        ).run()
 
     run_child(pipe, body)
 
@@ -50,17 +52,17 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
 class LearnerProcess:
     """Owns the parts of one learner, and does what the parent tells."""
 
-    def __init__(self, spec: LearnerSpec, connections: Connections) -> None:
+    def __init__(self, spec: LearnerSpec, channels: LearnerChannels) -> None:
         self.spec, self.config, self.rank = spec, spec.config, spec.rank
-        self.board, self.parts = connections.board, connections.parts
-        self.send, self.commands = connections.send, connections.commands
+        self.board, self.checkpoint_parts = channels.board, channels.checkpoint_parts
+        self.send, self.commands = channels.send, channels.commands
         config = spec.config
         prepare_process(config)
         self.env = make_training_env(config, self.rank)
         spaces = Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
         device = pick_device(config, self.rank)
         self.policy = make_training_policy(config, spaces, self.rank)
-        self.flat, self.averager = make_averager(config, self.policy, self.rank, connections.mailboxes, spec.store_port)
+        self.flat, self.averager = make_averager(config, self.policy, self.rank, channels.mailboxes, spec.store_port)
         flatten_gradients(self.flat, self.policy)
         optimizer = make_optimizer(config, self.flat)
         slowmo = make_slowmo(config, optimizer)
@@ -95,7 +97,7 @@ class LearnerProcess:
     def run(self) -> None:
         """Train until the run's total is reached or the parent says stop; then stay to save, and end by ``Exit``."""
         if self.spec.resume_from:
-            self._load(*self.parts.load_part(self.spec.resume_from, f"learner{self.rank}"))
+            self._load(*self.checkpoint_parts.load_part(self.spec.resume_from, f"learner{self.rank}"))
         elif self.spec.donated:
             self._join(unpack(self.spec.donated))
         if self.spec.resume_from or self.spec.donated:
@@ -213,7 +215,7 @@ class LearnerProcess:
         if self.averager is not None:
             meta |= {"gossip": self.averager.state_dict(), "slice_weights": self.averager.slice_weights()}
         meta["contexts"] = episodes_by_context(self.env)
-        self.parts.write_part("staging", f"learner{self.rank}", self.state.tensors(), meta)
+        self.checkpoint_parts.write_part("staging", f"learner{self.rank}", self.state.tensors(), meta)
 
     def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
         self.state.load(tensors)
@@ -229,4 +231,4 @@ class LearnerProcess:
         if self.state.normalizers:
             self.state.normalizers.restore(self.board.read_moments()[self.rank])
         if self.averager is not None:
-            self.averager.join(int(self.board.progress[:, 1].max()))
+            self.averager.join(int(self.board.progress[:, UPDATES].max()))

@@ -19,11 +19,11 @@ from gala.processes.fleet import Event, Fleet, ProcessFleet
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
 from gala.training import learner
-from gala.training.board import Board
+from gala.training.board import STOP_AT, Board
 from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.elasticity import Elasticity
 from gala.training.panel import Panel
-from gala.training.protocol import LearnerSpec
+from gala.training.protocol import LearnerSpec, LearnerStates
 from gala.training.telemetry import Telemetry, closing_lines
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
@@ -111,14 +111,14 @@ class Run:
     ) -> None:
         self.config, self.run_dir, self.board, self.telemetry, self.panel = config, run_dir, board, telemetry, panel
         self.fleet, self.mailboxes = fleet, mailboxes
-        self.state: dict[int, str] = {}
+        self.states = LearnerStates()
         self.errors: dict[int, str] = {}
         self._heard: list[Event] = []
         self.ctrl_c_presses = 0
         self.interrupted = self.has_run = self._has_shown_traceback = False
         self.next_record = time.monotonic() + config.log.interval_s
-        self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.state, telemetry.start_steps)
-        self.elasticity = Elasticity(config, self.state, fleet, mailboxes, self._spec)
+        self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
+        self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
 
     def start(self, saved: dict[str, Any]) -> None:
         """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty."""
@@ -131,7 +131,7 @@ class Run:
         for rank in range(self.config.learners):
             if not saved or rank in saved["ranks"]:
                 self.fleet.spawn(self._spec(rank))
-                self.state[rank] = "starting"
+                self.states.move(rank, "starting")
             else:
                 self.elasticity.admit(rank)
         self._resume_from = ""
@@ -159,12 +159,12 @@ class Run:
                 self._handle(self._heard.pop(0))
             now = time.monotonic()
             self.elasticity.advance()
-            if now >= self.next_record and "starting" not in self.state.values():
+            if now >= self.next_record and not self.states.ranks("starting"):
                 self.next_record = now + self.config.log.interval_s
                 self._log()
             if self.checkpoint.advance(now, self.mailboxes.silent() if self.mailboxes else ()):
                 self._log()
-                for rank in list(self.state):
+                for rank in self.states.ranks():
                     self.fleet.tell(rank, "exit")
                 self.fleet.join(_GRACE_S)
                 return EXIT_INTERRUPTED if self.interrupted else EXIT_OK
@@ -178,8 +178,8 @@ class Run:
         elif kind == "metrics":
             self.telemetry.add(rank, body)
         elif kind == "ready":
-            self.state[rank] = "running"
-            self.has_run = self.has_run or "starting" not in self.state.values()
+            self.states.move(rank, "running")
+            self.has_run = self.has_run or not self.states.ranks("starting")
             self.checkpoint.joined(rank)
         elif kind in ("state", "left"):
             self.elasticity.hear(event)
@@ -187,7 +187,7 @@ class Run:
             self.checkpoint.hear(event)
 
     def _died(self, rank: int, how: str) -> None:
-        if self.state.pop(rank, "") == "left":
+        if self.states.remove(rank) == "left":
             self.telemetry.forget(rank)
             return
         error = self.errors.pop(rank, "").rstrip()
@@ -197,7 +197,7 @@ class Run:
         goes_on = self.elasticity.died(rank, told) and (self.has_run or not error)
         if not goes_on:
             self._fail(told, error)
-        if not self.state:
+        if not self.states:
             raise RunFailed(f"{told}; no learner is left, the run has ended." + self._explained(error))
         self.panel.message(f"{told}; {self.elasticity.consequence(rank)}{self._explained(error)}")
 
@@ -216,7 +216,7 @@ class Run:
         return "\n" + (error.splitlines()[-1] if shown else error)
 
     def _log(self) -> None:
-        record = self.telemetry.record(self.board, sorted(self.state))
+        record = self.telemetry.record(self.board, self.states.ranks())
         self.run_dir.append_metrics(record)
         self.panel.update(record)
         mean = record.get("charts/episodic_return")
@@ -230,8 +230,8 @@ class Run:
         self.panel.message("Ctrl-C: saving a checkpoint; once more to kill")
         self.elasticity.stop()
         if self.checkpoint.lock_step:
-            self.board.control[1] = self.checkpoint.update_ahead()
-        for rank in self.state:
+            self.board.control[STOP_AT] = self.checkpoint.update_ahead()
+        for rank in self.states.ranks():
             self.fleet.tell(rank, "stop")
 
     @contextlib.contextmanager

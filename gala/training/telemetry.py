@@ -13,7 +13,7 @@ import torch
 
 from gala.gossip.evidence.certificate import Certificate
 from gala.gossip.evidence.events import consensus_distance
-from gala.training.board import Board
+from gala.training.board import ENV_STEPS, UPDATES, Board
 
 EPISODE_WINDOW = 100
 STAGES = ("simulate", "act", "learn", "gossip")
@@ -87,7 +87,7 @@ class Telemetry:
             record |= self._distance(board, ranks)
         if any(self._ages):
             record["message_ages"] = add_counts(self._ages)
-        record |= {"perf/updates": int(board.progress[:, 1].sum()), "perf/wall_s": now - self.started}
+        record |= {"perf/updates": int(board.progress[:, UPDATES].sum()), "perf/wall_s": now - self.started}
         record |= {f"learner{rank}": dict(tags) for rank, tags in enumerate(self.latest) if tags}
         return record
 
@@ -125,15 +125,15 @@ class Telemetry:
             learners.append(
                 {
                     "rank": rank,
-                    "env_steps": int(board.progress[rank, 0]),
-                    "updates": int(board.progress[rank, 1]),
+                    "env_steps": int(board.progress[rank, ENV_STEPS]),
+                    "updates": int(board.progress[rank, UPDATES]),
                     "return_mean": float(np.mean(returns)) if returns else None,
                 }
             )
         return {
             "env_steps": steps,
             "frames": steps * self.frames_per_step,
-            "updates": int(board.progress[:, 1].sum()),
+            "updates": int(board.progress[:, UPDATES].sum()),
             "wall_s": time.monotonic() - self.started,
             "env_steps_per_s": self.steady_rate(),
             "episodes": self.episodes,

@@ -7,8 +7,9 @@ from scipy import stats
 from gala.bench.energy import _cpu_counters, joules
 from gala.bench.ratios import Interval, median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, average, settings
-from gala.bench.throughput import losses, ranking, variants
+from gala.bench.throughput import losses, variants
 from gala.config.parse import parse_config
+from gala.reports.throughput import ranking
 
 
 def test_the_median_interval_is_the_percentile_bootstrap():

@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from gala.bench.job import BenchFailed, Job
+from gala.bench.job import BenchFailed, BenchJob
 from gala.bench.roofline import Roofline
 from gala.cli import main
 from gala.config.parse import parse_config
@@ -16,7 +16,7 @@ WORDS = ["preset=classic/cartpole", "envs_per_learner=4", "torch_threads=1"]
 
 @pytest.mark.parametrize("algo", ["gala", "allreduce"])
 def test_a_job_stands_still_while_it_is_frozen_and_its_rate_is_that_of_its_counts(algo):
-    job = Job(parse_config([*WORDS, f"algo={algo}", "learners=2"]))
+    job = BenchJob(parse_config([*WORDS, f"algo={algo}", "learners=2"]))
     try:
         pids = job._fleet.pids()
         before = job._board.progress.copy()
@@ -37,7 +37,7 @@ def test_a_job_stands_still_while_it_is_frozen_and_its_rate_is_that_of_its_count
 
 
 def test_a_learner_that_dies_ends_the_benchmark_and_is_named():
-    job = Job(parse_config([*WORDS, "learners=2"]))
+    job = BenchJob(parse_config([*WORDS, "learners=2"]))
     try:
         psutil.Process(job._fleet.pids()[1]).kill()
         with pytest.raises(BenchFailed, match="learner 1 was killed by SIGKILL"):

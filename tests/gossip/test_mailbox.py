@@ -44,7 +44,7 @@ def _endpoints(kind: str, n: int = 3, numel: int = 4):  # type: ignore[no-untype
 
 
 def _devices(kind: str, n: int) -> list[torch.device]:
-    """Of n ranks, round-robin over the GPUs. ``lent`` is all of the CUDA boxes but CUDA: the numbers lie in tensors."""
+    """Devices of n ranks, round-robin over the GPUs. ``lent`` is all of CUDA boxes but CUDA: numbers lie in tensors."""
     return [
         torch.device("cuda", r % torch.cuda.device_count()) if kind == "cuda" else torch.device("cpu") for r in range(n)
     ]

@@ -6,11 +6,11 @@ import torch
 from gossip_network import Network, mass, stack, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running_sums import RunningSums
 
 from gala.gossip.graphs.topology import TOPOLOGIES, Topology, uniform
 from gala.gossip.push_sum import sent_weights
 from gala.gossip.transport.in_process import InProcessMailboxes
-from gala.gossip.transport.running_sums import RunningSums
 
 OUT = {0: [1, 2, 4], 1: [2], 2: [3, 0], 3: [4, 1, 0, 6], 4: [5], 5: [6], 6: [0, 3]}
 IRREGULAR = Topology("seven learners, out-degrees 1 to 4", uniform(lambda rank, t, n: OUT[rank]))

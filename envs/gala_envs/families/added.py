@@ -50,6 +50,6 @@ class Added:
         return Context.of(self.base.name, context.seed, **params)
 
     def value(self, context: Context, name: str) -> Scalar:
-        """Of an own parameter, or its default."""
+        """The value of an own parameter, or its default."""
         value: Scalar = context.get(name, self.own[name].default)
         return value

@@ -54,7 +54,7 @@ class Classic:
         return Rows(self.task, self.parameters, num_envs)
 
     def fingerprint(self, context: Context) -> str:
-        """Of the physics, and of the start where the level seed fixes it."""
+        """Parameters of the physics, and of the start where the level seed fixes it."""
         values = np.array([float(context.get(name, p.default)) for name, p in self.parameters.items()])
         fixed = [] if context.seed is None else [self.task.start(np.random.default_rng(context.seed))]
         return array_hash(values, *fixed)

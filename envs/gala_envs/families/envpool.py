@@ -56,7 +56,7 @@ class EnvPoolLevels:
 
 
 def _picture(obs: Any) -> Any:
-    """Of a space, or of observations: MiniGrid's have a direction and a mission beside it."""
+    """The picture in a space, or in observations: MiniGrid's have a direction and a mission beside it."""
     return obs["image"] if isinstance(obs, dict | gym.spaces.Dict) else obs
 
 

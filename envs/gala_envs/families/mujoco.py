@@ -86,7 +86,7 @@ class Mujoco:
         return Bodies(self.task_id, contexts, num_envs, threads)
 
     def fingerprint(self, context: Context) -> str:
-        """Of the parameters, and of the start where the level seed fixes it."""
+        """A hash of the parameters, and of the start where the level seed fixes it."""
         values = np.array([float(context.get(name, p.default)) for name, p in self.parameters.items()])
         return array_hash(
             values, *([] if context.seed is None else start_of(TASKS[self.task_id], self._model, context))

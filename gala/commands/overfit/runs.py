@@ -25,8 +25,8 @@ from gala.commands.overfit.words import (
 from gala.diagnostics.overfitting import probes
 from gala.diagnostics.overfitting.audit import audit_sets
 from gala.diagnostics.overfitting.generalisation import scores
-from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy, python_policy
-from gala.experiments.jobs import Job, train_all
+from gala.diagnostics.overfitting.policies import RandomPolicy, python_policy
+from gala.experiments.jobs import TrainingJob, train_all
 from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import (
     baselines,
@@ -56,7 +56,7 @@ def train(words: Sequence[str]) -> int:
     sets = read_sets(options.sets)
     out = Path(default_out(sets["train"].family, options.out))
     fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / 'train.json'}")
-    jobs = [Job(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(options.runs)]
+    jobs = [TrainingJob(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(options.runs)]
     train_all(jobs, options.jobs or available_cores(), print)
     print(f"judge: gala overfit eval {' '.join(str(job.run) for job in jobs)} sets={options.sets}")
     return 0
@@ -81,27 +81,36 @@ def evaluate(words: Sequence[str]) -> int:
     study.meta["audit"] = audit_sets(sets)
     study.append("baselines", baselines(list(sets.values()), how, _head(-1, None)))
     if options.policy:
-        study.note(
-            "a policy in Python: its repetitions differ in noise only, so the interval holds for this one policy"
-        )
-    for k in range(options.repeats if options.policy else len(runs)):
-        again = dataclasses.replace(how, seed=how.seed + k) if options.policy else how
-        policy: JudgedPolicy = (
-            python_policy(options.policy) if options.policy else load_agent(runs[k], sets["train"], how)
-        )
-        extra = {} if options.policy else {"gamma": runs[k].config.a2c.gamma, **env_options(runs[k])}
-        head = _head(k, len(sets["train"])) | {"policy": "agent"}
-        lines = (
-            [] if options.policy else curves(runs[k], [sets["train"], sets["test"]], how, _head(k, len(sets["train"])))
-        )
-        if not options.policy:
-            study.meta["checkpoints"][f"run{k}"] = checkpoint_hash(runs[k], how.checkpoint)
-        study.append(f"run{k}", judge(policy, list(sets.values()), again, head, **extra), lines)
-        study.meta["normaliser"] = f"frozen, {normalizer_hash(policy)}"
-    if not options.policy:
-        study.meta["controls"] = _controls(study, runs, sets, how)
-        study.save()
+        _judge_python_policy(study, options, sets, how)
+    else:
+        _judge_runs(study, runs, sets, how)
     return conclude(study)
+
+
+def _judge_python_policy(study: Study, options: EvalOptions, sets: Sets, judging: JudgeOptions) -> None:
+    """Rows of one policy in Python, ``options.repeats`` times under other noise."""
+    study.note("a policy in Python: its repetitions differ in noise only, so the interval holds for this one policy")
+    for k in range(options.repeats):
+        again = dataclasses.replace(judging, seed=judging.seed + k)
+        policy = python_policy(options.policy)
+        head = _head(k, len(sets["train"])) | {"policy": "agent"}
+        study.append(f"run{k}", judge(policy, list(sets.values()), again, head))
+        study.meta["normaliser"] = f"frozen, {normalizer_hash(policy)}"
+
+
+def _judge_runs(study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptions) -> None:
+    """Rows and learning curves of each run, and the controls."""
+    for k, run in enumerate(runs):
+        agent, head = load_agent(run, sets["train"], judging), _head(k, len(sets["train"]))
+        lines = curves(run, [sets["train"], sets["test"]], judging, head)
+        study.meta["checkpoints"][f"run{k}"] = checkpoint_hash(run, judging.checkpoint)
+        options = {"gamma": run.config.a2c.gamma, **env_options(run)}
+        study.append(
+            f"run{k}", judge(agent, list(sets.values()), judging, head | {"policy": "agent"}, **options), lines
+        )
+        study.meta["normaliser"] = f"frozen, {normalizer_hash(agent)}"
+    study.meta["controls"] = _controls(study, runs, sets, judging)
+    study.save()
 
 
 def _controls(study: Study, runs: Sequence[RunDir], sets: Sets, how: JudgeOptions) -> dict[str, Any]:

@@ -17,7 +17,7 @@ MAX_ROWS = 64
 
 
 def noise_seed(seed: int, context: Context, episode: int) -> int:
-    """Of one episode: the same for every policy, batch and order, so that policies are compared on equal luck."""
+    """An episode's seed: the same for every policy, batch and order, so that policies are compared on equal luck."""
     return int(np.random.SeedSequence([seed, int(context.uid, 16), episode]).generate_state(1, np.uint64)[0] >> 2)
 
 

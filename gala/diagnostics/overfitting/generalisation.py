@@ -175,7 +175,7 @@ def _by_run(train: Scores, test: Scores, against: Mapping[str, float], scale: fl
 
 
 def _trend(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of the gap over the numbers of training MDPs: Page's test with runs as blocks, a power law, N05, and capacity."""
+    """The gap over the numbers of training MDPs: Page's test with runs as blocks, a power law, N05, and capacity."""
     groups = sorted((g for g in groups if g["n_train"]), key=lambda g: g["n_train"])
     runs = sorted(set.intersection(*(set(g["by_run"]) for g in groups))) if groups else []
     if len(groups) < 2 or not runs:

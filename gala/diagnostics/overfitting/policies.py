@@ -54,7 +54,7 @@ class TorchPolicy:
         return Decision(action, out.state, out.value.cpu().numpy(), entropy, params)
 
     def outputs(self, obs: NDArray, state: Any, first: NDArray) -> Any:
-        """Of the network, for ``obs`` as the environment gives it."""
+        """The network's outputs for ``obs`` as the environment gives it."""
         inputs = obs if self.normalizer is None else self.normalizer(obs)
         device = next(self.network.parameters()).device
         tensor = torch.from_numpy(np.ascontiguousarray(inputs)).to(device)

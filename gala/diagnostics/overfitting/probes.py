@@ -16,7 +16,7 @@ from gala.diagnostics.overfitting.policies import Decision, JudgedPolicy, Noise,
 
 
 class ValueErrors(NamedTuple):
-    """Of V(s0) against the realised discounted return. ``explained`` is 1 - Var(error) / Var(return)."""
+    """Errors of V(s0) against the realised discounted return. ``explained`` is 1 - Var(error) / Var(return)."""
 
     bias: float
     mse: float
@@ -162,7 +162,7 @@ def observation_std(policy: JudgedPolicy, contexts: ContextSet, *, seed: int) ->
 
 
 def first_observations(contexts: ContextSet, seed: int) -> NDArray:
-    """Of one episode on each context: [contexts, ...]."""
+    """What was seen in one episode on each context: [contexts, ...]."""
     env = ContextualEnv(make_family(contexts.family), contexts, len(contexts))
     try:
         return env.play([[(i, seed + i)] for i in range(len(contexts))])

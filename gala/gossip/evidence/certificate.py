@@ -56,8 +56,10 @@ class Certificate:
             self._published[rank][number] = params
 
     def measure(self) -> Measured | None:
-        """Of the newest published parameters whose past is known; None before the first, and once the certificate is
-        ``void``."""
+        """Bound and distance of the newest published parameters whose past is known.
+
+        None before the first, and once the certificate is ``void``.
+        """
         progressed = not self.void
         while progressed:
             progressed = False

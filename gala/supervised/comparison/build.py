@@ -53,7 +53,7 @@ METHODS: dict[str, Method] = {
 
 
 @dataclass(frozen=True)
-class Job:
+class ComparisonJob:
     """One training: all learners together."""
 
     method: str
@@ -67,14 +67,14 @@ class Job:
         return METHODS[self.method].waits or averages
 
 
-def jobs(config: SupervisedConfig) -> list[Job]:
+def jobs(config: SupervisedConfig) -> list[ComparisonJob]:
     """All trainings of a comparison, seed after seed.
 
     Raises:
         ValueError: the only methods chosen have no variant without average.
     """
     found = [
-        Job(method, mode, seed)
+        ComparisonJob(method, mode, seed)
         for seed in dict.fromkeys(config.seeds)
         for method in method_names(config)
         for mode in _MODES[config.slowmo]
@@ -110,7 +110,7 @@ def check(config: SupervisedConfig, data: Digits) -> None:
 
 
 def iterations(config: SupervisedConfig, data: Digits) -> int:
-    """Of each learner, or on average over learners that do not wait for each other."""
+    """Iterations of each learner, or on average over learners that do not wait for each other."""
     if not config.epochs:
         return config.iterations
     return max(1, round(config.epochs * len(data.train_images) / (config.learners * config.batch_size)))
@@ -156,7 +156,7 @@ def num_parameters() -> int:
 
 
 def make_averager(
-    config: SupervisedConfig, job: Job, rank: int, params: list[Tensor], mailboxes: Any
+    config: SupervisedConfig, job: ComparisonJob, rank: int, params: list[Tensor], mailboxes: Any
 ) -> GossipAverager | None:
     """Gossip over shared memory with the injected latency; None for methods without, and for one learner."""
     if mailboxes is None:
@@ -199,7 +199,10 @@ def make_average(averager: GossipAverager | None, collective: Collective) -> Cal
 
 
 def make_slowmo(
-    config: SupervisedConfig, job: Job, optimizer: torch.optim.Optimizer, average: Callable[[list[Tensor]], None]
+    config: SupervisedConfig,
+    job: ComparisonJob,
+    optimizer: torch.optim.Optimizer,
+    average: Callable[[list[Tensor]], None],
 ) -> SlowMo | None:
     """SlowMo of this job. Local SGD is its special case lr=1, momentum=0; all-reduced learners are equal anyway and
     need no average."""
@@ -218,7 +221,7 @@ def make_slowmo(
 
 
 def make_learner(
-    config: SupervisedConfig, job: Job, rank: int, data: Digits, mailboxes: Any
+    config: SupervisedConfig, job: ComparisonJob, rank: int, data: Digits, mailboxes: Any
 ) -> tuple[SupervisedLearner, GossipAverager | None]:
     """Model, shard, optimiser and exchange of one learner; and its gossip, if there is any."""
     model = make_cnn(job.seed)
@@ -245,7 +248,7 @@ def make_learner(
     return learner, averager
 
 
-def injected_ms(config: SupervisedConfig, job: Job) -> float:
+def injected_ms(config: SupervisedConfig, job: ComparisonJob) -> float:
     """What an iteration takes if sleeping and messages are all that takes time: the least that can be measured.
 
     In synchronous gossip a straggler finds its messages there already: latency adds to the others' compute only.

@@ -11,7 +11,7 @@ from gala.config.supervised import SupervisedConfig
 from gala.processes.child import Failure
 from gala.processes.fleet import Event, ProcessFleet
 from gala.supervised.comparison import build
-from gala.supervised.comparison.build import Job
+from gala.supervised.comparison.build import ComparisonJob
 from gala.supervised.comparison.digits import Digits
 from gala.supervised.comparison.learner import ComparisonSpec, Report, main
 
@@ -48,7 +48,7 @@ class Team:
     def __exit__(self, *_: object) -> None:
         self.fleet.kill()
 
-    def run(self, job: Job) -> list[Report]:
+    def run(self, job: ComparisonJob) -> list[Report]:
         """Train one job; the reports of all learners by rank.
 
         Raises:

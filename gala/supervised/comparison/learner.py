@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector
 from gala.config.supervised import SupervisedConfig
 from gala.processes.child import Send, run_child
 from gala.supervised.comparison import build, collective
-from gala.supervised.comparison.build import Job
+from gala.supervised.comparison.build import ComparisonJob
 from gala.supervised.comparison.digits import Digits
 
 SNAPSHOTS = 20
@@ -68,7 +68,7 @@ def main(spec: ComparisonSpec, pipe: Connection) -> None:
     run_child(pipe, body)
 
 
-def train(config: SupervisedConfig, job: Job, rank: int, data: Digits, mailboxes: Any) -> Report:
+def train(config: SupervisedConfig, job: ComparisonJob, rank: int, data: Digits, mailboxes: Any) -> Report:
     """One job, together with the peers; returns when all of them are done.
 
     Raises:

@@ -16,7 +16,7 @@ from torch.nn.utils import vector_to_parameters
 from gala.config.supervised import SupervisedConfig
 from gala.gossip.evidence.events import consensus_distance
 from gala.supervised.comparison import build
-from gala.supervised.comparison.build import Job
+from gala.supervised.comparison.build import ComparisonJob
 from gala.supervised.comparison.digits import Digits, judge, make_cnn
 from gala.supervised.comparison.learner import Report
 
@@ -26,7 +26,7 @@ LATE = 0.05
 HEADER = ("method", "SlowMo", "test acc. %", "worst %", "train loss", "distance", "ms/iter.")
 
 
-def row(config: SupervisedConfig, job: Job, reports: Sequence[Report], data: Digits) -> Row:
+def row(config: SupervisedConfig, job: ComparisonJob, reports: Sequence[Report], data: Digits) -> Row:
     """The record of one training: a flat dictionary for JSON.
 
     ``test_accuracy`` and ``train_loss`` are of the average model (PushSum's mean: weighted, nothing under way),
