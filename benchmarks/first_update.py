@@ -77,11 +77,11 @@ def main() -> None:
     for preset in PRESETS:
         words = [f"preset={preset}", f"learners={LEARNERS}"]
         with tempfile.TemporaryDirectory() as folder:
-            found = [start(words, Path(folder) / str(i), options.settle_s) for i in range(options.starts)]
-        rows.append({"benchmark": "first_update", "settings": words, "seconds": [round(s, 2) for s, _, _ in found]})
+            starts = [start(words, Path(folder) / str(i), options.settle_s) for i in range(options.starts)]
+        rows.append({"benchmark": "first_update", "settings": words, "seconds": [round(s, 2) for s, _, _ in starts]})
         rows[-1] |= {
-            "median_s": round(statistics.median(s for s, _, _ in found), 2),
-            "memory_gib": round(max(max(a, b) for _, a, b in found), 2),
+            "median_s": round(statistics.median(s for s, _, _ in starts), 2),
+            "memory_gib": round(max(max(a, b) for _, a, b in starts), 2),
         }
         print(f"{preset:<20} {rows[-1]['median_s']:6.2f} s   {rows[-1]['memory_gib']:.2f} GiB")
     facts = {"machine": machine_facts()}

@@ -64,21 +64,21 @@ def main() -> int:
     rows = []
     for runs, n, m in DESIGNS:
         rng = np.random.default_rng((options.seed, runs, n, m))
-        found: dict[str, list[Interval]] = {name: [] for name in (*METHODS, "nested", "power")}
+        intervals: dict[str, list[Interval]] = {name: [] for name in (*METHODS, "nested", "power")}
         for k in range(options.repeats):
             pair = scores(rng, runs, n, m)
             for name, method in METHODS.items():
-                found[name].append(method(*pair, k))
+                intervals[name].append(method(*pair, k))
             own = scores(rng, runs, n, m, nested=True)
-            found["nested"].append(nested_gap_interval(*own, repeats=RESAMPLES, seed=k))
-            found["power"].append(gap_interval(*scores(rng, runs, n, m, gap=2.0), repeats=RESAMPLES, seed=k))
-        power = [x.low > 0 for x in found.pop("power")]
+            intervals["nested"].append(nested_gap_interval(*own, repeats=RESAMPLES, seed=k))
+            intervals["power"].append(gap_interval(*scores(rng, runs, n, m, gap=2.0), repeats=RESAMPLES, seed=k))
+        power = [x.low > 0 for x in intervals.pop("power")]
         rows.append({"runs": runs, "train": n, "test": m, "repeats": options.repeats, "seed": options.seed})
         rows[-1] |= {
-            "coverage": {name: float(np.mean([x.low <= 0 <= x.high for x in xs])) for name, xs in found.items()}
+            "coverage": {name: float(np.mean([x.low <= 0 <= x.high for x in xs])) for name, xs in intervals.items()}
         }
         rows[-1] |= {
-            "width": {name: round(float(np.mean([x.high - x.low for x in xs])), 3) for name, xs in found.items()}
+            "width": {name: round(float(np.mean([x.high - x.low for x in xs])), 3) for name, xs in intervals.items()}
         }
         rows[-1] |= {"power": float(np.mean(power))}
         print(json.dumps(rows[-1]))

@@ -47,8 +47,8 @@ def train(words: list[str], run: Path) -> None:
 
 def records(run: Path) -> list[dict[str, Any]]:
     """The logged points that have a certificate."""
-    found = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [record for record in found if "gossip/epsilon_bound" in record]
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [record for record in lines if "gossip/epsilon_bound" in record]
 
 
 def points(run: Path) -> list[Point]:
@@ -104,11 +104,11 @@ class Replay:
 
 def versions_of(row: dict[str, Any], logs: list[list[MixEvent]]) -> tuple[int, ...]:
     """The update count of each learner in a record."""
-    found = []
+    versions = []
     for log, mark in zip(logs, row["epsilon_marks"], strict=True):
         position = next(i for i, e in enumerate(log) if e.kind == "mark" and e.version == mark)
-        found.append(log[position - 1].version)  # a mark logs an update, of what has moved since the last exchange
-    return tuple(found)
+        versions.append(log[position - 1].version)  # a mark logs an update, of what has moved since the last exchange
+    return tuple(versions)
 
 
 def control(mixed: Path, apart: Path, learners: int) -> tuple[list[Point], float]:

@@ -88,11 +88,11 @@ def shared_memory(n: int, topology: str, repeats: int, processes: int) -> Timed:
     ]
     for process in started:
         process.start()
-    found = [out.get(timeout=_PATIENCE_S) for _ in started]
+    timed = [out.get(timeout=_PATIENCE_S) for _ in started]
     for process in started:
         process.join()
     world.close()
-    return [second for seconds, _ in found for second in seconds], sum(sent for _, sent in found)
+    return [second for seconds, _ in timed for second in seconds], sum(sent for _, sent in timed)
 
 
 TRANSPORTS = {"in-process": in_process, "shared-memory": shared_memory}

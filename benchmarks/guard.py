@@ -77,8 +77,8 @@ def count(work: Callable[[], Any]) -> Counts:
         gc.enable()
     with FlopCounterMode(display=False) as flops, _Operators() as operators:
         work()
-    found = {"operators": operators.operators, "allocated_bytes": operators.allocated_bytes}
-    return found | {"flops": flops.get_total_flops(), "calls": calls}
+    counted = {"operators": operators.operators, "allocated_bytes": operators.allocated_bytes}
+    return counted | {"flops": flops.get_total_flops(), "calls": calls}
 
 
 def learner(*words: str) -> Callable[[], None]:

@@ -148,8 +148,8 @@ def r3(r: Results) -> Iterator[Claim]:
 
 
 def r4(r: Results) -> Iterator[Claim]:
-    found = {g["n_train"]: g["verdict"] for g in r.judged["R4-cartpole"]["groups"]}
-    yield Claim("R4 CartPole by seeds alone", found, "NO-GAP at N = 10", found[10] == "NO-GAP")
+    verdicts = {g["n_train"]: g["verdict"] for g in r.judged["R4-cartpole"]["groups"]}
+    yield Claim("R4 CartPole by seeds alone", verdicts, "NO-GAP at N = 10", verdicts[10] == "NO-GAP")
     if {"R4-stress", "R4-wide"} <= r.judged.keys():
         plain, wide = (r.mean("R4-stress", 10, "test", c) for c in ("", "init_mult=4"))
         trained = r.mean("R4-wide", 100, "test")
@@ -159,8 +159,8 @@ def r4(r: Results) -> Iterator[Claim]:
 
 
 def r5(r: Results) -> Iterator[Claim]:
-    found = {s: r.mean(s, 100, "test") for s in ("R5-D", "R5-R")}
-    yield Claim("R5 CartPole trained and tested on D, and on R", found, "no gate", None)
+    returns = {s: r.mean(s, 100, "test") for s in ("R5-D", "R5-R")}
+    yield Claim("R5 CartPole trained and tested on D, and on R", returns, "no gate", None)
 
 
 def r6(r: Results) -> Iterator[Claim]:
@@ -181,24 +181,24 @@ def r6(r: Results) -> Iterator[Claim]:
 
 
 def r7(r: Results) -> Iterator[Claim]:
-    found = {}
+    gaps = {}
     for n in (1, 10, 100, 1000):
         rows = [x for x in r.rows["R1-mlp"] if x["policy"] == "agent" and x["n_train"] == n]
         mse = {s: value_errors([x for x in rows if x["set"] == s]).mse for s in ("train", "test")}
-        found[n] = round(mse["test"] / mse["train"], 2)
-    yield Claim("R7 squared error of V(s0), test / train, by N", found, "no gate", None)
+        gaps[n] = round(mse["test"] / mse["train"], 2)
+    yield Claim("R7 squared error of V(s0), test / train, by N", gaps, "no gate", None)
 
 
 def r8(r: Results) -> Iterator[Claim]:
-    found = {s: r.gap(s, 2) for s in ("R8-plain", "R8-model")}
-    yield Claim("R8 gap at N = 2 without and with a learned model", found, "no gate", None)
+    gaps = {s: r.gap(s, 2) for s in ("R8-plain", "R8-model")}
+    yield Claim("R8 gap at N = 2 without and with a learned model", gaps, "no gate", None)
 
 
 def d8(r: Results) -> Iterator[Claim]:
     for name in (s for s in STUDIES if s.startswith("D8-") and s in r.judged):
         train, test = (round(r.mean(name, 100, s), 2) for s in ("train", "test"))
-        found = {"gap": round(r.gap(name, 100), 3), "train": train, "test": test}
-        yield Claim(f"{name}: remedies at N = 100, 500,000 env_steps", found, "no gate", None)
+        measured = {"gap": round(r.gap(name, 100), 3), "train": train, "test": test}
+        yield Claim(f"{name}: remedies at N = 100, 500,000 env_steps", measured, "no gate", None)
 
 
 CLAIMS = {

@@ -73,11 +73,11 @@ def slow(rounds: int, seconds: float) -> Iterator[Row]:
     steady = [*COMMON, "delay.mean_s=0.02", *FOUR]
     for algo in ("gala", "allreduce"):
         variants = {k: [*steady, f"algo={algo}", f"delay.slow_learner={k}"] for k in SLOWER}
-        found = in_turns({f"{k}": words for k, words in variants.items()}, rounds, seconds)
+        blocks = in_turns({f"{k}": words for k, words in variants.items()}, rounds, seconds)
         for k in SLOWER:
-            left = paired_ratio(rates(found[f"{k}"]), rates(found["1"]))
+            left = paired_ratio(rates(blocks[f"{k}"]), rates(blocks["1"]))
             ideal = (LEARNERS - 1 + 1 / k) / LEARNERS
-            row = {"variant": algo, "slower": k, "env_steps_per_s": rates(found[f"{k}"]), "left": left._asdict()}
+            row = {"variant": algo, "slower": k, "env_steps_per_s": rates(blocks[f"{k}"]), "left": left._asdict()}
             yield row | {"no_waiting_would_leave": ideal, "of_that": left.median / ideal}
 
 

@@ -129,10 +129,10 @@ class ContextSet:
         if tree.get("schema") != SCHEMA_VERSION:
             raise ValueError(f"context set of schema {tree.get('schema')}; this version reads {SCHEMA_VERSION}")
         contexts = tuple(Context.from_json(c) for c in tree["contexts"])
-        found = cls(contexts, tree["split"], tree["region"], tree["sampler_seed"])
-        if tree.get("sha256", found.sha256) != found.sha256:
+        read = cls(contexts, tree["split"], tree["region"], tree["sampler_seed"])
+        if tree.get("sha256", read.sha256) != read.sha256:
             raise ValueError("the context set was edited after it was written: its hash does not fit its contents")
-        return found
+        return read
 
     def write(self, path: str | Path) -> None:
         """As JSON with its hash. Raises ValueError if the file exists."""

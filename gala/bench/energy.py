@@ -18,9 +18,9 @@ def counters() -> list[Callable[[], float]]:
     return [*_gpu_counters(), *_cpu_counters(POWERCAP)]
 
 
-def joules(found: Sequence[Callable[[], float]]) -> float | None:
+def joules(read_counters: Sequence[Callable[[], float]]) -> float | None:
     """The sum over ``found`` as of now, of which only differences mean something; None if there are no counters."""
-    return sum(read() for read in found) if found else None
+    return sum(read() for read in read_counters) if read_counters else None
 
 
 def _gpu_counters() -> list[Callable[[], float]]:
@@ -28,15 +28,15 @@ def _gpu_counters() -> list[Callable[[], float]]:
         return []
     import pynvml
 
-    found: list[Callable[[], float]] = []
+    readers: list[Callable[[], float]] = []
     with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             with contextlib.suppress(pynvml.NVMLError):  # GPUs before Volta do not count
                 _gpu_joules(handle)
-                found.append(partial(_gpu_joules, handle))
-    return found
+                readers.append(partial(_gpu_joules, handle))
+    return readers
 
 
 def _gpu_joules(handle: Any) -> float:

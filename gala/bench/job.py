@@ -177,12 +177,12 @@ class BenchJob:
                 os.killpg(pid, number)
 
     def _processes(self) -> list[psutil.Process]:
-        found = []
+        processes = []
         for pid in self._fleet.pids():
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
-                found += [process, *process.children(recursive=True)]
-        return found
+                processes += [process, *process.children(recursive=True)]
+        return processes
 
     def _cpu_s(self) -> float:
         total = 0.0

@@ -72,8 +72,8 @@ class Roofline:
             self._pipes.append(ours)
         for pipe in self._pipes:
             _answer(pipe)
-        found = {kind: self._try(kind) for kind in _MAKERS}
-        self.best = {part: _best(found[_KIND[part]], part) for part in PARTS}
+        tried = {kind: self._try(kind) for kind in _MAKERS}
+        self.best = {part: _best(tried[_KIND[part]], part) for part in PARTS}
         self.measure(_MAKE_S)
 
     def measure(self, seconds: float) -> Ceiling:
@@ -210,6 +210,6 @@ def _best(tried: dict[Setting, dict[str, float]], part: str) -> Setting:
 
 def average(ceilings: Iterable[Ceiling]) -> Ceiling:
     """Medians of each part over rounds."""
-    found = list(ceilings)
-    parts = {part: float(np.median([c.core_s[part] for c in found])) for part in PARTS}
-    return Ceiling(parts, found[0].cores)
+    measured = list(ceilings)
+    parts = {part: float(np.median([c.core_s[part] for c in measured])) for part in PARTS}
+    return Ceiling(parts, measured[0].cores)

@@ -42,7 +42,7 @@ class Plan:
 
 def variants(config: Config, envs: int, algos: Sequence[str], learners: Sequence[int]) -> dict[str, Config]:
     """Name -> configuration, all with ``envs`` simulators in all. Raises ValueError: one line, with the way out."""
-    found: dict[str, Config] = {}
+    configs: dict[str, Config] = {}
     for algo in algos:
         if algo not in ALGOS:
             raise ValueError(f"algos={algo} is unknown; use some of {', '.join(ALGOS)}")
@@ -53,10 +53,10 @@ def variants(config: Config, envs: int, algos: Sequence[str], learners: Sequence
             one = replace(config, algo=name, learners=n, envs_per_learner=envs // n, on_failure="auto")
             one = override(one, words)
             validate(replace(one, steps=max(one.steps, envs * config.a2c.num_steps)))
-            found[algo if n == 1 else f"{algo} x{n}"] = one
-    if not found:
+            configs[algo if n == 1 else f"{algo} x{n}"] = one
+    if not configs:
         raise ValueError("nothing to measure: algos other than a2c and textbook need learners of 2 or more")
-    return found
+    return configs
 
 
 def run(jobs: dict[str, Config], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _mean_shares(blocks: Sequence[Block]) -> dict[str, float]:
 
 def _compare(rows: list[dict[str, Any]], blocks: dict[str, list[Block]]) -> None:
     """Adds each row's paired ratio to the first row, and which rows its rate can be told apart from."""
-    rates = {name: [b.env_steps_per_s for b in found] for name, found in blocks.items()}
+    rates = {name: [b.env_steps_per_s for b in measured] for name, measured in blocks.items()}
     base = rows[0]["name"]
     for row in rows:
         ratio = paired_ratio(rates[row["name"]], rates[base])

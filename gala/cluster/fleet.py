@@ -125,9 +125,9 @@ class RayFleet:
 
     def events(self, timeout_s: float) -> list[Event]:
         deadline = time.monotonic() + timeout_s
-        while not (found := self._poll()) and time.monotonic() < deadline:
+        while not (events := self._poll()) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-        return found
+        return events
 
     def tell(self, rank: int, command: Any) -> None:
         if rank in self._actors:
@@ -152,10 +152,10 @@ class RayFleet:
                 Event(rank, "died", "was lost with the Ray cluster") for rank in list(self._lives) if self._end(rank)
             ]
         self._board.mirror.apply(rows)
-        found = [Event(*event) for event in said if not self._is_part(*event)]
+        events = [Event(*event) for event in said if not self._is_part(*event)]
         for rank in [rank for rank, life in self._lives.items() if life in ended]:
-            found.append(Event(rank, "died", self._end(rank)))
-        return found + self._late(rows)
+            events.append(Event(rank, "died", self._end(rank)))
+        return events + self._late(rows)
 
     def _is_part(self, rank: int, kind: str, body: Any) -> bool:
         if kind == "part":

@@ -56,10 +56,10 @@ class RayEndpoint:
         return self._member.outbox.put(dst, numbers, weight, sent_at, replace)
 
     def take(self, src: int) -> Message | None:
-        found = self._member.inbox.take(src)
-        if found is None:
+        taken = self._member.inbox.take(src)
+        if taken is None:
             return None
-        message, newest = found
+        message, newest = taken
         self._member.thank(src, newest.epoch, newest.number)
         return message
 

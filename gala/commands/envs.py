@@ -12,11 +12,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from gala_envs.registry import list_env_ids
 
-    found = list_env_ids()
-    if argv and argv[0] not in found:
-        raise ValueError(f"unknown backend {argv[0]!r}; there are {', '.join(found)}")
-    for backend in [argv[0]] if argv else found:
-        print(f"{backend} ({len(found[backend])})")
-        for env_id in found[backend]:
+    ids = list_env_ids()
+    if argv and argv[0] not in ids:
+        raise ValueError(f"unknown backend {argv[0]!r}; there are {', '.join(ids)}")
+    for backend in [argv[0]] if argv else ids:
+        print(f"{backend} ({len(ids[backend])})")
+        for env_id in ids[backend]:
             print(f"  {env_id}")
     return 0

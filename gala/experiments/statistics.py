@@ -146,18 +146,18 @@ def verdict(interval: Interval, delta: float) -> Verdict:
 
 def warnings_for(runs: int, test_contexts: int, shared_train_contexts: int | None = None) -> list[str]:
     """What makes the interval less sure than it looks. ``shared_train_contexts``: None if each run has its own."""
-    found = []
+    warnings = []
     if runs < FEW_RUNS:
-        found.append(f"{runs} training runs: with fewer than {FEW_RUNS} the interval may be too narrow")
+        warnings.append(f"{runs} training runs: with fewer than {FEW_RUNS} the interval may be too narrow")
     if test_contexts < FEW_TEST:
-        found.append(f"{test_contexts} test MDPs: with fewer than {FEW_TEST} the test score depends on their luck")
+        warnings.append(f"{test_contexts} test MDPs: with fewer than {FEW_TEST} the test score depends on their luck")
     if shared_train_contexts is not None and shared_train_contexts < FEW_TRAIN:
         # Measured without a true gap, 5 runs: 1, 2 and 5 shared training contexts cover it in 35, 76 and 88%.
-        found.append(
+        warnings.append(
             f"{shared_train_contexts} training MDPs, the same for all runs: with fewer than {FEW_TRAIN} the interval "
             "is too narrow; give each run a training set of its own"
         )
-    return found
+    return warnings
 
 
 def label_permutation_test(train: ArrayLike, test: ArrayLike, *, permutations: int = 999, seed: int = 0) -> float:

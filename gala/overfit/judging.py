@@ -65,11 +65,11 @@ def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_agent(run: RunDir, contexts: ContextSet, how: JudgeOptions, checkpoint: str = "") -> TorchPolicy:
+def load_agent(run: RunDir, contexts: ContextSet, judging: JudgeOptions, checkpoint: str = "") -> TorchPolicy:
     """The run's policy. Raises ValueError if it was trained on another observation space than these contexts have."""
     spaces = spaces_of(contexts, run.config.env.expose)
-    network, normalizer = load_policy(run, run.config, spaces, checkpoint or how.checkpoint, "consensus")
-    return TorchPolicy(network, normalizer, spaces.action, how.act == "greedy")
+    network, normalizer = load_policy(run, run.config, spaces, checkpoint or judging.checkpoint, "consensus")
+    return TorchPolicy(network, normalizer, spaces.action, judging.act == "greedy")
 
 
 def env_options(run: RunDir) -> dict[str, Any]:
@@ -84,7 +84,12 @@ def normalizer_hash(policy: JudgedPolicy) -> str:
 
 
 def judge(
-    policy: JudgedPolicy, sets: Sequence[ContextSet], how: JudgeOptions, head: Row, gamma: float = 0.99, **options: Any
+    policy: JudgedPolicy,
+    sets: Sequence[ContextSet],
+    judging: JudgeOptions,
+    head: Row,
+    gamma: float = 0.99,
+    **options: Any,
 ) -> list[Row]:
     """Rows of ``policy`` on each set, each with the fields of ``head``.
 
@@ -93,16 +98,16 @@ def judge(
     """
     frozen, rows = normalizer_hash(policy), []
     for contexts in sets:
-        episodes = max(how.episodes, -(-FEWEST_EPISODES // len(contexts)))
-        found = evaluate(policy, contexts, episodes=episodes, seed=how.seed, gamma=gamma, **options)
+        episodes = max(judging.episodes, -(-FEWEST_EPISODES // len(contexts)))
+        played = evaluate(policy, contexts, episodes=episodes, seed=judging.seed, gamma=gamma, **options)
         varied = varied_parameters(contexts)
-        rows += [head | row | {"params": {name: row["params"][name] for name in varied}} for row in found]
+        rows += [head | row | {"params": {name: row["params"][name] for name in varied}} for row in played]
     if normalizer_hash(policy) != frozen:
         raise ValueError("the observation normaliser changed during the evaluation; freeze it")
     return rows
 
 
-def baselines(sets: Sequence[ContextSet], how: JudgeOptions, head: Row) -> list[Row]:
+def baselines(sets: Sequence[ContextSet], judging: JudgeOptions, head: Row) -> list[Row]:
     """Rows of the uniformly random policy, and of the reference: the best return where the family knows it
     (``optimal``; ``auto`` where it does), a function ``module:function`` or the directory of a run.
 
@@ -110,21 +115,21 @@ def baselines(sets: Sequence[ContextSet], how: JudgeOptions, head: Row) -> list[
         ValueError: there is no such reference.
     """
     space = spaces_of(sets[0]).action
-    often = dataclasses.replace(how, episodes=max(how.episodes, RANDOM_EPISODES))
-    reference, rows = how.reference, judge(RandomPolicy(space), sets, often, head | {"policy": "random"})
+    often = dataclasses.replace(judging, episodes=max(judging.episodes, RANDOM_EPISODES))
+    reference, rows = judging.reference, judge(RandomPolicy(space), sets, often, head | {"policy": "random"})
     if reference == "random":
         return rows
     if reference in ("auto", "optimal"):
         known = [optimal_rows(contexts, head) for contexts in sets]
         if reference == "optimal" and not all(known):
             raise ValueError(f"reference=optimal: nobody knows the best return of {sets[0].family}")
-        return rows + [row for found in known for row in found if all(known)]
+        return rows + [row for best in known for row in best if all(known)]
     policy: JudgedPolicy
     if (Path(reference) / "config.yaml").is_file():
-        policy = load_agent(RunDir.open(reference), sets[0], how)
+        policy = load_agent(RunDir.open(reference), sets[0], judging)
     else:
         policy = python_policy(reference)
-    return rows + judge(policy, sets, how, head | {"policy": "reference"})
+    return rows + judge(policy, sets, judging, head | {"policy": "reference"})
 
 
 def optimal_rows(contexts: ContextSet, head: Row) -> list[Row]:
@@ -146,7 +151,7 @@ def varied_parameters(contexts: ContextSet) -> list[str]:
     return [name for name, value in first if any(c.get(name, value) != value for c in contexts)]
 
 
-def curves(run: RunDir, sets: Sequence[ContextSet], how: JudgeOptions, head: Row) -> list[Row]:
+def curves(run: RunDir, sets: Sequence[ContextSet], judging: JudgeOptions, head: Row) -> list[Row]:
     """Mean return on (the first fifty contexts of) each set at each milestone of a run that is kept on disk."""
     rows = []
     for name in run.checkpoints.names():
@@ -154,8 +159,8 @@ def curves(run: RunDir, sets: Sequence[ContextSet], how: JudgeOptions, head: Row
             continue
         env_steps = int(run.checkpoint_meta(name)["env_steps"])
         for contexts in sets:
-            policy = load_agent(run, contexts, how, name)
-            found = evaluate(policy, contexts.take(CURVE_CONTEXTS), episodes=1, seed=how.seed, **env_options(run))
-            mean = float(np.mean([row["return"] for row in found]))
+            policy = load_agent(run, contexts, judging, name)
+            played = evaluate(policy, contexts.take(CURVE_CONTEXTS), episodes=1, seed=judging.seed, **env_options(run))
+            mean = float(np.mean([row["return"] for row in played]))
             rows.append(head | {"env_steps": env_steps, "set": contexts.split, "return": mean})
     return sorted(rows, key=lambda row: (row["set"], row["env_steps"]))

@@ -91,9 +91,9 @@ def read_sets(folder: str | Path) -> dict[str, ContextSet]:
     sets = {name: ContextSet.read(folder / f"{name}.json") for name in SETS if (folder / f"{name}.json").is_file()}
     if "train" not in sets or "test" not in sets:
         raise ValueError(f"{folder} holds no train.json or no test.json; write them with `gala overfit split`")
-    for name, found in sets.items():
-        if found.split != name:
-            raise ValueError(f"{folder / name}.json holds the {found.split} set")
+    for name, contexts in sets.items():
+        if contexts.split != name:
+            raise ValueError(f"{folder / name}.json holds the {contexts.split} set")
     if len(families := {s.family for s in sets.values()}) > 1:
         raise ValueError(f"{folder}: the sets belong to several families: {', '.join(sorted(families))}")
     assert_disjoint(*sets.values())

@@ -58,11 +58,11 @@ def conditions(options: SweepOptions) -> list[Condition]:
         return [Condition(f"flip={p:g}", (), (("flip", p),) if p else ()) for p in options.flip]
     if unknown := set(options.algos) - {"a2c", "gala", "independent", "allreduce"}:
         raise ValueError(f"unknown algorithm {min(unknown)}; algos takes a2c, gala, independent and allreduce")
-    found = []
+    chosen = []
     for algo in options.algos:
         learners = 1 if algo == "a2c" else options.learners
-        found.append(Condition(f"algo={algo}", (f"algo={algo}", f"learners={learners}")))
-    return found or [Condition()]
+        chosen.append(Condition(f"algo={algo}", (f"algo={algo}", f"learners={learners}")))
+    return chosen or [Condition()]
 
 
 def check(options: SweepOptions, family: Family) -> None:
@@ -108,7 +108,7 @@ class Sweep:
 
     def __init__(self, study: Study, family: Family, options: SweepOptions, drawn: Drawn, words: Sequence[str]) -> None:
         self.study, self.family, self.options, self.words = study, family, options, tuple(words)
-        self.how, self.conditions, self.drawn = options.judge, conditions(options), drawn
+        self.judging, self.conditions, self.drawn = options.judge, conditions(options), drawn
 
     def cells(self) -> list[Cell]:
         """Run by run, so that a budget leaves whole runs."""
@@ -133,7 +133,7 @@ class Sweep:
             if not path.is_file():
                 test.write(path)
         cells, cores = self.cells(), self.options.jobs or available_cores()
-        seconds = budget_s(self.how.budget)
+        seconds = budget_s(self.judging.budget)
         if seconds:
             cells = self._afford(cells, seconds, cores, say)
         train_all([self.job(cell) for cell in cells], cores, say)
@@ -151,7 +151,7 @@ class Sweep:
         left_s = seconds - (time.monotonic() - started)
         runs = min(self.options.runs, max(3, int(0.8 * left_s * cores / (one_s * per_run))))
         if runs < self.options.runs:
-            self.study.note(f"budget {self.how.budget}: {runs} training runs of each kind, not {self.options.runs}")
+            self.study.note(f"budget {self.judging.budget}: {runs} training runs of each kind, not {self.options.runs}")
         return [cell for cell in cells if cell.run < runs]
 
     def _baselines(self, condition: Condition) -> None:
@@ -159,20 +159,20 @@ class Sweep:
         if part not in self.study.done():
             test, pools = self.drawn[condition.name]
             head = {"run": -1, "n_train": None, "condition": condition.name}
-            self.study.append(part, baselines([test, *pools], self.how, head))
+            self.study.append(part, baselines([test, *pools], self.judging, head))
 
     def _judge(self, cell: Cell) -> None:
         if cell.name in self.study.done():
             return
         train, test = self.train_set(cell), self.drawn[cell.condition.name][0]
         run = RunDir.open(self.study.path / "runs" / cell.name)
-        check_training(run, self.how.checkpoint, {"train": train, "test": test})
+        check_training(run, self.judging.checkpoint, {"train": train, "test": test})
         head = {"run": cell.run, "n_train": cell.n, "condition": cell.condition.name}
-        agent = load_agent(run, train, self.how)
+        agent = load_agent(run, train, self.judging)
         agent_head = head | {"policy": "agent"}
-        rows = judge(agent, [train, test], self.how, agent_head, run.config.a2c.gamma, **env_options(run))
-        self.study.meta["checkpoints"][cell.name] = checkpoint_hash(run, self.how.checkpoint)
-        self.study.append(cell.name, rows, curves(run, [train, test], self.how, head))
+        rows = judge(agent, [train, test], self.judging, agent_head, run.config.a2c.gamma, **env_options(run))
+        self.study.meta["checkpoints"][cell.name] = checkpoint_hash(run, self.judging.checkpoint)
+        self.study.append(cell.name, rows, curves(run, [train, test], self.judging, head))
 
 
 def open_study(

@@ -80,15 +80,15 @@ class ProcessFleet:
     def events(self, timeout_s: float) -> list[Event]:
         pipes, processes = dict(self._pipes), dict(self._processes)
         ready = wait([*pipes.values(), *(p.sentinel for p in processes.values())], timeout=timeout_s)
-        found: list[Event] = []
+        events: list[Event] = []
         for rank, pipe in pipes.items():
             ended = processes[rank].sentinel in ready
             if pipe in ready or ended:  # its last words, if it had any, say more than its exit code
                 said, open_ = _read(pipe)
-                found += [Event(rank, kind, body) for kind, body in said]
+                events += [Event(rank, kind, body) for kind, body in said]
                 if ended or not open_:
-                    found.append(Event(rank, "died", self._bury(rank)))
-        return found
+                    events.append(Event(rank, "died", self._bury(rank)))
+        return events
 
     def tell(self, rank: int, command: Any) -> None:
         with contextlib.suppress(BrokenPipeError, KeyError):  # its end is noticed by its sentinel

@@ -41,18 +41,18 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
 
 def lines(study: Study) -> list[str]:
     """The verdict and its reasons, at most 80 columns wide."""
-    head, found = study.head, [f"{study.result['verdict']}: {name(study.head)}"]
+    head, told = study.head, [f"{study.result['verdict']}: {name(study.head)}"]
     low, mid, high = head["judged"]
     kind = "adjusted and normalised" if head["adjusted"] else "normalised"
-    found.append(f"  gap {mid:+.3f} [{low:+.3f}, {high:+.3f}], {kind}; delta {study.result['delta']:g}")
-    found += _wrap(why(study))
+    told.append(f"  gap {mid:+.3f} [{low:+.3f}, {high:+.3f}], {kind}; delta {study.result['delta']:g}")
+    told += _wrap(why(study))
     for g in study.result["groups"]:
         if g is not head:
             interval = f"{g['judged'].estimate:+.3f} [{g['judged'].low:+.3f}, {g['judged'].high:+.3f}]"
             train, test = (g["sets"][s]["mean"].estimate for s in ("train", "test"))
             brief = " ".join(filter(None, [g["condition"], f"N={g['n_train']}"]))
-            found.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
-    return found + [line for w in head["warnings"] for line in _wrap(f"warning: {w}")]
+            told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
+    return told + [line for w in head["warnings"] for line in _wrap(f"warning: {w}")]
 
 
 def _wrap(text: str) -> list[str]:
@@ -85,15 +85,15 @@ def why(study: Study) -> str:
 def _draw(study: Study, folder: Path, kinds: Sequence[str]) -> dict[str, Path | str]:
     """Panel -> its PNG, or the reason why there is none."""
     folder.mkdir(exist_ok=True)
-    found: dict[str, Path | str] = {}
+    drawn: dict[str, Path | str] = {}
     for key, (_, panel) in PANELS.items():
         figure, axes = figure_with_axes()
         missing = panel(study, axes)
         if missing is None:
             for kind in {*kinds, "png"}:
                 save(figure, folder / f"{key}.{kind}")
-        found[key] = missing or folder / f"{key}.png"
-    return found
+        drawn[key] = missing or folder / f"{key}.png"
+    return drawn
 
 
 def number(value: float | None, places: int = 3) -> str:
@@ -157,14 +157,14 @@ def _trend(condition: str, t: dict[str, Any]) -> str:
 
 def _threats(study: Study) -> list[str]:
     meta, head = study.meta, study.head
-    found = [
+    threats = [
         f"{head['runs']} training runs, {head['sets']['test']['contexts']} test MDPs; {head['design']}.",
         f"Checkpoint: {meta['selection']}.",
         f"Observation normaliser: {meta['normaliser']}. Actions: {meta['mode']}.",
         f"The policy {'is' if meta['expose'] else 'is not'} told the parameters of its MDP.",
         "Score on the evaluated MDPs without the noise that training may have had, unless a condition says so.",
     ]
-    return [*found, *meta.get("notes", []), *head["warnings"]]
+    return [*threats, *meta.get("notes", []), *head["warnings"]]
 
 
 def _page(study: Study, pictures: dict[str, Path | str]) -> str:

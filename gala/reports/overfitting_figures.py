@@ -39,10 +39,10 @@ class Study(NamedTuple):
 
     def means(self, rows: Iterable[Row]) -> NDArray:
         """Mean return of each context over runs and episodes."""
-        found: dict[str, list[float]] = defaultdict(list)
+        returns: dict[str, list[float]] = defaultdict(list)
         for r in rows:
-            found[r["context"]].append(r["return"])
-        return np.array([np.mean(v) for v in found.values()])
+            returns[r["context"]].append(r["return"])
+        return np.array([np.mean(v) for v in returns.values()])
 
 
 def learning_curves(study: Study, axes: Any) -> str | None:
@@ -74,20 +74,22 @@ def _conditions(study: Study) -> dict[str, list[dict[str, Any]]]:
     return {c: sorted(groups, key=lambda g: g["n_train"]) for c, groups in found.items()}
 
 
-def _number_axis(axes: Any, found: dict[str, list[dict[str, Any]]]) -> None:
+def _number_axis(axes: Any, by_condition: dict[str, list[dict[str, Any]]]) -> None:
     """Logarithmic, with the numbers of training MDPs that there are."""
-    n = sorted({g["n_train"] for groups in found.values() for g in groups})
+    n = sorted({g["n_train"] for groups in by_condition.values() for g in groups})
     axes.set(xscale="log", xlabel="training MDPs")
     axes.set_xticks(n, [f"{x:,}" for x in n])
     axes.set_xticks([], minor=True)
 
 
 def gap_against_n(study: Study, axes: Any) -> str | None:
-    found = {c: groups for c, groups in _conditions(study).items() if len(groups) > 1}
-    if not found:
+    by_condition = {c: groups for c, groups in _conditions(study).items() if len(groups) > 1}
+    if not by_condition:
         return "there is one number of training MDPs; `gala overfit sweep` varies it"
-    for i, ((condition, groups), color) in enumerate(zip(found.items(), CYCLE, strict=False)):
-        n = np.array([g["n_train"] for g in groups]) * 1.03 ** (i - (len(found) - 1) / 2)  # intervals side by side
+    for i, ((condition, groups), color) in enumerate(zip(by_condition.items(), CYCLE, strict=False)):
+        n = np.array([g["n_train"] for g in groups]) * 1.03 ** (
+            i - (len(by_condition) - 1) / 2
+        )  # intervals side by side
         low, mid, high = (np.array(v) for v in zip(*(g["judged"] for g in groups), strict=True))
         axes.errorbar(
             n, mid, [mid - low, high - mid], marker="o", ms=4, capsize=3, color=color, label=condition or "gap"
@@ -98,7 +100,7 @@ def gap_against_n(study: Study, axes: Any) -> str | None:
             axes.plot(x, trend["law"](x), color=color, lw=0.8, ls=":")
     axes.axhspan(-study.result["delta"], study.result["delta"], color=GREY, alpha=0.3, lw=0)
     axes.set(ylabel="gap, adjusted and normalised")
-    _number_axis(axes, found)
+    _number_axis(axes, by_condition)
     axes.legend(fontsize=8)
     return None
 
@@ -129,16 +131,16 @@ def per_context(study: Study, axes: Any) -> str | None:
 
 
 def capacity(study: Study, axes: Any) -> str | None:
-    found = {c: g for c, g in _conditions(study).items() if c.startswith("flip=")}
-    if not found:
+    by_condition = {c: g for c, g in _conditions(study).items() if c.startswith("flip=")}
+    if not by_condition:
         return "no rewards were randomised; `gala overfit flip` does that"
-    for (condition, groups), color in zip(found.items(), CYCLE, strict=False):
+    for (condition, groups), color in zip(by_condition.items(), CYCLE, strict=False):
         n = [g["n_train"] for g in groups]
         axes.plot(n, [g["train_normalised"] for g in groups], "o-", ms=4, color=color, label=f"{condition}, train")
         axes.plot(n, [g["test_normalised"] for g in groups], "o--", ms=4, color=color, label="test")
     axes.axhline(0.9, color="black", lw=0.6, ls=":")
     axes.set(ylabel="normalised return")
-    _number_axis(axes, found)
+    _number_axis(axes, by_condition)
     axes.legend(fontsize=7, ncols=2)
     return None
 
@@ -169,7 +171,7 @@ def heat_map(study: Study, axes: Any) -> str | None:
     returns: dict[tuple[float, float], list[float]] = defaultdict(list)
     for r in rows:
         returns[r["params"][x_name], r["params"][y_name]].append(r["return"])
-    points = np.array([(*at, np.mean(found)) for at, found in returns.items()])
+    points = np.array([(*at, np.mean(at_point)) for at, at_point in returns.items()])
     drawn = axes.scatter(points[:, 0], points[:, 1], c=points[:, 2], s=14, cmap="viridis")
     axes.figure.colorbar(drawn, ax=axes, label="return")
     train = np.array([(r["params"][x_name], r["params"][y_name]) for r in rows if r["set"] == "train"])
@@ -181,12 +183,12 @@ def heat_map(study: Study, axes: Any) -> str | None:
 
 
 def robustness(study: Study, axes: Any) -> str | None:
-    found = [g for g in study.result["groups"] if g["robustness"]]
-    if not found:
+    stressed = [g for g in study.result["groups"] if g["robustness"]]
+    if not stressed:
         return "no changes were tried; `gala overfit stress` does that"
     base = next(g for g in study.result["groups"] if not g["robustness"])
     for kind, marker in zip(STRESS, "os^", strict=True):
-        some = [(float(g["condition"].split("=")[1]), g) for g in found if g["condition"].startswith(kind)]
+        some = [(float(g["condition"].split("=")[1]), g) for g in stressed if g["condition"].startswith(kind)]
         if not some:
             continue
         points = [(1.0 if kind == "init_mult" else 0.0, base), *sorted(some, key=lambda p: p[0])]
@@ -199,22 +201,22 @@ def robustness(study: Study, axes: Any) -> str | None:
 
 
 def audit(study: Study, axes: Any) -> str | None:
-    found = study.meta.get("audit")
-    if not found:
+    audited = study.meta.get("audit")
+    if not audited:
         return "the sets were not audited; `gala overfit eval` and `audit` do that"
-    names, random = list(found["random"]), list(found["random"].values())
+    names, random = list(audited["random"]), list(audited["random"].values())
     axes.bar(names, [r["mean"] for r in random], yerr=[r["standard_error"] or 0 for r in random], color=GREY, capsize=4)
     axes.set(ylabel="return of the random policy")
-    text = f"{found['checked']} MDPs, {len(found['rows'])} pairs that are the same MDP"
+    text = f"{audited['checked']} MDPs, {len(audited['rows'])} pairs that are the same MDP"
     axes.set_title(text, fontsize=9)
     return None
 
 
 def controls(study: Study, axes: Any) -> str | None:
-    found = study.meta.get("controls")
-    if not found:
+    controlled = study.meta.get("controls")
+    if not controlled:
         return "no negative control was run with this study; `gala overfit selftest` runs them on closed forms"
-    for k, (name, c) in enumerate(found.items()):
+    for k, (name, c) in enumerate(controlled.items()):
         low, mid, high = c["gap"]
         axes.errorbar([mid], [k], xerr=[[mid - low], [high - mid]], fmt="o", ms=4, capsize=3, color=BLUE)
         axes.plot([c["expected"]], [k], "x", color="black")

@@ -175,13 +175,13 @@ class RunDir:
 
 def versions() -> dict[str, str | None]:
     """Python, operating system, the packages that decide a result, and the git commit of a checkout."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "system": platform.system()}
+    known: dict[str, str | None] = {"python": platform.python_version(), "system": platform.system()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            known[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = None
-    return found | {"git": _git_hash()}
+            known[package] = None
+    return known | {"git": _git_hash()}
 
 
 def _git_hash() -> str | None:

@@ -43,8 +43,8 @@ class Confounded:
     def simulators(self, contexts: Sequence[Context], num_envs: int, threads: int) -> _Confounded:
         """Raises ValueError if the observations are no float vectors, or the contexts differ in what they show."""
         for name in ("noise_dims", "shown"):
-            if len(found := {self._added.value(c, name) for c in contexts}) > 1:
-                raise ValueError(f"{self.name}: all contexts of a set must have one {name}, not {sorted(found)}")
+            if len(values := {self._added.value(c, name) for c in contexts}) > 1:
+                raise ValueError(f"{self.name}: all contexts of a set must have one {name}, not {sorted(values)}")
         return _Confounded(
             self.base.simulators([self.inner(c) for c in contexts], num_envs, threads), self, contexts[0], num_envs
         )

@@ -77,13 +77,13 @@ def evaluate(words: Sequence[str]) -> int:
     for run in runs:
         check_training(run, options.judge.checkpoint, sets)
     study = _study("eval", words, options.out, sets, options.judge)
-    sets, how = _afford(study, runs, sets, options.judge)
+    sets, judging = _afford(study, runs, sets, options.judge)
     study.meta["audit"] = audit_sets(sets)
-    study.append("baselines", baselines(list(sets.values()), how, _head(-1, None)))
+    study.append("baselines", baselines(list(sets.values()), judging, _head(-1, None)))
     if options.policy:
-        _judge_python_policy(study, options, sets, how)
+        _judge_python_policy(study, options, sets, judging)
     else:
-        _judge_runs(study, runs, sets, how)
+        _judge_runs(study, runs, sets, judging)
     return conclude(study)
 
 
@@ -113,14 +113,14 @@ def _judge_runs(study: Study, runs: Sequence[RunDir], sets: Sets, judging: Judge
     study.save()
 
 
-def _controls(study: Study, runs: Sequence[RunDir], sets: Sets, how: JudgeOptions) -> dict[str, Any]:
+def _controls(study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptions) -> dict[str, Any]:
     """Gaps that must be 0: of the train set against itself, under other noise."""
     train = sets["train"]
     agents = [r for r in study.rows() if r["policy"] == "agent" and r["set"] == "train"]
-    again = dataclasses.replace(how, seed=how.seed + 1)
+    again = dataclasses.replace(judging, seed=judging.seed + 1)
     other = []
     for k, run in enumerate(runs):
-        agent = load_agent(run, train, how)
+        agent = load_agent(run, train, judging)
         other += judge(agent, [train], again, _head(k, None), run.config.a2c.gamma, **env_options(run))
     pair = [[list(by.values()) for by in scores(rows).values()] for rows in (agents, other)]
     return {"train set, other noise": {"gap": gap_interval(*pair), "expected": 0.0}}
@@ -134,22 +134,25 @@ def stress(words: Sequence[str]) -> int:
     options, _, training = sort_words(rest, StressOptions, None)
     if training:
         raise ValueError(f"{training[0]} is a setting of training, which stress does not do")
-    pairs, how = _runs_and_sets(paths, options), options.judge
+    pairs, judging = _runs_and_sets(paths, options), options.judge
     first = pairs[0][1]
     family = make_family(first["train"].family)
     if options.init_mult and "init_mult" not in family.parameters:
         raise ValueError(f"{family.name} has no parameter init_mult; its starts cannot be widened")
     for run, sets in pairs:
-        check_training(run, how.checkpoint, sets)
-    study = _study("stress", words, options.out, first, how)
+        check_training(run, judging.checkpoint, sets)
+    study = _study("stress", words, options.out, first, judging)
     study.meta["design"] = "the training sets of the runs"
     every = {s.sha256: s for _, sets in pairs for s in sets.values()}
-    study.append("baselines", baselines(list(every.values()), how, _head(-1, None)))
+    study.append("baselines", baselines(list(every.values()), judging, _head(-1, None)))
     for k, (run, sets) in enumerate(pairs):
         for name, noise, params in _changes(options, sets["train"]):
             changed = [s.with_params(**params) for s in sets.values()]
-            agent, head = load_agent(run, sets["train"], how), _head(k, len(sets["train"]), name) | {"policy": "agent"}
-            rows = judge(agent, changed, how, head, run.config.a2c.gamma, **env_options(run), **noise)
+            agent, head = (
+                load_agent(run, sets["train"], judging),
+                _head(k, len(sets["train"]), name) | {"policy": "agent"},
+            )
+            rows = judge(agent, changed, judging, head, run.config.a2c.gamma, **env_options(run), **noise)
             study.append(f"run{k} {name}".strip(), rows)
     return conclude(study)
 
@@ -169,13 +172,13 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
     """Each run with its train and its test set. Raises ValueError for fewer than 3 runs."""
     if len(paths) == 1 and (Path(paths[0]) / "study.json").is_file():
         root = Path(paths[0])
-        found = sorted(root.glob("sets/n*-run*.json"))
-        sizes = {int(p.stem.split("-")[0][1:]) for p in found}
+        set_files = sorted(root.glob("sets/n*-run*.json"))
+        sizes = {int(p.stem.split("-")[0][1:]) for p in set_files}
         n = options.n or max(sizes, default=0)
         if n not in sizes:
             raise ValueError(f"{root} has no runs with {n} training MDPs; it has {', '.join(map(str, sorted(sizes)))}")
         test = ContextSet.read(root / "sets" / "test.json")
-        mine = [p for p in found if p.stem.startswith(f"n{n}-")]
+        mine = [p for p in set_files if p.stem.startswith(f"n{n}-")]
         return [(RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine]
     if len(paths) < 3:
         raise ValueError("usage: gala overfit stress RUN RUN RUN ... sets=DIRECTORY sticky=0.25, or stress STUDY ...")
@@ -191,37 +194,37 @@ def value(words: Sequence[str]) -> int:
     options, _, training = sort_words(rest, EvalOptions, None)
     if training or len(paths) != 1:
         raise ValueError("usage: gala overfit value RUN sets=DIRECTORY")
-    sets, run, how = read_sets(options.sets), RunDir.open(paths[0]), options.judge
-    check_training(run, how.checkpoint, sets)
+    sets, run, judging = read_sets(options.sets), RunDir.open(paths[0]), options.judge
+    check_training(run, judging.checkpoint, sets)
     print(f"{'':<18}{'train':>10}{'test':>10}")
-    found: dict[str, dict[str, float]] = {}
+    probed: dict[str, dict[str, float]] = {}
     for name in ("train", "test"):
-        agent = load_agent(run, sets[name], how)
-        rows = judge(agent, [sets[name]], how, {"policy": "agent"}, run.config.a2c.gamma, **env_options(run))
-        found[name] = _probe(agent, sets[name], rows, how.seed)
-    for key in found["train"]:
-        print(f"{key:<18}" + "".join(f"{found[name][key]:>10.3f}" for name in found))
-    if found["train"]["value mse"]:
-        ratio = found["test"]["value mse"] / found["train"]["value mse"]
+        agent = load_agent(run, sets[name], judging)
+        rows = judge(agent, [sets[name]], judging, {"policy": "agent"}, run.config.a2c.gamma, **env_options(run))
+        probed[name] = _probe(agent, sets[name], rows, judging.seed)
+    for key in probed["train"]:
+        print(f"{key:<18}" + "".join(f"{probed[name][key]:>10.3f}" for name in probed))
+    if probed["train"]["value mse"]:
+        ratio = probed["test"]["value mse"] / probed["train"]["value mse"]
         print(f"value mse, test / train: {ratio:.2f} (1: the value function generalises)")
     return 0
 
 
 def _probe(agent: Any, contexts: ContextSet, rows: list[dict[str, Any]], seed: int) -> dict[str, float]:
     errors = probes.value_errors(rows)
-    found = {"return": float(np.mean([r["return"] for r in rows]))}
-    found |= {"entropy": float(np.mean([r["entropy"] for r in rows]))}
-    found |= {"value bias": errors.bias, "value mse": errors.mse, "value explained": errors.explained}
+    probed = {"return": float(np.mean([r["return"] for r in rows]))}
+    probed |= {"entropy": float(np.mean([r["entropy"] for r in rows]))}
+    probed |= {"value bias": errors.bias, "value mse": errors.mse, "value explained": errors.explained}
     obs, _ = probes.visited(agent, contexts, seed=seed)
     if obs.dtype.kind == "f" and hasattr(agent.space, "n"):
         noisy = obs + 0.1 * obs.std(0) * np.random.default_rng(seed).standard_normal(obs.shape)
         shift = probes.policy_shift(agent, obs, noisy.astype(obs.dtype))
-        found |= {"KL, sigma 0.1": shift.kl, "agreement": shift.agreement}
+        probed |= {"KL, sigma 0.1": shift.kl, "agreement": shift.agreement}
     replay = probes.open_loop_replay(agent, contexts, seed=seed, sticky_actions=0.25)
-    found |= {"sticky 0.25": replay.closed_loop, "blind replay": replay.open_loop}
+    probed |= {"sticky 0.25": replay.closed_loop, "blind replay": replay.open_loop}
     if len(contexts) > 1 and not agent.network.gru_size:
-        found["MDP decoded"], found["by chance"] = probes.context_decodability(agent, contexts, seed=seed)
-    return found
+        probed["MDP decoded"], probed["by chance"] = probes.context_decodability(agent, contexts, seed=seed)
+    return probed
 
 
 def report(words: Sequence[str]) -> int:
@@ -238,8 +241,8 @@ def _head(run: int, n_train: int | None, condition: str = "") -> dict[str, Any]:
     return {"run": run, "n_train": n_train, "condition": condition}
 
 
-def _study(protocol: str, words: Sequence[str], out: str, sets: Sets, how: JudgeOptions) -> Study:
-    budget_s(how.budget)
+def _study(protocol: str, words: Sequence[str], out: str, sets: Sets, judging: JudgeOptions) -> Study:
+    budget_s(judging.budget)
     out = default_out(protocol, out)
     given = [word for word in words if not word.startswith(("out=", "--out"))]
     meta = {
@@ -247,13 +250,13 @@ def _study(protocol: str, words: Sequence[str], out: str, sets: Sets, how: Judge
         "family": sets["train"].family,
         "command": command_line(protocol, [*given, f"out={out}"]),
         "sets": describe_sets(sets),
-        "delta": how.delta,
-        "mode": how.act,
+        "delta": judging.delta,
+        "mode": judging.act,
         "expose": False,
-        "selection": f"{how.checkpoint} checkpoint",
+        "selection": f"{judging.checkpoint} checkpoint",
         "normaliser": "none",
         "checkpoints": {},
-        "budget": how.budget or None,
+        "budget": judging.budget or None,
         "audit": None,
         "controls": None,
         "design": "one training set for all runs",
@@ -261,19 +264,21 @@ def _study(protocol: str, words: Sequence[str], out: str, sets: Sets, how: Judge
     return Study.create(out, meta)
 
 
-def _afford(study: Study, runs: Sequence[RunDir], sets: Sets, how: JudgeOptions) -> tuple[dict[str, ContextSet], Any]:
+def _afford(
+    study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptions
+) -> tuple[dict[str, ContextSet], Any]:
     """The sets, with fewer contexts where the budget asks for it, after the first 20 were timed."""
-    seconds = budget_s(how.budget)
+    seconds = budget_s(judging.budget)
     if not seconds or not runs:
-        return dict(sets), how
+        return dict(sets), judging
     sample = sets["test"].take(20)
     started = time.monotonic()
-    judge(load_agent(runs[0], sample, how), [sample], how, {}, **env_options(runs[0]))
+    judge(load_agent(runs[0], sample, judging), [sample], judging, {}, **env_options(runs[0]))
     each_s = (time.monotonic() - started) / 50  # so many episodes are played on a small set
-    wanted = sum(max(len(s) * how.episodes, 50) for s in sets.values()) * (len(runs) + 2)
+    wanted = sum(max(len(s) * judging.episodes, 50) for s in sets.values()) * (len(runs) + 2)
     share = min(1.0, 0.8 * seconds / (each_s * wanted))
     if share < 1.0:
         sets = {n: s if n == "train" else s.take(max(20, int(len(s) * share))) for n, s in sets.items()}
         sizes = ", ".join(f"{len(s)} {n}" for n, s in sets.items())
-        study.note(f"budget {how.budget}: {sizes} contexts, fewer than the sets hold")
-    return dict(sets), how
+        study.note(f"budget {judging.budget}: {sizes} contexts, fewer than the sets hold")
+    return dict(sets), judging

@@ -35,9 +35,9 @@ def main(words: Sequence[str]) -> int:
         raise ValueError("usage: gala overfit selftest (it has no settings)")
     started, failed = time.monotonic(), 0
     for check in (closed_forms, memoriser, cue_follower, mixture, random_policy, same_set, leaks, coverage):
-        found = check()
-        failed += not found.ok
-        print(f"{'ok  ' if found.ok else 'FAIL'} {found.name}: {found.measured}", flush=True)
+        checked = check()
+        failed += not checked.ok
+        print(f"{'ok  ' if checked.ok else 'FAIL'} {checked.name}: {checked.measured}", flush=True)
     print(f"{failed} failed, {time.monotonic() - started:.0f} s")
     return int(failed > 0)
 
@@ -118,9 +118,9 @@ def leaks() -> Check:
         and c.uid not in sets["train"].uids
     )
     leaky = {"train": sets["train"], "test": ContextSet((*sets["test"].contexts, twin), "test")}
-    found, clean = duplicates(leaky), duplicates(sets)
-    ok = not clean and [row["b"] for row in found] == [twin.uid]
-    return Check("a leaked level", f"{len(found)} found of 1, {len(clean)} where there is none", ok)
+    leaked, clean = duplicates(leaky), duplicates(sets)
+    ok = not clean and [row["b"] for row in leaked] == [twin.uid]
+    return Check("a leaked level", f"{len(leaked)} leaked of 1, {len(clean)} where there is none", ok)
 
 
 def coverage(repeats: int = 150) -> Check:

@@ -17,7 +17,7 @@ from gala.diagnostics.overfitting.policies import RandomPolicy
 def duplicates(sets: Mapping[str, ContextSet]) -> list[dict[str, Any]]:
     """Pairs of contexts, within a set or across sets, that are one MDP though their seeds differ."""
     seen: dict[str, tuple[str, str]] = {}
-    found = []
+    pairs = []
     for name, contexts in sets.items():
         family = make_family(contexts.family)
         for context in contexts:
@@ -25,10 +25,10 @@ def duplicates(sets: Mapping[str, ContextSet]) -> list[dict[str, Any]]:
             if print_ in seen:
                 other, where = seen[print_]
                 why = "same MDP" if where != name else "same MDP, twice in one set"
-                found.append({"a": other, "b": context.uid, "sets": [where, name], "why": why})
+                pairs.append({"a": other, "b": context.uid, "sets": [where, name], "why": why})
             else:
                 seen[print_] = (context.uid, name)
-    return found
+    return pairs
 
 
 def audit_sets(sets: Mapping[str, ContextSet], seed: int = 0, episodes: int = 5) -> dict[str, Any]:

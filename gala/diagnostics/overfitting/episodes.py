@@ -42,10 +42,10 @@ def evaluate(
     try:
         jobs = [(index, k) for k in range(episodes) for index in range(len(contexts))]
         plans = [jobs[row::n] for row in range(n)]
-        found = _play(env, policy, plans, seed, gamma)
+        played = _play(env, policy, plans, seed, gamma)
     finally:
         env.close()
-    return [found[index, k] for index in range(len(contexts)) for k in range(episodes)]
+    return [played[index, k] for index in range(len(contexts)) for k in range(episodes)]
 
 
 def _play(
@@ -58,7 +58,7 @@ def _play(
     at = np.zeros(n, np.int64)
     noise = [_policy_noise(row[0]) for row in seeds]
     sums = _Sums(n, gamma)
-    found: dict[tuple[int, int], Row] = {}
+    played: dict[tuple[int, int], Row] = {}
     left = sum(map(len, plans))
     while left:
         decision = policy.act(obs, state, first, noise)
@@ -71,13 +71,13 @@ def _play(
                 success = None if step.success is None else bool(step.success[row])
                 head = {"set": env.contexts.split, "context": contexts[index].uid, "episode": k}
                 tail = {"length": int(step.episode_length[row]), "success": success, **sums.read(int(row))}
-                found[index, k] = head | {"return": float(step.episode_return[row])} | tail
-                found[index, k]["params"] = dict(contexts[index].params)
+                played[index, k] = head | {"return": float(step.episode_return[row])} | tail
+                played[index, k]["params"] = dict(contexts[index].params)
                 left -= 1
             at[row] += 1
             if at[row] < len(plans[row]):
                 noise[row] = _policy_noise(seeds[row][at[row]])
-    return found
+    return played
 
 
 class _Sums:

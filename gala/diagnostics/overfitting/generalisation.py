@@ -29,10 +29,10 @@ Scores = dict[int, dict[str, float]]
 
 def scores(rows: Iterable[Row]) -> Scores:
     """Mean return by run and context."""
-    found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    returns: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        found[row["run"]][row["context"]].append(row["return"])
-    return {run: {c: float(np.mean(v)) for c, v in by.items()} for run, by in sorted(found.items())}
+        returns[row["run"]][row["context"]].append(row["return"])
+    return {run: {c: float(np.mean(v)) for c, v in by.items()} for run, by in sorted(returns.items())}
 
 
 def judge(rows: Sequence[Row], *, delta: float = 0.05, repeats: int = 2000, seed: int = 0) -> dict[str, Any]:
@@ -81,14 +81,14 @@ def _best_score(agents: Sequence[Row]) -> float:
     for row in agents:
         if not _is_stress(row["condition"]):
             returns[row["condition"], row["n_train"], row["set"]].append(row["return"])
-    return max((float(np.mean(found)) for found in returns.values()), default=-np.inf)
+    return max((float(np.mean(group)) for group in returns.values()), default=-np.inf)
 
 
 def _group(
     agents: Sequence[Row], others: Sequence[Row], best: float, delta: float, repeats: int, seed: int
 ) -> dict[str, Any]:
     by_set = {name: scores(r for r in agents if r["set"] == name) for name in SETS}
-    by_set = {name: found for name, found in by_set.items() if found}
+    by_set = {name: by_run for name, by_run in by_set.items() if by_run}
     if "train" not in by_set or "test" not in by_set:
         raise ValueError("a gap needs scores on train and on test contexts")
     random, reference = (_by_context(others, policy) for policy in ("random", "reference"))
@@ -108,10 +108,10 @@ def _group(
     interval = st.nested_gap_interval if nested else st.gap_interval
     raw = interval(_lists(train), _lists(test), repeats=repeats, seed=seed)
     against = reference or random
-    known = all(c in against for found in (train, test) for c in _contexts(found))
+    known = all(c in against for by_run in (train, test) for c in _contexts(by_run))
     adjusted = None
     if known:
-        less = [[[s - against[c] for c, s in by.items()] for by in found.values()] for found in (train, test)]
+        less = [[[s - against[c] for c, s in by.items()] for by in by_run.values()] for by_run in (train, test)]
         adjusted = st.Interval(*(x / scale for x in interval(less[0], less[1], repeats=repeats, seed=seed)))
         own = (_mean(against, _contexts(train)) or 0.0) - (_mean(against, test_ids) or 0.0)
         if abs(own) / scale > delta:
@@ -120,7 +120,7 @@ def _group(
         warnings.append("the reference was not played on every MDP: the gap is not adjusted")
     normalised = st.Interval(*(x / scale for x in raw))
     judged = adjusted or normalised
-    table = {n: _summary(n, found, agents, random, reference, nested and n == "train") for n, found in by_set.items()}
+    table = {n: _summary(n, by_run, agents, random, reference, nested and n == "train") for n, by_run in by_set.items()}
     reached = {n: (summary["mean"].estimate - (j_random or 0.0)) / scale for n, summary in table.items()}
     if learned and reached["train"] < LEARNED:
         share = max(reached["train"], 0.0)
@@ -147,17 +147,17 @@ def _group(
 
 
 def _summary(
-    name: str, found: Scores, agents: Sequence[Row], random: Mapping, reference: Mapping, nested: bool
+    name: str, by_run: Scores, agents: Sequence[Row], random: Mapping, reference: Mapping, nested: bool
 ) -> dict[str, Any]:
-    flat = np.array([s for by in found.values() for s in by.values()])
+    flat = np.array([s for by in by_run.values() for s in by.values()])
     wins = [r["success"] for r in agents if r["set"] == name and r["success"] is not None]
-    ids = _contexts(found)
+    ids = _contexts(by_run)
     return {
         "contexts": len(ids),
         "episodes": sum(r["set"] == name for r in agents),
-        "mean": st.mean_interval(_lists(found), nested=nested),
+        "mean": st.mean_interval(_lists(by_run), nested=nested),
         "iqm": st.iqm(flat),
-        "worst": st.cvar([np.mean([by[c] for by in found.values() if c in by]) for c in ids]),
+        "worst": st.cvar([np.mean([by[c] for by in by_run.values() if c in by]) for c in ids]),
         # Episodes of one MDP, and runs on it, are no independent trials: as many as there are MDPs.
         "success": st.wilson(float(np.mean(wins)) * len(ids), len(ids)) if wins else None,
         "random": _mean(random, ids),
@@ -194,24 +194,24 @@ def _trend(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _by_context(rows: Iterable[Row], policy: str) -> dict[str, float]:
-    found: dict[str, list[float]] = defaultdict(list)
+    returns: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row["policy"] == policy:
-            found[row["context"]].append(row["return"])
-    return {context: float(np.mean(values)) for context, values in found.items()}
+            returns[row["context"]].append(row["return"])
+    return {context: float(np.mean(values)) for context, values in returns.items()}
 
 
-def _contexts(found: Scores) -> list[str]:
-    return sorted({c for by in found.values() for c in by})
+def _contexts(by_run: Scores) -> list[str]:
+    return sorted({c for by in by_run.values() for c in by})
 
 
-def _lists(found: Scores) -> list[NDArray]:
+def _lists(by_run: Scores) -> list[NDArray]:
     """Per run the scores in the order of the contexts, so that columns belong to one context where runs share them."""
-    return [np.array([by[c] for c in sorted(by)]) for by in found.values()]
+    return [np.array([by[c] for c in sorted(by)]) for by in by_run.values()]
 
 
-def _flat(found: Scores) -> NDArray:
-    return np.concatenate(_lists(found))
+def _flat(by_run: Scores) -> NDArray:
+    return np.concatenate(_lists(by_run))
 
 
 def _mean(by_context: Mapping[str, float], ids: Iterable[str]) -> float | None:

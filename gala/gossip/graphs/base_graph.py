@@ -98,13 +98,13 @@ def _hyper_hypercube(nodes: list[int], k: int) -> list[Round]:
 
 def _digits(n: int, base: int) -> list[tuple[int, int]]:
     """n as a sum of (digit, power of base) with non-zero digits, largest power first."""
-    found, power = [], 1
+    digits, power = [], 1
     while n:
         n, digit = divmod(n, base)
         if digit:
-            found.append((digit, power))
+            digits.append((digit, power))
         power *= base
-    return found[::-1]
+    return digits[::-1]
 
 
 def _parallel(schedules: list[list[Round]]) -> list[Round]:

@@ -50,11 +50,11 @@ def stitched_shares(topology: Topology, rank: int, round: int, n: int, live: tup
 @lru_cache(maxsize=256)
 def stitched_in_peers(topology: Topology, round: int, n: int, live: tuple[int, ...]) -> dict[int, list[int]]:
     """For each live rank, ascending, who sends to it in ``round``."""
-    found: dict[int, list[int]] = {rank: [] for rank in live}
+    senders: dict[int, list[int]] = {rank: [] for rank in live}
     for src in live:
         for dst, _ in stitched_shares(topology, src, round, n, live):
-            found[dst].append(src)
-    return found
+            senders[dst].append(src)
+    return senders
 
 
 @lru_cache(maxsize=1024)
@@ -65,12 +65,12 @@ def _heirs(topology: Topology, peer: int, n: int, live: tuple[int, ...]) -> tupl
     followers: dict[int, list[int]] = {}
     for src, dst in topology.edges(n):
         followers.setdefault(src, []).append(dst)
-    found, seen, frontier = set(), {peer}, [peer]
+    heirs, seen, frontier = set(), {peer}, [peer]
     while frontier:
         for dst in followers.get(frontier.pop(), []):
             if dst in live:
-                found.add(dst)
+                heirs.add(dst)
             elif dst not in seen:
                 seen.add(dst)
                 frontier.append(dst)
-    return tuple(sorted(found))
+    return tuple(sorted(heirs))

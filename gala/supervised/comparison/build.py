@@ -73,19 +73,19 @@ def jobs(config: SupervisedConfig) -> list[ComparisonJob]:
     Raises:
         ValueError: the only methods chosen have no variant without average.
     """
-    found = [
+    planned = [
         ComparisonJob(method, mode, seed)
         for seed in dict.fromkeys(config.seeds)
         for method in method_names(config)
         for mode in _MODES[config.slowmo]
         if mode != "no-average" or METHODS[method].exchanges == "parameters"
     ]
-    if not found:
+    if not planned:
         raise ValueError(
             f"slowmo=no-average is for gossip (sgp, overlap-sgp, dpsgd); method={config.method} has it not: "
             "allreduce's learners are equal anyway, and local-sgd's would never meet"
         )
-    return found
+    return planned
 
 
 def check(config: SupervisedConfig, data: Digits) -> None:
