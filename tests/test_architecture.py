@@ -16,12 +16,13 @@ ENVS = "gala_envs"
 _FOUNDATIONS = ("gossip", "models", "optim", "rl", "processes", "config", ENVS)
 _SETTINGS = (*_FOUNDATIONS, "build", "runs")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "gossip": (),
+    "plain_yaml": (),
+    "gossip": ("plain_yaml",),
     "models": (),
     "optim": (),
     "processes": (),
     "rl": ("optim",),
-    "config": ("processes",),
+    "config": ("plain_yaml", "processes"),
     "runs": ("config",),
     "build": _FOUNDATIONS,
     "supervised": ("config", "gossip", "models", "optim", "processes"),

@@ -22,6 +22,7 @@ import yaml
 from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
+from gala.plain_yaml import read_yaml
 
 HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
 
@@ -188,12 +189,7 @@ def _read_preset(name: str, seen: tuple[str, ...] = ()) -> list[Setting]:
 
 
 def _read_yaml(path: Path) -> list[Setting]:
-    try:
-        tree = yaml.load(path.read_text(), yaml.BaseLoader)  # BaseLoader makes strings only, and no objects
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    tree = read_yaml(path, raw=True)
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold `key: value` lines")
     return _flatten(tree, "", str(path))

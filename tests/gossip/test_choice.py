@@ -46,7 +46,7 @@ def test_a_file(tmp_path):
         ("ring", {"schedule": "0:2,x:1"}, "write FIRST_EXCHANGE:PEERS"),
         ("ring", {"schedule": "0:0"}, "write FIRST_EXCHANGE:PEERS"),
         ("ring", {"schedule": "5:1"}, "from round 0 on"),
-        ("nowhere.txt", {}, "cannot read the topology nowhere.txt"),
+        ("nowhere.txt", {}, "cannot read nowhere.txt"),
         ("nowhere.txt", {"peers": 1}, "leave out the number of peers"),
     ],
 )

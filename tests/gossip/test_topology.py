@@ -215,7 +215,7 @@ def test_files(tmp_path):
         ("t.txt", "0 1\nx 2\n", "line 2"),
         ("t.txt", "0 1 0.5\n0 2 0.5\n1 0\n2 0\n", "learner 0 gives away 1 "),
         ("t.txt", "0 1 -0.5\n1 0\n", "positive"),
-        ("t.txt", "0 1 nan\n1 0\n", "positive"),
+        ("t.txt", "0 1 nan\n1 0\n", "finite number"),
         ("t.txt", "0 0\n", "itself"),
         ("t.txt", "0 1\n0 1\n1 0\n", "twice"),
         ("t.txt", "0 -1\n", "not .source"),
@@ -224,7 +224,20 @@ def test_files(tmp_path):
         ("t.yaml", "matrix: [[1, 0]]", "square"),
         ("t.yaml", "edges: [[0, 1], [1, 0]]\nmatrix: []", "exactly one key"),
         ("t.yaml", "edges: [[0, 1.5]]", "edge"),
-        ("t.yaml", "edges: 3", "t.yaml"),
+        ("t.yaml", "edges: 3", "edges must be a list"),
+        ("t.yaml", "edges:", "edges must be a list"),
+        ("t.yaml", "edges: [null, null]", "edge None"),
+        ("t.yaml", "edges: [[true, 1]]", "edge"),
+        ("t.yaml", "edges: [[0, 1, x], [1, 0]]", "share of edge 0 -> 1 is 'x'"),
+        ("t.yaml", "edges: [[0, 1], [1, 0]]\nedges: [[0, 1], [1, 0]]", "'edges' occurs twice"),
+        ("t.yaml", "rounds: [[[0, 1]], 3]", "each round must be a list"),
+        ("t.yaml", "matrix: [[1, 0], [0]]", "row 1 has 1 entries"),
+        ("t.yaml", "matrix: [[.nan, 0.5], [0.5, 0.5]]", r"entry \(0, 0\) is 'nan'"),
+        ("t.yaml", "matrix: [[1.5, -0.5], [-0.5, 1.5]]", "gives away -0.5"),
+        ("t.yaml", "edges: [[0, 1], [1, 0]", "not valid YAML"),
+        ("t.yaml", "a: &a [1]\nb: *a", "anchors and aliases"),
+        ("t.yaml", "[" * 3000, "nested more than 20 deep"),
+        ("t.txt", "0 1\n1 0\n0 999999999", "rank 2 occurs in no edge"),
     ],
 )
 def test_bad_files(tmp_path, name, text, error):
@@ -244,3 +257,29 @@ def test_bad_names_and_graphs():
         get_topology(two_rings, 4)
     with pytest.raises(ValueError, match="number of peers"):
         several_peers(TOPOLOGIES["ring"], 0)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbf0 1\n1 0\n")
+    assert load_topology(tmp_path / "t.txt").edges(2) == [(0, 1), (1, 0)]
+    (tmp_path / "t.txt").write_bytes(b"0 1\n1 0 \xff\n")
+    with pytest.raises(ValueError, match="not UTF-8 text"):
+        load_topology(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize(
+    ("shares", "error"),
+    [
+        ([(1, -0.2), (2, 0.4)], "gives away 0.2"),
+        ([(1, 0.8), (2, 0.8)], "gives away 1.6"),
+        ([(0, 0.5)], "sends to itself"),
+        ([(1, 0.2), (1, 0.2)], "sends to 1 twice"),
+        ([(3, 0.2)], "sends to 3; there are 0 to 2"),
+        ([(1, float("nan"))], "gives away nan"),
+    ],
+)
+def test_graphs_from_python_are_checked_like_files(shares, error):
+    ring = get_topology("ring", 3)
+    mine = Topology("mine", lambda rank, t, n: shares if rank == 0 else ring.out_shares(rank, t, n))
+    with pytest.raises(ValueError, match=error):
+        get_topology(mine, 3)

@@ -213,9 +213,39 @@ def get_topology(topology: str | Topology, n: int) -> Topology:
         raise ValueError(f"a topology needs at least 1 learner, not {n}")
     if problem := topology.problem(n):
         raise ValueError(problem)
-    if topology not in TOPOLOGIES.values() and (stranded := unreachable(topology.edges(n), n)):
-        raise ValueError(f"the graph is not strongly connected: {stranded}; every learner must reach every other")
+    if topology not in TOPOLOGIES.values():
+        _check(topology, n)
     return topology
+
+
+_ROUNDS_CHECKED = 64
+"""Of a graph that never repeats."""
+
+
+@lru_cache(maxsize=256)
+def _check(topology: Topology, n: int) -> None:
+    """A user's graph. Raises ValueError for shares that PushSum cannot send and for learners that are cut off."""
+    for round in range(topology.period(n) or _ROUNDS_CHECKED):
+        for rank in range(n):
+            shares = topology.out_shares(rank, round, n)
+            if strangers := [peer for peer, _ in shares if peer not in range(n)]:
+                raise ValueError(f"in round {round} learner {rank} sends to {strangers[0]}; there are 0 to {n - 1}")
+            if problem := shares_problem(rank, shares):
+                raise ValueError(f"in round {round} {problem}")
+    if stranded := unreachable(topology.edges(n), n):
+        raise ValueError(f"the graph is not strongly connected: {stranded}; every learner must reach every other")
+
+
+def shares_problem(rank: int, shares: Shares) -> str:
+    """Why ``rank`` cannot give these shares of its mass away in one round, or an empty string."""
+    peers, total = [peer for peer, _ in shares], sum(share for _, share in shares)
+    if rank in peers:
+        return f"learner {rank} sends to itself; what is not sent stays by itself"
+    if len(set(peers)) < len(peers):
+        return f"learner {rank} sends to {max(peers, key=peers.count)} twice"
+    if not all(share > 0.0 for _, share in shares) or not total < 1.0:
+        return f"learner {rank} gives away {total:g} of its mass; shares are positive, and some must stay"
+    return ""
 
 
 def unreachable(edges: list[Edge], n: int) -> str:
