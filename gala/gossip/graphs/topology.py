@@ -219,7 +219,7 @@ def get_topology(topology: str | Topology, n: int) -> Topology:
 
 
 _ROUNDS_CHECKED = 64
-"""Of a graph that never repeats."""
+"""Rounds of a graph that never repeats which are looked at."""
 
 
 @lru_cache(maxsize=256)
