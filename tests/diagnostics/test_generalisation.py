@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gala.diagnostics.overfitting.generalisation import judge
+from gala.experiments import statistics as st
 
 OPTIMAL = {f"{name}{k}": best for name, best in (("train", 2.0), ("test", 1.0)) for k in range(60)}
 
@@ -125,3 +126,51 @@ def test_agents_that_are_worse_than_random_get_no_verdict():
     found = judge(poor + random)
     assert found["verdict"] == "INCONCLUSIVE" and found["headline"]["scale"] == 1.0
     assert any("nothing beats the random policy" in w for w in found["headline"]["warnings"])
+
+
+def own_sets(agent, runs=4, contexts=5):
+    """As ``rows``, where every run was trained on contexts of its own. Without baselines."""
+    head = {"episode": 0, "length": 1, "success": None, "value": None, "discounted": 0.0, "entropy": None, "params": {}}
+    head |= {"policy": "agent", "condition": "", "n_train": contexts}
+    out = []
+    for run, k in itertools.product(range(runs), range(contexts)):
+        for name, context in (("train", f"train{run}-{k}"), ("test", f"test{k}")):
+            out.append(head | {"run": run, "set": name, "context": context, "return": agent(name, k, run)})
+    return out
+
+
+def test_runs_with_training_sets_of_their_own_are_judged_as_nested():
+    """The run is then what varies: its training contexts come with it, and are not drawn again within it."""
+    rng = np.random.default_rng(0)
+    table = {"train": rng.normal(2, 1, (4, 5)), "test": rng.normal(1, 1, (4, 5))}
+    head = judge(own_sets(lambda name, k, run: table[name][run, k]), repeats=300, seed=3)["headline"]
+    nested = st.nested_gap_interval(table["train"], table["test"], repeats=300, seed=3)
+    assert head["gap"] == pytest.approx(nested, rel=1e-12) and head["design"].startswith("a training set of its own")
+    crossed = st.gap_interval(table["train"], table["test"], repeats=300, seed=3)
+    assert abs(crossed.low - nested.low) > 0.01
+    assert head["sets"]["train"]["mean"] == pytest.approx(st.mean_interval(table["train"], nested=True))
+    assert head["sets"]["test"]["mean"] == pytest.approx(st.mean_interval(table["test"]))
+    assert head["sets"]["train"]["contexts"] == 20 and head["sets"]["test"]["contexts"] == 5
+    assert head["runs"] == 4 and not any("the same for all runs" in w for w in head["warnings"])
+    together = judge(rows(lambda name, k, run: float(k % 7 + run), baselines=False), repeats=300, seed=3)["headline"]
+    scores = np.array([[k % 7 + run for k in np.argsort([f"test{k}" for k in range(60)])] for run in range(5)], float)
+    assert together["gap"] == pytest.approx(st.gap_interval(scores, scores, repeats=300, seed=3), abs=1e-12)
+    assert together["design"] == "one training set for all runs"
+
+
+def test_a_rate_of_success_counts_mdps_and_not_episodes():
+    """300 episodes of 60 MDPs, by five runs: no more certain than 60 trials."""
+    played = rows(lambda name, k, run: 1.0)
+    won = [r | {"success": int(r["context"][len(r["set"]) :]) % 4 == 0} for r in played]
+    assert judge(won, repeats=50)["headline"]["sets"]["test"]["success"] == st.wilson(15, 60)
+    assert judge(played, repeats=50)["headline"]["sets"]["test"]["success"] is None
+
+
+def test_of_several_conditions_the_largest_gap_heads_the_report():
+    gaps = {"a": 0.3, "b": 0.9, "c": 0.1}
+    played = []
+    for condition, gap in gaps.items():
+        played += rows(lambda name, k, run, gap=gap: 1 + gap * (name == "train"), condition=condition, baselines=False)
+    found = judge(played, repeats=50)
+    assert found["headline"]["condition"] == "b" and [g["condition"] for g in found["groups"]] == ["a", "b", "c"]
+    assert found["verdict"] == found["headline"]["verdict"] == "OVERFIT"

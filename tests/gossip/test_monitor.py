@@ -132,13 +132,14 @@ def test_the_bound_is_the_dense_computation_and_replay_sorts_by_time():
 
 
 def test_replaced_and_lost_puts_are_left_out():
+    """Updates of norms 1, 3 and 5: the bound is another if the put that was replaced counts, or counts alone."""
     ball = EpsilonBall(2)
-    for version, norm in ((1, 1.0), (2, 1.0), (3, 1.0)):
+    for version, norm in ((1, 1.0), (2, 3.0), (3, 5.0)):
         ball.apply(MixEvent("update", 0, 0, norm, version, 1, 0))
         ball.apply(MixEvent("put", 0, 1, 1.0, version, 1, 0))
     ball.apply(MixEvent("take", 1, 0, 1.0, 2, 1, 0))  # version 2 replaced 1; 3 came later
     # u0 and u1: 1 at learner 0 and 1/2 at learner 1; u2: 1 and 0
-    assert ball.bound() == pytest.approx((0.5 + 0.5 + 1) / math.sqrt(2), rel=1e-12)
+    assert ball.bound() == pytest.approx((0.5 * 1 + 0.5 * 3 + 5) / math.sqrt(2), rel=1e-12)
 
 
 def test_forgetting_only_loosens_the_bound():
