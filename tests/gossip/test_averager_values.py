@@ -10,7 +10,9 @@ from gala.gossip.averager import GossipAverager
 from gala.gossip.graphs.topology import edges
 from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
 from gala.gossip.transport.box import Box
-from gala.gossip.transport.in_process import InProcessMailboxes, SharedMemoryMailboxes, open_endpoint
+from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 NAN = float("nan")
 
@@ -93,10 +95,11 @@ def test_what_nobody_can_inherit_from_one_who_leaves_is_taken_off_the_total():
 
 def test_a_copy_has_no_weight_to_lose():
     boxes, ends, _ = _shared(2)
-    assert ends[0].put(1, torch.ones(2), 1.0, 1, replace=True)
-    _cut_off_a_write(boxes, (0, 1), replace=True)
-    assert ends[1].take(0) is None and boxes.lost_weight() == 0.0
-    assert boxes.box((0, 1)).ints[Box.CUT_OFF] == 1
+    for k, replace in enumerate((True, False)):
+        assert ends[0].put(1, torch.ones(2), 1.0, 1, replace=True)
+        _cut_off_a_write(boxes, (0, 1), replace)
+        assert ends[1].take(0) is None and boxes.lost_weight() == 0.0
+        assert boxes.box((0, 1)).ints[Box.CUT_OFF] == k + 1
     assert ends[0].put(1, torch.ones(2), 0.5, 1) and ends[0].put(1, torch.ones(2), 0.25, 2)
     _cut_off_a_write(boxes, (0, 1))
     assert ends[1].take(0) is None and ends[1].lost_weight() == boxes.lost_weight() == 0.75
