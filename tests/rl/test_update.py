@@ -12,7 +12,9 @@ from test_returns import slow_gae
 from gala.config.schema import A2CConfig, ModelConfig
 from gala.gossip.flat import flatten_parameters
 from gala.models.actor_critic import build_actor_critic
-from gala.rl.actor_learner import ActorLearner, unbroken
+from gala.optim.update import LearningStep
+from gala.rl.a2c import unbroken
+from gala.rl.actor_learner import ActorLearner
 from gala.rl.rollout import Episodes, Rollout
 
 T, B, A = 6, 4, 3
@@ -56,8 +58,8 @@ def learner(settings=SETTINGS, model=None, **parts):
     flat.grad = torch.zeros_like(flat)
     for p, grad in zip(policy.parameters(), flat.grad.split([p.numel() for p in policy.parameters()]), strict=True):
         p.grad = grad.view_as(p)
-    optimizer = torch.optim.SGD([flat], lr=123.0)
-    return ActorLearner(Replayed(), policy, flat, optimizer, coefficients=settings, **parts)
+    step = LearningStep(torch.optim.SGD([flat], lr=123.0), max_grad_norm=settings.max_grad_norm, **parts)
+    return ActorLearner(Replayed(), policy, flat, step, settings)
 
 
 def slow_update(one, settings):
@@ -119,11 +121,14 @@ def test_a_gradient_is_scaled_down_to_the_norm_and_never_up(share):
     torch.testing.assert_close(one.flat, before - 0.25 * wanted, rtol=1e-6, atol=1e-7)
 
 
-def test_clipping_comes_after_the_mean_over_learners_and_gossip_after_the_step_and_slow_momentum_last():
-    """Of two learners of which the other has the opposite gradient times 3: the mean is minus the own one."""
+def test_the_order_is_mean_preconditioner_clip_step_gossip_slow_momentum():
+    """Of two learners of which the other has the opposite gradient times 3, so that the mean is minus the own one; the
+    preconditioner adds the learning rate to the first number, and to that of the mean."""
     free = learner()
     free.update(lr=0.0, entropy_coef=ENTROPY_COEF)
     gradient, start, seen = free.flat.grad.clone(), free.flat.clone(), []
+    first = torch.zeros_like(gradient)
+    first[0] = 0.5
 
     class Adds:
         def __init__(self, what, seconds):
@@ -134,30 +139,38 @@ def test_clipping_comes_after_the_mean_over_learners_and_gossip_after_the_step_a
             time.sleep(self.seconds)
             one.flat.add_(self.what)
 
-    limit = 0.5 * gradient.norm().item()
+    wanted = first - gradient
+    limit = 0.5 * wanted.norm().item()
     one = learner(
         replace(SETTINGS, max_grad_norm=limit),
-        reduce_gradient=lambda grad: grad.copy_((grad - 3 * gradient) / 2),
+        reduce_gradients=lambda grads: grads[0].copy_((grads[0] - 3 * gradient) / 2),
+        precondition=lambda lr: one.flat.grad.add_(lr * (first > 0)),
         averager=Adds(1.0, 0.03),
         slowmo=Adds(2.0, 0.02),
     )
     begun = time.perf_counter()
     one.update(lr=0.5, entropy_coef=ENTROPY_COEF)
     taken_s = time.perf_counter() - begun
-    stepped = start + 0.5 * 0.5 * gradient
+    stepped = start - 0.5 * 0.5 * wanted
     assert [what for what, _ in seen] == [1.0, 2.0]
     torch.testing.assert_close(seen[0][1], stepped)
     torch.testing.assert_close(seen[1][1], stepped + 1.0)
     torch.testing.assert_close(one.flat, stepped + 3.0)
-    assert one.gossip_s >= 0.05 and one.learn_s > 0 and one.learn_s + one.gossip_s <= taken_s
+    exchange_s = one.learning_step.exchange_s
+    assert exchange_s >= 0.05 and one.learn_s > 0 and one.learn_s + exchange_s <= taken_s
 
 
 def test_the_time_of_learning_adds_up_over_updates():
-    one = learner(reduce_gradient=lambda grad: time.sleep(0.01))
+    class Sleeps:
+        def step(self):
+            time.sleep(0.005)
+
+    one = learner(reduce_gradients=lambda grads: time.sleep(0.01), slowmo=Sleeps())
     begun = time.perf_counter()
     for _ in range(3):
         one.update(lr=0.0, entropy_coef=0.0)
-    assert one.learn_s >= 0.03 and one.gossip_s > 0 and one.learn_s + one.gossip_s <= time.perf_counter() - begun
+    whole_s, exchange_s = time.perf_counter() - begun, one.learning_step.exchange_s
+    assert one.learn_s >= 0.03 and exchange_s >= 0.015 and one.learn_s + exchange_s <= whole_s
 
 
 def test_a_gradient_that_is_not_finite_changes_no_parameter():
