@@ -119,6 +119,47 @@ def test_two_runs_are_refused_and_few_are_warned_of():
     assert len(st.warnings_for(4, 20, 2)) == 3 and not st.warnings_for(5, 50, 10) and not st.warnings_for(5, 50)
 
 
+def test_ends_and_bounds_are_where_they_are_said_to_be():
+    assert st.verdict(Interval(-0.05, 0.0, 0.05), 0.05) == "NO-GAP"
+    assert st.verdict(Interval(0.0, 0.3, 0.6), 0.05) == "INCONCLUSIVE"
+    assert st.verdict(Interval(0.01, 0.03, 0.06), 0.05) == "OVERFIT"
+    assert st.verdict(Interval(-0.06, -0.03, 0.05), 0.05) == "INCONCLUSIVE"
+    for n in range(1, 400):
+        none, all_ = st.wilson(0, n), st.wilson(n, n)
+        assert 0.0 <= none.low < 1e-15 and none.estimate == 0.0 and 1 - 1e-15 < all_.high <= 1.0 == all_.estimate
+    for counts in ((4, 50, 10), (5, 49, 10), (5, 50, 9), (4, 50), (5, 49)):
+        assert len(st.warnings_for(*counts)) == 1
+    # One run has no spread; what is left is that of its contexts, and nothing widens it.
+    assert st.mean_interval([[0.0, 10.0, 20.0]]) == pytest.approx((0.0, 10.0, 20.0))
+
+
+def test_labels_are_shuffled_within_one_order_and_runs_within_themselves():
+    """Three ones against three zeros: 1 of 20 orders. Draws with replacement would give 1 of 64."""
+    assert st.label_permutation_test([1, 1, 1], [0, 0, 0], permutations=9999) == pytest.approx(0.05, abs=0.01)
+    scores = np.array([[5, 1, 1], [5, 1, 1], [1, 1, 5]])  # ranks of a run stay in it
+    orders = [set(itertools.permutations(row)) for row in (stats.rankdata(-scores, axis=1))]
+    observed = sum(np.arange(1, 4) @ row for row in stats.rankdata(-scores, axis=1))
+    exact = np.mean([sum(np.arange(1, 4) @ np.array(r) for r in rs) >= observed for rs in itertools.product(*orders)])
+    assert st.page_trend_test(scores) == pytest.approx(exact, abs=0.02)
+    uneven = np.array([[1, 1, 1, 1], [4, 3, 2, 1]])  # one run without any order: the other has 24
+    assert st.page_trend_test(uneven) == pytest.approx(1 / 24, abs=0.01)
+
+
+def test_a_power_law_that_never_falls_reaches_nothing_and_a_constant_below_0_is_not_fitted():
+    for law in (st.PowerLaw(0.0, 1.0, 0.0), st.PowerLaw(1.0, 0.0, 0.0), st.PowerLaw(1.0, 1.0, 0.05)):
+        assert law.reaches(0.05) == math.inf
+    assert st.PowerLaw(1.0, 2.0, 0.0).reaches(0.04) == pytest.approx(5.0)
+    assert st.PowerLaw(-1.0, 1.0, 0.0).reaches(0.05) == st.PowerLaw(1.0, -1.0, 0.0).reaches(0.05) == math.inf
+    n, gaps = np.array([1.0, 4.0, 16.0]), np.array([0.9, 0.35, 0.05])
+    law, best = st.fit_power_law(n, gaps), (math.inf, 0.0, 0.0)
+    for b in np.arange(2, 301) / 100:  # least squares of a alone, for each exponent
+        a = (n**-b @ gaps) / (n ** (-2 * b)).sum()
+        best = min(best, (((a * n**-b - gaps) ** 2).sum(), a, b))
+    assert law == pytest.approx((best[1], best[2], 0.0)) and 0.1 < law.b < 2.9
+    exact = st.fit_power_law(n, 2.0 * n**-0.25 + 0.125)
+    assert exact == pytest.approx((2.0, 0.25, 0.125), abs=1e-9)
+
+
 def test_a_p_value_is_never_0_and_equal_scores_have_1():
     """The order that was seen is one of those that are possible."""
     assert st.label_permutation_test(np.arange(20) + 100.0, np.arange(20), permutations=99) == 1 / 100

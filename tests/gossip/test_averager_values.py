@@ -7,11 +7,13 @@ import torch
 from gossip_network import lockstep, mass, stack, start
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.graphs.topology import edges
+from gala.gossip.graphs.topology import TOPOLOGIES, Topology, edges
 from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
+from gala.gossip.staleness import StalenessBound
 from gala.gossip.transport.box import Box
 from gala.gossip.transport.endpoint import open_endpoint
 from gala.gossip.transport.in_process import InProcessMailboxes
+from gala.gossip.transport.roster import FINISHED
 from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 NAN = float("nan")
@@ -189,3 +191,138 @@ def test_sharded_mass_is_kept_and_every_shard_agrees_on_its_mean():
     averagers[2].load_state_dict(state)
     assert [shard.weight for shard in averagers[2].shards] == [shard.weight for shard in averagers[1].shards]
     boxes.close()
+
+
+def test_the_defaults_are_those_that_are_documented():
+    boxes = InProcessMailboxes(2, 3)
+    averager = GossipAverager([torch.ones(3)], rank=0, world_size=2, mailbox=boxes.endpoint(0))
+    assert (averager.every, averager.w_min, averager.mixing, averager.weight) == (1, 0.25, "pushsum", 1.0)
+    assert averager.bound == StalenessBound(None, "proceed", 30.0)
+    assert averager.topology is TOPOLOGIES["ring"] and averager.updates == 0
+
+
+def _logged(averagers):
+    """Events as they happen, without their times."""
+    events = []
+    for averager in averagers:
+        averager.on_event = lambda event: events.append(tuple(event[:-1]))
+    return events
+
+
+def test_every_update_put_take_and_mark_is_logged_with_its_weights_and_versions():
+    a, b = averagers = start(torch.tensor([[0.0, 0.0], [8.0, 0.0]], dtype=torch.float64))
+    assert a.on_event is None
+    events = _logged(averagers)
+    a.flat.add_(torch.tensor([3.0, 4.0]))
+    a.step()
+    b.step()
+    b.mark(7)
+    a.drain()
+    assert events == [
+        ("update", 0, 0, 5.0, 1, 1),
+        ("put", 0, 1, 0.5, 1, 1),
+        ("update", 1, 1, 0.0, 1, 1),
+        ("put", 1, 0, 0.5, 1, 1),
+        ("take", 1, 0, 0.5, 1, 1),
+        ("update", 1, 1, 0.0, 1, 1),
+        ("mark", 1, 1, 0.0, 7, 1),
+        ("take", 0, 1, 0.5, 1, 1),
+    ]
+    assert a.weight == b.weight == 1.0 and a.flat.tolist() == b.flat.tolist() == [5.5, 2.0]
+
+
+def test_copies_are_logged_with_the_number_of_parts_that_were_there_before():
+    averagers = start(torch.arange(3.0, dtype=torch.float64)[:, None], topology="complete", mixing="copy-average")
+    events = _logged(averagers)
+    for averager in averagers:
+        averager.send()
+    events.clear()
+    averagers[2].receive()
+    assert events == [("take", 2, 0, 1.0, 1, 1), ("take", 2, 1, 2.0, 1, 1)] and averagers[2].flat.item() == 1.0
+    averagers[1].drain()
+    assert averagers[1].mailbox.waiting(0, 1) == 1 and averagers[1].flat.item() == 1.0, "copies have no mass to absorb"
+    assert averagers[1].leave() and averagers[1].weight == 1.0 and averagers[0].mailbox.finished(1)
+
+
+def test_an_end_is_seen_and_nothing_follows_it():
+    for end in ("close", "leave"):
+        boxes = InProcessMailboxes(2, 3)
+        a, b = start(torch.ones(2, 3, dtype=torch.float64), boxes)
+        b.step()
+        getattr(a, end)()
+        assert b.mailbox.finished(0) and a.weight == (1.5 if end == "close" else 0.0)
+        waiting = boxes.in_flight()[1]
+        for _ in range(3):
+            a.step()
+        getattr(a, end)()
+        assert boxes.in_flight()[1] == waiting == (0.0 if end == "close" else 1.5) and a.stats()["received"] == 1
+        b.rest(True)
+        b.close()
+        b.rest(False)  # does nothing any more
+        assert boxes.endpoint(0).finished(1)
+
+
+def test_the_floor_follows_the_mean_weight_down_and_never_up():
+    """After deaths there is less than 1 for each; after learners have left, more, which is no reason to keep more."""
+    for total, sent in ((1.0, 0.5), (4.0, 0.5), (16.0, 0.5)):
+        boxes = InProcessMailboxes(2, 3)
+        averager = start(torch.ones(2, 3, dtype=torch.float64), boxes)[0]
+        boxes.table.total[0] = total
+        averager.send()
+        assert boxes.in_flight()[1] == sent
+    boxes = InProcessMailboxes(2, 3)
+    averager = start(torch.ones(2, 3, dtype=torch.float64), boxes, w_min=0.5)[0]
+    averager.weight = 0.25
+    averager.send()
+    assert not boxes.boxes and averager.stats()["kept_rounds"] == 1, "under the floor it keeps all"
+    boxes.table.total[0] = 0.25  # an eighth for each: the floor is a sixteenth
+    averager.send()
+    assert boxes.in_flight()[1] == 0.125 and averager.stats()["kept_rounds"] == 1
+    boxes.table.state[1] = FINISHED
+    averager.send()
+    assert averager.stats()["kept_rounds"] == 1, "nobody to send to is no round that was kept"
+
+
+def test_a_share_of_0_is_no_message():
+    graph = Topology("one of two shares is 0", lambda rank, t, n: [((rank + 1) % n, 0.5), ((rank + 2) % n, 0.0)])
+    boxes = InProcessMailboxes(3, 3)
+    averager = start(torch.ones(3, 3, dtype=torch.float64), boxes, topology=graph)[0]
+    averager.send()
+    assert list(boxes.boxes) == [(0, 1)] and averager.stats()["sent"] == 1
+
+
+def test_a_bound_counts_exchanges_in_a_row_and_begins_anew_at_each_message():
+    """At most two may pass without one: the third waits, which here is an error at once."""
+    averagers = start(torch.ones(2, 3, dtype=torch.float64), tau=2, at_bound="wait", wait_timeout_s=1e-9)
+    a, b = averagers
+    for _ in range(3):
+        b.mailbox.put(0, torch.ones(3, dtype=torch.float64), 0.25, 1)
+        a.step()
+        a.step()
+        a.step()
+    with pytest.raises(TimeoutError, match="learner 0 has waited"):
+        a.step()
+    assert b.updates == 0
+
+
+@pytest.mark.parametrize("state", [{"weight": NAN}, {"weight": -1e-9}, {"updates": -1}, {"weight": math.inf}])
+def test_a_state_that_is_none_is_refused_and_zeros_are_one(state):
+    averager = start(torch.ones(2, 3, dtype=torch.float64))[0]
+    good = {"weight": 0.0, "updates": 0, "counts": {}}
+    averager.load_state_dict(good)
+    assert averager.weight == 0.0 and averager.updates == 0
+    with pytest.raises(ValueError, match="not a gossip averager's state"):
+        averager.load_state_dict(good | state)
+
+
+def test_a_callable_averages_at_its_turns_and_has_no_stats():
+    seen = []
+    averager = GossipAverager(
+        [torch.zeros(2)], rank=0, world_size=2, mailbox=None, every=3, mixing=lambda x: seen.append(x.add_(1))
+    )
+    for _ in range(7):
+        averager.step()
+    averager.drain()
+    assert len(seen) == 2 and averager.stats() == {} and averager.leave() and averager.flat.tolist() == [2.0, 2.0]
+    lone = GossipAverager([torch.zeros(2)], rank=0, world_size=1, mailbox=None)
+    assert lone.stats()["weight"] == 1.0 and lone.leave() and lone.weight == 1.0

@@ -93,7 +93,7 @@ def test_a_round_costs_a_learner_as_much_among_a_thousand_as_among_a_hundred():
         averagers = start(torch.zeros(n, 2, dtype=torch.float64), tau=0)
         lockstep(averagers)
         per_learner.append(_calls(lambda averagers=averagers: lockstep(averagers)) / n)
-    assert per_learner[1] == pytest.approx(per_learner[0], rel=0.02)
+    assert per_learner[1] <= 1.1 * per_learner[0]
 
 
 @pytest.mark.parametrize("mixing", ["pushsum", "copy-average"])

@@ -143,3 +143,13 @@ def test_sent_weights_keep_the_floor_the_proportions_and_send_all_they_may(w, ra
     assert total == pytest.approx(min(sum(planned), w - w_min), rel=1e-9)
     assert w - total >= w_min - 1e-9 * w
     np.testing.assert_allclose(np.array(sent) / total, np.array(planned) / sum(planned), rtol=1e-9)
+
+
+def test_sent_weights_at_their_bounds():
+    """All that is planned, less, or nothing: nothing once the room is under half of the plan, and half at half."""
+    assert sent_weights(1.0, [0.25, 0.25], 0.5) == [0.25, 0.25] == sent_weights(1.0, [0.25, 0.25], 0.0)
+    assert sent_weights(1.0, [0.5, 0.25], 0.5) == pytest.approx([1 / 3, 1 / 6])
+    assert sent_weights(1.0, [0.5], 0.75) == [0.25] and sent_weights(1.0, [0.5], 0.7500001) == [0.0]
+    assert sent_weights(2.0, [0.5, 0.5], 0.5) == [0.75, 0.75]
+    assert sent_weights(0.0, [0.5, 0.5], 0.25) == [0.0, 0.0] == sent_weights(0.0, [0.5, 0.5], 0.0)
+    assert sent_weights(1.0, [], 0.25) == []

@@ -117,3 +117,30 @@ def test_a_row_that_is_not_finite_is_named_by_its_place_among_all_groups(what):
     collector, policy = start(GroupedEnv([Taped(4), Spoiled(2)]))
     with pytest.raises(FloatingPointError, match=f"{what} that is not finite, in row 5$"):
         collector.collect(policy)
+
+
+def test_seeds_are_of_30_bits_and_each_groups_own_and_a_reset_draws_nothing():
+    env = Taped()
+    start(env, seed=2**30 + 5)
+    assert env.seed == 5
+    groups = [Taped(2), Taped(1), Taped(3)]
+    several, policy = start(GroupedEnv(groups), seed=7)
+    wanted = [int(s) % 2**30 for s in np.random.SeedSequence(7).generate_state(3)]
+    assert [group.seed for group in groups] == wanted
+    before = torch.get_rng_state()
+    several.reset(policy, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_images_stay_bytes_and_a_kept_graph_ends_with_the_rollout():
+    env = make("MinAtar/Breakout-v1", 2)
+    torch.manual_seed(0)
+    policy = build_actor_critic(env.obs_space, env.action_space, ModelConfig(encoder="minatar_cnn", gru_size=4))
+    settings = {"normalizer": None, "shape_reward": lambda reward, done, valid: reward, "keep_graph": True}
+    collector = Collector(env, 3, device=torch.device("cpu"), generator=torch.Generator(), **settings)
+    collector.reset(policy, 0)
+    for _ in range(2):
+        rollout, _ = collector.collect(policy)
+        assert rollout.obs.dtype == torch.uint8 and rollout.action.dtype == torch.int64
+        assert rollout.acting.params.requires_grad and rollout.acting.value.shape == (3, 2)
+        assert not rollout.state.requires_grad and not rollout.v_final.requires_grad
