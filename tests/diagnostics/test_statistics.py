@@ -235,3 +235,10 @@ def test_permutation_p_values_are_uniform_under_the_null():
         p.append(st.label_permutation_test(scores[:8], scores[8:], permutations=199, seed=k))
     assert stats.kstest(p, "uniform").pvalue > 0.01
     assert st.label_permutation_test([3, 3.1, 3.2, 2.9], np.linspace(0, 1, 20), seed=0) < 0.01
+
+
+@pytest.mark.parametrize("interval", [st.gap_interval, st.nested_gap_interval])
+def test_unequal_numbers_of_runs_are_told_apart(interval):
+    told = "^4 runs were scored on train contexts and 3 on test contexts$"
+    with pytest.raises(ValueError, match=told):
+        interval(np.zeros((4, 2)), np.zeros((3, 2)))

@@ -1,6 +1,7 @@
 """What an averager publishes, hands over and refuses, and its shards: exact values, where others test what is kept."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -326,3 +327,21 @@ def test_a_callable_averages_at_its_turns_and_has_no_stats():
     assert len(seen) == 2 and averager.stats() == {} and averager.leave() and averager.flat.tolist() == [2.0, 2.0]
     lone = GossipAverager([torch.zeros(2)], rank=0, world_size=1, mailbox=None)
     assert lone.stats()["weight"] == 1.0 and lone.leave() and lone.weight == 1.0
+
+
+def test_copies_in_lockstep_are_waited_for():
+    a, b = start(torch.tensor([[0.0], [4.0]], dtype=torch.float64), mixing="copy-average", tau=0, wait_timeout_s=120)
+    thread = threading.Thread(target=a.step, daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive() and a.flat.item() == 0.0
+    b.step()
+    thread.join(120)
+    assert a.flat.item() == b.flat.item() == 2.0 and a.weight == 1.0
+
+
+def test_a_newcomer_counts_from_the_updates_that_it_is_told_and_from_none_otherwise():
+    averager = start(torch.ones(2, 3, dtype=torch.float64))[0]
+    averager.updates = 9
+    averager.join()
+    assert averager.updates == 0 and averager.weight == 0.0

@@ -53,3 +53,10 @@ def test_no_parameter_moves_and_nothing_is_exchanged_if_a_gradient_is_not_finite
         with pytest.raises(FloatingPointError, match="not finite"):
             LearningStep(torch.optim.SGD(params), max_grad_norm=0.5, averager=Exchange())(0.1)
         assert all(torch.equal(p.detach(), x) for p, x in zip(params, before, strict=True))
+
+
+def test_a_norm_of_nearly_0_is_limited_with_a_millionth_beside_it():
+    p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    p.grad = torch.full((1,), 1e-6, dtype=torch.float64)
+    LearningStep(torch.optim.SGD([p]), max_grad_norm=1e-6)(1.0)
+    assert p.item() == pytest.approx(-0.5e-6, rel=1e-9)

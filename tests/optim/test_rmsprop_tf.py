@@ -52,7 +52,7 @@ def test_schedules_and_scaling():
     assert [SCHEDULES["linear"](x) for x in (0.0, 0.25, 1.0, 1.5)] == [1.0, 0.75, 0.0, 0.0]
     assert SCHEDULES["constant"](0.7) == 1.0
     assert scaled_lr(7e-4, "sqrt", 64, 16) == pytest.approx(1.4e-3)
-    assert scaled_lr(7e-4, "none", 64, 16) == 7e-4
+    assert scaled_lr(7e-4, "none", 64, 16) == 7e-4 and scaled_lr(1.0, "sqrt", 144, 16) == pytest.approx(3.0)
 
 
 def test_the_defaults_are_the_published_ones_and_the_bounds_belong_to_them():

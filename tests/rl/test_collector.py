@@ -144,3 +144,16 @@ def test_images_stay_bytes_and_a_kept_graph_ends_with_the_rollout():
         assert rollout.obs.dtype == torch.uint8 and rollout.action.dtype == torch.int64
         assert rollout.acting.params.requires_grad and rollout.acting.value.shape == (3, 2)
         assert not rollout.state.requires_grad and not rollout.v_final.requires_grad
+
+
+def test_two_groups_are_joined_and_values_are_computed_where_they_are_needed_only():
+    collector, policy = start(GroupedEnv([Taped(2), Taped(4)]))
+    rollout, _ = collector.collect(policy)
+    assert rollout.last_value.shape == (6,) and rollout.state.shape == (6, 4)
+    env = Taped()
+    env._env = make("CartPole-v1", ROWS, max_episode_steps=1000)
+    collector, policy = start(env)
+    values = []
+    policy.value_head.register_forward_hook(lambda *_: values.append(1))
+    rollout, _ = collector.collect(policy)
+    assert len(values) == 1 and not rollout.truncated.any(), "the last one, to bootstrap from"

@@ -195,3 +195,11 @@ def test_what_a_network_learns_besides_is_added_to_the_loss():
     result = one.update(lr=0.0, entropy_coef=ENTROPY_COEF)
     parts = result.loss.policy + 0.7 * result.loss.value - ENTROPY_COEF * result.loss.entropy
     assert extra > 0.01 and result.loss.total.item() == pytest.approx(parts.item() + extra, rel=1e-6)
+
+
+def test_a_gradient_is_that_of_one_update_and_not_of_those_before():
+    one = learner()
+    one.update(lr=0.0, entropy_coef=ENTROPY_COEF)
+    first = one.flat.grad.clone()
+    one.update(lr=0.0, entropy_coef=ENTROPY_COEF)
+    assert torch.equal(one.flat.grad, first) and first.any()
