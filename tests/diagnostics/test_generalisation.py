@@ -300,3 +300,15 @@ def test_warnings_name_the_number_that_is_too_small_and_a_difference_of_delta_is
     short = [r for r in rows(lambda name, k, run: 1.0) if r["set"] == "train" or int(r["context"][4:]) < 20]
     told = judge(short, delta=1.0, repeats=50)["headline"]["warnings"]
     assert told == ["20 test MDPs: with fewer than 50 the test score depends on their luck"]
+
+
+def test_the_adjusted_interval_is_that_of_the_scores_less_the_references():
+    rng = np.random.default_rng(0)
+    table = {name: rng.normal(size=(5, 60)) for name in ("train", "test")}
+    order = np.argsort([f"test{k}" for k in range(60)])
+    played = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] + table[name][run, k], random=-1.0)
+    head = judge(played, repeats=300, seed=3)["headline"]
+    wanted = st.gap_interval(table["train"], table["test"], repeats=300, seed=3)
+    assert head["adjusted"] == pytest.approx([x / 2 for x in wanted]) == head["judged"]
+    raw = st.gap_interval(table["train"][:, order] + 2, table["test"][:, order] + 1, repeats=300, seed=3)
+    assert head["gap"] == pytest.approx(raw) and head["normalised"] == pytest.approx([x / 2 for x in raw])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gala.gossip.graphs.topology import TOPOLOGIES, Topology, uniform
-from gala.gossip.push_sum import sent_weights
+from gala.gossip.push_sum import absorb_, numerator, sent_weights
 from gala.gossip.transport.in_process import InProcessMailboxes
 from gala.gossip.transport.running_sums import RunningSums
 
@@ -153,3 +153,10 @@ def test_sent_weights_at_their_bounds():
     assert sent_weights(2.0, [0.5, 0.5], 0.5) == [0.75, 0.75]
     assert sent_weights(0.0, [0.5, 0.5], 0.25) == [0.0, 0.0] == sent_weights(0.0, [0.5, 0.5], 0.0)
     assert sent_weights(1.0, [], 0.25) == []
+
+
+def test_a_message_is_written_where_it_is_told_to():
+    z, out = torch.tensor([1.0, -2.0]), torch.empty(2)
+    assert numerator(z, 0.25, out) is out and out.tolist() == [0.25, -0.5] and z.tolist() == [1.0, -2.0]
+    weight = absorb_(z, 0.5, out, 0.25)
+    assert weight == 0.75 and z.tolist() == pytest.approx([1.0, -2.0])
