@@ -1,6 +1,7 @@
 # make train   sets everything up, trains (several gossiping learners on MinAtar Breakout), evaluates, says where things are
 # make test    sets everything up, then lints, checks types and runs the tests; make test-long adds the longest few
-# Both create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="learners=4 steps=2e6"
+# make mutants changes the code one place at a time, and prints the changes that no test notices; it takes an hour or more
+# All create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="learners=4 steps=2e6"
 
 PRESET ?= minatar/breakout
 ARGS ?=
@@ -14,7 +15,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 RUN := $(or $(patsubst run=%,%,$(lastword $(filter run=%,$(ARGS)))),runs/$(subst /,-,$(PRESET))-$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: train test test-long lint clean
+.PHONY: train test test-long lint mutants clean
 .DEFAULT_GOAL := train
 
 train: $(STAMP)
@@ -31,6 +32,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+mutants: $(STAMP)
+	$(BIN)/python benchmarks/mutants.py $(ARGS)
 
 # torch first and by itself: its build (CPU, CUDA) is then the one that pip is set up to prefer, see the README.
 $(STAMP): pyproject.toml constraints.txt

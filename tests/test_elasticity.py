@@ -13,7 +13,7 @@ from training import TINY, Gala, parts
 from gala.cli import main
 from gala.runs.run_dir import RunDir
 
-END_S = 20.0
+END_S = 120.0
 WORDS = ("algo=gala", "learners=3", "normalize.obs=true", "log.checkpoint_interval_s=1")
 
 

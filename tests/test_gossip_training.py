@@ -13,7 +13,7 @@ from gala.runs.run_dir import RunDir
 )
 def test_learners_that_wait_for_each_other_survive_checkpoints_and_the_end(tmp_path, words):
     """Learner 1 is slow. Where one stands still, for a checkpoint or at its end, no other may wait for its messages."""
-    words = [*words, "algo=gala", "learners=2", "env.id=helper_envs:Slow-v0", "gossip.wait_timeout_s=4", "steps=2_000"]
+    words = [*words, "algo=gala", "learners=2", "env.id=helper_envs:Slow-v0", "gossip.wait_timeout_s=60", "steps=2_000"]
     code, _, err = Gala(tmp_path / "run", *TINY, *words).end()
     run = RunDir.open(tmp_path / "run")
     assert (code, err, status(run)) == (0, "", "finished")

@@ -4,12 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from gala.config.parse import load_config
 from gala.config.schema import Config, LogConfig
+from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
 
 WRITER = """
@@ -43,7 +45,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_a_whole_checkpoint(tmp_path):
     for attempt in range(6):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(run.path)], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None and writer.stdout.readline() == "1\n"
-        deadline = time.monotonic() + 30.0
+        deadline = time.monotonic() + 200.0
         while run.load_part("latest", "learner0")[1]["number"] < 3:  # links and folders change under this reader
             assert time.monotonic() < deadline
         time.sleep(delay_s := (delay_s + 0.0037 * attempt) % 0.03)
@@ -102,6 +104,65 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
     with pytest.raises(ValueError, match=r"is damaged|has no learner0\.safetensors") as caught:
         run.load_part("latest", "learner0")
     assert "\n" not in str(caught.value)
+
+
+def _watch(monkeypatch, root):
+    """Every fsync, rename and unlink below ``root``, in order: (what, path, what is there under the new name)."""
+    calls = []
+
+    def content(path):
+        return path.read_bytes() if path.is_file() else path.exists()
+
+    real = {name: getattr(os, name) for name in ("fsync", "rename", "replace", "unlink")}
+
+    def fsync(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        calls.append(("fsync", path.relative_to(root), content(path)))
+        real["fsync"](descriptor)
+
+    def rename(source, target, name="rename"):
+        calls.append(("rename", Path(target).relative_to(root), content(Path(target))))
+        real[name](source, target)
+
+    def unlink(path, *args, **kwargs):
+        if not kwargs:  # else a name in a folder that is being removed
+            calls.append(("unlink", Path(path).relative_to(root), None))
+        real["unlink"](path, *args, **kwargs)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    monkeypatch.setattr("os.rename", rename)
+    monkeypatch.setattr("os.replace", lambda source, target: rename(source, target, "replace"))
+    monkeypatch.setattr("os.unlink", unlink)
+    return calls
+
+
+def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    calls = _watch(monkeypatch, tmp_path)
+    write_atomically(path, b"new and longer")
+    folder = ("fsync", Path(), True)
+    assert calls == [("fsync", Path("file.tmp"), b"new and longer"), ("rename", Path("file"), b"old"), folder]
+    assert path.read_bytes() == b"new and longer" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_of_a_checkpoint_always_leads_to_one(tmp_path, monkeypatch):
+    """It is replaced by one rename, at which it is still there; parts, folder and names are on the disk by then."""
+    run = make_run(tmp_path / "run")
+    save(run, 1.0, ["latest", "best"])
+    root = run.path / "checkpoints"
+    calls = _watch(monkeypatch, root)
+    save(run, 2.0, ["latest", "best"])
+    assert run.load_part("best", "learner0")[0]["policy"]["layer.w"].item() == 2.0
+    renames = {str(path): there for what, path, there in calls if what == "rename"}
+    assert renames["latest"] is True and renames["best"] is True and renames[".store/000002"] is False
+    assert not {"latest", "best"} & {str(path) for what, path, _ in calls if what == "unlink"}
+    order = [(what, str(path)) for what, path, _ in calls]
+    stored, named = order.index(("rename", ".store/000002")), order.index(("rename", "best"))
+    synced = {path: [i for i, call in enumerate(order) if call == ("fsync", path)] for path in (".store", ".")}
+    for part in ("learner0.safetensors", "learner0.json", "meta.json"):
+        assert order.index(("fsync", f".staging/{part}.tmp")) < stored
+    assert any(stored < i < named for i in synced[".store"]) and any(i > named for i in synced["."])
 
 
 def test_missing_names_parts_and_foreign_schemas_are_named(tmp_path):

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from training import PATIENCE_S, spawn
 
 from gala import cli
 from gala.config.parse import parse_options
@@ -20,21 +19,12 @@ from gala.supervised.comparison.build import ComparisonJob
 from gala.supervised.comparison.launch import LearnerFailed, Team
 
 pytest.importorskip("sklearn")
-ROOT = Path(__file__).parent.parent
 TINY = ("learners=2", "iterations=6", "compute_ms=1", "latency_ms=1", "slow.every=3")
 LONG = ("learners=2", "iterations=1000000", "compute_ms=1", "method=sgp", "slowmo=off")
-PATIENCE_S = 90.0
 
 
 def start(*words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "gala", "supervised", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "envs")))},
-        start_new_session=True,
-    )
+    return spawn(["supervised", *words])[0]
 
 
 def learners(process):
@@ -59,10 +49,7 @@ def is_training(process):
 def end(process, children):
     """(status, stdout, stderr); no learner may be left."""
     out, err = process.communicate(timeout=PATIENCE_S)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    for child in alive:
-        child.kill()
-    assert not alive
+    assert not psutil.wait_procs(children, timeout=PATIENCE_S)[1]
     return process.returncode, out, err
 
 
@@ -110,7 +97,7 @@ def test_no_learner_outlives_its_parent(tmp_path, how):
 
 
 def test_a_killed_learner_is_named_though_its_peers_fail_too_and_none_is_left():
-    config = parse_options(SupervisedConfig, [*LONG, "wait_timeout_s=20"])
+    config = parse_options(SupervisedConfig, [*LONG, "wait_timeout_s=120"])
     data = digits.load(0.2, 0)
     with pytest.raises(LearnerFailed) as caught, Team(config, data) as team:
         pids = team.fleet.pids()

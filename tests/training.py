@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +25,67 @@ TINY = (
     *("log.tensorboard=false", "log.panel=off"),
 )
 PATIENCE_S = 150.0
+_MARK = "GALA_TEST_MARK"
+_marks: list[str] = []
+
+
+def spawn(words: Sequence[str], **environ: str) -> tuple[subprocess.Popen[str], str]:
+    """``python -m gala WORDS`` as from a terminal, and the mark by which ``marked`` finds it and all that it starts.
+
+    Ctrl-C works there, though whoever runs the tests (``nohup make test &``) may have it ignored. What is still there
+    when the test is over is killed, see ``conftest.py``.
+    """
+    _marks.append(str(uuid.uuid4()))
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "envs", ROOT / "tests")))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits what is ignored
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gala", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", _MARK: _marks[-1]} | environ,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return process, _marks[-1]
+
+
+def marked(mark: str) -> list[int]:
+    """Ids of all living processes with that mark in their environment."""
+    pids, wanted = [], f"{_MARK}={mark}".encode()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and wanted in (entry / "environ").read_bytes():
+                pids.append(int(entry.name))
+        except OSError:  # it has ended meanwhile, or belongs to someone else
+            continue
+    return pids
+
+
+def kill_marked() -> None:
+    """All that ``spawn`` has started and that is still there."""
+    while _marks:
+        mark = _marks.pop()
+        while pids := marked(mark):  # again, since one may have started another meanwhile
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
 
 
 class Gala:
     """One ``gala`` process and all that it starts, found by a mark in their environment."""
 
     def __init__(self, run: Path, *words: str, command: str = "train", **environ: str) -> None:
-        self.run, self._mark = run, f"GALA_TEST_MARK={uuid.uuid4()}"
-        self.shm = set(os.listdir("/dev/shm"))
-        path = os.pathsep.join(map(str, (ROOT, ROOT / "envs", ROOT / "tests")))
-        name, _, value = self._mark.partition("=")
+        self.run, self.shm = run, set(os.listdir("/dev/shm"))
         target = ["train", f"run={run}"] if command == "train" else [command, str(run)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gala", *target, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", name: value} | environ,
-            start_new_session=True,
-        )
+        self.process, self._mark = spawn([*target, *words], **environ)
 
     def processes(self) -> list[int]:
         """Ids of all living processes of this call."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and self._mark.encode() in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:  # it has ended meanwhile, or belongs to someone else
-                continue
-        return found
+        return marked(self._mark)
 
     def learners(self) -> list[int]:
         """Ids of the learners in the order of their start, which is the order of their ranks.
@@ -101,7 +133,7 @@ class Gala:
         return self.process.returncode, out, err
 
     def leaves_nothing(self) -> None:
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + 60.0
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not left, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]

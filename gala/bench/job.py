@@ -103,8 +103,6 @@ class BenchJob:
         took = time.monotonic() - began
         after = joules(self._energy)
         spans = np.array([b[0] - a[0] for a, b in zip(first, last, strict=True)])
-        if not (spans > 0).all():
-            raise BenchFailed(f"a learner made fewer than two updates in {seconds:g} s; measure for longer (block_s)")
         block = Block(
             env_steps_per_s=float(sum((b[1] - a[1]) / s for a, b, s in zip(first, last, spans, strict=True))),
             updates_per_s=[(b[2] - a[2]) / s for a, b, s in zip(first, last, spans, strict=True)],
@@ -123,19 +121,20 @@ class BenchJob:
         return block
 
     def _watch(self, seconds: float) -> tuple[list[Any], list[Any]]:
-        """(time, env_steps, updates) of each learner at its first and its last update within the turn."""
+        """(time, env_steps, updates) of each learner at its first and its last update within the turn, which lasts
+        longer if some learner has made fewer than two."""
         progress = self._board.progress[: self.config.learners]
         before, end = progress.copy(), time.monotonic() + seconds
         first: list[Any] = [None] * len(progress)
         last: list[Any] = [None] * len(progress)
-        while (now := time.monotonic()) < end or (None in first and now < end + SILENT_S):
+        while (now := time.monotonic()) < end or (_too_few(first, last) and now < end + SILENT_S):
             for rank in np.flatnonzero(progress[:, UPDATES] != before[:, UPDATES]):
                 before[rank] = progress[rank]
                 last[rank] = (now, *before[rank].tolist())
                 first[rank] = first[rank] or last[rank]
             self._wait(_POLL_S)
-        if None in first:
-            raise BenchFailed(f"learner {first.index(None)} made no update in {SILENT_S:g} s")
+        if too_few := _too_few(first, last):
+            raise BenchFailed(f"learner {too_few[0]} made fewer than two updates in {seconds + SILENT_S:g} s")
         return first, last
 
     def freeze(self) -> None:
@@ -199,6 +198,11 @@ class BenchJob:
                 info = process.memory_full_info()
                 total += getattr(info, "pss", info.uss)
         return total / 2**30
+
+
+def _too_few(first: list[Any], last: list[Any]) -> list[int]:
+    """Learners whose rate cannot be told yet: it is counted from one update to a later one."""
+    return [rank for rank, pair in enumerate(zip(first, last, strict=True)) if pair[0] is None or pair[0] == pair[1]]
 
 
 def for_ever(config: Config, folder: str) -> Config:

@@ -8,7 +8,7 @@ import pytest
 from gala_envs.families import make_family
 from gala_envs.splits import split
 
-from gala.diagnostics.overfitting.episodes import evaluate
+from gala.diagnostics.overfitting.episodes import evaluate, noise_seed
 from gala.diagnostics.overfitting.policies import Decision, PythonPolicy, RandomPolicy, python_policy, sample
 from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import judge, normalizer_hash
@@ -54,6 +54,35 @@ def test_the_discounted_return_is_that_of_the_rewards():
     rows = evaluate(Memoriser(contexts, else_cue=False), contexts, episodes=1, seed=0, gamma=0.9)
     assert [r["discounted"] for r in rows] == pytest.approx([sum(0.9**t for t in range(8)) / 8] * 3)
     assert all(r["return"] == pytest.approx(1.0) and r["value"] is None and r["entropy"] is None for r in rows)
+
+
+class Counting:
+    """Plays right. Its value and its entropy say how far its episode is; it keeps the first number of each episode's
+    noise."""
+
+    def __init__(self, contexts):
+        self.inner, self.drawn = Memoriser(contexts, else_cue=False), []
+
+    def act(self, obs, state, first, noise):
+        at = np.where(first, 0, 0 if state is None else state + 1)
+        self.drawn += [noise[row].random() for row in np.flatnonzero(first)]
+        return Decision(self.inner.act(obs, None, first, noise).action, at, value=7.0 + at, entropy=1.0 + at)
+
+
+def test_each_episode_has_the_value_of_its_start_and_the_entropy_and_the_discounted_return_of_itself():
+    """Also where a row plays one after another: 75 episodes do not fit into the rows that there are at most."""
+    contexts = split(make_family("bits"), {"test": 25}, length=8)["test"]
+    for row in evaluate(Counting(contexts), contexts, episodes=3, seed=0, gamma=0.5):
+        assert row["value"] == 7.0 and row["entropy"] == pytest.approx(4.5) and row["length"] == 8
+        assert row["return"] == pytest.approx(1.0) and row["discounted"] == pytest.approx((2 - 0.5**7) / 8)
+
+
+def test_the_noise_of_a_policy_is_another_stream_than_that_of_the_simulator():
+    contexts = split(make_family("bits"), {"test": 25}, length=8)["test"]
+    policy = Counting(contexts)
+    evaluate(policy, contexts, episodes=2, seed=4)
+    simulators = {np.random.default_rng(noise_seed(4, c, k)).random() for c in contexts for k in range(2)}
+    assert len(simulators) == len(set(policy.drawn[:50])) == 50 and not simulators & set(policy.drawn)
 
 
 def test_actions_are_drawn_as_the_distribution_says():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gala.diagnostics.overfitting.generalisation import judge
+from gala.experiments import statistics as st
 
 OPTIMAL = {f"{name}{k}": best for name, best in (("train", 2.0), ("test", 1.0)) for k in range(60)}
 
@@ -125,3 +126,189 @@ def test_agents_that_are_worse_than_random_get_no_verdict():
     found = judge(poor + random)
     assert found["verdict"] == "INCONCLUSIVE" and found["headline"]["scale"] == 1.0
     assert any("nothing beats the random policy" in w for w in found["headline"]["warnings"])
+
+
+def own_sets(agent, runs=4, contexts=5):
+    """As ``rows``, where every run was trained on contexts of its own. Without baselines."""
+    head = {"episode": 0, "length": 1, "success": None, "value": None, "discounted": 0.0, "entropy": None, "params": {}}
+    head |= {"policy": "agent", "condition": "", "n_train": contexts}
+    out = []
+    for run, k in itertools.product(range(runs), range(contexts)):
+        for name, context in (("train", f"train{run}-{k}"), ("test", f"test{k}")):
+            out.append(head | {"run": run, "set": name, "context": context, "return": agent(name, k, run)})
+    return out
+
+
+def test_runs_with_training_sets_of_their_own_are_judged_as_nested():
+    """The run is then what varies: its training contexts come with it, and are not drawn again within it."""
+    rng = np.random.default_rng(0)
+    table = {"train": rng.normal(2, 1, (4, 5)), "test": rng.normal(1, 1, (4, 5))}
+    head = judge(own_sets(lambda name, k, run: table[name][run, k]), repeats=300, seed=3)["headline"]
+    nested = st.nested_gap_interval(table["train"], table["test"], repeats=300, seed=3)
+    assert head["gap"] == pytest.approx(nested, rel=1e-12) and head["design"].startswith("a training set of its own")
+    crossed = st.gap_interval(table["train"], table["test"], repeats=300, seed=3)
+    assert abs(crossed.low - nested.low) > 0.01
+    assert head["sets"]["train"]["mean"] == pytest.approx(st.mean_interval(table["train"], nested=True))
+    assert head["sets"]["test"]["mean"] == pytest.approx(st.mean_interval(table["test"]))
+    assert head["sets"]["train"]["contexts"] == 20 and head["sets"]["test"]["contexts"] == 5
+    assert head["runs"] == 4 and not any("the same for all runs" in w for w in head["warnings"])
+    together = judge(rows(lambda name, k, run: float(k % 7 + run), baselines=False), repeats=300, seed=3)["headline"]
+    scores = np.array([[k % 7 + run for k in np.argsort([f"test{k}" for k in range(60)])] for run in range(5)], float)
+    assert together["gap"] == pytest.approx(st.gap_interval(scores, scores, repeats=300, seed=3), abs=1e-12)
+    assert together["design"] == "one training set for all runs"
+
+
+def test_a_rate_of_success_counts_mdps_and_not_episodes():
+    """300 episodes of 60 MDPs, by five runs: no more certain than 60 trials."""
+    played = rows(lambda name, k, run: 1.0)
+    won = [r | {"success": int(r["context"][len(r["set"]) :]) % 4 == 0} for r in played]
+    assert judge(won, repeats=50)["headline"]["sets"]["test"]["success"] == st.wilson(15, 60)
+    assert judge(played, repeats=50)["headline"]["sets"]["test"]["success"] is None
+
+
+def test_of_several_conditions_the_largest_gap_heads_the_report():
+    gaps = {"a": 0.3, "b": 0.9, "c": 0.1}
+    played = []
+    for condition, gap in gaps.items():
+        played += rows(lambda name, k, run, gap=gap: 1 + gap * (name == "train"), condition=condition, baselines=False)
+    found = judge(played, repeats=50)
+    assert found["headline"]["condition"] == "b" and [g["condition"] for g in found["groups"]] == ["a", "b", "c"]
+    assert found["verdict"] == found["headline"]["verdict"] == "OVERFIT"
+
+
+def simple(train, test, **settings):
+    """The headline of agents with one score on each set, without noise."""
+    words = {k: settings.pop(k) for k in list(settings) if k in ("baselines", "condition", "n_train", "random")}
+    found = judge(rows(lambda name, k, run: train if name == "train" else test, **words), **settings)
+    return found["headline"]
+
+
+def test_the_defaults_are_those_that_a_report_names():
+    rng = np.random.default_rng(0)
+    played = rows(lambda name, k, run: rng.normal())
+    assert judge(played)["headline"]["gap"] == judge(played, delta=0.05, repeats=2000, seed=0)["headline"]["gap"]
+    assert judge(played)["delta"] == 0.05 and judge(played, repeats=50)["sign"].endswith("positive = overfit")
+    assert judge(played, repeats=2001)["headline"]["gap"] != judge(played)["headline"]["gap"]
+    assert judge(played, seed=1)["headline"]["gap"] != judge(played)["headline"]["gap"]
+
+
+def test_the_gap_of_each_run_and_the_summary_of_each_set_are_plain_means():
+    scores = lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.25 * run * (name == "test") + (k == 7)  # noqa: E731
+    head = judge(rows(scores, random=-1.0), repeats=50)["headline"]
+    assert head["scale"] == 2.0 and head["j_random"] == -1.0 and head["j_reference"] == 1.0
+    assert head["by_run"] == pytest.approx({run: 0.125 * run for run in range(5)})
+    assert head["p_train_better"] == pytest.approx(
+        np.mean(
+            [
+                t + (a == 7) > 1 - 0.25 * r + (b == 7)
+                for t in (2,)
+                for a in range(60)
+                for r in range(5)
+                for b in range(60)
+            ]
+        )
+        + 0.5
+        * np.mean([2 + (a == 7) == 1 - 0.25 * r + (b == 7) for a in range(60) for r in range(5) for b in range(60)])
+    )
+    test = head["sets"]["test"]
+    flat = [1 - 0.25 * run + (k == 7) for run in range(5) for k in range(60)]
+    assert test["mean"].estimate == pytest.approx(np.mean(flat)) and test["iqm"] == pytest.approx(st.iqm(flat))
+    assert test["worst"] == pytest.approx(0.5) and (test["random"], test["reference"]) == (-1.0, 1.0)
+    assert (test["contexts"], test["episodes"], head["sets"]["train"]["reference"]) == (60, 300, 2.0)
+    assert head["train_normalised"] == pytest.approx((2 + 1 / 60 + 1) / 2)
+    assert head["test_normalised"] == pytest.approx((0.5 + 1 / 60 + 1) / 2)
+    assert any("own gap is +0.500, normalised" in w for w in head["warnings"])
+
+
+def test_episodes_of_one_context_are_averaged_before_anything_else():
+    played = rows(lambda name, k, run: 1.0)
+    again = [r | {"return": r["return"] + 2.0, "episode": 1} for r in played if r["policy"] == "agent"]
+    head = judge(played + again, repeats=50)["headline"]
+    assert head["sets"]["test"]["mean"].estimate == 2.0 and head["sets"]["test"]["episodes"] == 600
+
+
+def test_without_a_reference_random_play_is_what_is_taken_from_the_best_and_from_the_gap():
+    played = rows(lambda name, k, run: 0.9 if name == "train" else 0.5)
+    random = [r | {"return": 0.1 + 0.2 * (r["set"] == "train")} for r in played if r["policy"] == "random"]
+    head = judge([r for r in played if r["policy"] == "agent"] + random, repeats=50)["headline"]
+    assert head["scale"] == pytest.approx(0.8) and head["adjusted"].estimate == pytest.approx((0.4 - 0.2) / 0.8)
+    assert head["train_normalised"] == pytest.approx(1.0) and head["test_normalised"] == pytest.approx(0.5)
+    level = [r | {"return": 1.0} for r in played if r["policy"] != "reference"]
+    head = judge(level, repeats=50)["headline"]
+    assert head["scale"] == 1.0 and head["verdict"] == "INCONCLUSIVE"
+    assert any("nothing beats the random policy (1)" in w for w in head["warnings"])
+
+
+def test_a_stress_test_has_the_plain_baselines_and_any_other_condition_its_own():
+    plain = rows(lambda name, k, run: 1.0)
+    stressed = rows(lambda name, k, run: 9.0 if name == "train" else 1.0, condition="sigma=0.5", random=-9.0)
+    noisy = rows(lambda name, k, run: 1.0 if name == "train" else 0.5, condition="algo=gala", random=-1.0)
+    found = judge(plain + stressed + noisy, repeats=50)
+    base, own, robust = found["groups"]
+    assert [g["condition"] for g in found["groups"]] == ["", "algo=gala", "sigma=0.5"]
+    assert (base["scale"], robust["scale"]) == (1.0, 1.0) and robust["robustness"] and not own["robustness"]
+    assert own["j_random"] == pytest.approx(-0.5) and own["scale"] == pytest.approx(1.5)  # its own, and the plain ones
+    assert found["headline"]["condition"] != "sigma=0.5" and robust["gap"].estimate == 8.0
+    assert set(found["trends"]) == {"", "algo=gala"}
+
+
+def test_the_most_training_mdps_head_the_report_and_a_set_without_a_number_can_too():
+    few = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - (name == "test"), n_train=10)
+    many = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"], n_train=60, baselines=False)
+    head = judge(few + many, repeats=50)["headline"]
+    assert head["n_train"] == 60 and head["verdict"] == "NO-GAP"
+    assert simple(2.0, 1.0, n_train=None, repeats=50)["n_train"] is None
+    mixed = judge(few + [r | {"n_train": None} for r in many], repeats=50)
+    assert [g["n_train"] for g in mixed["groups"]] == [None, 10] and mixed["headline"]["n_train"] == 10
+
+
+@pytest.mark.parametrize(("train", "told"), [(0.25, None), (0.24, "24%"), (-0.5, "0%")])
+def test_less_than_a_quarter_learned_is_called_out(train, told):
+    warnings = simple(train, 0.0, repeats=50)["warnings"]
+    assert [w for w in warnings if "has learned" in w][:1] == [
+        *([f"it has learned {told} of the task: what was not learned cannot be memorised"] if told else [])
+    ]
+
+
+def test_a_trend_needs_two_sizes_and_a_fit_three():
+    found = {}
+    for count in (1, 2, 3):
+        played = []
+        for i in range(count):
+            gap = 0.6 * 4.0**-i
+            agent = lambda name, k, run, gap=gap: (0.9 * 2 if name == "train" else 1.0 - gap) + 0.0 * run  # noqa: E731
+            played += rows(agent, n_train=4**i, baselines=i == 0)
+        found[count] = judge(played, repeats=50)["trends"][""]
+    assert found[1] is None and found[2]["law"] is None and found[2]["n05"] is None and found[2]["n"] == [1, 4]
+    assert found[3]["law"] is not None and found[3]["n"] == [1, 4, 16] and found[3]["capacity"] == 16
+    table = [0.6 * 4.0**-i - 0.2 for i in range(3)]  # the gap to the reference on train, which is 2
+    assert found[3]["law"] == pytest.approx(st.fit_power_law([1, 4, 16], table))
+    assert found[3]["n05"] == found[3]["law"].reaches(0.05) < 16
+    low = [rows(lambda name, k, run: 0.5, n_train=n, baselines=n == 1) for n in (1, 4)]
+    assert judge(low[0] + low[1], repeats=50)["trends"][""]["capacity"] == 0
+
+
+def test_only_returns_that_are_not_finite_are_counted_and_the_first_context_is_named():
+    played = rows(lambda name, k, run: float("inf") if k == 3 and run < 2 else 0.0)
+    with pytest.raises(ValueError, match=r"^4 returns are not finite, as in context train3: nothing can be judged$"):
+        judge(played)
+
+
+def test_warnings_name_the_number_that_is_too_small_and_a_difference_of_delta_is_none():
+    warnings = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"], runs=4), delta=1.0, repeats=50)["headline"]
+    assert warnings["warnings"] == ["4 training runs: with fewer than 5 the interval may be too narrow"]
+    short = [r for r in rows(lambda name, k, run: 1.0) if r["set"] == "train" or int(r["context"][4:]) < 20]
+    told = judge(short, delta=1.0, repeats=50)["headline"]["warnings"]
+    assert told == ["20 test MDPs: with fewer than 50 the test score depends on their luck"]
+
+
+def test_the_adjusted_interval_is_that_of_the_scores_less_the_references():
+    rng = np.random.default_rng(0)
+    table = {name: rng.normal(size=(5, 60)) for name in ("train", "test")}
+    order = np.argsort([f"test{k}" for k in range(60)])
+    played = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] + table[name][run, k], random=-1.0)
+    head = judge(played, repeats=300, seed=3)["headline"]
+    wanted = st.gap_interval(table["train"], table["test"], repeats=300, seed=3)
+    assert head["adjusted"] == pytest.approx([x / 2 for x in wanted]) == head["judged"]
+    raw = st.gap_interval(table["train"][:, order] + 2, table["test"][:, order] + 1, repeats=300, seed=3)
+    assert head["gap"] == pytest.approx(raw) and head["normalised"] == pytest.approx([x / 2 for x in raw])

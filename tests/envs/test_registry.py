@@ -139,5 +139,5 @@ def test_everything_imports_without_the_simulators():
     code = "import sys\nfor m in ('ale_py', 'mujoco', 'minatar', 'envpool', 'torch'): sys.modules[m] = None\n"
     code += "".join(f"import {m}\n" for m in modules)
     code += "assert gala_envs.list_env_ids('mujoco') == {'mujoco': []}; gala_envs.make('CartPole-v1', 1).reset(0)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=250)
     assert gala_envs.make is make

@@ -76,7 +76,7 @@ class _Gate:
         self.open.set()
 
     def put(self, *args) -> bool:  # type: ignore[no-untyped-def]
-        assert self.open.wait(10)
+        assert self.open.wait(120)
         if self.error is not None:
             raise self.error
         return not self.refuse and self.inner.put(*args)
@@ -90,9 +90,8 @@ def test_what_is_sent_is_what_the_parameters_were_at_the_step():
     gate = _Gate(boxes.endpoint(0))
     averager = GossipAverager([torch.ones(3)], rank=0, world_size=2, mailbox=Overlapped(gate, 0))  # type: ignore[arg-type]
     gate.open.clear()
-    begin = time.monotonic()
-    averager.step()
-    assert time.monotonic() - begin < 5 and not boxes.boxes, "the step waited for its own delivery"
+    averager.step()  # and if it waited for its own delivery: for ever
+    assert not boxes.boxes
     averager.flat.fill_(9.0)  # the next update
     gate.open.set()
     averager.mailbox.rest(True)

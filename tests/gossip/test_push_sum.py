@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from running_sums import RunningSums
 
 from gala.gossip.graphs.topology import TOPOLOGIES, Topology, uniform
-from gala.gossip.push_sum import sent_weights
+from gala.gossip.push_sum import absorb_, numerator, sent_weights
 from gala.gossip.transport.in_process import InProcessMailboxes
 
 OUT = {0: [1, 2, 4], 1: [2], 2: [3, 0], 3: [4, 1, 0, 6], 4: [5], 5: [6], 6: [0, 3]}
@@ -143,3 +143,20 @@ def test_sent_weights_keep_the_floor_the_proportions_and_send_all_they_may(w, ra
     assert total == pytest.approx(min(sum(planned), w - w_min), rel=1e-9)
     assert w - total >= w_min - 1e-9 * w
     np.testing.assert_allclose(np.array(sent) / total, np.array(planned) / sum(planned), rtol=1e-9)
+
+
+def test_sent_weights_at_their_bounds():
+    """All that is planned, less, or nothing: nothing once the room is under half of the plan, and half at half."""
+    assert sent_weights(1.0, [0.25, 0.25], 0.5) == [0.25, 0.25] == sent_weights(1.0, [0.25, 0.25], 0.0)
+    assert sent_weights(1.0, [0.5, 0.25], 0.5) == pytest.approx([1 / 3, 1 / 6])
+    assert sent_weights(1.0, [0.5], 0.75) == [0.25] and sent_weights(1.0, [0.5], 0.7500001) == [0.0]
+    assert sent_weights(2.0, [0.5, 0.5], 0.5) == [0.75, 0.75]
+    assert sent_weights(0.0, [0.5, 0.5], 0.25) == [0.0, 0.0] == sent_weights(0.0, [0.5, 0.5], 0.0)
+    assert sent_weights(1.0, [], 0.25) == []
+
+
+def test_a_message_is_written_where_it_is_told_to():
+    z, out = torch.tensor([1.0, -2.0]), torch.empty(2)
+    assert numerator(z, 0.25, out) is out and out.tolist() == [0.25, -0.5] and z.tolist() == [1.0, -2.0]
+    weight = absorb_(z, 0.5, out, 0.25)
+    assert weight == 0.75 and z.tolist() == pytest.approx([1.0, -2.0])

@@ -52,4 +52,28 @@ def test_schedules_and_scaling():
     assert [SCHEDULES["linear"](x) for x in (0.0, 0.25, 1.0, 1.5)] == [1.0, 0.75, 0.0, 0.0]
     assert SCHEDULES["constant"](0.7) == 1.0
     assert scaled_lr(7e-4, "sqrt", 64, 16) == pytest.approx(1.4e-3)
-    assert scaled_lr(7e-4, "none", 64, 16) == 7e-4
+    assert scaled_lr(7e-4, "none", 64, 16) == 7e-4 and scaled_lr(1.0, "sqrt", 144, 16) == pytest.approx(3.0)
+
+
+def test_the_defaults_are_the_published_ones_and_the_bounds_belong_to_them():
+    p = torch.nn.Parameter(torch.ones(2))
+    assert RMSpropTF([p]).defaults == {"lr": 7e-4, "alpha": 0.99, "eps": 1e-5}
+    RMSpropTF([p], lr=0.0, alpha=0.0, eps=1e-30)
+    for bad in ({"lr": -1e-9}, {"alpha": 1.0}, {"alpha": -1e-9}, {"eps": 0.0}, {"eps": -1.0}):
+        with pytest.raises(ValueError, match="RMSpropTF wants lr >= 0"):
+            RMSpropTF([p], **bad)
+
+
+def test_a_closure_is_called_with_gradients_on_and_parameters_without_one_stay():
+    used, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
+    optimizer = RMSpropTF([{"params": [unused, used], "lr": 0.5}], alpha=0.0, eps=1e-12)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (3 * used).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 6.0
+    torch.testing.assert_close(used.detach(), torch.full((2,), 0.5))  # g / sqrt(g^2) = 1, times lr
+    assert torch.equal(unused.detach(), torch.ones(3)) and optimizer.step() is None

@@ -205,3 +205,43 @@ def test_named_tensors_for_a_checkpoint_are_the_state():
     assert a["updates"] == b["updates"] == 7
     assert all(torch.equal(x, y) for name in ("slow", "u") for x, y in zip(a[name], b[name], strict=True))
     assert any(float(x.abs().sum()) > 0 for x in a["u"])
+
+
+def test_the_defaults_are_the_papers_and_the_bounds_belong_to_them():
+    optimizer = _sgd([torch.ones(2, requires_grad=True)])
+    slow = SlowMo(optimizer, every=1)
+    assert (slow.lr, slow.momentum, slow.average, slow.buffers, slow.nesterov) == (1.0, 0.6, None, "maintain", False)
+    SlowMo(optimizer, every=1, momentum=0.0, lr=1e-9)
+    for bad in ({"momentum": -0.1}, {"lr": -1.0}, {"every": -1}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))}"):
+            SlowMo(optimizer, **({"every": 1} | bad))
+
+
+def test_averaged_buffers_are_the_tensors_of_a_state_and_not_its_counts():
+    """Adam counts its steps in a tensor without dimensions: that is no buffer."""
+    params, seen = [torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)], []
+    optimizer = torch.optim.Adam(params)
+    slow = SlowMo(optimizer, every=1, average=lambda xs: seen.append([x.clone() for x in xs]), buffers="average")
+    for p in params:
+        p.grad = torch.full_like(p, 2.0)
+        optimizer.state[p] = {}
+    optimizer.state.clear()
+    optimizer.step()
+    optimizer.state[params[0]]["note"] = "no tensor"
+    assert slow.step() is True
+    states = [optimizer.state[p] for p in params]
+    wanted = [s[k] for s in states for k in ("exp_avg", "exp_avg_sq")]
+    assert [len(xs) for xs in seen] == [2, 4] and all(map(torch.equal, seen[1], wanted))
+
+
+def test_groups_have_learning_rates_of_their_own():
+    a, b = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([{"params": [a], "lr": 0.5}, {"params": [b], "lr": 0.125}])
+    slow = SlowMo(optimizer, every=2, momentum=0.5)
+    results = []
+    for _ in range(4):
+        a.grad, b.grad = torch.ones(1), torch.ones(1)
+        optimizer.step()
+        results.append(slow.step())
+    # u = 2, then 1 + 2: x = -lr (2 + 3) for each
+    assert results == [False, True, False, True] and (a.item(), b.item()) == (-2.5, -0.625)

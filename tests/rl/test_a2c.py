@@ -1,6 +1,7 @@
 """The loss against a float64 second implementation with hand-written gradients."""
 
 import numpy as np
+import pytest
 import torch
 
 from gala.models.distributions import distribution_for
@@ -58,3 +59,19 @@ def test_normalized_advantages_ignore_invalid_rows():
     valid = torch.tensor([[True, True], [True, False]])
     rows = normalize(advantage, valid)[valid]
     assert abs(rows.mean()) < 1e-6 and abs(rows.std(correction=0) - 1) < 1e-6
+
+
+def test_a_variance_of_nothing_is_no_division_by_0():
+    """The constant beside the deviation is 1e-8: where they are equal, it halves."""
+    advantage = torch.tensor([[0.0, 2e-8], [5.0, 5.0]], dtype=torch.float64)
+    valid = torch.tensor([[True, True], [False, False]])
+    torch.testing.assert_close(normalize(advantage, valid)[0], torch.tensor([-0.5, 0.5], dtype=torch.float64))
+    assert torch.equal(normalize(torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool)), torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_rollout_of_one_valid_row_is_its_loss_and_one_of_none_is_no_loss(rows):
+    ones, valid = torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool)
+    valid[1, :rows] = True
+    loss = a2c_loss(-2 * ones, 4 * ones, ones, 4 * ones, 8 * ones, valid, value_coef=0.5, entropy_coef=0.25)
+    assert loss == ((16 + 4.5 - 1, 16, 9, 4) if rows else (0, 0, 0, 0))

@@ -85,7 +85,7 @@ def test_the_network_acts_for_one_group_while_the_other_steps():
         def step(self, actions):  # type: ignore[no-untyped-def]
             self.steps += 1
             with heard:
-                assert heard.wait_for(lambda: calls[0] >= 2 * self.steps, timeout=60), "the network waited for this"
+                assert heard.wait_for(lambda: calls[0] >= 2 * self.steps, timeout=250), "the network waited for this"
             return self._env.step(actions)
 
     first = Waiting(2)

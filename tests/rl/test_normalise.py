@@ -54,3 +54,50 @@ def test_return_scale_is_the_std_of_discounted_returns_and_skips_reset_rows():
         scaled = scaler(reward, done, valid)
         running[done] = 0.0
     np.testing.assert_allclose(scaled, reward / np.std(seen), rtol=1e-6)
+
+
+def test_a_deviation_is_1_until_two_samples_were_seen_and_then_the_populations():
+    moments = RunningMoments()
+    assert moments.std == 1.0 and moments.count == 0
+    moments.update(np.array([3.0]))
+    assert moments.std == 1.0 and moments.mean == 3.0
+    moments.update(np.array([5.0]))
+    assert moments.std == 1.0 and moments.mean == 4.0 and moments.count == 2
+    moments.update(np.array([7.0, 1.0]))
+    assert moments.std == pytest.approx(5**0.5) and moments.pack().tolist() == [4.0, 4.0, 20.0]
+    two = RunningMoments((2,))
+    two.update(np.array([[0.0, 0.0], [4.0, 0.0]]))
+    assert two.std.tolist() == [2.0, 0.0]
+
+
+def test_empty_batches_and_empty_streams_change_nothing():
+    moments = RunningMoments((2,))
+    moments.update(np.zeros((0, 2)))
+    empty = RunningMoments.pooled(np.stack([moments.pack()] * 2), (2,))
+    assert moments.count == empty.count == 0 and empty.mean.tolist() == [0, 0] and empty.std.tolist() == [1, 1]
+    one = RunningMoments((2,))
+    one.update(np.array([[1.0, 3.0]]))
+    pooled = RunningMoments.pooled(np.stack([moments.pack(), one.pack(), one.pack()]), (2,))
+    assert pooled.count == 2 and pooled.mean.tolist() == [1.0, 3.0] and pooled.std.tolist() == [0.0, 0.0]
+    back = RunningMoments.unpack(np.array([2.0, 5.0, 8.0]), ())
+    assert (back.count, back.mean, back.m2, back.std) == (2.0, 5.0, 8.0, 2.0)
+
+
+def test_what_never_varied_is_divided_by_a_ten_thousandth_and_clipped_on_both_sides():
+    normalizer = ObsNormalizer((1,), clip=3.0)
+    normalizer.update(np.array([[2.0], [2.0]]))
+    values = np.array([[2.0], [2.00001], [1.99998], [9.0], [-9.0]])
+    np.testing.assert_allclose(normalizer(values).ravel(), [0.0, 0.1, -0.2, 3.0, -3.0], rtol=1e-5)
+    scaler = ReturnScaler(2, 0.5, clip=0.75)
+    no, yes = np.zeros(2, bool), np.ones(2, bool)
+    assert scaler(np.array([0.0, 0.0]), no, yes).tolist() == [0.0, 0.0]
+    assert scaler.own.std == 0.0
+    scaler.own.m2 = np.array(scaler.own.count * 4.0)  # a deviation of 2, but for what the next rewards add
+    scaled = scaler(np.array([1.0, -1.0]), no, yes)
+    np.testing.assert_allclose(scaled, np.array([1, -1]) / np.sqrt((2 * 4 + 2) / 4 + 1e-8), rtol=1e-6)
+    assert scaler(np.array([99.0, -99.0]), no, yes).tolist() == [0.75, -0.75]
+    calm = ReturnScaler(1, 0.5, clip=1e9)
+    calm(np.zeros(1), no[:1], yes[:1])
+    assert calm(np.array([1.0]), no[:1], no[:1])[0] == 1.0, "one sample: not divided"
+    calm(np.zeros(1), no[:1], yes[:1])
+    np.testing.assert_allclose(calm(np.array([1.0]), no[:1], no[:1]), [1e4], rtol=1e-6)

@@ -71,3 +71,9 @@ def test_explained_variance():
     assert explained_variance(target, target).item() == 1.0
     assert explained_variance(target, torch.zeros(4)).item() == pytest.approx(0.0)
     assert explained_variance(torch.ones(4), target).item() == 0.0
+
+
+def test_explained_variance_of_targets_that_vary_little():
+    target = torch.tensor([0.0, 0.5, 1.0])
+    assert explained_variance(target, target / 2).item() == pytest.approx(0.75)
+    assert explained_variance(target, -target).item() == pytest.approx(-3.0)

@@ -1,0 +1,127 @@
+"""What ``mutants.py`` changes, which tests should notice it, and the changes that no test can notice."""
+
+from __future__ import annotations
+
+_LEARNER = (
+    *("tests/rl/test_update.py", "tests/rl/test_collector.py", "tests/rl/test_rollout.py"),
+    *("tests/rl/test_autoreset.py", "tests/models/test_regularisers.py"),
+)
+_GROUPS = "tests/rl/test_groups.py::test_each_group_plays_what_its_simulators_play_by_themselves"
+_AVERAGER = ("tests/gossip/test_averager_values.py", "tests/gossip/test_averager.py", "tests/gossip/test_membership.py")
+_MODELS = (
+    *("tests/models/test_encoders.py", "tests/models/test_actor_critic.py", "tests/models/test_regularisers.py"),
+    "tests/rl/test_update.py",
+)
+_EPISODES = ("tests/diagnostics/test_evaluation.py", "tests/diagnostics/test_probes.py")
+_BOXES = (
+    *("tests/gossip/test_averager_values.py", "tests/gossip/test_mailbox.py", "tests/gossip/test_membership.py"),
+    "tests/gossip/test_averager.py",
+)
+_GRAPHS = ("tests/gossip/test_topology.py", "tests/gossip/test_choice.py", "tests/gossip/test_membership.py")
+_RUNS = ("tests/test_runs.py", "tests/test_best_checkpoint.py")
+_TRANSPORT = "gala/gossip/transport"
+
+TESTS: dict[str, tuple[str, ...]] = {
+    "gala/rl/a2c.py": ("tests/rl/test_a2c.py", "tests/rl/test_update.py"),
+    "gala/rl/returns.py": ("tests/rl/test_returns.py",),
+    "gala/rl/normalise.py": ("tests/rl/test_normalise.py",),
+    "gala/rl/actor_learner.py": _LEARNER,
+    "gala/rl/rollout.py": (*_LEARNER, _GROUPS),
+    "gala/optim/rmsprop_tf.py": ("tests/optim/test_rmsprop_tf.py",),
+    "gala/optim/update.py": ("tests/optim/test_learning_step.py", "tests/rl/test_update.py"),
+    "gala/optim/schedules.py": ("tests/optim/test_rmsprop_tf.py",),
+    "gala/optim/slowmo.py": ("tests/optim/test_slowmo.py",),
+    "gala/gossip/push_sum.py": (
+        "tests/gossip/test_push_sum.py::test_a_message_is_written_where_it_is_told_to",
+        "tests/gossip/test_push_sum.py::test_sent_weights_at_their_bounds",
+        "tests/gossip/test_push_sum.py::test_sent_weights_keep_the_floor_the_proportions_and_send_all_they_may",
+        "tests/gossip/test_push_sum.py::test_exact_mean_under_delay_and_sleep_and_mass_at_every_tick",
+        "tests/gossip/test_averager.py",
+    ),
+    "gala/gossip/averager.py": _AVERAGER,
+    "gala/experiments/statistics.py": ("tests/diagnostics/test_statistics.py",),
+    "gala/diagnostics/overfitting/generalisation.py": ("tests/diagnostics/test_generalisation.py",),
+    "gala/diagnostics/overfitting/episodes.py": _EPISODES,
+    "gala/diagnostics/overfitting/policies.py": _EPISODES,
+    "gala/diagnostics/overfitting/probes.py": _EPISODES,
+    "gala/diagnostics/overfitting/audit.py": _EPISODES,
+    "gala/models/actor_critic.py": _MODELS,
+    "gala/models/encoders.py": _MODELS,
+    "gala/models/dynamics.py": _MODELS,
+    "gala/models/augment.py": ("tests/models/test_augment.py",),
+    "gala/models/distributions.py": ("tests/models/test_distributions.py", "tests/models/test_actor_critic.py"),
+    "gala/gossip/exchange.py": _AVERAGER,
+    "gala/gossip/staleness.py": _AVERAGER,
+    "gala/gossip/flat.py": ("tests/gossip/test_flat.py", "tests/gossip/test_averager.py"),
+    "gala/gossip/message.py": _BOXES,
+    "gala/gossip/sharded.py": ("tests/gossip/test_averager_values.py", "tests/gossip/test_compress.py"),
+    "gala/gossip/evidence/events.py": ("tests/gossip/test_monitor.py",),
+    "gala/gossip/evidence/epsilon_ball.py": ("tests/gossip/test_monitor.py", "tests/gossip/test_certificate.py"),
+    "gala/gossip/event_log.py": ("tests/gossip/test_certificate.py",),
+    "gala/gossip/evidence/certificate.py": ("tests/gossip/test_certificate.py",),
+    "gala/gossip/graphs/topology.py": _GRAPHS,
+    "gala/gossip/graphs/base_graph.py": _GRAPHS,
+    "gala/gossip/graphs/spectrum.py": _GRAPHS,
+    "gala/gossip/graphs/by_name.py": _GRAPHS,
+    "gala/gossip/graphs/from_file.py": _GRAPHS,
+    "gala/gossip/graphs/stitching.py": ("tests/gossip/test_membership.py",),
+    f"{_TRANSPORT}/roster.py": _BOXES,
+    f"{_TRANSPORT}/box.py": _BOXES,
+    f"{_TRANSPORT}/block.py": _BOXES,
+    f"{_TRANSPORT}/in_process.py": _BOXES,
+    f"{_TRANSPORT}/endpoint.py": _BOXES,
+    f"{_TRANSPORT}/shared_memory.py": _BOXES,
+    f"{_TRANSPORT}/compress.py": ("tests/gossip/test_compress.py",),
+    f"{_TRANSPORT}/delayed.py": ("tests/gossip/test_delayed.py",),
+    f"{_TRANSPORT}/overlap.py": ("tests/gossip/test_overlap.py",),
+    "gala/runs/checkpoints.py": _RUNS,
+    "gala/runs/run_dir.py": _RUNS,
+    "gala/training/common_checkpoint.py": _RUNS,
+}
+"""File -> the tests that should care, quick ones first."""
+
+_TIES = "the number only keeps equal sums from being told apart by rounding; any that is small does"
+_SHIFT = "adds one and the same number to the observed sum and to all that it is compared with"
+_START = "the first exponent has a finite loss and replaces it"
+_CLIP = "a lower bound, a value and an upper bound: the value may stand in the first place or in the second"
+
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "gala/experiments/statistics.py": {
+        "label_permutation_test: (shuffled >= observed - 1e-12).sum()) / (1 + perm -> "
+        "(shuffled >= observed - 2e-12).sum()) / (1 + perm": _TIES,
+        "page_trend_test: m((1, 2)) >= observed - 1e-09).sum()) / (1 + perm -> "
+        "m((1, 2)) >= observed - 2e-09).sum()) / (1 + perm": _TIES,
+        "page_trend_test: * weights).sum((1, 2)) >= observed - 1e-09).sum() -> "
+        "* weights).sum((1, 2)) > observed - 1e-09).sum()": _TIES,
+        "page_trend_test: anks = above + (equal + 1) / 2 -> anks = above + (equal + 2) / 2": _SHIFT,
+        "page_trend_test: ranks = above + (equal + 1) / 2 -> ranks = above + (equal - 1) / 2": _SHIFT,
+        "fit_power_law: best, error = (PowerLaw(0.0, 1.0, float(gaps.mean -> "
+        "best, error = (PowerLaw(1.0, 1.0, float(gaps.mean": _START,
+        "fit_power_law:  error = (PowerLaw(0.0, 1.0, float(gaps.mean())), ->  "
+        "error = (PowerLaw(0.0, 2.0, float(gaps.mean())),": _START,
+        "fit_power_law: best, error = (PowerLaw(0.0, 1.0, float(gaps.mean())), -> "
+        "best, error = (PowerLaw(1.0, 0.0, float(gaps.mean())),": _START,
+        "fit_power_law: for b in np.linspace(0.02, 3.0, 299): -> "
+        "for b in np.linspace(3.0, 0.02, 299):": "the same exponents, the other way round",
+        "fit_power_law: if c < 0: -> if c <= 0:": "a constant of exactly 0 is fitted again, as 0",
+        "fit_power_law: inalg.lstsq(design, gaps, rcond=None) -> "
+        "inalg.lstsq(design, gaps)": "None is NumPy's default since 2.0",
+    },
+    "gala/gossip/push_sum.py": {
+        "numerator: return torch.mul(z, weight, out=out) -> return torch.mul(weight, z, out=out)": "a product commutes",
+    },
+    "gala/rl/normalise.py": {
+        "__call__: return np.clip((obs - self.applied.mean) * scale, -self.clip, self.clip).astype(np.f -> "
+        "return np.clip(-self.clip, (obs - self.applied.mean) * scale, self.clip).astype(np.f": _CLIP,
+        "__call__: return np.clip(scaled, -self.clip, self.clip).astype(np.f -> "
+        "return np.clip(-self.clip, scaled, self.clip).astype(np.f": _CLIP,
+    },
+    "gala/rl/rollout.py": {
+        "reset: vice=on) for _ in range(4)] -> vice=on) for _ in range(5)]": "four are used",
+    },
+    "gala/diagnostics/overfitting/generalisation.py": {
+        "_best_score: und in returns.values()), default=-np.inf) -> "
+        "und in returns.values()))": "rows of stress tests alone have no headline, and raise a ValueError either way",
+    },
+}
+"""File -> name of a change, as ``mutants.py`` prints it -> why nothing can come of it."""
