@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gala.bench.machine import machine_facts
-from gala.diagnostics.overfitting.generalisation import judge
+from gala.diagnostics.overfitting.generalisation import GapGroup, judge
 from gala.diagnostics.overfitting.probes import value_errors
 
 RESULTS = Path(__file__).parent / "results"
@@ -76,7 +76,6 @@ PAPER = {
     (1000, 0.0): (2.1, 1.6), (1000, 0.2): (2.0, 0.9), (1000, 0.5): (2.0, -0.2),
 }  # fmt: skip
 """Table 2 of 1804.06893, BASIC, MLP: (levels, flip probability) -> (train, test)."""
-Group = dict[str, Any]
 
 
 class Claim(NamedTuple):
@@ -95,19 +94,19 @@ class Results:
         self.rows = {name: _read(studies / name / "rows.jsonl") for name in STUDIES if _done(studies / name)}
         self.judged = {name: judge(rows) for name, rows in self.rows.items()}
 
-    def group(self, study: str, n: int, condition: str = "") -> Group:
-        return next(g for g in self.judged[study]["groups"] if (g["n_train"], g["condition"]) == (n, condition))
+    def group(self, study: str, n: int, condition: str = "") -> GapGroup:
+        return next(g for g in self.judged[study]["groups"] if (g.n_train, g.condition) == (n, condition))
 
     def gap(self, study: str, n: int, condition: str = "") -> float:
-        return float(self.group(study, n, condition)["judged"].estimate)
+        return float(self.group(study, n, condition).judged.estimate)
 
     def mean(self, study: str, n: int, split: str, condition: str = "") -> float:
-        return float(self.group(study, n, condition)["sets"][split]["mean"].estimate)
+        return float(self.group(study, n, condition).sets[split]["mean"].estimate)
 
 
 def r1(r: Results) -> Iterator[Claim]:
     groups = r.judged["R1-mlp"]["groups"]
-    train = [round(g["train_normalised"], 3) for g in groups]
+    train = [round(g.train_normalised, 3) for g in groups]
     yield Claim("R1 train stays optimal for every N", train, ">= 0.9", min(train) >= 0.9)
     yield Claim("R1 gap at N = 1", r.gap("R1-mlp", 1), ">= 0.5", r.gap("R1-mlp", 1) >= 0.5)
     yield Claim("R1 gap at N = 1000", r.gap("R1-mlp", 1000), "<= 0.15", r.gap("R1-mlp", 1000) <= 0.15)
@@ -120,7 +119,7 @@ def r1(r: Results) -> Iterator[Claim]:
 
 def r2(r: Results) -> Iterator[Claim]:
     half = "flip=0.5"
-    train = r.group("R2-flip", 10, half)["train_normalised"]
+    train = r.group("R2-flip", 10, half).train_normalised
     yield Claim("R2 random rewards of 10 levels are memorised, normalised train", train, ">= 0.9", train >= 0.9)
     less = r.mean("R1-mlp", 10, "test") - r.mean("R2-flip", 10, "test", half)
     yield Claim("R2 test return lost to random rewards, N = 10", less, ">= 0.14", less >= 0.14)
@@ -142,13 +141,13 @@ def _directions(r: Results, n: int, p: float) -> bool:
 
 def r3(r: Results) -> Iterator[Claim]:
     base, sticky = r.group("R3-stress", 10), r.group("R3-stress", 10, "sticky=0.25")
-    train, test = (base["sets"][s]["mean"].estimate for s in ("train", "test"))
-    share = (train - sticky["sets"]["train"]["mean"].estimate) / (train - test)
+    train, test = (base.sets[s]["mean"].estimate for s in ("train", "test"))
+    share = (train - sticky.sets["train"]["mean"].estimate) / (train - test)
     yield Claim("R3 loss to sticky actions, as a share of the loss to new levels", share, "< 1/3", share < 1 / 3)
 
 
 def r4(r: Results) -> Iterator[Claim]:
-    verdicts = {g["n_train"]: g["verdict"] for g in r.judged["R4-cartpole"]["groups"]}
+    verdicts = {g.n_train: g.verdict for g in r.judged["R4-cartpole"]["groups"]}
     yield Claim("R4 CartPole by seeds alone", verdicts, "NO-GAP at N = 10", verdicts[10] == "NO-GAP")
     if {"R4-stress", "R4-wide"} <= r.judged.keys():
         plain, wide = (r.mean("R4-stress", 10, "test", c) for c in ("", "init_mult=4"))
@@ -171,9 +170,9 @@ def r6(r: Results) -> Iterator[Claim]:
     fewer = r.gap("R6-128", 1) - r.gap("R6-128", 10)
     yield Claim("R6 gap at N = 1 less that at N = 10, 128 numbers", fewer, "> 0", fewer > 0)
     if "R6-g" in r.judged:
-        g = r.group("R6-g", 10)["sets"]["test"]
-        low, _, high = g["mean"]
-        text = f"{g['mean'].estimate:.1f} [{low:.1f}, {high:.1f}], random {g['random']:.1f}"
+        test = r.group("R6-g", 10).sets["test"]
+        low, _, high = test["mean"]
+        text = f"{test['mean'].estimate:.1f} [{low:.1f}, {high:.1f}], random {test['random']:.1f}"
         yield Claim("R6 with spurious numbers only, test return", text, "no gate", None)
     if "R6-wide" in r.judged:
         more = r.gap("R6-wide", 1) - r.gap("R6-128", 1)
@@ -255,7 +254,7 @@ def main() -> int:
     return int(any(claim.holds is False for claim in claims))
 
 
-def _short(g: Group) -> Group:
+def _short(g: GapGroup) -> dict[str, Any]:
     keys = (
         "condition",
         "n_train",
@@ -267,8 +266,8 @@ def _short(g: Group) -> Group:
         "train_normalised",
         "test_normalised",
     )
-    means = {name: s["mean"] for name, s in g["sets"].items()}
-    return {key: g[key] for key in keys} | {"mean": means, "random": g["j_random"], "reference": g["j_reference"]}
+    means = {name: s["mean"] for name, s in g.sets.items()}
+    return {key: getattr(g, key) for key in keys} | {"mean": means, "random": g.j_random, "reference": g.j_reference}
 
 
 def _done(study: Path) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gala.diagnostics.overfitting.generalisation import SIGN, judge
+from gala.diagnostics.overfitting.generalisation import SIGN, GapGroup, judge
 from gala.experiments.statistics import verdict
 from gala.reports.figures import figure_with_axes, save
 from gala.reports.overfitting_figures import PANELS, Study
@@ -42,42 +42,42 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
 def lines(study: Study) -> list[str]:
     """The verdict and its reasons, at most 80 columns wide."""
     head, told = study.head, [f"{study.result['verdict']}: {name(study.head)}"]
-    low, mid, high = head["judged"]
-    kind = "adjusted and normalised" if head["adjusted"] else "normalised"
+    low, mid, high = head.judged
+    kind = "adjusted and normalised" if head.adjusted else "normalised"
     told.append(f"  gap {mid:+.3f} [{low:+.3f}, {high:+.3f}], {kind}; delta {study.result['delta']:g}")
     told += _wrap(why(study))
     for g in study.result["groups"]:
         if g is not head:
-            interval = f"{g['judged'].estimate:+.3f} [{g['judged'].low:+.3f}, {g['judged'].high:+.3f}]"
-            train, test = (g["sets"][s]["mean"].estimate for s in ("train", "test"))
-            brief = " ".join(filter(None, [g["condition"], f"N={g['n_train']}"]))
+            interval = f"{g.judged.estimate:+.3f} [{g.judged.low:+.3f}, {g.judged.high:+.3f}]"
+            train, test = (g.sets[s]["mean"].estimate for s in ("train", "test"))
+            brief = " ".join(filter(None, [g.condition, f"N={g.n_train}"]))
             told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
-    return told + [line for w in head["warnings"] for line in _wrap(f"warning: {w}")]
+    return told + [line for w in head.warnings for line in _wrap(f"warning: {w}")]
 
 
 def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
 
 
-def name(group: dict[str, Any]) -> str:
+def name(group: GapGroup) -> str:
     """The name of a group, in words."""
-    n = "" if group["n_train"] is None else f"{group['n_train']} training MDP{'s' * (group['n_train'] != 1)}"
-    return ", ".join(filter(None, [group["condition"], n])) or "the agent"
+    n = "" if group.n_train is None else f"{group.n_train} training MDP{'s' * (group.n_train != 1)}"
+    return ", ".join(filter(None, [group.condition, n])) or "the agent"
 
 
 def why(study: Study) -> str:
     """One plain sentence."""
-    train, test = (study.head["sets"][s]["mean"].estimate for s in ("train", "test"))
+    train, test = (study.head.sets[s]["mean"].estimate for s in ("train", "test"))
     head, delta = study.head, study.result["delta"]
     # The two scores alone would contradict a verdict that comes from the adjustment.
-    adjusted = head["adjusted"] and verdict(head["normalised"], delta) != head["verdict"]
+    adjusted = head.adjusted and verdict(head.normalised, delta) != head.verdict
     scores = f"it scores {train:.3g} on training MDPs and {test:.3g} on others: "
     scores += "next to the reference, " if adjusted else ""
     if study.result["verdict"] == "OVERFIT":
         return f"{scores}part of it was memorised"
     if study.result["verdict"] == "NO-GAP":
         return f"{scores}the same, within delta"
-    if head["judged"].high < 0:
+    if head.judged.high < 0:
         return f"{scores}better on others; are the training MDPs harder?"
     return f"{scores}too few runs or MDPs to tell"
 
@@ -101,10 +101,10 @@ def number(value: float | None, places: int = 3) -> str:
     return "<td>–</td>" if value is None else f'<td data-value="{value!r}">{value:.{places}f}</td>'
 
 
-def _group_table(group: dict[str, Any]) -> str:
+def _group_table(group: GapGroup) -> str:
     head = "".join(f"<th>{c}</th>" for c in ("", *_COLUMNS))
     body = ""
-    for split, s in group["sets"].items():
+    for split, s in group.sets.items():
         interval = (
             f'<td data-value="{s["mean"].low!r} {s["mean"].high!r}">{s["mean"].low:.3f} to {s["mean"].high:.3f}</td>'
         )
@@ -117,14 +117,14 @@ def _group_table(group: dict[str, Any]) -> str:
         body += f"<tr data-set={split}><td>{split}</td>{cells}<td>{s['contexts']}</td><td>{s['episodes']}</td></tr>"
     gaps = []
     for key in ("gap", "normalised", "adjusted"):
-        if group[key] is not None:
-            low, mid, high = group[key]
+        if getattr(group, key) is not None:
+            low, mid, high = getattr(group, key)
             label = {"gap": "gap", "normalised": "normalised", "adjusted": "adjusted, normalised"}[key]
             values = f"{low!r} {mid!r} {high!r}"
             gaps.append(f'{label} <b data-gap={key} data-value="{values}">{mid:+.3f} [{low:+.3f}, {high:+.3f}]</b>')
-    verdict = f"<span style='color:{COLOR[group['verdict']]}'>{group['verdict']}</span>: " if group["verdict"] else ""
-    text = f"{verdict}{'; '.join(gaps)}. {group['runs']} runs; {group['design']}. "
-    text += f"A training MDP's score beats a test MDP's with probability {group['p_train_better']:.2f}."
+    verdict = f"<span style='color:{COLOR[group.verdict]}'>{group.verdict}</span>: " if group.verdict else ""
+    text = f"{verdict}{'; '.join(gaps)}. {group.runs} runs; {group.design}. "
+    text += f"A training MDP's score beats a test MDP's with probability {group.p_train_better:.2f}."
     return f"<h3>{html.escape(name(group))}</h3><p>{text}</p><table>{'<tr>' + head + '</tr>'}{body}</table>"
 
 
@@ -135,10 +135,10 @@ def _overview(study: Study) -> str:
     head = "".join(f"<th>{c}</th>" for c in ("", "verdict", "gap", "95% interval", "train", "test"))
     body = ""
     for g in study.result["groups"]:
-        low, mid, high = g["judged"]
-        scores = "".join(number(g["sets"][s]["mean"].estimate, 2) for s in ("train", "test"))
+        low, mid, high = g.judged
+        scores = "".join(number(g.sets[s]["mean"].estimate, 2) for s in ("train", "test"))
         interval = f'<td data-value="{low!r} {high!r}">{low:+.3f} to {high:+.3f}</td>'
-        verdict = g["verdict"] or "robustness"
+        verdict = g.verdict or "robustness"
         body += f"<tr><td>{html.escape(name(g))}</td><td>{verdict}</td>{number(mid)}{interval}{scores}</tr>"
     trends = [_trend(c, t) for c, t in study.result["trends"].items() if t]
     return f"<table><tr>{head}</tr>{body}</table>" + "".join(f"<p>{html.escape(t)}</p>" for t in trends)
@@ -158,18 +158,18 @@ def _trend(condition: str, t: dict[str, Any]) -> str:
 def _threats(study: Study) -> list[str]:
     meta, head = study.meta, study.head
     threats = [
-        f"{head['runs']} training runs, {head['sets']['test']['contexts']} test MDPs; {head['design']}.",
+        f"{head.runs} training runs, {head.sets['test']['contexts']} test MDPs; {head.design}.",
         f"Checkpoint: {meta['selection']}.",
         f"Observation normaliser: {meta['normaliser']}. Actions: {meta['mode']}.",
         f"The policy {'is' if meta['expose'] else 'is not'} told the parameters of its MDP.",
         "Score on the evaluated MDPs without the noise that training may have had, unless a condition says so.",
     ]
-    return [*threats, *meta.get("notes", []), *head["warnings"]]
+    return [*threats, *meta.get("notes", []), *head.warnings]
 
 
 def _page(study: Study, pictures: dict[str, Path | str]) -> str:
     meta, head = study.meta, study.head
-    low, mid, high = head["judged"]
+    low, mid, high = head.judged
     interval = f"{mid:+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
     panels = ""
     for k, (key, (title, _)) in enumerate(PANELS.items(), 1):
@@ -187,7 +187,7 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
         verdict=study.result["verdict"],
         what=html.escape(f"{meta['family']}: {name(head)}"),
         interval=f'<span data-headline="{low!r} {mid!r} {high!r}">{interval}</span>',
-        kind="adjusted for the reference and normalised" if head["adjusted"] else "normalised",
+        kind="adjusted for the reference and normalised" if head.adjusted else "normalised",
         delta=f"{study.result['delta']:g}",
         why=html.escape(why(study)),
         sign=html.escape(SIGN),

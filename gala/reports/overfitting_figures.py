@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gala.diagnostics.overfitting.generalisation import STRESS
+from gala.diagnostics.overfitting.generalisation import STRESS, GapGroup
 from gala.experiments.statistics import performance_profile
 from gala.reports.figures import BLUE, GREY, ORANGE
 
@@ -27,14 +27,14 @@ class Study(NamedTuple):
     result: dict[str, Any]
 
     @property
-    def head(self) -> dict[str, Any]:
-        head: dict[str, Any] = self.result["headline"]
+    def head(self) -> GapGroup:
+        head: GapGroup = self.result["headline"]
         return head
 
-    def agents(self, group: dict[str, Any] | None = None) -> list[Row]:
+    def agents(self, group: GapGroup | None = None) -> list[Row]:
         """The agent's rows of a group; of the headline's without one."""
         g = group or self.head
-        key = (g["condition"], g["n_train"])
+        key = (g.condition, g.n_train)
         return [r for r in self.rows if r["policy"] == "agent" and (r["condition"], r["n_train"]) == key]
 
     def means(self, rows: Iterable[Row]) -> NDArray:
@@ -47,7 +47,7 @@ class Study(NamedTuple):
 
 def learning_curves(study: Study, axes: Any) -> str | None:
     head = study.head
-    mine = [c for c in study.curves if (c["condition"], c["n_train"]) == (head["condition"], head["n_train"])]
+    mine = [c for c in study.curves if (c["condition"], c["n_train"]) == (head.condition, head.n_train)]
     if not mine:
         return "the runs keep no milestones (log.keep_milestones), or the policy was not trained here"
     for name in ("train", "test"):
@@ -66,17 +66,17 @@ def learning_curves(study: Study, axes: Any) -> str | None:
     return None
 
 
-def _conditions(study: Study) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+def _conditions(study: Study) -> dict[str, list[GapGroup]]:
+    found: dict[str, list[GapGroup]] = defaultdict(list)
     for g in study.result["groups"]:
-        if g["n_train"] and not g["robustness"]:
-            found[g["condition"]].append(g)
-    return {c: sorted(groups, key=lambda g: g["n_train"]) for c, groups in found.items()}
+        if g.n_train and not g.robustness:
+            found[g.condition].append(g)
+    return {c: sorted(groups, key=lambda g: g.n_train or 0) for c, groups in found.items()}
 
 
-def _number_axis(axes: Any, by_condition: dict[str, list[dict[str, Any]]]) -> None:
+def _number_axis(axes: Any, by_condition: dict[str, list[GapGroup]]) -> None:
     """Logarithmic, with the numbers of training MDPs that there are."""
-    n = sorted({g["n_train"] for groups in by_condition.values() for g in groups})
+    n = sorted({g.n_train or 0 for groups in by_condition.values() for g in groups})
     axes.set(xscale="log", xlabel="training MDPs")
     axes.set_xticks(n, [f"{x:,}" for x in n])
     axes.set_xticks([], minor=True)
@@ -87,10 +87,10 @@ def gap_against_n(study: Study, axes: Any) -> str | None:
     if not by_condition:
         return "there is one number of training MDPs; `gala overfit sweep` varies it"
     for i, ((condition, groups), color) in enumerate(zip(by_condition.items(), CYCLE, strict=False)):
-        n = np.array([g["n_train"] for g in groups]) * 1.03 ** (
+        n = np.array([g.n_train or 0 for g in groups]) * 1.03 ** (
             i - (len(by_condition) - 1) / 2
         )  # intervals side by side
-        low, mid, high = (np.array(v) for v in zip(*(g["judged"] for g in groups), strict=True))
+        low, mid, high = (np.array(v) for v in zip(*(g.judged for g in groups), strict=True))
         axes.errorbar(
             n, mid, [mid - low, high - mid], marker="o", ms=4, capsize=3, color=color, label=condition or "gap"
         )
@@ -107,7 +107,7 @@ def gap_against_n(study: Study, axes: Any) -> str | None:
 
 def profiles(study: Study, axes: Any) -> str | None:
     rows = study.agents()
-    scores = {n: study.means(r for r in rows if r["set"] == n) for n in study.head["sets"]}
+    scores = {n: study.means(r for r in rows if r["set"] == n) for n in study.head.sets}
     flat = np.concatenate(list(scores.values()))
     x = np.linspace(flat.min(), flat.max(), 200)
     for name, values in scores.items():
@@ -119,7 +119,7 @@ def profiles(study: Study, axes: Any) -> str | None:
 
 def per_context(study: Study, axes: Any) -> str | None:
     rows = study.agents()
-    for name in study.head["sets"]:
+    for name in study.head.sets:
         values = np.sort(study.means(r for r in rows if r["set"] == name))
         axes.plot(np.linspace(0, 1, len(values)), values, ".", ms=4, color=COLORS[name], label=name)
     random = study.means(r for r in study.rows if r["policy"] == "random")
@@ -135,9 +135,9 @@ def capacity(study: Study, axes: Any) -> str | None:
     if not by_condition:
         return "no rewards were randomised; `gala overfit flip` does that"
     for (condition, groups), color in zip(by_condition.items(), CYCLE, strict=False):
-        n = [g["n_train"] for g in groups]
-        axes.plot(n, [g["train_normalised"] for g in groups], "o-", ms=4, color=color, label=f"{condition}, train")
-        axes.plot(n, [g["test_normalised"] for g in groups], "o--", ms=4, color=color, label="test")
+        n = [g.n_train or 0 for g in groups]
+        axes.plot(n, [g.train_normalised for g in groups], "o-", ms=4, color=color, label=f"{condition}, train")
+        axes.plot(n, [g.test_normalised for g in groups], "o--", ms=4, color=color, label="test")
     axes.axhline(0.9, color="black", lw=0.6, ls=":")
     axes.set(ylabel="normalised return")
     _number_axis(axes, by_condition)
@@ -183,17 +183,17 @@ def heat_map(study: Study, axes: Any) -> str | None:
 
 
 def robustness(study: Study, axes: Any) -> str | None:
-    stressed = [g for g in study.result["groups"] if g["robustness"]]
+    stressed = [g for g in study.result["groups"] if g.robustness]
     if not stressed:
         return "no changes were tried; `gala overfit stress` does that"
-    base = next(g for g in study.result["groups"] if not g["robustness"])
+    base = next(g for g in study.result["groups"] if not g.robustness)
     for kind, marker in zip(STRESS, "os^", strict=True):
-        some = [(float(g["condition"].split("=")[1]), g) for g in stressed if g["condition"].startswith(kind)]
+        some = [(float(g.condition.split("=")[1]), g) for g in stressed if g.condition.startswith(kind)]
         if not some:
             continue
         points = [(1.0 if kind == "init_mult" else 0.0, base), *sorted(some, key=lambda p: p[0])]
         for name, style in (("train", "-"), ("test", "--")):
-            y = [g["sets"][name]["mean"].estimate for _, g in points]
+            y = [g.sets[name]["mean"].estimate for _, g in points]
             axes.plot([p[0] for p in points], y, marker + style, ms=4, color=COLORS[name], label=f"{kind}, {name}")
     axes.set(xlabel="strength of the change", ylabel="return")
     axes.legend(fontsize=7)

@@ -29,24 +29,24 @@ def test_an_unlucky_split_shows_a_raw_gap_and_no_adjusted_one():
     """The optimal policy, on a train set that is easier."""
     found = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"]), repeats=300)
     head = found["headline"]
-    assert head["gap"] == pytest.approx((1.0, 1.0, 1.0)) and head["adjusted"] == (0.0, 0.0, 0.0)
+    assert head.gap == pytest.approx((1.0, 1.0, 1.0)) and head.adjusted == (0.0, 0.0, 0.0)
     assert found["verdict"] == "NO-GAP"
-    assert any("sets differ in difficulty" in w for w in head["warnings"])
+    assert any("sets differ in difficulty" in w for w in head.warnings)
 
 
 def test_a_gap_is_normalised_by_what_separates_the_best_from_random():
     rng = np.random.default_rng(0)
     found = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.4 * (name == "test") + 0.01 * rng.normal()))
-    assert found["verdict"] == "OVERFIT" and found["headline"]["adjusted"].estimate == pytest.approx(0.4, abs=0.01)
+    assert found["verdict"] == "OVERFIT" and found["headline"].adjusted.estimate == pytest.approx(0.4, abs=0.01)
     half = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.4 * (name == "test"), random=-1.0))
-    assert half["headline"]["adjusted"].estimate == pytest.approx(0.2) and half["headline"]["scale"] == 2.0
-    assert half["headline"]["train_normalised"] == pytest.approx(1.5)
+    assert half["headline"].adjusted.estimate == pytest.approx(0.2) and half["headline"].scale == 2.0
+    assert half["headline"].train_normalised == pytest.approx(1.5)
 
 
 def test_a_single_run_of_many_is_not_hidden_by_the_others():
     """One lucky run in five widens the interval over 0: contexts alone would not."""
     found = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.5 * (name == "test" and run == 0)))
-    assert found["verdict"] == "INCONCLUSIVE" and found["headline"]["judged"].low == pytest.approx(0.0, abs=1e-9)
+    assert found["verdict"] == "INCONCLUSIVE" and found["headline"].judged.low == pytest.approx(0.0, abs=1e-9)
 
 
 def test_two_runs_and_a_missing_set_are_refused():
@@ -63,8 +63,8 @@ def test_two_runs_and_a_missing_set_are_refused():
 def test_without_a_reference_the_scale_is_the_best_that_was_seen_and_that_is_said():
     found = judge(rows(lambda name, k, run: 0.8 if name == "train" else 0.4, baselines=False))
     head = found["headline"]
-    assert head["scale"] == pytest.approx(0.8) and head["normalised"].estimate == pytest.approx(0.5)
-    assert head["adjusted"] is None and any("no reference" in w for w in head["warnings"])
+    assert head.scale == pytest.approx(0.8) and head.normalised.estimate == pytest.approx(0.5)
+    assert head.adjusted is None and any("no reference" in w for w in head.warnings)
 
 
 def test_conditions_of_a_study_share_the_scale_and_what_has_not_learned_is_called_out():
@@ -81,7 +81,7 @@ def test_conditions_of_a_study_share_the_scale_and_what_has_not_learned_is_calle
 def test_a_reference_that_misses_an_mdp_is_said_to_adjust_nothing():
     played = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"])
     head = judge([r for r in played if (r["policy"], r["context"]) != ("reference", "test3")], repeats=100)["headline"]
-    assert head["adjusted"] is None and any("not played on every MDP" in w for w in head["warnings"])
+    assert head.adjusted is None and any("not played on every MDP" in w for w in head.warnings)
 
 
 def test_sizes_with_other_runs_have_no_trend_and_few_shared_mdps_are_warned_of():
@@ -91,14 +91,14 @@ def test_sizes_with_other_runs_have_no_trend_and_few_shared_mdps_are_warned_of()
         found += [r | {"run": r["run"] + 10 * k} for r in played if r["set"] == "test" or r["context"] == "train0"]
     result = judge(found, repeats=100)
     assert result["trends"] == {"": None}
-    assert any("the same for all runs" in w for w in result["headline"]["warnings"])
+    assert any("the same for all runs" in w for w in result["headline"].warnings)
 
 
 def test_changes_of_the_mdp_are_robustness_and_get_no_verdict():
     base = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"])
     sticky = rows(lambda name, k, run: 0.0, condition="sticky=0.25", baselines=False)
     found = judge(base + sticky, repeats=200)
-    assert [g["verdict"] for g in found["groups"]] == ["NO-GAP", None] and found["verdict"] == "NO-GAP"
+    assert [g.verdict for g in found["groups"]] == ["NO-GAP", None] and found["verdict"] == "NO-GAP"
 
 
 def test_a_sweep_has_a_trend_a_fit_and_a_capacity():
@@ -115,8 +115,8 @@ def test_a_sweep_has_a_trend_a_fit_and_a_capacity():
     trend = result["trends"][""]
     assert trend["n"] == [1, 10, 100, 1000] and trend["capacity"] == 100  # train: 1 up to there, then 0.5
     assert trend["page_p"] < 0.01 and trend["law"] is not None
-    assert result["headline"]["n_train"] == 1000
-    assert [round(g["test_normalised"], 2) for g in result["groups"]] == [0.2, 0.6, 0.8, 0.9]
+    assert result["headline"].n_train == 1000
+    assert [round(g.test_normalised, 2) for g in result["groups"]] == [0.2, 0.6, 0.8, 0.9]
 
 
 def test_agents_that_are_worse_than_random_get_no_verdict():
@@ -124,8 +124,8 @@ def test_agents_that_are_worse_than_random_get_no_verdict():
     poor = rows(lambda name, k, run: -3.0 - (name == "test") + 0.01 * rng.normal(), baselines=False)
     random = [r | {"policy": "random", "run": -1} for r in rows(lambda name, k, run: 0.0, runs=1, baselines=False)]
     found = judge(poor + random)
-    assert found["verdict"] == "INCONCLUSIVE" and found["headline"]["scale"] == 1.0
-    assert any("nothing beats the random policy" in w for w in found["headline"]["warnings"])
+    assert found["verdict"] == "INCONCLUSIVE" and found["headline"].scale == 1.0
+    assert any("nothing beats the random policy" in w for w in found["headline"].warnings)
 
 
 def own_sets(agent, runs=4, contexts=5):
@@ -145,13 +145,13 @@ def test_runs_with_training_sets_of_their_own_are_judged_as_nested():
     table = {"train": rng.normal(2, 1, (4, 5)), "test": rng.normal(1, 1, (4, 5))}
     head = judge(own_sets(lambda name, k, run: table[name][run, k]), repeats=300, seed=3)["headline"]
     nested = st.nested_gap_interval(table["train"], table["test"], repeats=300, seed=3)
-    assert head["gap"] == pytest.approx(nested, rel=1e-12) and head["design"].startswith("a training set of its own")
+    assert head.gap == pytest.approx(nested, rel=1e-12) and head.design.startswith("a training set of its own")
     crossed = st.gap_interval(table["train"], table["test"], repeats=300, seed=3)
     assert abs(crossed.low - nested.low) > 0.01
-    assert head["sets"]["train"]["mean"] == pytest.approx(st.mean_interval(table["train"], nested=True))
-    assert head["sets"]["test"]["mean"] == pytest.approx(st.mean_interval(table["test"]))
-    assert head["sets"]["train"]["contexts"] == 20 and head["sets"]["test"]["contexts"] == 5
-    assert head["runs"] == 4 and not any("the same for all runs" in w for w in head["warnings"])
+    assert head.sets["train"]["mean"] == pytest.approx(st.mean_interval(table["train"], nested=True))
+    assert head.sets["test"]["mean"] == pytest.approx(st.mean_interval(table["test"]))
+    assert head.sets["train"]["contexts"] == 20 and head.sets["test"]["contexts"] == 5
+    assert head.runs == 4 and not any("the same for all runs" in w for w in head.warnings)
     together = judge(rows(lambda name, k, run: float(k % 7 + run), baselines=False), repeats=300, seed=3)["headline"]
     scores = np.array([[k % 7 + run for k in np.argsort([f"test{k}" for k in range(60)])] for run in range(5)], float)
     assert together["gap"] == pytest.approx(st.gap_interval(scores, scores, repeats=300, seed=3), abs=1e-12)
@@ -162,8 +162,8 @@ def test_a_rate_of_success_counts_mdps_and_not_episodes():
     """300 episodes of 60 MDPs, by five runs: no more certain than 60 trials."""
     played = rows(lambda name, k, run: 1.0)
     won = [r | {"success": int(r["context"][len(r["set"]) :]) % 4 == 0} for r in played]
-    assert judge(won, repeats=50)["headline"]["sets"]["test"]["success"] == st.wilson(15, 60)
-    assert judge(played, repeats=50)["headline"]["sets"]["test"]["success"] is None
+    assert judge(won, repeats=50)["headline"].sets["test"]["success"] == st.wilson(15, 60)
+    assert judge(played, repeats=50)["headline"].sets["test"]["success"] is None
 
 
 def test_of_several_conditions_the_largest_gap_heads_the_report():
@@ -172,8 +172,8 @@ def test_of_several_conditions_the_largest_gap_heads_the_report():
     for condition, gap in gaps.items():
         played += rows(lambda name, k, run, gap=gap: 1 + gap * (name == "train"), condition=condition, baselines=False)
     found = judge(played, repeats=50)
-    assert found["headline"]["condition"] == "b" and [g["condition"] for g in found["groups"]] == ["a", "b", "c"]
-    assert found["verdict"] == found["headline"]["verdict"] == "OVERFIT"
+    assert found["headline"].condition == "b" and [g.condition for g in found["groups"]] == ["a", "b", "c"]
+    assert found["verdict"] == found["headline"].verdict == "OVERFIT"
 
 
 def simple(train, test, **settings):
@@ -186,18 +186,18 @@ def simple(train, test, **settings):
 def test_the_defaults_are_those_that_a_report_names():
     rng = np.random.default_rng(0)
     played = rows(lambda name, k, run: rng.normal())
-    assert judge(played)["headline"]["gap"] == judge(played, delta=0.05, repeats=2000, seed=0)["headline"]["gap"]
+    assert judge(played)["headline"].gap == judge(played, delta=0.05, repeats=2000, seed=0)["headline"].gap
     assert judge(played)["delta"] == 0.05 and judge(played, repeats=50)["sign"].endswith("positive = overfit")
-    assert judge(played, repeats=2001)["headline"]["gap"] != judge(played)["headline"]["gap"]
-    assert judge(played, seed=1)["headline"]["gap"] != judge(played)["headline"]["gap"]
+    assert judge(played, repeats=2001)["headline"].gap != judge(played)["headline"].gap
+    assert judge(played, seed=1)["headline"].gap != judge(played)["headline"].gap
 
 
 def test_the_gap_of_each_run_and_the_summary_of_each_set_are_plain_means():
     scores = lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.25 * run * (name == "test") + (k == 7)  # noqa: E731
     head = judge(rows(scores, random=-1.0), repeats=50)["headline"]
-    assert head["scale"] == 2.0 and head["j_random"] == -1.0 and head["j_reference"] == 1.0
-    assert head["by_run"] == pytest.approx({run: 0.125 * run for run in range(5)})
-    assert head["p_train_better"] == pytest.approx(
+    assert head.scale == 2.0 and head.j_random == -1.0 and head.j_reference == 1.0
+    assert head.by_run == pytest.approx({run: 0.125 * run for run in range(5)})
+    assert head.p_train_better == pytest.approx(
         np.mean(
             [
                 t + (a == 7) > 1 - 0.25 * r + (b == 7)
@@ -210,33 +210,33 @@ def test_the_gap_of_each_run_and_the_summary_of_each_set_are_plain_means():
         + 0.5
         * np.mean([2 + (a == 7) == 1 - 0.25 * r + (b == 7) for a in range(60) for r in range(5) for b in range(60)])
     )
-    test = head["sets"]["test"]
+    test = head.sets["test"]
     flat = [1 - 0.25 * run + (k == 7) for run in range(5) for k in range(60)]
     assert test["mean"].estimate == pytest.approx(np.mean(flat)) and test["iqm"] == pytest.approx(st.iqm(flat))
     assert test["worst"] == pytest.approx(0.5) and (test["random"], test["reference"]) == (-1.0, 1.0)
-    assert (test["contexts"], test["episodes"], head["sets"]["train"]["reference"]) == (60, 300, 2.0)
-    assert head["train_normalised"] == pytest.approx((2 + 1 / 60 + 1) / 2)
-    assert head["test_normalised"] == pytest.approx((0.5 + 1 / 60 + 1) / 2)
-    assert any("own gap is +0.500, normalised" in w for w in head["warnings"])
+    assert (test["contexts"], test["episodes"], head.sets["train"]["reference"]) == (60, 300, 2.0)
+    assert head.train_normalised == pytest.approx((2 + 1 / 60 + 1) / 2)
+    assert head.test_normalised == pytest.approx((0.5 + 1 / 60 + 1) / 2)
+    assert any("own gap is +0.500, normalised" in w for w in head.warnings)
 
 
 def test_episodes_of_one_context_are_averaged_before_anything_else():
     played = rows(lambda name, k, run: 1.0)
     again = [r | {"return": r["return"] + 2.0, "episode": 1} for r in played if r["policy"] == "agent"]
     head = judge(played + again, repeats=50)["headline"]
-    assert head["sets"]["test"]["mean"].estimate == 2.0 and head["sets"]["test"]["episodes"] == 600
+    assert head.sets["test"]["mean"].estimate == 2.0 and head.sets["test"]["episodes"] == 600
 
 
 def test_without_a_reference_random_play_is_what_is_taken_from_the_best_and_from_the_gap():
     played = rows(lambda name, k, run: 0.9 if name == "train" else 0.5)
     random = [r | {"return": 0.1 + 0.2 * (r["set"] == "train")} for r in played if r["policy"] == "random"]
     head = judge([r for r in played if r["policy"] == "agent"] + random, repeats=50)["headline"]
-    assert head["scale"] == pytest.approx(0.8) and head["adjusted"].estimate == pytest.approx((0.4 - 0.2) / 0.8)
-    assert head["train_normalised"] == pytest.approx(1.0) and head["test_normalised"] == pytest.approx(0.5)
+    assert head.scale == pytest.approx(0.8) and head.adjusted.estimate == pytest.approx((0.4 - 0.2) / 0.8)
+    assert head.train_normalised == pytest.approx(1.0) and head.test_normalised == pytest.approx(0.5)
     level = [r | {"return": 1.0} for r in played if r["policy"] != "reference"]
     head = judge(level, repeats=50)["headline"]
-    assert head["scale"] == 1.0 and head["verdict"] == "INCONCLUSIVE"
-    assert any("nothing beats the random policy (1)" in w for w in head["warnings"])
+    assert head.scale == 1.0 and head.verdict == "INCONCLUSIVE"
+    assert any("nothing beats the random policy (1)" in w for w in head.warnings)
 
 
 def test_a_stress_test_has_the_plain_baselines_and_any_other_condition_its_own():
@@ -245,10 +245,10 @@ def test_a_stress_test_has_the_plain_baselines_and_any_other_condition_its_own()
     noisy = rows(lambda name, k, run: 1.0 if name == "train" else 0.5, condition="algo=gala", random=-1.0)
     found = judge(plain + stressed + noisy, repeats=50)
     base, own, robust = found["groups"]
-    assert [g["condition"] for g in found["groups"]] == ["", "algo=gala", "sigma=0.5"]
+    assert [g.condition for g in found["groups"]] == ["", "algo=gala", "sigma=0.5"]
     assert (base["scale"], robust["scale"]) == (1.0, 1.0) and robust["robustness"] and not own["robustness"]
     assert own["j_random"] == pytest.approx(-0.5) and own["scale"] == pytest.approx(1.5)  # its own, and the plain ones
-    assert found["headline"]["condition"] != "sigma=0.5" and robust["gap"].estimate == 8.0
+    assert found["headline"].condition != "sigma=0.5" and robust["gap"].estimate == 8.0
     assert set(found["trends"]) == {"", "algo=gala"}
 
 
@@ -256,10 +256,10 @@ def test_the_most_training_mdps_head_the_report_and_a_set_without_a_number_can_t
     few = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - (name == "test"), n_train=10)
     many = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"], n_train=60, baselines=False)
     head = judge(few + many, repeats=50)["headline"]
-    assert head["n_train"] == 60 and head["verdict"] == "NO-GAP"
+    assert head.n_train == 60 and head.verdict == "NO-GAP"
     assert simple(2.0, 1.0, n_train=None, repeats=50)["n_train"] is None
     mixed = judge(few + [r | {"n_train": None} for r in many], repeats=50)
-    assert [g["n_train"] for g in mixed["groups"]] == [None, 10] and mixed["headline"]["n_train"] == 10
+    assert [g.n_train for g in mixed["groups"]] == [None, 10] and mixed["headline"].n_train == 10
 
 
 @pytest.mark.parametrize(("train", "told"), [(0.25, None), (0.24, "24%"), (-0.5, "0%")])
@@ -298,7 +298,7 @@ def test_warnings_name_the_number_that_is_too_small_and_a_difference_of_delta_is
     warnings = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"], runs=4), delta=1.0, repeats=50)["headline"]
     assert warnings["warnings"] == ["4 training runs: with fewer than 5 the interval may be too narrow"]
     short = [r for r in rows(lambda name, k, run: 1.0) if r["set"] == "train" or int(r["context"][4:]) < 20]
-    told = judge(short, delta=1.0, repeats=50)["headline"]["warnings"]
+    told = judge(short, delta=1.0, repeats=50)["headline"].warnings
     assert told == ["20 test MDPs: with fewer than 50 the test score depends on their luck"]
 
 
@@ -309,6 +309,6 @@ def test_the_adjusted_interval_is_that_of_the_scores_less_the_references():
     played = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] + table[name][run, k], random=-1.0)
     head = judge(played, repeats=300, seed=3)["headline"]
     wanted = st.gap_interval(table["train"], table["test"], repeats=300, seed=3)
-    assert head["adjusted"] == pytest.approx([x / 2 for x in wanted]) == head["judged"]
+    assert head.adjusted == pytest.approx([x / 2 for x in wanted]) == head.judged
     raw = st.gap_interval(table["train"][:, order] + 2, table["test"][:, order] + 1, repeats=300, seed=3)
-    assert head["gap"] == pytest.approx(raw) and head["normalised"] == pytest.approx([x / 2 for x in raw])
+    assert head.gap == pytest.approx(raw) and head.normalised == pytest.approx([x / 2 for x in raw])

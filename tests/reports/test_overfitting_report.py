@@ -60,22 +60,22 @@ def test_every_number_on_the_page_is_found_again_in_the_rows(tmp_path):
     page = (tmp_path / "s" / "report.html").read_text()
     again = judge(rows, delta=0.05)
     headline = [float(x) for x in re.search(r'data-headline="([^"]+)"', page)[1].split()]
-    assert headline == list(again["headline"]["judged"])
+    assert headline == list(again["headline"].judged)
     sections = re.findall(r"<h3>([^<]+)</h3><p>(.*?)</p><table>(.*?)</table>", page, re.S)
     assert len(sections) == 3 and sections[0][0] == "80 training MDPs"
     for title, gaps, table in sections:
-        group = next(g for g in again["groups"] if f"{g['n_train']} training MDPs" == title)
+        group = next(g for g in again["groups"] if f"{g.n_train} training MDPs" == title)
         for key, values in re.findall(r'data-gap=(\w+) data-value="([^"]+)"', gaps):
-            assert [float(x) for x in values.split()] == list(group[key])
+            assert [float(x) for x in values.split()] == list(getattr(group, key))
         for name, cells in re.findall(r"<tr data-set=(\w+)>(.*?)</tr>", table, re.S):
             found = [v.split() for v in re.findall(r'data-value="([^"]+)"', cells)]
-            s = group["sets"][name]
+            s = group.sets[name]
             wanted = [[s["mean"].estimate], [s["mean"].low, s["mean"].high], [s["iqm"]], [s["worst"]]]
             wanted += [[s["success"].estimate], [s["random"]], [s["reference"]]]
             assert [[float(x) for x in v] for v in found] == wanted
-            mine = [r for r in rows if (r["policy"], r["set"], r["n_train"]) == ("agent", name, group["n_train"])]
+            mine = [r for r in rows if (r["policy"], r["set"], r["n_train"]) == ("agent", name, group.n_train)]
             assert s["mean"].estimate == pytest.approx(np.mean([r["return"] for r in mine]))
-    assert result["verdict"] in page and result["headline"]["n_train"] == 80
+    assert result["verdict"] in page and result["headline"].n_train == 80
     table = list(csv.DictReader((tmp_path / "s" / "rows.csv").open()))
     assert len(table) == len(rows) and float(table[7]["return"]) == rows[7]["return"]
 

@@ -59,7 +59,7 @@ def closed_forms() -> Check:
 def memoriser() -> Check:
     """Score 1 on train, 1/2 elsewhere."""
     result = _judge(lambda train: Memoriser(train, else_cue=False), cue=0.5)
-    gap = result["headline"]["gap"].estimate
+    gap = result["headline"].gap.estimate
     ok = abs(gap - 0.5) < 0.05 and result["verdict"] == "OVERFIT"
     return Check("a lookup memoriser overfits by 0.5", f"gap {gap:.3f}, {result['verdict']}", ok)
 
@@ -67,14 +67,14 @@ def memoriser() -> Check:
 def cue_follower() -> Check:
     """Score 0.9 everywhere."""
     result = _judge(lambda train: Memoriser((), else_cue=True), cue=0.9)
-    gap = result["headline"]["gap"].estimate
+    gap = result["headline"].gap.estimate
     return Check("a cue follower does not", f"gap {gap:+.3f}, {result['verdict']}", result["verdict"] == "NO-GAP")
 
 
 def mixture() -> Check:
     """Train 1, test 0.9: gap 0.1, a fifth of what separates the best from random."""
     head = _judge(lambda train: Memoriser(train, else_cue=True), cue=0.9)["headline"]
-    gap, normalised = head["gap"].estimate, head["normalised"].estimate
+    gap, normalised = head.gap.estimate, head.normalised.estimate
     ok = abs(gap - 0.1) < 0.03 and abs(normalised - 0.2) < 0.06
     return Check("a mixture overfits by 0.1, normalised 0.2", f"{gap:.3f}, {normalised:.3f}", ok)
 
@@ -83,7 +83,7 @@ def random_policy() -> Check:
     """Against itself, on the same noise, the adjusted gap is 0 to the last bit."""
     policy = RandomPolicy(_action_space())
     result = _judge(lambda train: policy, cue=0.5, reference=policy)
-    adjusted = result["headline"]["adjusted"]
+    adjusted = result["headline"].adjusted
     return Check("a random policy against itself", f"adjusted gap {adjusted.estimate}", adjusted == (0.0, 0.0, 0.0))
 
 

@@ -7,9 +7,11 @@ context: with few training MDPs one set may simply be easier. The verdict is on 
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,35 @@ STRESS = ("sticky", "sigma", "init_mult")
 SETS = ("train", "val", "test", "extrap")
 Scores = dict[int, dict[str, float]]
 """Run -> context -> mean return over its episodes."""
+
+
+@dataclass(frozen=True)
+class GapGroup:
+    """What is known of one condition with one number of training MDPs."""
+
+    runs: int
+    design: str
+    j_random: float | None
+    j_reference: float
+    scale: float
+    """Gaps are divided by it: J_reference - J_random, or 1 where that is not positive."""
+    sets: dict[str, dict[str, Any]]
+    """Set -> mean, IQM, worst MDPs, success, and the scores of the random and the reference policy."""
+    gap: st.Interval
+    normalised: st.Interval
+    adjusted: st.Interval | None
+    judged: st.Interval
+    """The adjusted gap where there is one, else the normalised one."""
+    verdict: str | None
+    """None for conditions of a stress test."""
+    p_train_better: float
+    by_run: dict[int, float]
+    train_normalised: float
+    test_normalised: float
+    warnings: list[str]
+    condition: str = ""
+    n_train: int | None = None
+    robustness: bool = False
 
 
 def scores(rows: Iterable[Row]) -> Scores:
@@ -55,14 +86,17 @@ def judge(rows: Sequence[Row], *, delta: float = 0.05, repeats: int = 2000, seed
         mine = [r for r in agents if (r["condition"], r["n_train"]) == (condition, n_train)]
         robust = _is_stress(condition)
         others = [r for r in rows if r["policy"] != "agent" and r["condition"] in ("" if robust else condition, "")]
-        group = _group(mine, others, best, delta, repeats, seed) | {"condition": condition, "n_train": n_train}
-        groups.append(group | {"robustness": robust, "verdict": None if robust else group["verdict"]})
-    judged = [g for g in groups if not g["robustness"]]
-    most = max(g["n_train"] or 0 for g in judged)
-    head = max((g for g in judged if (g["n_train"] or 0) == most), key=lambda g: g["judged"].estimate)
-    trends = {c: _trend([g for g in judged if g["condition"] == c]) for c in sorted({g["condition"] for g in judged})}
+        group = _group(mine, others, best, delta=delta, repeats=repeats, seed=seed)
+        verdict = None if robust else group.verdict
+        groups.append(
+            dataclasses.replace(group, condition=condition, n_train=n_train, robustness=robust, verdict=verdict)
+        )
+    judged = [g for g in groups if not g.robustness]
+    most = max(g.n_train or 0 for g in judged)
+    head = max((g for g in judged if (g.n_train or 0) == most), key=lambda g: g.judged.estimate)
+    trends = {c: _trend([g for g in judged if g.condition == c]) for c in sorted({g.condition for g in judged})}
     return {
-        "verdict": head["verdict"],
+        "verdict": head.verdict,
         "headline": head,
         "groups": groups,
         "trends": trends,
@@ -85,65 +119,87 @@ def _best_score(agents: Sequence[Row]) -> float:
 
 
 def _group(
-    agents: Sequence[Row], others: Sequence[Row], best: float, delta: float, repeats: int, seed: int
-) -> dict[str, Any]:
-    by_set = {name: scores(r for r in agents if r["set"] == name) for name in SETS}
-    by_set = {name: by_run for name, by_run in by_set.items() if by_run}
+    agents: Sequence[Row], others: Sequence[Row], best: float, *, delta: float, repeats: int, seed: int
+) -> GapGroup:
+    by_set = {name: by_run for name in SETS if (by_run := scores(r for r in agents if r["set"] == name))}
     if "train" not in by_set or "test" not in by_set:
         raise ValueError("a gap needs scores on train and on test contexts")
-    random, reference = (_by_context(others, policy) for policy in ("random", "reference"))
-    warnings, test_ids = [], _contexts(by_set["test"])
-    j_random = _mean(random, test_ids)
-    j_reference = _mean(reference, test_ids)
-    if j_reference is None:
-        warnings.append("no reference policy: gaps are normalised by the study's best score, less the random one")
-        j_reference = best
-    scale = j_reference - (j_random if j_random is not None else 0.0)
-    learned = scale > 0
-    if not learned:
-        warnings.append(f"nothing beats the random policy ({j_random:g}): gaps are in units of return, and say little")
-        scale = 1.0
     train, test = by_set["train"], by_set["test"]
+    random, reference = (_by_context(others, policy) for policy in ("random", "reference"))
+    scale, warnings = _scale(random, reference, best, _contexts(test))
     nested = len({frozenset(by) for by in train.values()}) > 1
-    interval = st.nested_gap_interval if nested else st.gap_interval
-    raw = interval(_lists(train), _lists(test), repeats=repeats, seed=seed)
+    settings = {"repeats": repeats, "seed": seed}
+    raw = _interval(train, test, nested, settings)
     against = reference or random
     known = all(c in against for by_run in (train, test) for c in _contexts(by_run))
     adjusted = None
     if known:
-        less = [[[s - against[c] for c, s in by.items()] for by in by_run.values()] for by_run in (train, test)]
-        adjusted = st.Interval(*(x / scale for x in interval(less[0], less[1], repeats=repeats, seed=seed)))
-        own = (_mean(against, _contexts(train)) or 0.0) - (_mean(against, test_ids) or 0.0)
-        if abs(own) / scale > delta:
-            warnings.append(f"sets differ in difficulty: the reference's own gap is {own / scale:+.3f}, normalised")
+        own_train, own_test = (
+            {run: {c: s - against[c] for c, s in by.items()} for run, by in x.items()} for x in (train, test)
+        )
+        adjusted = st.Interval(*(x / scale.divisor for x in _interval(own_train, own_test, nested, settings)))
+        own = ((_mean(against, _contexts(train)) or 0.0) - (_mean(against, _contexts(test)) or 0.0)) / scale.divisor
+        if abs(own) > delta:
+            warnings.append(f"sets differ in difficulty: the reference's own gap is {own:+.3f}, normalised")
     elif against:
         warnings.append("the reference was not played on every MDP: the gap is not adjusted")
-    normalised = st.Interval(*(x / scale for x in raw))
+    normalised = st.Interval(*(x / scale.divisor for x in raw))
     judged = adjusted or normalised
-    table = {n: _summary(n, by_run, agents, random, reference, nested and n == "train") for n, by_run in by_set.items()}
-    reached = {n: (summary["mean"].estimate - (j_random or 0.0)) / scale for n, summary in table.items()}
-    if learned and reached["train"] < LEARNED:
+    table = {n: _summary(n, x, agents, random, reference, nested and n == "train") for n, x in by_set.items()}
+    reached = {n: (summary["mean"].estimate - (scale.random or 0.0)) / scale.divisor for n, summary in table.items()}
+    if scale.learned and reached["train"] < LEARNED:
         share = max(reached["train"], 0.0)
         warnings.append(f"it has learned {share:.0%} of the task: what was not learned cannot be memorised")
-    warnings += st.warnings_for(len(train), len(test_ids), None if nested else len(_contexts(train)))
-    return {
-        "runs": len(train),
-        "design": "a training set of its own for each run" if nested else "one training set for all runs",
-        "j_random": j_random,
-        "j_reference": j_reference,
-        "scale": scale,
-        "sets": table,
-        "gap": raw,
-        "normalised": normalised,
-        "adjusted": adjusted,
-        "judged": judged,
-        "verdict": st.verdict(judged, delta) if learned else "INCONCLUSIVE",
-        "p_train_better": st.probability_of_improvement(_flat(train), _flat(test)),
-        "by_run": _by_run(train, test, against if known else {}, scale),
-        "train_normalised": reached["train"],
-        "test_normalised": reached["test"],
-        "warnings": warnings,
-    }
+    warnings += st.warnings_for(len(train), len(_contexts(test)), None if nested else len(_contexts(train)))
+    return GapGroup(
+        runs=len(train),
+        design="a training set of its own for each run" if nested else "one training set for all runs",
+        j_random=scale.random,
+        j_reference=scale.reference,
+        scale=scale.divisor,
+        sets=table,
+        gap=raw,
+        normalised=normalised,
+        adjusted=adjusted,
+        judged=judged,
+        verdict=st.verdict(judged, delta) if scale.learned else "INCONCLUSIVE",
+        p_train_better=st.probability_of_improvement(_flat(train), _flat(test)),
+        by_run=_by_run(train, test, against if known else {}, scale.divisor),
+        train_normalised=reached["train"],
+        test_normalised=reached["test"],
+        warnings=warnings,
+    )
+
+
+class _Scale(NamedTuple):
+    """What gaps are divided by: what separates the reference from the random policy on the test contexts."""
+
+    divisor: float
+    random: float | None
+    reference: float
+    learned: bool
+
+
+def _scale(
+    random: Mapping[str, float], reference: Mapping[str, float], best: float, test_ids: list[str]
+) -> tuple[_Scale, list[str]]:
+    """The scale, and what has to be said of it; ``best`` stands in for a reference that was not played."""
+    warnings = []
+    j_random, j_reference = _mean(random, test_ids), _mean(reference, test_ids)
+    if j_reference is None:
+        warnings.append("no reference policy: gaps are normalised by the study's best score, less the random one")
+        j_reference = best
+    divisor = j_reference - (j_random if j_random is not None else 0.0)
+    if learned := divisor > 0:
+        return _Scale(divisor, j_random, j_reference, learned), warnings
+    warnings.append(f"nothing beats the random policy ({j_random:g}): gaps are in units of return, and say little")
+    return _Scale(1.0, j_random, j_reference, learned), warnings
+
+
+def _interval(train: Scores, test: Scores, nested: bool, settings: Mapping[str, int]) -> st.Interval:
+    """The gap's, where each run has a training set of its own (nested) or all have the same (crossed)."""
+    interval = st.nested_gap_interval if nested else st.gap_interval
+    return interval(_lists(train), _lists(test), **settings)
 
 
 def _summary(
@@ -174,16 +230,16 @@ def _by_run(train: Scores, test: Scores, against: Mapping[str, float], scale: fl
     return {run: (mean(train[run]) - mean(test[run])) / scale for run in train}
 
 
-def _trend(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _trend(groups: Sequence[GapGroup]) -> dict[str, Any] | None:
     """The gap over the numbers of training MDPs: Page's test with runs as blocks, a power law, N05, and capacity."""
-    groups = sorted((g for g in groups if g["n_train"]), key=lambda g: g["n_train"])
-    runs = sorted(set.intersection(*(set(g["by_run"]) for g in groups))) if groups else []
+    groups = sorted((g for g in groups if g.n_train), key=lambda g: g.n_train or 0)
+    runs = sorted(set.intersection(*(set(g.by_run) for g in groups))) if groups else []
     if len(groups) < 2 or not runs:
         return None
-    table = np.array([[g["by_run"][run] for g in groups] for run in runs])
-    n = [g["n_train"] for g in groups]
+    table = np.array([[g.by_run[run] for g in groups] for run in runs])
+    n = [g.n_train or 0 for g in groups]
     law = st.fit_power_law(n, table.mean(0)) if len(n) >= 3 else None
-    memorised = [g["n_train"] for g in groups if g["train_normalised"] >= 0.9]
+    memorised = [g.n_train or 0 for g in groups if g.train_normalised >= 0.9]
     return {
         "n": n,
         "page_p": st.page_trend_test(table),
