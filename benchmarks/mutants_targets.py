@@ -109,6 +109,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "gala/gossip/push_sum.py": {
         "numerator: return torch.mul(z, weight, out=out) -> return torch.mul(weight, z, out=out)": "a product commutes",
+        "sent_weights: if total <= room or total == 0.0: -> "
+        "if total < room or total == 0.0:": "at equality the plan is scaled by 1",
     },
     "gala/rl/normalise.py": {
         "__call__: return np.clip((obs - self.applied.mean) * scale, -self.clip, self.clip).astype(np.f -> "

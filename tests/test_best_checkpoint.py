@@ -4,6 +4,7 @@ import pytest
 
 from gala.config.schema import Config, LogConfig
 from gala.training.common_checkpoint import CommonCheckpoint
+from gala.training.protocol import LearnerStates
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def clock(monkeypatch):
 
 def test_a_new_best_is_kept_a_quarter_of_the_interval_after_the_last_checkpoint(clock):
     config = Config(log=LogConfig(checkpoint_interval_s=40.0))
-    checkpoint = CommonCheckpoint(config, None, None, None, None, {}, 0)  # nobody is there to be told
+    checkpoint = CommonCheckpoint(config, None, None, None, None, LearnerStates(), 0)  # nobody is there to be told
 
     def offered(after_s, mean):
         clock[0] += after_s

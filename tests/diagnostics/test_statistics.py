@@ -25,7 +25,11 @@ def covers(interval, truth=0.0):
 
 def test_known_values():
     square = [[0, 1], [1, 2], [2, 3], [3, 4]]
-    assert st.iqm(square) == 2.0 and st.iqm(range(1, 9)) == 4.5 and st.optimality_gap(square) == 0.125
+    assert (
+        st.iqm(square) == 2.0 == st.iqm([[0, 9], [2, 2]])
+        and st.iqm(range(1, 9)) == 4.5
+        and st.optimality_gap(square) == 0.125
+    )
     assert st.probability_of_improvement([1, 2, 3, 4], [2, 2, 2, 2]) == 0.625
     assert st.cvar(range(20)) == 0.5 and st.cvar([3, 1, 2]) == 1.0
     np.testing.assert_array_equal(st.performance_profile([0, 1, 2, 3], [-1, 0, 2.5]), [1, 0.75, 0.25])

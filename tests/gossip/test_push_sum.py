@@ -150,7 +150,7 @@ def test_sent_weights_at_their_bounds():
     assert sent_weights(1.0, [0.25, 0.25], 0.5) == [0.25, 0.25] == sent_weights(1.0, [0.25, 0.25], 0.0)
     assert sent_weights(1.0, [0.5, 0.25], 0.5) == pytest.approx([1 / 3, 1 / 6])
     assert sent_weights(1.0, [0.5], 0.75) == [0.25] and sent_weights(1.0, [0.5], 0.7500001) == [0.0]
-    assert sent_weights(2.0, [0.5, 0.5], 0.5) == [0.75, 0.75]
+    assert sent_weights(2.0, [0.5, 0.5], 0.5) == [0.75, 0.75] and sent_weights(1.25, [0.8], 0.5) == [0.75]
     assert sent_weights(0.0, [0.5, 0.5], 0.25) == [0.0, 0.0] == sent_weights(0.0, [0.5, 0.5], 0.0)
     assert sent_weights(1.0, [], 0.25) == []
 
