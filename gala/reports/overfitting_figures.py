@@ -87,6 +87,7 @@ def gap_against_n(study: Study, axes: Any) -> str | None:
     if not by_condition:
         return "there is one number of training MDPs; `gala overfit sweep` varies it"
     for i, ((condition, groups), color) in enumerate(zip(by_condition.items(), CYCLE, strict=False)):
+        # shifted a little, so that intervals stand side by side
         n = np.array([g.n_train or 0 for g in groups]) * 1.03 ** (
             i - (len(by_condition) - 1) / 2
         )  # intervals side by side

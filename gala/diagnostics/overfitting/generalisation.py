@@ -196,6 +196,10 @@ def _scale(
     return _Scale(1.0, j_random, j_reference, learned), warnings
 
 
+def _less(by_run: Scores, against: Mapping[str, float]) -> Scores:
+    return {run: {c: s - against[c] for c, s in by.items()} for run, by in by_run.items()}
+
+
 def _interval(train: Scores, test: Scores, nested: bool, settings: Mapping[str, int]) -> st.Interval:
     """The gap's, where each run has a training set of its own (nested) or all have the same (crossed)."""
     interval = st.nested_gap_interval if nested else st.gap_interval
