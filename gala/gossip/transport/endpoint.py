@@ -94,6 +94,7 @@ class _SharedEndpoint:
             if held:
                 block.arrived[dst, self._rank] = 1
                 box.put(values, weight, sent_at, replace, scale)
+                block.note((self._rank, dst), box.mass())
                 self._move(0.0 if replace else -weight)
         return held
 
@@ -115,6 +116,9 @@ class _SharedEndpoint:
             if not held:
                 return None
             block.arrived[dst, src] = 0
+            block.note(
+                (src, dst), 0.0
+            )  # before the box is empty: who dies in between leaves no weight that is not there
             message = box.look() if use else box.peek()
             if message is not None and use:
                 use(message)  # who dies in here has published nothing of it: it stays the box's
@@ -135,6 +139,9 @@ class _SharedEndpoint:
 
     def waiting(self, src: int, dst: int) -> int:
         return int(alive(self._block).box((src, dst)).ints[Box.COUNT])
+
+    def unread_weight(self, dst: int) -> float:
+        return alive(self._block).table.unread_weight(dst)
 
     def agree(self, fingerprint: int) -> None:
         block = alive(self._block)
