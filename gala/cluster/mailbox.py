@@ -85,6 +85,7 @@ class RayEndpoint:
 
     def advance(self, updates: int) -> None:
         self._member.updates = updates
+        self._member.mirror.table.update(self._rank)
 
     def progress(self, rank: int) -> int:
         if rank == self._rank:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala.cluster.hub import Rows
-from gala.gossip.transport.roster import PRESENT, Table
+from gala.gossip.transport.roster import PRESENT, RESTING, Table
 from gala.training.board import ENV_STEPS
 
 
@@ -28,7 +28,7 @@ class Mirror:
         self.sent_updates = rows.sent_updates.copy()
         self.table = Table(rows.state.copy(), np.zeros(places, np.int64), rows.weight.copy(), np.zeros(places))
         self.table.unread[:] = rows.unread_weight
-        if own is not None:
+        if own is not None and self.table.state[own] != RESTING:  # a newcomer rests until its first update
             self.table.state[own] = PRESENT
         self._others = np.arange(places) != own
 

@@ -226,6 +226,11 @@ def test_shared_memory_counts_what_a_dead_rank_held_and_lets_joiners_in():
     boxes.admit(3)
     joiner = GossipAverager([torch.zeros(2)], rank=3, world_size=4, mailbox=open_endpoint(boxes.handle, 3))
     joiner.join(updates=3)
+    for _ in range(9):
+        for averager in averagers[:2]:
+            averager.step()
+    assert endpoints[0].roster.live() == (0, 1) and boxes.table.unread_weight(3) == 0.0, "it has yet to do an update"
+    joiner.step()
     assert endpoints[0].roster.live() == (0, 1, 3)
     for _ in range(40):
         for averager in (averagers[0], averagers[1], joiner):

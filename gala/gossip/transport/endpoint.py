@@ -68,7 +68,8 @@ def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None 
     check_rank(rank, handle.world_size)
     block = open_block(handle)
     block.lent = lent or block.lent
-    block.table.state[rank] = PRESENT
+    if block.table.state[rank] != RESTING:  # a newcomer rests until its first update
+        block.table.state[rank] = PRESENT
     return _SharedEndpoint(block, handle, rank)
 
 
@@ -150,7 +151,8 @@ class _SharedEndpoint:
 
     def advance(self, updates: int) -> None:
         block = alive(self._block)
-        block.updates[self._rank], block.table.beat_ns[self._rank] = updates, time.monotonic_ns()
+        block.updates[self._rank] = updates
+        block.table.update(self._rank)
 
     def progress(self, rank: int) -> int:
         return int(alive(self._block).updates[rank])

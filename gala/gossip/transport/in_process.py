@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -105,7 +104,7 @@ class _InProcessEndpoint:
 
     def advance(self, updates: int) -> None:
         self._shared.updates[self._rank] = updates
-        self._shared.table.beat_ns[self._rank] = time.monotonic_ns()
+        self._shared.table.update(self._rank)
 
     def progress(self, rank: int) -> int:
         return self._shared.updates[rank]

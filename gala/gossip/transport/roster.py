@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 PRESENT, RESTING, FINISHED, DEAD, ABSENT = range(5)
-"""States of a rank. RESTING stands still for a checkpoint; ABSENT has not joined yet, or has left and handed its mass
-over."""
+"""States of a rank. RESTING stands still for a checkpoint, or has not done its first update since it was let in;
+ABSENT has not joined yet, or has left and handed its mass over."""
 
 
 class Table:
@@ -75,8 +75,15 @@ class Table:
         return held + lost_in_boxes
 
     def admit(self, rank: int) -> None:
-        """Let a rank in (again), with no weight."""
-        self.state[rank], self.weight[rank], self.beat_ns[rank] = PRESENT, 0.0, 0
+        """Let a rank in (again), with no weight. It rests until its first update: nobody pours mass into a process that
+        is still importing."""
+        self.state[rank], self.weight[rank], self.beat_ns[rank] = RESTING, 0.0, 0
+
+    def update(self, rank: int) -> None:
+        """``rank`` has done an update: a sign of life, and the end of its rest."""
+        self.beat_ns[rank] = time.monotonic_ns()
+        if self.state[rank] == RESTING:
+            self.state[rank] = PRESENT
 
 
 class TableRoster:
