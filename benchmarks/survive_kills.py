@@ -107,7 +107,7 @@ def main() -> None:
                 "victim": victim,
                 "write_cut_off": cut_off,
                 "lost_weight": lost,
-                "left_weight": float(boxes.table.total[0]),
+                "left_weight": boxes.table.total_weight(),
                 "updates_before": before.tolist(),
                 "updates_after": after.tolist(),
                 "ratio": float(after.sum() / before.sum()),
@@ -122,7 +122,7 @@ def main() -> None:
         process.join()
     for rank in range(LEARNERS):
         boxes.bury(rank)
-    unaccounted = float(boxes.table.total[0])
+    unaccounted = boxes.table.total_weight()
     boxes.close()
     ratios = [row["ratio"] for row in rows]
     summary = {

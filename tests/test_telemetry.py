@@ -113,3 +113,17 @@ def test_bound_and_distance_are_of_the_same_published_parameters(board):
     later = telemetry.record(board, [0, 1])
     assert later["epsilon_marks"] == (1, 2)
     assert later["gossip/consensus_distance"] == pytest.approx((36 + 81 + 81) ** 0.5 / 2)
+
+
+def test_a_learner_that_exchanges_nothing_is_named_once_with_the_peer_that_holds_it_up():
+    telemetry = Telemetry(3, 4)
+    quiet = {"gossip/quiet_rounds": 99.0, "gossip/held_up_by": 2.0}
+    tags = telemetry.add(0, learner_record([], **quiet))
+    assert telemetry.warnings() == [] and "gossip/held_up_by" not in tags
+    telemetry.add(0, learner_record([], **quiet | {"gossip/quiet_rounds": 250.0}))
+    assert telemetry.warnings() == [
+        "warning: learner 0 has exchanged nothing for 250 rounds: learner 2 does not read its messages"
+    ]
+    assert telemetry.warnings() == []
+    telemetry.add(0, learner_record([], **quiet | {"gossip/quiet_rounds": 0.0, "gossip/held_up_by": -1.0}))
+    assert telemetry.warnings() == ["learner 0 exchanges again"]

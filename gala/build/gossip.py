@@ -51,6 +51,7 @@ def make_averager(
         "topology": make_topology(config),
         "every": g.every,
         "w_min": g.w_min,
+        "max_unread_weight": g.max_unread_weight,
         "tau": None if g.tau < 0 else g.tau,
         "at_bound": g.at_bound,
         "wait_timeout_s": g.wait_timeout_s,

@@ -41,7 +41,8 @@ class Rows(NamedTuple):
     age_s: NDArray
     unseen_s: NDArray
     weight: NDArray
-    total_weight: float
+    unread_weight: NDArray
+    """Weight that has arrived at each learner, and that it has not read."""
     moments: NDArray
     control: NDArray
     epochs: tuple[int, ...]
@@ -56,10 +57,8 @@ class Hub:
         self._moments = np.zeros((places, num_moments))
         self._params = np.zeros((places, num_params), np.float32)
         self._control = np.zeros(2, np.int64)
-        self._in_boxes = np.zeros(places)
         self._table = Table.local(places)
         self._table.state[present:], self._table.weight[present:] = ABSENT, 0.0
-        self._table.total[0] = present
         self._learners: list[Any] = [None] * places
         self._epochs = [0] * places
         self._fingerprints = [0] * places
@@ -75,7 +74,7 @@ class Hub:
 
     def restore_weights(self, weights: list[float]) -> None:
         """By rank: all the weight there is."""
-        self._table.weight[: len(weights)], self._table.total[0] = weights, sum(weights)
+        self._table.weight[: len(weights)] = weights
 
     def enlist(self, rank: int, epoch: int, learner: Any) -> None:
         """``learner`` (an actor's handle, in a list) lives as ``rank`` from now on."""
@@ -127,8 +126,8 @@ class Hub:
 
     def bury(self, rank: int) -> float:
         """Write a dead rank off: its own weight and what it had not read, as it said last."""
-        lost = self._table.bury(rank, float(self._in_boxes[rank]))
-        self._in_boxes[rank] = 0.0
+        lost = self._table.bury(rank, float(self._table.unread[rank]))
+        self._table.unread[rank] = 0.0
         return lost
 
     def retire(self, rank: int) -> None:
@@ -147,7 +146,7 @@ class Hub:
             table.beat_ns[rank] = time.monotonic_ns()
         self._progress[rank] = row.env_steps, row.updates
         self._sent_updates[rank] = row.sent_updates
-        table.state[rank], table.weight[rank], self._in_boxes[rank] = row.state, row.weight, row.weight_in_boxes
+        table.state[rank], table.weight[rank], table.unread[rank] = row.state, row.weight, row.weight_in_boxes
         if row.moments is not None:
             self._moments[rank] = row.moments
 
@@ -160,7 +159,7 @@ class Hub:
             _since_s(self._table.beat_ns),
             _since_s(self._visit_ns),
             self._table.weight,
-            float(self._table.total[0]),
+            self._table.unread,
             self._moments,
             self._control,
             tuple(self._epochs),

@@ -76,11 +76,16 @@ class RayEndpoint:
             raise ValueError(f"learner {self._rank} knows nothing of the box {src} -> {dst}, which is between others")
         return self._member.outbox.unread(dst)
 
+    def unread_weight(self, dst: int) -> float:
+        """As of the last visit to the hub."""
+        return self._member.mirror.table.unread_weight(dst)
+
     def agree(self, fingerprint: int) -> None:
         check_same_parameters(fingerprint, self._member.agree(fingerprint), self._rank)
 
     def advance(self, updates: int) -> None:
         self._member.updates = updates
+        self._member.mirror.table.update(self._rank)
 
     def progress(self, rank: int) -> int:
         if rank == self._rank:

@@ -107,7 +107,8 @@ class Member:
     def thank(self, src: int, epoch: int, number: int) -> None:
         """Tell ``src``, if it still lives that life, that its letters up to ``number`` were read."""
         if self._epochs[src] == epoch:
-            self.post.learners[src].thank.remote(self.rank, number)
+            thank = self.post.learners[src].thank.options(max_task_retries=_REPEATS)
+            thank.remote(self.rank, number)  # without it we would stay full for ``src``; twice changes nothing
 
     def agree(self, fingerprint: int) -> list[int]:
         """See ``Hub.agree``. Waits for the hub."""

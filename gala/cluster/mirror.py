@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala.cluster.hub import Rows
-from gala.gossip.transport.roster import PRESENT, Table
+from gala.gossip.transport.roster import PRESENT, RESTING, Table
 from gala.training.board import ENV_STEPS
 
 
@@ -26,9 +26,9 @@ class Mirror:
         self.progress, self.control = rows.progress.copy(), rows.control.copy()
         self.moments = rows.moments.copy()
         self.sent_updates = rows.sent_updates.copy()
-        self.table = Table(rows.state.copy(), np.zeros(places, np.int64), rows.weight.copy(), np.zeros(1))
-        self.table.total[0] = rows.total_weight
-        if own is not None:
+        self.table = Table(rows.state.copy(), np.zeros(places, np.int64), rows.weight.copy(), np.zeros(places))
+        self.table.unread[:] = rows.unread_weight
+        if own is not None and self.table.state[own] != RESTING:  # a newcomer rests until its first update
             self.table.state[own] = PRESENT
         self._others = np.arange(places) != own
 
@@ -39,7 +39,7 @@ class Mirror:
         self.sent_updates[others] = rows.sent_updates[others]
         beat_ns = np.where(rows.age_s < 0, 0, time.monotonic_ns() - rows.age_s * 1e9).astype(np.int64)
         table.state[others], table.weight[others] = rows.state[others], rows.weight[others]
-        table.beat_ns[others], table.total[0] = beat_ns[others], rows.total_weight
+        table.beat_ns[others], table.unread[:] = beat_ns[others], rows.unread_weight
         if self.own is not None:
             self.control[:] = rows.control
 

@@ -19,7 +19,12 @@ USAGE = """usage: gala topologies [NAME|FILE [n=8] [peers=K] [out=FILE.png|FILE.
 List the gossip topologies, or show the rounds of one for n learners, how many
 messages each takes and how fast it mixes; out= draws it. Use one with
 topology=NAME. A FILE holds one edge a line, `source destination [share]`, and
-`---` between rounds; or it is YAML with edges, rounds or a matrix."""
+`---` between rounds; or it is YAML with edges, rounds or a matrix.
+
+A learner that is missing, or that does not read its messages, is stitched out
+until it is back: a named graph is drawn over the others, a file's passes through
+the gap. So a graph whose only way leads through a slow learner mixes on without
+it, and the slow one gets a message whenever it has read the last."""
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,11 @@ class GossipConfig:
     """Encoding of messages, with error feedback."""
     overlap: bool = False
     """Exchange in a thread of its own while the next rollout is collected; what arrives is absorbed an update later."""
-    w_min: float = bounded(0.25, BELOW_ONE)
-    """A learner whose PushSum weight would fall under this keeps its share for the round."""
+    w_min: float = bounded(0.1, BELOW_ONE)
+    """A learner whose PushSum weight would fall under this share of the mean keeps it for the round."""
+    max_unread_weight: float = bounded(0.5, POSITIVE)
+    """A learner for which more than this share of the mean weight waits unread is full, as is one that has not read our
+    last message: the graph is stitched around it until it reads. PushSum without tau=0 only."""
     tau: int = bounded(-1, Bound(lambda v: v >= -1, "-1 (no bound), 0 (synchronous) or more"))
     """Staleness bound in own updates without a message; -1 is no bound, 0 is synchronous gossip."""
     at_bound: Literal["proceed", "wait", "drop-peer"] = "proceed"

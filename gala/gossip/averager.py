@@ -13,7 +13,7 @@ from gala.gossip.evidence.events import AgeHistogram, MixEvent
 from gala.gossip.exchange import Exchange
 from gala.gossip.flat import check_finite, fingerprint, flatten_parameters, still_flat, unique_tensors
 from gala.gossip.graphs.stitching import Neighbours
-from gala.gossip.graphs.topology import Topology, get_topology
+from gala.gossip.graphs.topology import Shares, Topology, get_topology
 from gala.gossip.message import Mailbox, Message, check_rank
 from gala.gossip.push_sum import absorb_, sent_weights
 from gala.gossip.staleness import AtBound, StalenessBound
@@ -36,12 +36,15 @@ class GossipAverager:
         mailbox: this rank's endpoint; None is allowed where nothing is exchanged (one learner, or ``mixing`` none).
         topology: a name in ``TOPOLOGIES``, or a ``Topology``.
         every: exchange once in this many updates.
-        w_min: floor of the weight, in (0, 1); see ``sent_weights``.
+        w_min: floor of the weight, in (0, 1), as a share of the mean weight; see ``sent_weights``.
+        max_unread_weight: a peer for whom more than this share of the mean weight waits, or that has not read our last
+            message, is full: the graph is stitched around it as around a missing one, even where the only way leads
+            through it, until it reads. Copies and lockstep know no full peers.
         tau: staleness bound: exchanges in a row without a message from a peer that was due to send; None is no bound.
             0 is synchronous gossip, bit-identical to one process that computes all learners in lockstep; the floor
             is off there, since a round's weight comes back within the round.
         at_bound: ``proceed``; ``wait`` until the message comes or the peer has done as many updates as this learner;
-            ``drop-peer``: never wait, and send nothing more to a peer that left tau + 1 messages unread.
+            ``drop-peer``: never wait, and let a peer leave tau + 1 messages unread, and not one, before it is full.
         wait_timeout_s: how long ``wait`` and tau=0 wait before they raise.
         mixing: ``pushsum``; ``copy-average``, GALA's Algorithm 1 (send copies, average once every in-peer has sent);
             ``none``; or a callable that averages the flat vector over all learners in place, an all-reduce say.
@@ -59,7 +62,8 @@ class GossipAverager:
         mailbox: Mailbox | None,
         topology: str | Topology = "ring",
         every: int = 1,
-        w_min: float = 0.25,
+        w_min: float = 0.1,
+        max_unread_weight: float = 0.5,
         tau: int | None = None,
         at_bound: AtBound = "proceed",
         wait_timeout_s: float = 30.0,
@@ -70,6 +74,8 @@ class GossipAverager:
             raise ValueError(f"every must be at least 1 update, not {every}")
         if not 0.0 < w_min < 1.0:
             raise ValueError(f"w_min must lie between 0 and 1 (both excluded), not {w_min}")
+        if not max_unread_weight > 0.0:
+            raise ValueError(f"max_unread_weight must be positive, not {max_unread_weight}")
         if isinstance(mixing, str) and mixing not in ("pushsum", "copy-average", "none"):
             raise ValueError(f"mixing {mixing!r} is unknown; use pushsum, copy-average, none, or a callable")
         self.params = unique_tensors(params)
@@ -78,6 +84,7 @@ class GossipAverager:
         self.rank, self.world_size, self.every = rank, world_size, every
         self.topology = get_topology(topology, world_size)
         self.bound = StalenessBound(tau, at_bound, wait_timeout_s)
+        self.max_unread_weight = max_unread_weight
         self.w_min = 0.0 if self.bound.lockstep else w_min
         self.mixing = mixing
         self.weight = 1.0
@@ -128,11 +135,12 @@ class GossipAverager:
         if self.mixing == "copy-average":
             self._average_copies()
         elif self.bound.lockstep:
-            for src in self._due():
-                self._absorb(self._wait_for(src))
+            for src in self._neighbours.due(self._round):
+                self._absorb(self._exchange.wait_for(src, self.weight, self.updates))
         else:
             self._take_back()
             self._absorb_what_waits()
+            self._exchange.end_round()
         self._settle()
 
     def drain(self) -> None:
@@ -156,8 +164,8 @@ class GossipAverager:
         if self._talks and self.mixing == "pushsum":
             self.drain()
             check_finite(self.flat, self.rank, self.updates)
-            others = (dst for dst in self.mailbox.roster.live() if dst != self.rank)
-            if not any(self._exchange.put_share(dst, self.flat, self.weight, self.updates) for dst in others):
+            others = (r for r in self.mailbox.roster.live() if r != self.rank)
+            if not any(self._exchange.put_share(r, self.flat, self.weight, self.updates) for r in others):
                 return False
             self.weight = 0.0
         if self._talks:
@@ -168,10 +176,7 @@ class GossipAverager:
 
     def join(self, updates: int = 0) -> None:
         """Take part in a running job with weight 0, which leaves its average alone; ``updates`` is a live peer's count.
-
-        Raises:
-            ValueError: in lockstep, where every learner has a place from the start.
-        """
+        Raises ValueError in lockstep, where every learner has a place from the start."""
         if self.bound.lockstep:
             raise ValueError("learners cannot join a synchronous run (tau=0); use tau=1 or more, or none")
         self.weight, self.updates = 0.0, updates
@@ -220,9 +225,6 @@ class GossipAverager:
     def _round(self) -> int:
         return self.updates // self.every - 1
 
-    def _due(self) -> list[int]:
-        return self._neighbours.due(self._round)
-
     def mark(self, number: int) -> None:
         """Log that the parameters, as they are now, are published under ``number``; for ``Certificate``."""
         self._exchange.log_update(self.flat, self.updates)
@@ -238,28 +240,34 @@ class GossipAverager:
         self._exchange.settle(self.flat)
 
     def _push(self) -> None:
-        out = self._accepting()
-        floor = self.w_min * min(self.mailbox.roster.mean_weight(), 1.0)  # what died with others must not stop us
-        weights = sent_weights(self.weight, [share for _, share in out], floor)
-        if out and not any(weights):
-            self._exchange.counts["kept_rounds"] += 1
+        mean = self.mailbox.roster.mean_weight()  # what died with others must not stop us
+        out, full = (self._accepting(), []) if self.bound.lockstep else self._past_full(mean)
+        weights = sent_weights(self.weight, [share for _, share in out], self.w_min * min(mean, 1.0))
+        self._exchange.left_out(full, kept=bool(out or full) and not any(weights))
         for (dst, _), weight in zip(out, weights, strict=True):
             if weight > 0.0 and self._exchange.put_share(dst, self.flat, weight, self.updates):
                 self.weight -= weight
+
+    def _past_full(self, mean: float) -> tuple[Shares, list[int]]:
+        cap = self.max_unread_weight * mean
+        return self._neighbours.out_shares_past_full(self._round, lambda dst: self._exchange.is_full(dst, cap))
 
     def _push_copies(self) -> None:
         for dst, _ in self._accepting():
             self._exchange.put_copy(dst, self.flat, self.updates)
 
-    def _accepting(self) -> list[tuple[int, float]]:
-        shares = self._neighbours.out_shares(self._round)
-        return [(dst, share) for dst, share in shares if self._exchange.accepts(dst)]
+    def _accepting(self) -> Shares:
+        return [each for each in self._neighbours.out_shares(self._round) if self._exchange.accepts(each[0])]
 
     def _absorb_what_waits(self) -> None:
         arrived = {src for src in self.mailbox.senders() if self._exchange.absorb(src, self.weight, self._mix)}
-        for src in self._due():
+        for src in self._neighbours.due(self._round):
             self._missed[src] = self._missed.get(src, 0) + 1
-            if src not in arrived and self.bound.waits(self._missed[src]) and self._absorb(self._wait_for(src)):
+            if (
+                src not in arrived
+                and self.bound.waits(self._missed[src])
+                and self._absorb(self._exchange.wait_for(src, self.weight, self.updates))
+            ):
                 arrived.add(src)
         for src in arrived:
             self._missed[src] = 0
@@ -278,12 +286,9 @@ class GossipAverager:
     def _mix(self, message: Message) -> None:
         self.weight = absorb_(self.flat, self.weight, message.numerator.to(self.flat.device), message.weight)
 
-    def _wait_for(self, src: int) -> Message | None:
-        return self._exchange.wait_for(src, self.weight, self.updates)
-
     def _average_copies(self) -> None:
         """x <- (x + sum of the in-peers' newest copies) / (1 + in-degree), once there is a copy from every one."""
-        due = self._due()
+        due = self._neighbours.due(self._round)
         if not self.bound.lockstep and not all(self.mailbox.waiting(src, self.rank) for src in due):
             return
         arrived = 0

@@ -16,6 +16,7 @@ from gala.gossip.push_sum import numerator
 from gala.gossip.staleness import StalenessBound
 
 _AGES_KEPT = 1000
+_COUNTS = ("sent", "received", "bytes_sent", "kept_rounds", "full_peers", "refused_puts", "taken_back")
 
 
 class Exchange:
@@ -31,8 +32,10 @@ class Exchange:
         self.on_event: Callable[[MixEvent], None] | None = None
         self.age_histogram = AgeHistogram()
         self._agreed = False
+        self.full: list[int] = []
+        self._quiet_rounds = self._traffic = 0
         self._settled = start.clone()
-        self.counts = dict.fromkeys(("sent", "received", "bytes_sent", "kept_rounds", "refused_puts", "taken_back"), 0)
+        self.counts = dict.fromkeys(_COUNTS, 0)
         self._ages: deque[int] = deque(maxlen=_AGES_KEPT)
 
     def agree(self, fingerprint: int) -> None:
@@ -50,7 +53,29 @@ class Exchange:
         if self.bound.lockstep:  # a second message in the box would add two rounds up
             taken = lambda: box.finished(dst) or not box.waiting(self.rank, dst)  # noqa: E731
             self.bound.wait_until(taken, self.rank, dst, box)
-        return not box.finished(dst) and not self.bound.drops(box.waiting(self.rank, dst))
+        return not box.finished(dst)
+
+    def is_full(self, dst: int, cap: float) -> bool:
+        """Whether ``dst`` gets no mass now: it does not read, it has left as many messages of ours unread as the bound
+        allows, or there are more than ``cap`` of weight in all boxes towards it."""
+        box = self.mailbox
+        return (
+            box.finished(dst)
+            or box.waiting(self.rank, dst) >= self.bound.max_unread_messages
+            or box.unread_weight(dst) > cap
+        )
+
+    def left_out(self, full: list[int], kept: bool) -> None:
+        """Count the peers that were full this round, and whether nothing was sent."""
+        self.full = full
+        self.counts["full_peers"] += len(full)
+        self.counts["kept_rounds"] += kept
+
+    def end_round(self) -> None:
+        """Count the rounds in a row in which nothing came and nothing went."""
+        traffic = self.counts["sent"] + self.counts["received"]
+        self._quiet_rounds = 0 if traffic != self._traffic else self._quiet_rounds + 1
+        self._traffic = traffic
 
     def put_share(self, dst: int, z: Tensor, weight: float, updates: int) -> bool:
         """Send the mass (weight * z, weight). False if the box stayed locked: the mass is still the caller's."""
@@ -121,11 +146,14 @@ class Exchange:
             self.on_event(MixEvent(kind, self.rank, *rest))
 
     def stats(self) -> dict[str, float]:
-        """Counters since the start; ages, in the sender's updates, of the last 1000 messages."""
+        """Counters since the start; rounds without any message until now, and the full peer to blame (-1: none);
+        ages, in the sender's updates, of the last 1000 messages."""
         ages = self._ages or [0]
         return {
             "message_age_mean": sum(ages) / len(ages),
             "message_age_max": float(max(ages)),
+            "quiet_rounds": float(self._quiet_rounds),
+            "held_up_by": float(self.full[0] if self.full and self._quiet_rounds else -1),
             "lost_weight": self.mailbox.lost_weight() if hasattr(self, "mailbox") else 0.0,
             **{name: float(count) for name, count in self.counts.items()},
         }

@@ -83,6 +83,10 @@ class Mailbox(Protocol):
         """Puts in the box ``src`` -> ``dst`` that were not taken yet."""
         ...
 
+    def unread_weight(self, dst: int) -> float:
+        """Weight in all boxes towards ``dst``, whoever sent it, as far as this rank can see."""
+        ...
+
     def agree(self, fingerprint: int) -> None:
         """Publish the fingerprint of this rank's parameters. Raises ValueError if another rank has published one that
         differs."""

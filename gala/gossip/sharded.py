@@ -65,7 +65,6 @@ class ShardedMailboxes:
         """Take up saved weights, which are then all there is; ranks without any have yet to be admitted."""
         for shard, row in zip(self.shards, weights, strict=True):
             shard.table.weight[: len(row)] = row
-            shard.table.total[0] = sum(row)
 
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for long."""
@@ -163,6 +162,8 @@ class ShardedAverager:
         each = [shard.stats() for shard in self.shards]
         total = {name: sum(stats[name] for stats in each) for name in each[0]}
         total["weight"] = self.weight
+        total["quiet_rounds"] = min(stats["quiet_rounds"] for stats in each)
+        total["held_up_by"] = max(stats["held_up_by"] for stats in each)
         total["message_age_mean"] /= len(each)
         total["message_age_max"] = max(stats["message_age_max"] for stats in each)
         return total

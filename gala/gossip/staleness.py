@@ -39,9 +39,10 @@ class StalenessBound:
         """Whether ``missed`` exchanges without a message are more than this learner may go on with."""
         return self.at_bound == "wait" and self.tau is not None and missed > self.tau
 
-    def drops(self, unread: int) -> bool:
-        """Whether a peer with ``unread`` messages of ours gets no more."""
-        return self.at_bound == "drop-peer" and self.tau is not None and unread > self.tau
+    @property
+    def max_unread_messages(self) -> int:
+        """A peer that left so many messages of ours unread gets no more mass: one, or tau + 1 with drop-peer."""
+        return self.tau + 1 if self.at_bound == "drop-peer" and self.tau is not None else 1
 
     def wait_until(self, ready: Callable[[], bool], rank: int, peer: int, box: Mailbox) -> None:
         """Poll ``ready`` until it holds.

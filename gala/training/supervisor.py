@@ -219,6 +219,8 @@ class Run:
         record = self.telemetry.record(self.board, self.states.ranks())
         self.run_dir.append_metrics(record)
         self.panel.update(record)
+        for warning in self.telemetry.warnings():
+            self.panel.message(warning)
         mean = record.get("charts/episodic_return")
         if mean is not None and self.telemetry.episodes >= _MIN_EPISODES_FOR_BEST:
             self.checkpoint.offer_best(mean)

@@ -16,6 +16,8 @@ from gala.gossip.evidence.events import consensus_distance
 from gala.training.board import ENV_STEPS, UPDATES, Board
 
 EPISODE_WINDOW = 100
+QUIET_ROUNDS = 100
+"""Rounds in a row without any message, after which a person should know."""
 STAGES = ("simulate", "act", "learn", "gossip")
 
 
@@ -34,6 +36,8 @@ class Telemetry:
         self.certificate: Certificate | None = None
         self._ages: list[dict[str, int]] = [{} for _ in range(num_learners)]
         self._steady: list[tuple[float, int]] = []
+        self._held_up_by = [-1] * num_learners
+        self._quiet: set[int] = set()  # who is known to exchange nothing
 
     def add(self, rank: int, record: dict[str, Any]) -> dict[str, Any]:
         """Takes in one learner's record and returns it as tags of that learner."""
@@ -49,6 +53,7 @@ class Telemetry:
             self.certificate.log(rank, record.pop("events"))
         tags = {key: value for key, value in record.items() if "/" in key}
         tags |= {f"perf/{stage}_share": record[f"{stage}_s"] / interval_s for stage in STAGES}
+        self._held_up_by[rank] = int(tags.pop("gossip/held_up_by", -1))
         tags["charts/SPS"] = record["interval_steps"] / interval_s
         if "gossip/bytes_sent" in tags:
             before = self.latest[rank].get("gossip/bytes_sent", tags["gossip/bytes_sent"])
@@ -64,6 +69,21 @@ class Telemetry:
         self.latest[rank], self._ages[rank] = {}, {}
         if self.certificate is not None:
             self.certificate.give_up(f"learner {rank} is gone")
+
+    def warnings(self) -> list[str]:
+        """A line for each learner that has begun to exchange nothing, or that does so again, since the last call."""
+        lines = []
+        for rank, tags in enumerate(self.latest):
+            quiet = tags.get("gossip/quiet_rounds", 0.0)
+            if quiet >= QUIET_ROUNDS and rank not in self._quiet:
+                self._quiet.add(rank)
+                peer = self._held_up_by[rank]
+                reason = f"learner {peer} does not read its messages" if peer >= 0 else "nobody takes part but it"
+                lines.append(f"warning: learner {rank} has exchanged nothing for {quiet:.0f} rounds: {reason}")
+            elif quiet < QUIET_ROUNDS and rank in self._quiet:
+                self._quiet.remove(rank)
+                lines.append(f"learner {rank} exchanges again")
+        return lines
 
     def record(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
         """The aggregate over all learners, as it stands now; ``ranks`` are those that are there."""
@@ -142,8 +162,20 @@ class Telemetry:
         }
 
 
-_SUMMED = ("sent", "received", "bytes_sent", "bytes_per_s", "kept_rounds", "refused_puts", "taken_back", "lost_weight")
-_REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max} | {f"gossip/{name}": np.sum for name in _SUMMED}
+_SUMMED: tuple[str, ...] = (
+    "sent",
+    "received",
+    "bytes_sent",
+    "bytes_per_s",
+    "kept_rounds",
+    "full_peers",
+    "refused_puts",
+    "taken_back",
+)
+_SUMMED += ("lost_weight",)
+_REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max, "gossip/quiet_rounds": np.max} | {
+    f"gossip/{name}": np.sum for name in _SUMMED
+}
 """How the record of all learners is made from theirs; by their mean where nothing is said."""
 
 

@@ -142,7 +142,7 @@ def test_the_hub_listens_to_the_living_and_writes_off_what_the_dead_had():
     mirror.apply(hub.rows())
     assert mirror.progress.tolist() == [[99, 99], [20, 3], [0, 0]] and mirror.moments[1, 0] == 3.0
 
-    assert hub.bury(1) == 1.25 + 0.25 and hub.rows().total_weight == 0.5
+    assert hub.bury(1) == 1.25 + 0.25 and hub.rows().weight.sum() + hub.rows().unread_weight.sum() == 0.75 + 0.25
     hub.sync(1, 1, _row(500, 50), 0)
     hub.say(1, 1, _row(500, 50), 2, "finished", None)
     assert hub.rows().progress.tolist()[1] == [20, 3], "a dead learner's words count no more"

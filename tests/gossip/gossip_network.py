@@ -86,6 +86,10 @@ class _Endpoint:
     def waiting(self, src: int, dst: int) -> int:
         return len(self.network.on_the_way.get((src, dst), []))
 
+    def unread_weight(self, dst: int) -> float:
+        queues = (queue for (_, to), queue in self.network.on_the_way.items() if to == dst)
+        return sum(message.weight for queue in queues for _, message in queue)
+
     def agree(self, fingerprint: int) -> None:
         pass
 

@@ -71,8 +71,9 @@ def test_stats_count_messages_bytes_and_ages_in_the_senders_updates():
     b.step()
     stats = b.stats()
     assert stats["received"] == 1 and stats["sent"] == 1
-    assert stats["message_age_mean"] == stats["message_age_max"] == 0
-    assert b.age_histogram.counts() == {"0": 1}
+    assert stats["message_age_mean"] == stats["message_age_max"] == 2, "the first of three, the others found b full"
+    assert b.age_histogram.counts() == {"2-3": 1}
+    assert a.stats()["full_peers"] == a.stats()["kept_rounds"] == 2
     for _ in range(4):
         b.step()
     a.flat.add_(0)
@@ -82,8 +83,8 @@ def test_stats_count_messages_bytes_and_ages_in_the_senders_updates():
     b.mailbox.put(0, b.flat, 0.0, b.updates)
     message_age = b.mailbox.progress(0) - 3
     assert message_age == 9
-    assert a.stats()["bytes_sent"] == 3 * (5 * 4 + 16)
-    assert a.weight == 0.125 and a.stats()["weight"] == 0.125
+    assert a.stats()["bytes_sent"] == 5 * 4 + 16
+    assert a.weight == 0.5 and a.stats()["weight"] == 0.5
 
 
 def test_drain_and_state_keep_all_mass():
@@ -178,6 +179,7 @@ def test_moved_parameters_are_noticed():
         ({"every": 0}, "every"),
         ({"w_min": 0.0}, "w_min"),
         ({"w_min": 1.0}, "w_min"),
+        ({"max_unread_weight": 0.0}, "max_unread_weight"),
         ({"tau": -1}, "tau"),
         ({"at_bound": "panic"}, "at_bound"),
         ({"tau": 0, "at_bound": "drop-peer"}, "drop-peer needs tau"),
@@ -287,7 +289,9 @@ def test_waiting_for_a_dead_peer_ends_with_its_name():
 def test_drop_peer_sends_nothing_more_to_a_peer_that_does_not_read_until_it_does():
     values = _values(3)
     boxes = InProcessMailboxes(3, 3)
-    a, b, c = start(values, boxes, topology="undirected-ring", tau=3, at_bound="drop-peer", w_min=0.01)
+    a, b, c = start(
+        values, boxes, topology="undirected-ring", tau=3, at_bound="drop-peer", w_min=0.01, max_unread_weight=9
+    )
     for _ in range(50):
         a.step()
         c.step()

@@ -108,4 +108,4 @@ def test_logs_are_kept_one_line_per_event(tmp_path):
     averager.step()
     events += log.flush(tmp_path / "gossip")
     lines = (tmp_path / "gossip" / "learner0-from0.jsonl").read_text().splitlines()
-    assert [tuple(json.loads(line)) for line in lines] == events and len(events) == 6
+    assert [tuple(json.loads(line)) for line in lines] == events and len(events) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from gala.gossip.graphs.topology import Shares, Topology
@@ -17,6 +18,18 @@ class Neighbours:
     def out_shares(self, round: int) -> Shares:
         """Whom to send to, and how much."""
         return stitched_shares(self._topology, self._rank, round, self._world_size, self._live())
+
+    def out_shares_past_full(self, round: int, is_full: Callable[[int], bool]) -> tuple[Shares, list[int]]:
+        """``out_shares`` without the peers that are full, around whom the graph is stitched as around missing ones;
+        and who they are. Only peers that the graph of this round leads to are asked, so the others keep their place."""
+        live, full = self._live(), list[int]()
+        while True:
+            shares = stitched_shares(self._topology, self._rank, round, self._world_size, live)
+            refusing = [dst for dst, _ in shares if is_full(dst)]
+            if not refusing:
+                return shares, full
+            full += refusing
+            live = tuple(rank for rank in live if rank not in refusing)
 
     def due(self, round: int) -> list[int]:
         """Who sends to this learner."""
@@ -38,7 +51,8 @@ def stitched_shares(topology: Topology, rank: int, round: int, n: int, live: tup
         return topology.out_shares(rank, round, n)
     if not topology.problem(len(live)):
         shares = topology.out_shares(live.index(rank), round, len(live))
-        return [(live[peer], share) for peer, share in shares]
+        if all(peer < len(live) for peer, _ in shares):  # else it was written for n, and does not say so
+            return [(live[peer], share) for peer, share in shares]
     merged: dict[int, float] = {}
     for peer, share in topology.out_shares(rank, round, n):
         heirs = sorted(set(_heirs(topology, peer, n, live)) - {rank})

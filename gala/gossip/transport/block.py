@@ -32,12 +32,13 @@ class Block:
         weakref.finalize(self, os.close, fd)
         self.map = mmap.mmap(fd, block_size(world_size, numel, len(edges)))
         n, step = world_size, LINE // 8
-        lines = np.frombuffer(self.map, np.int64, (n + 1) * step)
+        lines = np.frombuffer(self.map, np.int64, n * step)
         self.updates, state, beat_ns = (lines[i : n * step : step] for i in range(3))
-        weight, total = lines[3 : n * step : step].view(np.float64), lines[n * step : n * step + 1].view(np.float64)
+        weight = lines[3 : n * step : step].view(np.float64)
+        unread = np.frombuffer(self.map, np.float64, n * n, n * LINE).reshape(n, n)
         self.fingerprints = lines[7 : n * step : step]
-        self.table = Table(state, beat_ns, weight, total)
-        self.arrived = np.frombuffer(self.map, np.int8, n * n, (n + 1) * LINE).reshape(n, n)
+        self.table = Table(state, beat_ns, weight, unread)
+        self.arrived = np.frombuffer(self.map, np.int8, n * n, n * LINE + 8 * n * n).reshape(n, n)
         """[destination, source]: there may be something in the box. Spares a look into every box at every update."""
         self.thread_lock = threading.Lock()  # record locks belong to the process: they do not keep its threads apart
         self._index = {edge: i for i, edge in enumerate(edges)}
@@ -51,6 +52,10 @@ class Block:
             offset = front(self.world_size) + self._index[edge] * Box.size(self.numel)
             self._boxes[edge] = Box(self.map, offset, self.numel, self.lent.get(edge))
         return self._boxes[edge]
+
+    def note(self, edge: Edge, weight: float) -> None:
+        """What the box of ``edge`` holds now, for all to see without a look into it. Under the box's lock."""
+        self.table.unread[edge[1], edge[0]] = weight
 
     @contextlib.contextmanager
     def locked(self, box: Box) -> Iterator[bool]:

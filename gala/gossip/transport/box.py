@@ -58,6 +58,10 @@ class Box:
         ints[self.COUNT] = 1 if fresh else ints[self.COUNT] + 1
         ints[self.DIRTY] = 0
 
+    def mass(self) -> float:
+        """The weight of what is there, under the lock; of copies, which are no mass, 0."""
+        return float(self.reals[self.WEIGHT]) if self.ints[self.COUNT] and not self.ints[self.IS_COPY] else 0.0
+
     def look(self) -> Message | None:
         """What is there, without a copy: it changes with the box."""
         self.repair()
@@ -102,4 +106,4 @@ def block_size(world_size: int, numel: int, num_edges: int) -> int:
 
 def front(world_size: int) -> int:
     """Bytes before the first box."""
-    return -(-((world_size + 1) * LINE + world_size**2) // PAGE) * PAGE
+    return -(-(world_size * LINE + 9 * world_size**2) // PAGE) * PAGE

@@ -143,6 +143,9 @@ class Compressed:
     def waiting(self, src: int, dst: int) -> int:
         return self._inner.waiting(src, dst)
 
+    def unread_weight(self, dst: int) -> float:
+        return self._inner.unread_weight(dst)
+
     def agree(self, fingerprint: int) -> None:
         self._inner.agree(fingerprint)
 

@@ -81,6 +81,9 @@ class DelayedMailbox:
         with self._changed:
             return self._inner.waiting(src, dst) + sum(event.dst == dst for event in self._queue)
 
+    def unread_weight(self, dst: int) -> float:
+        return self._inner.unread_weight(dst)
+
     def agree(self, fingerprint: int) -> None:
         self._inner.agree(fingerprint)
 

@@ -68,7 +68,8 @@ def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None 
     check_rank(rank, handle.world_size)
     block = open_block(handle)
     block.lent = lent or block.lent
-    block.table.state[rank] = PRESENT
+    if block.table.state[rank] != RESTING:  # a newcomer rests until its first update
+        block.table.state[rank] = PRESENT
     return _SharedEndpoint(block, handle, rank)
 
 
@@ -94,6 +95,7 @@ class _SharedEndpoint:
             if held:
                 block.arrived[dst, self._rank] = 1
                 box.put(values, weight, sent_at, replace, scale)
+                block.note((self._rank, dst), box.mass())
                 self._move(0.0 if replace else -weight)
         return held
 
@@ -115,6 +117,9 @@ class _SharedEndpoint:
             if not held:
                 return None
             block.arrived[dst, src] = 0
+            block.note(
+                (src, dst), 0.0
+            )  # before the box is empty: who dies in between leaves no weight that is not there
             message = box.look() if use else box.peek()
             if message is not None and use:
                 use(message)  # who dies in here has published nothing of it: it stays the box's
@@ -136,6 +141,9 @@ class _SharedEndpoint:
     def waiting(self, src: int, dst: int) -> int:
         return int(alive(self._block).box((src, dst)).ints[Box.COUNT])
 
+    def unread_weight(self, dst: int) -> float:
+        return alive(self._block).table.unread_weight(dst)
+
     def agree(self, fingerprint: int) -> None:
         block = alive(self._block)
         block.fingerprints[self._rank] = fingerprint
@@ -143,7 +151,8 @@ class _SharedEndpoint:
 
     def advance(self, updates: int) -> None:
         block = alive(self._block)
-        block.updates[self._rank], block.table.beat_ns[self._rank] = updates, time.monotonic_ns()
+        block.updates[self._rank] = updates
+        block.table.update(self._rank)
 
     def progress(self, rank: int) -> int:
         return int(alive(self._block).updates[rank])

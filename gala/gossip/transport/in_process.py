@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -27,7 +26,8 @@ class InProcessMailboxes:
         self.updates = [0] * world_size
         self.fingerprints = [0] * world_size
         self.table = Table.local(world_size)
-        self.incoming: list[set[int]] = [set() for _ in range(world_size)]
+        self.incoming: list[dict[int, float]] = [{} for _ in range(world_size)]
+        """By destination: the weight that waits from each source."""
         self.lock = threading.Lock()
 
     def endpoint(self, rank: int, silent_after_s: float = math.inf) -> Mailbox:
@@ -38,12 +38,19 @@ class InProcessMailboxes:
         """Write a dead rank off; returns the weight that went with it. What others sent it is theirs to take back."""
         orphans = [e for e in self.boxes if rank in e and self.table.gone(e[0] if e[1] == rank else e[1])]
         for src, dst in orphans:
-            self.incoming[dst].discard(src)
+            self.note(src, dst, 0.0)
         return self.table.bury(rank, sum(self.boxes.pop(edge).weight for edge in orphans))
 
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight."""
         self.table.admit(rank)
+
+    def note(self, src: int, dst: int, weight: float) -> None:
+        """What the box ``src`` -> ``dst`` holds now. Sums are made anew: running ones would collect rounding."""
+        self.incoming[dst].pop(src, None)
+        if weight:
+            self.incoming[dst][src] = weight
+        self.table.unread[dst] = sum(self.incoming[dst].values())
 
     def in_flight(self) -> tuple[Tensor, float]:
         """The mass that waits in all boxes: (sum of numerators [d] in float64, sum of weights)."""
@@ -66,7 +73,7 @@ class _InProcessEndpoint:
             else:
                 new = Message(old.numerator.add_(numerator), old.weight + weight, sent_at, old.count + 1)
             self._shared.boxes[self._rank, dst] = new
-            self._shared.incoming[dst].add(self._rank)
+            self._shared.note(self._rank, dst, new.weight)
         return True
 
     def take(self, src: int) -> Message | None:
@@ -77,7 +84,7 @@ class _InProcessEndpoint:
 
     def _empty(self, src: int, dst: int) -> Message | None:
         with self._shared.lock:
-            self._shared.incoming[dst].discard(src)
+            self._shared.note(src, dst, 0.0)
             return self._shared.boxes.pop((src, dst), None)
 
     def senders(self) -> Sequence[int]:
@@ -88,13 +95,16 @@ class _InProcessEndpoint:
         message = self._shared.boxes.get((src, dst))
         return message.count if message else 0
 
+    def unread_weight(self, dst: int) -> float:
+        return float(self._shared.table.unread[dst])
+
     def agree(self, fingerprint: int) -> None:
         self._shared.fingerprints[self._rank] = fingerprint
         check_same_parameters(fingerprint, self._shared.fingerprints, self._rank)
 
     def advance(self, updates: int) -> None:
         self._shared.updates[self._rank] = updates
-        self._shared.table.beat_ns[self._rank] = time.monotonic_ns()
+        self._shared.table.update(self._rank)
 
     def progress(self, rank: int) -> int:
         return self._shared.updates[rank]

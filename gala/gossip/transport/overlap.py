@@ -75,6 +75,9 @@ class Overlapped:
             return self._ready[src].count if src in self._ready else 0
         return self._inner.waiting(src, dst) + (dst in self._outgoing)
 
+    def unread_weight(self, dst: int) -> float:
+        return self._inner.unread_weight(dst)
+
     def agree(self, fingerprint: int) -> None:
         self._inner.agree(fingerprint)
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 PRESENT, RESTING, FINISHED, DEAD, ABSENT = range(5)
-"""States of a rank. RESTING stands still for a checkpoint; ABSENT has not joined yet, or has left and handed its mass
-over."""
+"""States of a rank. RESTING stands still for a checkpoint, or has not done its first update since it was let in;
+ABSENT has not joined yet, or has left and handed its mass over."""
 
 
 class Table:
@@ -24,18 +24,17 @@ class Table:
         state: int64, PRESENT and so on.
         beat_ns: int64, ``time.monotonic_ns`` of each rank's newest sign of life; 0 before its first.
         weight: float64, what ``publish`` wrote.
-        total: float64 [1], weight of the whole network.
+        unread: float64 [n] or [destination, source], weight in the boxes towards each rank. What a box holds is written
+            under its lock; a process that is killed between two stores leaves too little here, never too much.
     """
 
-    def __init__(self, state: NDArray, beat_ns: NDArray, weight: NDArray, total: NDArray) -> None:
-        self.state, self.beat_ns, self.weight, self.total = state, beat_ns, weight, total
+    def __init__(self, state: NDArray, beat_ns: NDArray, weight: NDArray, unread: NDArray) -> None:
+        self.state, self.beat_ns, self.weight, self.unread = state, beat_ns, weight, unread
 
     @classmethod
     def local(cls, n: int) -> Table:
         """For the ranks of one process, all present."""
-        table = cls(np.zeros(n, np.int64), np.zeros(n, np.int64), np.ones(n), np.zeros(1))
-        table.total[0] = n
-        return table
+        return cls(np.zeros(n, np.int64), np.zeros(n, np.int64), np.ones(n), np.zeros(n))
 
     def silent(self, silent_after_s: float) -> NDArray:
         """bool [n]: has begun, should be at work, and gave no sign for ``silent_after_s``."""
@@ -48,9 +47,18 @@ class Table:
         overdue = beat_ns > 0 and time.monotonic_ns() - beat_ns > silent_after_s * 1e9
         return overdue and int(self.state[rank]) == PRESENT
 
+    def total_weight(self) -> float:
+        """Of the whole network: what all ranks hold, and what waits in boxes. A sum of positive numbers, so its error
+        is relative, however little is left."""
+        return float(self.weight.sum() + self.unread.sum())
+
+    def unread_weight(self, rank: int) -> float:
+        """In the boxes towards ``rank``."""
+        return float(self.unread[rank].sum())
+
     def mean_weight(self) -> float:
         """See ``Roster.mean_weight``."""
-        return float(self.total[0]) / max(int((self.state < DEAD).sum()), 1)
+        return self.total_weight() / max(int((self.state < DEAD).sum()), 1)
 
     def gone(self, rank: int) -> bool:
         """Whether nobody will ever read or take back what lies in boxes of this rank."""
@@ -64,12 +72,18 @@ class Table:
         """Write a dead rank off, and return the weight that went with it."""
         held = 0.0 if self.state[rank] in (DEAD, ABSENT) else float(self.weight[rank])
         self.state[rank], self.weight[rank] = DEAD, 0.0
-        self.total[0] -= held + lost_in_boxes
         return held + lost_in_boxes
 
     def admit(self, rank: int) -> None:
-        """Let a rank in (again), with no weight."""
-        self.state[rank], self.weight[rank], self.beat_ns[rank] = PRESENT, 0.0, 0
+        """Let a rank in (again), with no weight. It rests until its first update: nobody pours mass into a process that
+        is still importing."""
+        self.state[rank], self.weight[rank], self.beat_ns[rank] = RESTING, 0.0, 0
+
+    def update(self, rank: int) -> None:
+        """``rank`` has done an update: a sign of life, and the end of its rest."""
+        self.beat_ns[rank] = time.monotonic_ns()
+        if self.state[rank] == RESTING:
+            self.state[rank] = PRESENT
 
 
 class TableRoster:

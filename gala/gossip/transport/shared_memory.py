@@ -59,7 +59,6 @@ class SharedMemoryMailboxes:
         present = world_size if present is None else present
         block.table.state[present:] = ABSENT
         block.table.weight[:present] = 1.0
-        block.table.total[0] = present
         return cls(block, handle)
 
     @property
@@ -75,6 +74,7 @@ class SharedMemoryMailboxes:
             with block.locked(block.box(edge)) as held:
                 if held:
                     block.box(edge).repair()
+                    block.note(edge, block.box(edge).mass())
             cut_off += float(block.box(edge).reals[Box.LOST])
         before, self._cut_off[rank] = self._cut_off.get(rank, 0.0), cut_off
         orphaned = self._pass_on_orphans(rank)
@@ -83,7 +83,7 @@ class SharedMemoryMailboxes:
     def retire(self, rank: int) -> None:
         """``rank`` has left, and has handed its mass over."""
         self.table.retire(rank)
-        self.table.total[0] -= self._pass_on_orphans(rank)
+        self._pass_on_orphans(rank)
 
     def _pass_on_orphans(self, rank: int) -> float:
         """What ``rank`` and others that are gone had sent to each other, two that left at once say, goes to somebody
@@ -96,6 +96,7 @@ class SharedMemoryMailboxes:
                 continue
             with block.locked(block.box(edge)) as held:
                 message = block.box(edge).take() if held else None
+                block.note(edge, 0.0)
             if message is None or block.box(edge).ints[Box.IS_COPY]:
                 continue
             passed_on = False
@@ -104,6 +105,7 @@ class SharedMemoryMailboxes:
                     if passed_on:
                         block.arrived[heir, rank] = 1
                         block.box((rank, heir)).put(message.numerator, message.weight, message.sent_at, False)
+                        block.note((rank, heir), block.box((rank, heir)).mass())
             weight += 0.0 if passed_on else message.weight
         return weight
 
