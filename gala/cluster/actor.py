@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 from numpy.typing import NDArray
 
-from gala.cluster.inbox import Letter
+from gala.cluster.inbox import Envelope
 from gala.cluster.mailbox import RayEndpoint
 from gala.cluster.member import Member
 from gala.processes.child import Exit, Failure
@@ -38,7 +38,7 @@ class MailboxHandle(NamedTuple):
     silent_after_s: float
 
 
-class Door(NamedTuple):
+class EndpointFactory(NamedTuple):
     """Makes the member's endpoint."""
 
     member: Member
@@ -113,18 +113,18 @@ class LearnerActor:
         ray.wait(self._last_words, timeout=_LAST_WORDS_S)
         self._member.stop()
 
-    def deliver(self, letter: Letter) -> bool:
-        return self._member.inbox.deliver(letter)
+    def deliver(self, envelope: Envelope) -> bool:
+        return self._member.inbox.deliver(envelope)
 
-    def thank(self, dst: int, number: int) -> None:
-        self._member.outbox.thanked(dst, number)
+    def acknowledge(self, dst: int, number: int) -> None:
+        self._member.outbox.acknowledged(dst, number)
 
     def _channels(self) -> LearnerChannels:
         handles: tuple[MailboxHandle, ...] = self._spec.mailboxes or ()
         return LearnerChannels(
             board=LearnerBoard(self._member),
             checkpoint_parts=RemoteParts(self._member, self._saved),
-            mailboxes=[Door(self._member, handle) for handle in handles],
+            mailboxes=[EndpointFactory(self._member, handle) for handle in handles],
             send=self._say,
             commands=self._member.commands,
         )

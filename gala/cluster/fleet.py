@@ -71,7 +71,7 @@ class ParentMailboxes:
 
     def bury(self, rank: int) -> float:
         """Write a dead rank off; returns the weight that went with it: its own and what it had not read, as of its last
-        visit to the hub. Letters that it had not got come back to their senders."""
+        visit to the hub. Envelopes that it had not got come back to their senders."""
         return float(ray.get(self._hub.bury.remote(rank), timeout=HUB_TIMEOUT_S))
 
     def retire(self, rank: int) -> None:

@@ -21,8 +21,8 @@ class Row(NamedTuple):
     env_steps: int
     updates: int
     sent_updates: int
-    """As ``updates``, but no higher than what all its letters that have arrived belong to: a peer that waits for a
-    letter gives up once this is past its own count."""
+    """As ``updates``, but no higher than what all its envelopes that have arrived belong to: a peer that waits for a
+    envelope gives up once this is past its own count."""
     state: int
     weight: float
     weight_in_boxes: float

@@ -1,4 +1,4 @@
-"""The boxes towards one learner, in its own process: letters are added up as they arrive, each at most once."""
+"""The boxes towards one learner, in its own process: envelopes are added up as they arrive, each at most once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from gala.gossip.message import Message
 
 
-class Letter(NamedTuple):
+class Envelope(NamedTuple):
     """One ``put`` on its way."""
 
     src: int
     epoch: int
-    """Which life of the sender: a rank that starts again numbers its letters anew."""
+    """Which life of the sender: a rank that starts again numbers its envelopes anew."""
     number: int
-    """1, 2, ... for each receiver. A letter that is sent again keeps its number."""
+    """1, 2, ... for each receiver. A envelope that is sent again keeps its number."""
     numerator: NDArray
     """float32 [d]; read-only on arrival, since it may lie in Ray's shared memory."""
     weight: float
@@ -30,7 +30,7 @@ class Letter(NamedTuple):
 
 @dataclass
 class _Seen:
-    """Which letters of one sender's life have arrived: all up to ``upto``, and ``beyond``."""
+    """Which envelopes of one sender's life have arrived: all up to ``upto``, and ``beyond``."""
 
     upto: int = 0
     beyond: set[int] = field(default_factory=set)
@@ -50,35 +50,35 @@ class _Seen:
 
 
 class Inbox:
-    """Letters come from the thread that Ray gives to mail, ``take`` from the learner's: one lock, held for one
+    """Envelopes come from the thread that Ray gives to mail, ``take`` from the learner's: one lock, held for one
     addition."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._boxes: dict[int, tuple[Message, Letter]] = {}  # the sum, and the newest letter in it
+        self._boxes: dict[int, tuple[Message, Envelope]] = {}  # the sum, and the newest envelope in it
         self._seen: dict[tuple[int, int], _Seen] = {}
         self._newest: dict[tuple[int, int], int] = {}
         self._progress: dict[int, int] = {}
         self._closed = False
 
-    def deliver(self, letter: Letter) -> bool:
-        """False if the learner reads no more: the mass is the sender's again. True also for a letter that was
+    def deliver(self, envelope: Envelope) -> bool:
+        """False if the learner reads no more: the mass is the sender's again. True also for a envelope that was
         delivered before, and is not added twice."""
-        life = (letter.src, letter.epoch)
+        life = (envelope.src, envelope.epoch)
         with self._lock:
             seen = self._seen.setdefault(life, _Seen())
             if self._closed:
-                return seen.has(letter.number)
-            if seen.add(letter.number):
-                overtaken = letter.replace and letter.number < self._newest.get(life, 0)
-                self._newest[life] = max(letter.number, self._newest.get(life, 0))
-                self._progress[letter.src] = letter.sent_at
+                return seen.has(envelope.number)
+            if seen.add(envelope.number):
+                overtaken = envelope.replace and envelope.number < self._newest.get(life, 0)
+                self._newest[life] = max(envelope.number, self._newest.get(life, 0))
+                self._progress[envelope.src] = envelope.sent_at
                 if not overtaken:
-                    self._boxes[letter.src] = _added(self._boxes.get(letter.src), letter)
+                    self._boxes[envelope.src] = _added(self._boxes.get(envelope.src), envelope)
             return True
 
-    def take(self, src: int) -> tuple[Message, Letter] | None:
-        """Empty the box from ``src``: the sum, and the newest letter in it."""
+    def take(self, src: int) -> tuple[Message, Envelope] | None:
+        """Empty the box from ``src``: the sum, and the newest envelope in it."""
         with self._lock:
             return self._boxes.pop(src, None)
 
@@ -88,7 +88,7 @@ class Inbox:
             return sorted(self._boxes)
 
     def count(self, src: int) -> int:
-        """Letters in the box from ``src``."""
+        """Envelopes in the box from ``src``."""
         with self._lock:
             return self._boxes[src][0].count if src in self._boxes else 0
 
@@ -98,7 +98,7 @@ class Inbox:
             return sum(message.weight for message, _ in self._boxes.values())
 
     def progress(self, src: int) -> int:
-        """The update count that came with the newest letter from ``src``."""
+        """The update count that came with the newest envelope from ``src``."""
         return self._progress.get(src, 0)
 
     def close(self) -> list[Message]:
@@ -110,17 +110,19 @@ class Inbox:
             return left
 
 
-def _added(old: tuple[Message, Letter] | None, letter: Letter) -> tuple[Message, Letter]:
-    if old is None or letter.replace:
-        return Message(torch.from_numpy(letter.numerator.copy()), letter.weight, letter.sent_at, 1), _stub(letter)
+def _added(old: tuple[Message, Envelope] | None, envelope: Envelope) -> tuple[Message, Envelope]:
+    if old is None or envelope.replace:
+        return Message(torch.from_numpy(envelope.numerator.copy()), envelope.weight, envelope.sent_at, 1), _stub(
+            envelope
+        )
     message, newest = old
     mine = message.numerator.numpy()
-    np.add(mine, letter.numerator, out=mine)
-    newest = max(newest, _stub(letter), key=lambda x: (x.epoch, x.number))
-    total = Message(message.numerator, message.weight + letter.weight, newest.sent_at, message.count + 1)
+    np.add(mine, envelope.numerator, out=mine)
+    newest = max(newest, _stub(envelope), key=lambda x: (x.epoch, x.number))
+    total = Message(message.numerator, message.weight + envelope.weight, newest.sent_at, message.count + 1)
     return total, newest
 
 
-def _stub(letter: Letter) -> Letter:
+def _stub(envelope: Envelope) -> Envelope:
     """Without its numbers, which would keep their place in Ray's shared memory."""
-    return letter._replace(numerator=np.empty(0, np.float32))
+    return envelope._replace(numerator=np.empty(0, np.float32))

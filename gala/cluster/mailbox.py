@@ -3,8 +3,8 @@
 A put is a call that nobody waits for. What is not acknowledged yet is kept by the sender, and comes back to it when the
 receiver dies; what had arrived unread, or was read, is lost with the receiver and reported with it. ``waiting``
 (towards a peer) is as old as the last receipt, about one trip; ``progress``, ``finished`` and the roster are as old as
-the last visit to the hub (``SYNC_S``, more on a slow network). Progress and rest are published only after the letters
-that belong to them have arrived, so who waits for a letter never gives up on one that is under way.
+the last visit to the hub (``SYNC_S``, more on a slow network). Progress and rest are published only after the envelopes
+that belong to them have arrived, so who waits for a envelope never gives up on one that is under way.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from gala.gossip.message import HEADER_BYTES, Message, check_numel, check_rank
 from gala.gossip.transport.roster import FINISHED, PRESENT, RESTING, TableRoster
 
 FLUSH_S = 20.0
-"""How long a learner that comes to rest waits for its letters to arrive. A peer that hangs for longer will get its
-letters later, or they come back."""
+"""How long a learner that comes to rest waits for its envelopes to arrive. A peer that hangs for longer will get its
+envelopes later, or they come back."""
 _CLOSING_ROUNDS = 3
 
 
@@ -60,7 +60,7 @@ class RayEndpoint:
         if taken is None:
             return None
         message, newest = taken
-        self._member.thank(src, newest.epoch, newest.number)
+        self._member.acknowledge(src, newest.epoch, newest.number)
         return message
 
     def take_back(self, dst: int) -> Message | None:

@@ -1,4 +1,4 @@
-"""What an actor needs to take part: its boxes, its letters, and the link that keeps its mirror of the hub fresh."""
+"""What an actor needs to take part: its boxes, its envelopes, and the link that keeps its mirror of the hub fresh."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 
 from gala.cluster.hub import Row
-from gala.cluster.inbox import Inbox, Letter
+from gala.cluster.inbox import Envelope, Inbox
 from gala.cluster.mirror import Mirror
-from gala.cluster.outbox import Fate, Outbox
+from gala.cluster.outbox import DeliveryStatus, Outbox
 
 SYNC_S = 0.05
 """Pause between two visits to the hub: about how old a peer's progress, state and moments are."""
@@ -23,19 +23,19 @@ _REPEATS = 10
 
 
 class RayPost:
-    """Carries letters as calls of the receivers' actors, which nobody waits for."""
+    """Carries envelopes as calls of the receivers' actors, which nobody waits for."""
 
     def __init__(self) -> None:
         self.learners: list[Any] = []
 
-    def send(self, dst: int, letter: Letter) -> Any:
+    def send(self, dst: int, envelope: Envelope) -> Any:
         learner = self.learners[dst] if dst < len(self.learners) else None
-        return None if learner is None else learner.deliver.remote(letter)
+        return None if learner is None else learner.deliver.remote(envelope)
 
     def settled(self, receipts: list[Any]) -> list[Any]:
         return ray.wait(receipts, num_returns=len(receipts), timeout=0, fetch_local=False)[0]
 
-    def fate(self, receipt: Any) -> Fate:
+    def status(self, receipt: Any) -> DeliveryStatus:
         try:
             return "delivered" if ray.get(receipt) else "refused"
         except ActorUnavailableError:
@@ -47,7 +47,7 @@ class RayPost:
 
 
 class Member:
-    """One rank's share in the run. Its thread visits the hub; ``deliver`` and ``thank`` are called by the peers.
+    """One rank's share in the run. Its thread visits the hub; ``deliver`` and ``acknowledge`` are called by the peers.
 
     Args:
         hub: handle of the ``Hub`` actor.
@@ -56,8 +56,8 @@ class Member:
 
     def __init__(self, hub: Any, rank: int, epoch: int) -> None:
         self.rank, self.epoch, self._hub = rank, epoch, hub
-        self.inbox, self.post = Inbox(), RayPost()
-        self.outbox = Outbox(self.post, rank, epoch)
+        self.inbox, self.carrier = Inbox(), RayPost()
+        self.outbox = Outbox(self.carrier, rank, epoch)
         self.updates = 0
         self._epochs: tuple[int, ...] = ()
         self.commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -79,7 +79,7 @@ class Member:
         self._thread.join(HUB_TIMEOUT_S)
 
     def sync(self) -> None:
-        """One visit to the hub, and a look at the letters under way."""
+        """One visit to the hub, and a look at the envelopes under way."""
         self.outbox.settle()
         with self._order:
             heard = self._heard
@@ -90,7 +90,7 @@ class Member:
                 self.commands.put(command)
                 self._heard += 1
         if rows.epochs != self._epochs:
-            self.post.learners = ray.get(self._hub.learners.remote(), timeout=HUB_TIMEOUT_S)
+            self.carrier.learners = ray.get(self._hub.learners.remote(), timeout=HUB_TIMEOUT_S)
             for rank, (old, new) in enumerate(zip(self._epochs, rows.epochs, strict=False)):
                 if old and old != new:
                     self.outbox.forget(rank)
@@ -104,11 +104,11 @@ class Member:
             say = self._hub.say.options(max_task_retries=_REPEATS)
             return say.remote(self.rank, self.epoch, self._row(), self._said, kind, body)
 
-    def thank(self, src: int, epoch: int, number: int) -> None:
-        """Tell ``src``, if it still lives that life, that its letters up to ``number`` were read."""
+    def acknowledge(self, src: int, epoch: int, number: int) -> None:
+        """Tell ``src``, if it still lives that life, that its envelopes up to ``number`` were read."""
         if self._epochs[src] == epoch:
-            thank = self.post.learners[src].thank.options(max_task_retries=_REPEATS)
-            thank.remote(self.rank, number)  # without it we would stay full for ``src``; twice changes nothing
+            acknowledge = self.carrier.learners[src].acknowledge.options(max_task_retries=_REPEATS)
+            acknowledge.remote(self.rank, number)  # without it we would stay full for ``src``; twice changes nothing
 
     def agree(self, fingerprint: int) -> list[int]:
         """See ``Hub.agree``. Waits for the hub."""

@@ -59,10 +59,10 @@ def keep_to_loopback() -> None:
 
 
 def actor(cls: type) -> Any:
-    """``cls`` as a Ray actor whose methods ``deliver`` and ``thank`` have a thread of their own."""
+    """``cls`` as a Ray actor whose methods ``deliver`` and ``acknowledge`` have a thread of their own."""
     import ray
 
-    for name in ("deliver", "thank"):
+    for name in ("deliver", "acknowledge"):
         setattr(cls, name, ray.method(concurrency_group=MAIL)(getattr(cls, name)))
     remote: Any = ray.remote
     return remote(concurrency_groups={MAIL: 1})(cls)

@@ -26,11 +26,11 @@ class Peer:
         self.member.start()
         self.numel, self.end = numel, RayEndpoint(self.member, numel, 1e9)
 
-    def deliver(self, letter: Any) -> bool:
-        return self.member.inbox.deliver(letter)
+    def deliver(self, envelope: Any) -> bool:
+        return self.member.inbox.deliver(envelope)
 
-    def thank(self, dst: int, number: int) -> None:
-        self.member.outbox.thanked(dst, number)
+    def acknowledge(self, dst: int, number: int) -> None:
+        self.member.outbox.acknowledged(dst, number)
 
     def call(self, name: str, *args: Any, **options: Any) -> Any:
         return getattr(self.end, name)(*args, **options)
@@ -47,7 +47,7 @@ class Peer:
         return [message for message, _ in self.member.inbox._boxes.values()]
 
     def gossip(self, rank: int, n: int, rounds: int) -> tuple[float, torch.Tensor]:
-        """Learn for some rounds, then come to rest: (letters read, sum of own steps as they weighed)."""
+        """Learn for some rounds, then come to rest: (envelopes read, sum of own steps as they weighed)."""
         averager = GossipAverager(
             [torch.full((self.numel,), float(rank))], rank=rank, world_size=n, mailbox=self.end, topology="ring"
         )

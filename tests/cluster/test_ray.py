@@ -120,7 +120,7 @@ class End:
 def test_no_mass_is_lost_between_learners_on_two_nodes(actors):
     import ray
 
-    n, numel, rounds = 3, 30_000, 40  # letters of 120 kB go through Ray's shared memory
+    n, numel, rounds = 3, 30_000, 40  # envelopes of 120 kB go through Ray's shared memory
     w = World(actors, numel)
     learnt = ray.get([peer.gossip.remote(rank, n, rounds) for rank, peer in enumerate(w.peers)], timeout=PATIENCE_S)
     ends = w.all("drain")
@@ -139,7 +139,7 @@ def test_the_contract_of_every_mailbox(actors):
     check_progress_and_closing(w.ends)
 
 
-def test_letters_to_a_closed_and_to_a_dead_peer_come_back(actors):
+def test_envelopes_to_a_closed_and_to_a_dead_peer_come_back(actors):
     import ray
 
     w = World(actors, 4)

@@ -1,4 +1,4 @@
-"""Letters between learners, over a line that fails in every way: none counts twice, none is lost. No Ray here."""
+"""Envelopes between learners, over a line that fails in every way: none counts twice, none is lost. No Ray here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gala.cluster.hub import Hub, Row
-from gala.cluster.inbox import Inbox, Letter
+from gala.cluster.inbox import Envelope, Inbox
 from gala.cluster.mirror import Mirror
 from gala.cluster.outbox import MAX_UNDER_WAY, Outbox
 from gala.cluster.placement import Share, share
@@ -23,42 +23,42 @@ FAULTS = ["none", "none", "none", "late", "lost on the way", "answer lost"]
 
 
 class Line:
-    """A post between one sender and one inbox, with a plan of faults. What is late arrives when the plan is used up."""
+    """A carrier between one sender and one inbox, with a plan of faults. What is late arrives after the plan's end."""
 
     def __init__(self, inbox: Inbox, plan: list[str]) -> None:
         self.inbox, self.plan = inbox, plan
-        self.late: list[tuple[int, Letter]] = []
+        self.late: list[tuple[int, Envelope]] = []
         self.fates: dict[int, str] = {}
         self.dead = False
 
-    def send(self, dst: int, letter: Letter) -> int:
+    def send(self, dst: int, envelope: Envelope) -> int:
         receipt = len(self.fates) + len(self.late) + 1
         fault = self.plan.pop() if self.plan else "none"
         if self.dead:
             self.fates[receipt] = "dead"
         elif fault == "late":
-            self.late.append((receipt, letter))
+            self.late.append((receipt, envelope))
         else:
             if fault != "lost on the way":
-                accepted = self.inbox.deliver(letter)
+                accepted = self.inbox.deliver(envelope)
             self.fates[receipt] = "unknown" if fault != "none" else "delivered" if accepted else "refused"
         return receipt
 
     def arrive(self) -> None:
-        for receipt, letter in reversed(self.late):
-            self.fates[receipt] = "dead" if self.dead else "delivered" if self.inbox.deliver(letter) else "refused"
+        for receipt, envelope in reversed(self.late):
+            self.fates[receipt] = "dead" if self.dead else "delivered" if self.inbox.deliver(envelope) else "refused"
         self.late = []
 
     def settled(self, receipts: list[int]) -> list[int]:
         return [receipt for receipt in receipts if receipt in self.fates]
 
-    def fate(self, receipt: int) -> str:
+    def status(self, receipt: int) -> str:
         return self.fates[receipt]
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(FAULTS), max_size=40), st.integers(1, 25), st.sampled_from(["works", "closes", "dies"]))
-def test_each_letter_is_read_once_or_comes_back(plan, puts, end):
+def test_each_envelopes_is_read_once_or_comes_back(plan, puts, end):
     inbox, used = Inbox(), list(plan)
     line = Line(inbox, plan)
     outbox = Outbox(line, rank=0, epoch=1)  # type: ignore[arg-type]
@@ -99,19 +99,19 @@ def test_a_sender_that_is_not_answered_keeps_its_mass():
 def test_copies_that_overtake_each_other_leave_the_newest():
     inbox = Inbox()
     for number in (1, 3, 2):
-        assert inbox.deliver(Letter(0, 1, number, np.full(2, float(number), np.float32), 1.0, number, True))
+        assert inbox.deliver(Envelope(0, 1, number, np.full(2, float(number), np.float32), 1.0, number, True))
     message, newest = inbox.take(0)
     assert message.numerator.tolist() == [3.0, 3.0] and (message.count, newest.number) == (1, 3)
-    assert inbox.deliver(Letter(0, 2, 1, np.ones(2, np.float32), 1.0, 1, False)), "a new life counts anew"
+    assert inbox.deliver(Envelope(0, 2, 1, np.ones(2, np.float32), 1.0, 1, False)), "a new life counts anew"
     assert inbox.take(0)[0].weight == 1.0
 
 
-def test_a_box_does_not_keep_the_memory_in_which_a_letter_came():
+def test_a_box_does_not_keep_the_memory_in_which_a_envelopes_came():
     numbers = np.ones(4, np.float32)
     numbers.flags.writeable = False
     inbox = Inbox()
     for number in (1, 2):
-        inbox.deliver(Letter(0, 1, number, numbers, 0.5, 1, False))
+        inbox.deliver(Envelope(0, 1, number, numbers, 0.5, 1, False))
     message, newest = inbox.take(0)
     message.numerator.add_(1)
     assert numbers.tolist() == [1.0] * 4 and newest.numerator.size == 0 and message.numerator.tolist() == [3.0] * 4
