@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from gala.gossip.copy_average import average_copies
 from gala.gossip.evidence.events import AgeHistogram, MixEvent
 from gala.gossip.exchange import Exchange
 from gala.gossip.flat import check_finite, fingerprint, flatten_parameters, still_flat, unique_tensors
@@ -133,7 +134,7 @@ class GossipAverager:
         if not (self._talks and self._is_exchange()):
             return
         if self.mixing == "copy-average":
-            self._average_copies()
+            average_copies(self.flat, self._exchange, self._neighbours.due(self._round), self.updates)
         elif self.bound.lockstep:
             for src in self._neighbours.due(self._round):
                 self._absorb(self._exchange.wait_for(src, self.weight, self.updates))
@@ -285,20 +286,3 @@ class GossipAverager:
 
     def _mix(self, message: Message) -> None:
         self.weight = absorb_(self.flat, self.weight, message.numerator.to(self.flat.device), message.weight)
-
-    def _average_copies(self) -> None:
-        """x <- (x + sum of the in-peers' newest copies) / (1 + in-degree), once there is a copy from every one."""
-        due = self._neighbours.due(self._round)
-        if not self.bound.lockstep and not all(self.mailbox.waiting(src, self.rank) for src in due):
-            return
-        arrived = 0
-        for src in due:
-            own = 1.0 + arrived  # parts in the sum so far
-            if self.bound.lockstep:
-                message = self._exchange.wait_for(src, own, self.updates)
-            else:
-                message = self._exchange.take(src, own)
-            if message is not None:
-                self.flat.add_(message.numerator.to(self.flat.device))
-                arrived += 1
-        self.flat.div_(1 + arrived)

@@ -34,7 +34,7 @@ class Exchange:
         self._agreed = False
         self.full: list[int] = []
         self._quiet_rounds = self._traffic = 0
-        self._settled = start.clone()
+        self._flat, self._settled = start, start.clone()
         self.counts = dict.fromkeys(_COUNTS, 0)
         self._ages: deque[int] = deque(maxlen=_AGES_KEPT)
 
@@ -98,7 +98,7 @@ class Exchange:
         elif not put():
             self.counts["refused_puts"] += 1
             return False
-        self.log("put", dst, weight, updates, 1, time_ns)
+        self.log("put", dst, weight, updates, 1, time_ns, self._norm())
         self.counts["sent"] += 1
         self.counts["bytes_sent"] += self.mailbox.message_bytes
         return True
@@ -125,13 +125,14 @@ class Exchange:
         message = self.mailbox.take_back(dst)
         if message is not None:
             self.counts["taken_back"] += message.count
-            self.log("take-back", dst, weight, message.sent_at, message.count, time.monotonic_ns())
+            self._log_take("take-back", dst, weight, message)
         return message
 
     def log_update(self, flat: Tensor, updates: int) -> None:
         """Tell the listener by how much the parameters have moved since ``settle``."""
         if self.on_event is not None:
-            change = torch.linalg.vector_norm(flat - self._settled).item()
+            # the difference is rounded too, by a unit each
+            change = _norm(flat - self._settled) * (1.0 + 4.0 * torch.finfo(flat.dtype).eps)
             self.settle(flat)
             self.log("update", self.rank, change, updates, 1, time.monotonic_ns())
 
@@ -139,6 +140,13 @@ class Exchange:
         """What changes from here on is the next update."""
         if self.on_event is not None:
             self._settled.copy_(flat)
+
+    def _norm(self) -> float:
+        return _norm(self._flat) if self.on_event is not None else 0.0
+
+    def _log_take(self, kind: EventKind, peer: int, weight: float, message: Message) -> None:
+        unit = max(torch.finfo(dtype).eps for dtype in (self._flat.dtype, message.numerator.dtype)) / 2
+        self.log(kind, peer, weight, message.sent_at, message.count, time.monotonic_ns(), self._norm(), unit)
 
     def log(self, kind: EventKind, *rest: Any) -> None:
         """Tell the listener, if there is one."""
@@ -166,5 +174,9 @@ class Exchange:
         self._ages.append(age)
         self.age_histogram.add(age)
         self.counts["received"] += 1
-        self.log("take", src, weight, message.sent_at, message.count, time.monotonic_ns())
+        self._log_take("take", src, weight, message)
         return message
+
+
+def _norm(vector: Tensor) -> float:
+    return torch.linalg.vector_norm(vector, dtype=torch.float64).item()

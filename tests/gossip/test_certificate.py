@@ -109,3 +109,25 @@ def test_logs_are_kept_one_line_per_event(tmp_path):
     events += log.flush(tmp_path / "gossip")
     lines = (tmp_path / "gossip" / "learner0-from0.jsonl").read_text().splitlines()
     assert [tuple(json.loads(line)) for line in lines] == events and len(events) == 5
+
+
+@pytest.mark.parametrize("step", [0.0, 1e-9])
+def test_the_bound_holds_where_rounding_is_all_that_drives_learners_apart(step):
+    """In float32, with updates that vanish beside the rounding of the averages."""
+    d, rng = 2_000, np.random.default_rng(3)
+    start_at = torch.as_tensor(rng.normal(scale=3.0, size=d), dtype=torch.float32)
+    averagers = start(start_at.repeat(N, 1), topology="random-1", w_min=0.05)
+    assert averagers[0].flat.dtype == torch.float32
+    ball = EpsilonBall(N)
+    for averager in averagers:
+        averager.on_event = ball.apply
+    ratios = []
+    for _ in range(400):
+        for rank in rng.permutation(N)[: int(rng.integers(1, N + 1))]:
+            averagers[rank].flat.add_(step * torch.as_tensor(rng.normal(size=d), dtype=torch.float32))
+            averagers[rank].step()
+        distance = consensus_distance(torch.stack([a.flat for a in averagers]))
+        if distance:
+            ratios.append(distance / ball.bound())
+    assert len(ratios) > 300 and max(ratios) <= 1.0
+    assert max(ratios) > 0.003, "a bound that is never near says nothing"

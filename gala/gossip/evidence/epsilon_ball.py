@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from gala.gossip.evidence.events import MixEvent
 
+_OWN_ROUNDINGS, _SENT_ROUNDINGS = 4.0, 5.0
+"""Units of roundoff per element that an average adds: see ``EpsilonBall``."""
+
 
 class _Put(NamedTuple):
     weight: float
     version: int
     row: NDArray
+    norm: float
 
 
 class EpsilonBall:
@@ -25,7 +29,14 @@ class EpsilonBall:
     with coefficients that the events determine. Then ||X - mean(X)||_F <= sum_s ||c_s - mean(c_s)|| ||u_s||, with
     equality if all updates are collinear and pull the same way. Holds for PushSum and for copy averaging, any
     delay, any skipping (GALA, arXiv 1906.04585, proposition 1, with the joint spectral radius replaced by the
-    trace). Learners start equal.
+    trace).
+
+    Rounding is part of what happened: each take adds an update of its receiver, of norm u (4 a ||z|| + (5 + K) sum_k
+    b_k ||z_k||), for unit roundoff u, own share a, and K puts of shares b_k. Per element, the own part is multiplied by a
+    rounded factor and added (3 u), and each put is multiplied by a rounded factor when sent and again when absorbed,
+    summed with the other puts and added (4 + K); one more of each covers what is of second order in u.
+
+    The bound assumes that the learners start equal, that every update, put and take is in the events, and nothing else.
 
     Cost: O(updates not yet forgotten) per event; an update is forgotten (into a constant remainder) when all
     learners and boxes hold it alike to ``forget``.
@@ -54,7 +65,7 @@ class EpsilonBall:
         if event.kind == "update":
             self._update(event.rank, event.amount)
         elif event.kind == "put":
-            put = _Put(event.amount, event.version, self._held[event.rank, : self._used].copy())
+            put = _Put(event.amount, event.version, self._held[event.rank, : self._used].copy(), event.norm)
             self._boxes.setdefault((event.rank, event.peer), deque()).append(put)
         elif event.kind == "mark":
             self._marks[event.rank] = self._held[event.rank, : self._used].copy()
@@ -99,6 +110,10 @@ class EpsilonBall:
             total[: len(put.row)] += put.weight * put.row
             weight += put.weight
         self._held[event.rank, : self._used] = total / weight
+        mixed = _OWN_ROUNDINGS * event.amount * event.norm
+        mixed += (_SENT_ROUNDINGS + event.puts) * sum(put.weight * put.norm for put in puts[-event.puts :])
+        if event.unit:
+            self._update(event.rank, event.unit * mixed / weight)
 
     def _compact(self) -> None:
         """Forget updates that everyone holds alike; averages never widen a spread, so the remainder bounds them for

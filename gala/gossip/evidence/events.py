@@ -34,6 +34,10 @@ class MixEvent(NamedTuple):
     """take: how many puts the message summed; otherwise 1."""
     time_ns: int
     """``time.monotonic_ns`` before a put and after a take, so that sorting puts causes before effects."""
+    norm: float = 0.0
+    """put, take: 2-norm of the rank's parameters before it; what rounding is bounded by."""
+    unit: float = 0.0
+    """take: unit roundoff of the arithmetic and of the message, whichever is coarser."""
 
 
 class AgeHistogram:
