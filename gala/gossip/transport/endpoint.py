@@ -95,8 +95,8 @@ class _SharedEndpoint:
             if held:
                 block.arrived[dst, self._rank] = 1
                 box.put(values, weight, sent_at, replace, scale)
+                self._move(0.0 if replace else -weight)  # next to the box: a kill in between would count it twice
                 block.note((self._rank, dst), box.mass())
-                self._move(0.0 if replace else -weight)
         return held
 
     def take(self, src: int) -> Message | None:
