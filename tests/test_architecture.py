@@ -13,16 +13,17 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 60, 8
 ARGUMENTS_ALLOWED = {"gala.gossip.averager.__init__": 12}
 
 ENVS = "gala_envs"
-_FOUNDATIONS = ("gossip", "models", "optim", "rl", "processes", "config", ENVS)
+_FOUNDATIONS = ("plugins", "gossip", "models", "optim", "rl", "processes", "config", ENVS)
 _SETTINGS = (*_FOUNDATIONS, "build", "runs")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plain_yaml": (),
-    "gossip": ("plain_yaml",),
-    "models": (),
+    "plugins": (),
+    "gossip": ("plain_yaml", "plugins"),
+    "models": ("plugins",),
     "optim": (),
     "processes": (),
     "rl": ("optim",),
-    "config": ("plain_yaml", "processes"),
+    "config": ("plain_yaml", "plugins", "processes"),
     "runs": ("config",),
     "build": _FOUNDATIONS,
     "supervised": ("config", "gossip", "models", "optim", "processes"),
@@ -38,6 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(*_SETTINGS, "training", "evaluation", "experiments", "diagnostics"),
         *("overfit", "reports", "bench", "supervised"),
     ),
+    "api": (*_SETTINGS, "training", "evaluation"),
     "cli": (),
     "__main__": ("cli",),
 }
@@ -50,6 +52,7 @@ DOORS = {("gala.training.supervisor", "cluster")}
 WITHOUT = {
     "gala": ("torch", "numpy", "gymnasium", "tyro", "yaml", "rich"),
     "gala_envs": ("torch", "gala"),
+    "gala.plugins": ("torch", "numpy", "gymnasium", "gala_envs"),
     "gala.config.schema": ("torch", "numpy", "gymnasium", "gala_envs", "tyro", "yaml", "rich"),
     "gala.config": ("torch", "gala_envs"),
     "gala.processes": ("torch", "numpy", "gymnasium", "gala_envs"),
@@ -194,6 +197,9 @@ def test_the_house_rules(path):
         ("gala.training.supervisor", "import gala.cli"),
         ("gala.training.supervisor", "from gala.commands import train"),
         ("gala", "import torch"),
+        ("gala.plugins.naming", "import torch"),
+        ("gala.training.supervisor", "from gala.api.run import Run"),
+        ("gala.api.run", "from gala.commands import evaluate"),
         ("gala.rl.x", 'def f():\n    """Of a thing."""'),
         ("gala.rl.x", "\n" * 301),
         ("gala.rl.x", "def f():\n" + "    pass\n" * 60),

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gala import cli
-from gala.commands import evaluate, train
 from gala.config.schema import Config, EnvConfig, LogConfig
 from gala.runs.run_dir import RunDir
+from gala.training.new_run import default_run
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a CUDA GPU")
 
@@ -46,7 +46,7 @@ def test_doctor_counts_the_cores_of_its_affinity_mask_not_of_the_machine():
 
 def test_the_default_run_directory_says_what_it_is():
     config = Config(env=EnvConfig(id="ALE/Pong-v5"), seed=3)
-    assert train.default_run(config, "20260102-030405") == "runs/ale-pong-v5-gala-s3-20260102-030405"
+    assert default_run(config, "20260102-030405") == "runs/ale-pong-v5-gala-s3-20260102-030405"
 
 
 def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -95,9 +95,19 @@ def test_eval_refuses_bad_options_in_one_line(tmp_path, capsys):
     ]:
         assert cli.main(["eval", str(tmp_path), *words]) == 2
         assert message in error_line(capsys)
-    with pytest.raises(ValueError, match="learner=4: wants consensus or one of 0, 1, 3"):
-        evaluate._learner("4", [0, 1, 3])
-    assert (evaluate._learner("3", [0, 3]), evaluate._learner("consensus", [0])) == (3, "consensus")
+    run = RunDir.create(Config(run=str(tmp_path / "run")), [], overwrite=False)
+    run.write_part("staging", "learner0", {}, {})
+    run.commit_checkpoint("staging", ["latest"], {"ranks": [0, 1, 3]})
+    for words, message in [
+        (["learner=4"], "learner=4: wants consensus or one of 0, 1, 3"),
+        (["learner=mean"], "learner=mean: wants consensus or one of 0, 1, 3"),
+        (["episodes=0"], "episodes=0 must be at least 1"),
+        (["seed=-1"], "seed=-1 must be 0 or more"),
+        (["video=a.gif"], "video=a.gif must end in .mp4"),
+        (["checkpoint=best"], "has no checkpoint 'best'; it has latest"),
+    ]:
+        assert cli.main(["eval", str(run.path), *words]) == 2
+        assert message in error_line(capsys)
 
 
 def test_a_graph_from_a_file_is_shown_and_drawn_and_nothing_is_overwritten(tmp_path, capsys):

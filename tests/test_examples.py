@@ -12,11 +12,11 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def run(name):
+def run(name, *words, cwd=None):
     path = ROOT / "examples" / name
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'envs'}", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, env=env, timeout=280, check=False
+        [sys.executable, str(path), *words], cwd=cwd, capture_output=True, text=True, env=env, timeout=280, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -32,6 +32,38 @@ def test_sgp_learns_the_spirals():
     right = [float(x) for x in re.findall(r"learner \d: (\S+)% of new points right", out)]
     assert len(right) == 4 and min(right) > 95.0
     assert float(re.findall(r"consensus distance (\S+)", out)[0]) < 0.1
+
+
+def test_a2c_in_one_file_learns_cartpole():
+    out = run("a2c_with_gossip.py", "300")
+    steps = [float(x) for x in re.findall(r"an episode lasts (\S+) steps", out)]
+    assert len(steps) == 2 and min(steps) > 35.0  # a random policy falls after 22
+    assert float(re.findall(r"learners are (\S+)% apart", out)[0]) < 20.0  # alone: over 50
+
+
+def test_train_and_act(tmp_path):
+    out = run("train_and_act.py", "3000", cwd=tmp_path)
+    assert "learners=2, finished" in out
+    assert re.search(r"^\d+ records of \d+ columns$", out, re.MULTILINE)
+    assert re.search(r"^10 episodes: return \d+\.\d, 95% interval \(", out, re.MULTILINE)
+    assert 8 <= float(re.findall(r"one more episode, by hand: (\d+)", out)[0]) <= 500
+
+
+def test_an_environment_of_ones_own_is_solved(tmp_path):
+    out = run("custom_environment.py", cwd=tmp_path)
+    assert "return 0.50 of 0.50" in out
+    assert f"env.id={ROOT}/examples/custom_environment.py:Corridor" in out
+
+
+def test_an_encoder_of_ones_own(tmp_path):
+    out = run("custom_encoder.py", "3000", cwd=tmp_path)
+    assert "custom_encoder.py:FourierFeatures; " in out and re.search(r"^return \d+\.\d$", out, re.MULTILINE)
+
+
+def test_a_topology_of_ones_own(tmp_path):
+    out = run("custom_topology.py", "6000", cwd=tmp_path)
+    assert int(re.findall(r"^(\d+) messages$", out, re.MULTILINE)[0]) > 0
+    assert float(re.findall(r"distance between the learners (\S+)", out)[0]) < 1.0
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -75,3 +75,31 @@ def test_make_train_evaluates_the_run_that_the_user_named():
 def test_every_file_that_the_readme_links_to_is_there():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_where_things_are_names_what_is_there():
+    """Each path exists, and holds the registry that is named beside it."""
+    table = TEXT.split("| what | where |")[1].split("\n\n")[0]
+    paths = re.findall(r"`([\w/]+/[\w/.]*)`", table)
+    assert len(paths) >= 16 and not [path for path in paths if not (ROOT / path).exists()]
+    registries = re.findall(r"`([A-Z]+)` in `([^`]+)`", table)
+    assert len(registries) == 6
+    for name, path in registries:
+        assert re.search(rf"^{name}\b.* = {{", (ROOT / path).read_text(), re.MULTILINE), (name, path)
+    wanted = {"the loss", "the exchange", "a topology", "an environment", "an encoder", "an optimiser", "a command"}
+    assert wanted | {"a diagnostic"} <= set(re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE))
+
+
+def test_the_python_of_the_readme_names_what_there_is(tmp_path):
+    import inspect
+
+    import gala
+
+    block = TEXT.split("## From Python")[1].split("```python\n")[1].split("```")[0]
+    tree = compile(block, "README.md", "exec")
+    assert tree.co_names
+    assert set(re.findall(r"\bgala\.(\w+)\(", block)) <= set(gala.__all__)
+    for method in re.findall(r"\brun\.(\w+)\(", block):
+        assert inspect.isfunction(getattr(gala.Run, method))
+    for method in re.findall(r"\bagent\.(\w+)\(", block):
+        assert inspect.isfunction(getattr(gala.Agent, method))

@@ -30,7 +30,12 @@ _marks: list[str] = []
 
 
 def spawn(words: Sequence[str], **environ: str) -> tuple[subprocess.Popen[str], str]:
-    """``python -m gala WORDS`` as from a terminal, and the mark by which ``marked`` finds it and all that it starts.
+    """``python -m gala WORDS``, started by ``spawn_program``."""
+    return spawn_program([sys.executable, "-m", "gala", *words], **environ)
+
+
+def spawn_program(argv: Sequence[str], **environ: str) -> tuple[subprocess.Popen[str], str]:
+    """A program as from a terminal, and the mark by which ``marked`` finds it and all that it starts.
 
     Ctrl-C works there, though whoever runs the tests (``nohup make test &``) may have it ignored. What is still there
     when the test is over is killed, see ``conftest.py``.
@@ -40,7 +45,7 @@ def spawn(words: Sequence[str], **environ: str) -> tuple[subprocess.Popen[str], 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits what is ignored
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gala", *words],
+            argv,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -78,10 +83,12 @@ def kill_marked() -> None:
 class Gala:
     """One ``gala`` process and all that it starts, found by a mark in their environment."""
 
-    def __init__(self, run: Path, *words: str, command: str = "train", **environ: str) -> None:
+    def __init__(self, run: Path, *words: str, command: str = "train", program: str = "", **environ: str) -> None:
+        """``gala COMMAND RUN WORDS``; or ``program``, a line for the shell, which writes ``run``."""
         self.run, self.shm = run, set(os.listdir("/dev/shm"))
         target = ["train", f"run={run}"] if command == "train" else [command, str(run)]
-        self.process, self._mark = spawn([*target, *words], **environ)
+        argv = ["sh", "-c", f"exec {program}"] if program else [sys.executable, "-m", "gala", *target, *words]
+        self.process, self._mark = spawn_program(argv, **environ)
 
     def processes(self) -> list[int]:
         """Ids of all living processes of this call."""

@@ -27,8 +27,11 @@ _PALETTE = np.array(
 )
 
 
-def make_drawn(id: str, *, backend: str = "auto", **options: Any) -> tuple[Any, Callable[[NDArray], NDArray]]:
+def make_drawn(
+    id: str, *, backend: str = "auto", make_env: Callable[..., gym.Env] | None = None, **options: Any
+) -> tuple[Any, Callable[[NDArray], NDArray]]:
     """One simulator, with the options of ``gala_envs.registry.make``, and what makes an RGB picture of an observation.
+    ``make_env`` is called with ``render_mode="rgb_array"``.
 
     Raises:
         ValueError: the simulator cannot be drawn here; the message says what to do.
@@ -40,7 +43,7 @@ def make_drawn(id: str, *, backend: str = "auto", **options: Any) -> tuple[Any, 
         return make(id, 1, backend=backend, **options), draw_channels
     if backend == "mujoco":
         check_gl()
-    game = _atari_game(id, options) if backend == "atari" else gym.make(id, render_mode="rgb_array")
+    game = _atari_game(id, options) if backend == "atari" else _gymnasium_game(id, make_env)
     env = GymnasiumEnv(
         id,
         1,
@@ -68,6 +71,15 @@ def check_gl() -> None:
             f"MuJoCo cannot draw with MUJOCO_GL={backend} ({type(error).__name__}: {' '.join(str(error).split())}); "
             "set MUJOCO_GL=egl (GPU driver) or MUJOCO_GL=osmesa (software)"
         ) from None
+
+
+def _gymnasium_game(id: str, make_env: Callable[..., gym.Env] | None) -> gym.Env:
+    if make_env is None:
+        return gym.make(id, render_mode="rgb_array")
+    try:
+        return make_env(render_mode="rgb_array")
+    except TypeError as error:
+        raise ValueError(f"{id} cannot be drawn: it must take render_mode='rgb_array' ({error})") from None
 
 
 def _atari_game(id: str, options: dict[str, Any]) -> gym.Env:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -105,10 +105,13 @@ def resolve_backend(id: str, backend: str = "auto") -> str:
     return "mujoco" if id in TASKS else "gymnasium"
 
 
-def make(id: str, num_envs: int, *, backend: str = "auto", **options: Any) -> BatchedEnv:
+def make(
+    id: str, num_envs: int, *, backend: str = "auto", make_env: Callable[[], gym.Env] | None = None, **options: Any
+) -> BatchedEnv:
     """``num_envs`` simulators of ``id``.
 
     Args:
+        make_env: makes one simulator, which then needs no registration; ``id`` is its name in messages.
         options: any of ``DEFAULTS``. ``autoreset`` "auto" is the backend's own choice.
 
     Raises:
@@ -120,8 +123,13 @@ def make(id: str, num_envs: int, *, backend: str = "auto", **options: Any) -> Ba
         raise ValueError(f"num_envs={num_envs} must be at least 1")
     name = resolve_backend(id, backend)
     chosen = _applicable(options, name)
-    _check_id(id, name)
     entry = BACKENDS[name]
+    if make_env is None:
+        _check_id(id, name)
+    elif name == "gymnasium":
+        chosen["make_env"] = make_env
+    else:
+        raise ValueError(f"'{id}': the {name} backend makes its simulators itself; use backend=gymnasium")
     env: BatchedEnv = getattr(importlib.import_module(entry.module), entry.cls)(id, num_envs, **chosen)
     return env
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -55,3 +57,53 @@ def action_adapter(space: gym.Space, name: str) -> tuple[gym.Space, Array]:
     if isinstance(space, gym.spaces.Box):
         return space, np.zeros((), space.dtype)
     raise ValueError(f"{name}: {type(space).__name__} actions are not supported; use Discrete, MultiDiscrete or Box")
+
+
+def describe_space(space: gym.Space) -> dict[str, Any]:
+    """A Box, Discrete or MultiDiscrete as JSON; ``space_of`` makes an equal one of it.
+
+    Raises:
+        ValueError: another kind of space.
+    """
+    if isinstance(space, gym.spaces.Box):
+        bounds = {"low": _as_list(space.low), "high": _as_list(space.high)}
+        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+    if isinstance(space, gym.spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+    raise ValueError(f"{space} is not supported; use Box, Discrete or MultiDiscrete")
+
+
+def space_of(described: dict[str, Any]) -> gym.Space:
+    """The space that ``describe_space`` described. Raises ValueError or KeyError if it did not."""
+    kind = described["type"]
+    if kind == "Box":
+        shape, dtype = tuple(described["shape"]), np.dtype(described["dtype"])
+        low, high = (_as_array(described[bound], shape, dtype) for bound in ("low", "high"))
+        return gym.spaces.Box(low, high, shape, dtype.type)
+    if kind == "Discrete":
+        return gym.spaces.Discrete(described["n"], start=described["start"])
+    if kind == "MultiDiscrete":
+        return gym.spaces.MultiDiscrete(described["nvec"], start=described["start"])
+    raise ValueError(f"unknown kind of space {kind!r}")
+
+
+def _as_list(bounds: Array) -> list[float | str]:
+    """One number if all are equal; what is not finite, which JSON lacks, as text."""
+    numbers = bounds.astype(np.float64).ravel().tolist()
+    if len(set(numbers)) == 1:
+        numbers = numbers[:1]
+    return [x if math.isfinite(x) else str(x) for x in numbers]
+
+
+def _as_array(numbers: list[float | str], shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    values = np.array([float(x) for x in numbers])
+    return (np.full(shape, values[0]) if len(values) == 1 else values.reshape(shape)).astype(dtype)
+
+
+def clip_actions(actions: Array, space: gym.Space) -> Array:
+    """Within the bounds of a Box and in its dtype, as all continuous-control baselines do; other actions as int64."""
+    if isinstance(space, gym.spaces.Box):
+        return np.clip(actions, space.low, space.high).astype(space.dtype)
+    return actions.astype(np.int64)

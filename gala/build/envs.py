@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from gala.config.derived import (
     threads_per_learner,
 )
 from gala.config.schema import Config
+from gala.plugins import loading
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,39 @@ def make_env(config: Config, num_envs: int, **overrides: Any) -> Any:
     options = dataclasses.asdict(dataclasses.replace(config.env, **overrides))
     env_id, backend = options.pop("id"), options.pop("backend")
     options["threads"] = options["threads"] or threads_per_learner(config)
-    return make(env_id, num_envs, backend=backend, **options)
+    return make(env_id, num_envs, backend=backend, make_env=own_env(config), **options)
+
+
+def own_env(config: Config) -> Callable[..., gym.Env] | None:
+    """What makes one simulator if ``env.id`` names a class or function of the user's own, ``module:attribute``.
+
+    None for ids that the registries know, Gymnasium's ``module:Id-v0`` among them. The result raises ValueError if
+    what it makes is no gymnasium.Env.
+    """
+    from gala_envs.registry import resolve_backend
+
+    env_id = config.env.id
+    if resolve_backend(env_id, config.env.backend) != "gymnasium" or ":" not in env_id:
+        return None
+    loading.search_working_directory()
+    if not loading.is_path(env_id):
+        return None
+    try:
+        make = loading.load(env_id, "env.id")
+    except ValueError:
+        if env_id.rpartition(":")[2] in gym.registry:  # by the module, which has been imported
+            return None
+        raise
+    if not callable(make):
+        raise ValueError(f"env.id={env_id} must be a class or a function, not {type(make).__name__}")
+
+    def make_one(**kwargs: Any) -> gym.Env:
+        env = make(**kwargs)
+        if not isinstance(env, gym.Env):
+            raise ValueError(f"env.id={env_id} must make a gymnasium.Env, not {type(env).__name__}")
+        return env
+
+    return make_one
 
 
 def make_training_env(config: Config, rank: int) -> Any:
@@ -79,6 +113,8 @@ def make_evaluation_env(config: Config, num_envs: int) -> Any:
 
 def probe_spaces(config: Config) -> Spaces:
     """Builds one simulator and closes it again, so that an impossible environment is refused before anything starts."""
+    if make_one := own_env(config):
+        make_one().close()  # a mistake in it is shown as it is, not as the failure of a row
     env = make_env(config, 1, vectorization="sync")
     try:
         return Spaces(env.obs_space, env.action_space, env.frames_per_step)

@@ -16,6 +16,7 @@ from gala.config.schema import Config
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr
 from gala.optim.slowmo import SlowMo
+from gala.plugins import loading
 from gala.rl.normalise import Normalizers, ObsNormalizer, ReturnScaler
 
 OPTIMIZERS: dict[str, Callable[[list[torch.Tensor], Config], torch.optim.Optimizer]] = {
@@ -26,7 +27,39 @@ OPTIMIZERS: dict[str, Callable[[list[torch.Tensor], Config], torch.optim.Optimiz
 
 
 def make_optimizer(config: Config, flat: torch.Tensor) -> torch.optim.Optimizer:
-    return OPTIMIZERS[config.optim.name]([flat], config)
+    """The local optimiser of ``flat``: of ``OPTIMIZERS``, or ``module:attribute``, called with ([flat], lr=...).
+
+    Raises:
+        ValueError: the user's own is no torch.optim.Optimizer, or cannot be made so.
+    """
+    name = config.optim.name
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]([flat], config)
+    make = loading.load(name, "optim.name")
+    try:
+        optimizer = make([flat], lr=config.optim.lr)
+    except TypeError as error:
+        raise ValueError(f"optim.name={name} is called with (parameters, lr=...): {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optim.name={name} must make a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    return optimizer
+
+
+def check_optimizer(config: Config) -> None:
+    """Try one step on two numbers. Raises ValueError if the user's own optimiser cannot step alone, or if its state is
+    not what a checkpoint holds: tensors and numbers."""
+    if config.optim.name in OPTIMIZERS:
+        return
+    flat = torch.nn.Parameter(torch.zeros(2))
+    flat.grad = torch.ones(2)
+    optimizer = make_optimizer(config, flat)
+    try:
+        optimizer.step()
+    except TypeError as error:
+        raise ValueError(f"optim.name={config.optim.name}: step() must need nothing else: {error}") from error
+    for key, value in optimizer.state_dict()["state"].get(0, {}).items():
+        if not isinstance(value, torch.Tensor | int | float):
+            raise ValueError(f"optim.name={config.optim.name} keeps {key}, a {type(value).__name__}; use tensors")
 
 
 def learning_rate(config: Config) -> Callable[[float], float]:

@@ -103,7 +103,7 @@ def throughput(config: Config, options: Options, say: Any) -> dict[str, Any]:
         raise ValueError(f"learners={options.learners}: wants whole numbers with commas between them") from None
     jobs = throughput.variants(config, options.envs, options.algos.split(","), counts)
     for job in jobs.values():
-        from gala.commands.train import check
+        from gala.training.new_run import check
 
         check(job)
     plan = throughput.Plan(rounds=options.rounds or throughput.Plan.rounds, block_s=options.block_s)

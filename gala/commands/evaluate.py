@@ -39,9 +39,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     options = parse_options(Options, [word for word in argv[1:] if word != "--json"])
     run_dir = RunDir.open(argv[0])
-    learner = _learner(options.learner, run_dir.checkpoint_meta(options.checkpoint)["ranks"])
-    _check(options, run_dir)
-    from gala.evaluation.evaluate import evaluate_run
+    learner = _learner(options.learner)
+    from gala.evaluation.evaluate import check_request, evaluate_run
+
+    check_request(run_dir, options.checkpoint, learner, options.episodes, options.seed, options.video)
 
     results: dict[str, dict[str, Any]] = {}
     for mode in ("greedy", "sampled") if options.mode == "both" else (options.mode,):
@@ -74,19 +75,5 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-def _learner(text: str, ranks: list[int]) -> int | str:
-    if text == "consensus":
-        return text
-    if text.isdigit() and int(text) in ranks:
-        return int(text)
-    raise ValueError(f"learner={text}: wants consensus or one of {', '.join(map(str, ranks))}")
-
-
-def _check(options: Options, run_dir: RunDir) -> None:
-    if options.episodes < 1:
-        raise ValueError(f"episodes={options.episodes} must be at least 1")
-    if options.seed < 0:
-        raise ValueError(f"seed={options.seed} must be 0 or more")
-    if options.video and not options.video.endswith(".mp4"):
-        raise ValueError(f"video={options.video} must end in .mp4")
-    run_dir.checkpoint_meta(options.checkpoint)
+def _learner(text: str) -> int | str:
+    return int(text) if text.isdigit() else text

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import time
 from collections.abc import Sequence
 
-from gala.config.parse import dump_config, parse_config, print_help
+from gala.config.parse import dump_config, print_help
 from gala.config.schema import Config
-from gala.config.validate import check_cluster, validate
-from gala.processes.start import start_method
 from gala.runs.run_dir import RunDir
+from gala.training.new_run import prepare
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,14 +17,9 @@ def main(argv: Sequence[str]) -> int:
     if "--help" in words or "-h" in words:
         print_help("gala train")
         return 0
-    config = parse_config(words)
-    validate(config)
-    if not config.run:
-        config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
-    if len(words) == len(argv) and not config.cluster.address:
-        start_method("gala.training.learner")  # its imports go on beside ours
-    check(config)
-    if len(words) < len(argv):
+    dry_run = len(words) < len(argv)
+    config = prepare(words, start_processes=not dry_run)
+    if dry_run:
         print(dump_config(config))
         print(arithmetic(config))
         return 0
@@ -35,23 +27,6 @@ def main(argv: Sequence[str]) -> int:
 
     supervisor.connect_cluster(config)
     return supervisor.train(config, RunDir.create(config, words, config.overwrite), resume=False)
-
-
-def check(config: Config) -> None:
-    """Refuse, before a file is written, what only environment, topology or place can tell. Raises ValueError."""
-    from gala.build.envs import probe_spaces
-    from gala.build.gossip import check_exchange
-    from gala.build.policy import count_parameters, pick_device
-
-    check_cluster(config)
-    if not config.cluster.address:  # there, the learners' machines may have what this one has not
-        pick_device(config, 0)
-    check_exchange(config, count_parameters(config, probe_spaces(config)))
-
-
-def default_run(config: Config, stamp: str) -> str:
-    """runs/<environment>-<algo>-s<seed>-<time>."""
-    return f"runs/{config.env.id.replace('/', '-').lower()}-{config.algo}-s{config.seed}-{stamp}"
 
 
 def arithmetic(config: Config) -> str:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("cluster.address: only this machine can be tuned; leave it empty")
     if config.algo == "a2c":
         raise ValueError("algo=a2c has one learner; tune algo=gala, independent or allreduce")
-    from gala.commands.train import check
+    from gala.training.new_run import check
 
     check(config)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

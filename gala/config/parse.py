@@ -23,6 +23,7 @@ from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
 from gala.plain_yaml import read_yaml
+from gala.plugins import loading, naming
 
 HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
 
@@ -207,10 +208,14 @@ def _flatten(tree: dict[str, Any], prefix: str, source: str) -> list[Setting]:
 
 def _build(settings: list[Setting], cls: type[T]) -> T:
     hints = _fields(cls)
+    settings = [s._replace(text=naming.expand(s.key, s.text)) for s in settings]
     for s in settings:
         if s.key not in hints:
             by_leaf = [name for name in hints if name.split(".")[-1] == s.key.split(".")[-1]]
             raise s.error(f"unknown setting {s.key!r}{nearest(s.key, hints, by_leaf)}")
+        if (names := _own_or(hints[s.key])) and s.text not in names and not loading.is_path(s.text):
+            wanted = f"one of {', '.join(names)}, or module:attribute"
+            raise s.error(f"{s.key}={s.text}: wants {wanted}{nearest(s.text, names)}")
     built = _tyro(settings, cls, hints)
     if built is not None:
         return built
@@ -218,6 +223,11 @@ def _build(settings: list[Setting], cls: type[T]) -> T:
     hint = hints[bad.key]
     suggestion = nearest(bad.text, get_args(hint)) if get_origin(hint) is Literal else ""
     raise bad.error(f"{bad.key}={bad.text}: wants {_describe(hint)}{suggestion}")
+
+
+def _own_or(hint: Any) -> tuple[str, ...]:
+    """The names of ``Literal[...] | str``: those that there are, where an object of the user's own can be named too."""
+    return next((get_args(part) for part in get_args(hint) if get_origin(part) is Literal), ())
 
 
 def _tyro(settings: list[Setting], cls: type[T], hints: dict[str, Any]) -> T | None:

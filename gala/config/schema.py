@@ -19,7 +19,8 @@ class EnvConfig:
     """The simulators of one learner."""
 
     id: str = bounded("CartPole-v1", Bound(bool, "the name of an environment; see `gala envs`"))
-    """ALE/Pong-v5, HalfCheetah-v5, MinAtar/Breakout-v1, or any registered Gymnasium id."""
+    """ALE/Pong-v5, HalfCheetah-v5, MinAtar/Breakout-v1, any registered Gymnasium id (module:Id-v0 imports the module
+    first), or module:attribute, a class or function of your own that makes one gymnasium.Env."""
     backend: Literal["auto", "atari", "mujoco", "minatar", "gymnasium", "envpool", "contexts"] = "auto"
     """auto: ALE/* -> atari, the ten MuJoCo v5 tasks -> mujoco, MinAtar/* -> minatar, families of contextual MDPs ->
     contexts, anything else -> gymnasium."""
@@ -60,7 +61,8 @@ class EnvConfig:
 class ModelConfig:
     """Policy and value network."""
 
-    encoder: Literal["mlp", "nature_cnn", "a3c_cnn", "minatar_cnn"] = "mlp"
+    encoder: Literal["mlp", "nature_cnn", "a3c_cnn", "minatar_cnn"] | str = "mlp"
+    """Or module:attribute, an encoder of your own: see ``gala.models.encoders.Encoder``."""
     hidden: tuple[int, ...] = bounded(
         (64, 64), Bound(lambda widths: all(w >= 1 for w in widths), "widths of at least 1")
     )
@@ -108,8 +110,9 @@ class A2CConfig:
 class OptimConfig:
     """The local optimiser; its state is never gossiped."""
 
-    name: Literal["rmsprop_tf", "rmsprop", "adam"] = "rmsprop_tf"
-    """rmsprop_tf keeps epsilon inside the root, as the published A2C results do."""
+    name: Literal["rmsprop_tf", "rmsprop", "adam"] | str = "rmsprop_tf"
+    """rmsprop_tf keeps epsilon inside the root, as the published A2C results do. Or module:attribute, as in
+    torch.optim:AdamW: what makes an optimiser of (parameters, lr=...)."""
     lr: float = bounded(7e-4, NOT_NEGATIVE)
     schedule: Literal["constant", "linear"] = "constant"
     lr_scaling: Literal["none", "sqrt"] = "none"
@@ -139,7 +142,8 @@ class GossipConfig:
     mixing: Literal["pushsum", "copy-average", "allreduce", "none"] = "pushsum"
     """copy-average: GALA's Algorithm 1. allreduce: the exact average of the parameters, in lock-step."""
     topology: str = "ring"
-    """A name from `gala topologies`, or the path of an edge list (.txt) or of a .yaml file with edges or a matrix."""
+    """A name from `gala topologies`, the path of an edge list (.txt) or of a .yaml file with edges or a matrix, or
+    module:attribute, a ``gala.gossip.Topology`` of your own."""
     peers: int = bounded(0, NOT_NEGATIVE)
     """Out-peers in a round, for graphs that take a number (ring, one-peer-exponential, ...); 0 is the graph's own."""
     peers_schedule: str = ""

@@ -64,5 +64,28 @@ def evaluate_run(
     }
 
 
+def check_request(
+    run_dir: RunDir,
+    checkpoint: str,
+    learner: int | str,
+    episodes: int = 1,
+    seed: int = 0,
+    video: str = "",
+    mode: str = "sampled",
+) -> None:
+    """Raises ValueError, in one line, for what ``evaluate_run`` cannot do, before anything is loaded."""
+    ranks = run_dir.checkpoint_meta(checkpoint)["ranks"]
+    if learner != "consensus" and learner not in ranks:
+        raise ValueError(f"learner={learner}: wants consensus or one of {', '.join(map(str, ranks))}")
+    if episodes < 1:
+        raise ValueError(f"episodes={episodes} must be at least 1")
+    if mode not in ("greedy", "sampled"):
+        raise ValueError(f"mode={mode}: wants greedy or sampled")
+    if seed < 0:
+        raise ValueError(f"seed={seed} must be 0 or more")
+    if video and not video.endswith(".mp4"):
+        raise ValueError(f"video={video} must end in .mp4")
+
+
 def _on(config: Config, device: str) -> Config:
     return dataclasses.replace(config, device=device)

@@ -11,6 +11,7 @@ from typing import Any
 from gala_envs.pictures import make_drawn
 from numpy.typing import NDArray
 
+from gala.build.envs import own_env
 from gala.config.schema import Config
 from gala.evaluation.play import play
 from gala.models.actor_critic import ActorCritic
@@ -51,7 +52,7 @@ def record_episode(
     """
     check_encoder()
     options = dataclasses.asdict(config.env) | {"threads": 1}
-    env, picture = make_drawn(**options)
+    env, picture = make_drawn(**options, make_env=own_env(config))
     filmed = Filmed(env, picture)
     try:
         play(filmed, policy, normalizer, 1, mode="greedy" if greedy else "sampled", seed=seed)

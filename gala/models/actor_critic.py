@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gala.models.augment import AUGMENTATIONS
 from gala.models.distributions import distribution_for
 from gala.models.dynamics import Dynamics
-from gala.models.encoders import ENCODERS, orthogonal_
+from gala.models.encoders import make_encoder, orthogonal_
 
 
 class Outputs(NamedTuple):
@@ -46,11 +46,10 @@ class ActorCritic(nn.Module):
         if not isinstance(obs_space, gym.spaces.Box):
             raise ValueError(f"observation space {obs_space} is not supported; use a Box")
         self.distribution = distribution_for(action_space)
-        make = ENCODERS[encoder]
-        self.encoder: nn.Module = make(obs_space, hidden, activation)
+        self.encoder: nn.Module = make_encoder(encoder, obs_space, hidden, activation)
         self.critic_encoder: nn.Module | None = None
         if separate_critic and encoder == "mlp" and not gru_size:
-            self.critic_encoder = make(obs_space, hidden, activation)
+            self.critic_encoder = make_encoder(encoder, obs_space, hidden, activation)
         width = cast(int, self.encoder.num_features)
         self.gru_size = gru_size
         self.gru = nn.GRUCell(width, gru_size) if gru_size else None

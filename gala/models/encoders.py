@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 
 import gymnasium as gym
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from gala.plugins import loading
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -76,9 +79,49 @@ _A3C_2016 = [(16, 8, 4), (32, 4, 2)]
 _MINATAR = [(16, 3, 1)]  # Young and Tian 2019
 
 Encoder = Callable[[gym.spaces.Box, Sequence[int], str], nn.Module]
+"""(observation space, ``model.hidden``, ``model.activation``) -> a module with the attribute ``num_features`` that maps
+``obs [N, ...]``, in the dtype of the space, to float features ``[N, num_features]``. A class of such modules is one.
+
+Its initial parameters may depend on torch's global generator and nothing else: all learners must start equal. Only
+parameters are exchanged, so statistics kept in buffers (batch normalisation) would differ between learners."""
+
 ENCODERS: dict[str, Encoder] = {
     "mlp": MLP,
     "nature_cnn": lambda space, hidden, activation: ConvNet(space, _NATURE, 512),
     "a3c_cnn": lambda space, hidden, activation: ConvNet(space, _A3C_2016, 256),
     "minatar_cnn": lambda space, hidden, activation: ConvNet(space, _MINATAR, 128),
 }
+
+
+def make_encoder(name: str, obs_space: gym.spaces.Box, hidden: Sequence[int], activation: str) -> nn.Module:
+    """The encoder ``name``: of ``ENCODERS``, or ``module:attribute``.
+
+    Raises:
+        ValueError: there is none of that name, or it is not what ``Encoder`` says.
+    """
+    if name in ENCODERS:
+        return ENCODERS[name](obs_space, hidden, activation)
+    encoder = loading.load(name, "model.encoder")
+    try:
+        module = encoder(obs_space, hidden, activation)
+    except TypeError as error:
+        raise ValueError(f"model.encoder={name} is called with (obs_space, hidden, activation): {error}") from error
+    if not isinstance(module, nn.Module) or not isinstance(getattr(module, "num_features", None), int):
+        raise ValueError(f"model.encoder={name} must make a torch.nn.Module with a whole number num_features")
+    _check_features(name, module, obs_space)
+    return module
+
+
+@torch.no_grad()
+def _check_features(name: str, module: nn.Module, obs_space: gym.spaces.Box) -> None:
+    batch = torch.from_numpy(np.zeros((2, *obs_space.shape), obs_space.dtype))
+    try:
+        features = module(batch)
+    except Exception as error:
+        raise ValueError(f"model.encoder={name} fails on {tuple(batch.shape)} {batch.dtype}: {error}") from error
+    if not isinstance(features, Tensor) or features.shape != (2, module.num_features):
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(
+            f"model.encoder={name} makes {shape} of {tuple(batch.shape)}; with num_features={module.num_features} it "
+            f"must be {(2, module.num_features)}"
+        )

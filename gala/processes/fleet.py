@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
-from gala.processes.start import sigint_blocked, start_method
+from gala.processes.start import sigint_blocked, start_method, without_main
 
 _GRACE_S = 3.0
 
@@ -72,7 +72,7 @@ class ProcessFleet:
     def spawn(self, spec: ChildSpec) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=self._target, args=(spec, theirs), name=f"gala learner {spec.rank}")
-        with sigint_blocked():
+        with sigint_blocked(), without_main():
             process.start()
         theirs.close()
         self._processes[spec.rank], self._pipes[spec.rank] = process, ours

@@ -6,9 +6,12 @@ import contextlib
 import multiprocessing as mp
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
+from types import ModuleType
 
 
 def start_method(preload: str) -> BaseContext:
@@ -37,3 +40,22 @@ def sigint_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+_main_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """A process that starts inside hears of no ``__main__``.
+
+    Otherwise multiprocessing would have it run the parent's script again: one that trains without asking for its
+    ``__name__`` would train in every child, and one that came from standard input cannot be run twice.
+    """
+    with _main_lock:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main

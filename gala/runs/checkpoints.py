@@ -129,8 +129,8 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def pack(tensors: Tensors) -> bytes:
-    """``{group: {name: tensor}}`` as safetensors. Group names hold no dot."""
+def pack(tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
+    """``{group: {name: tensor}}`` as safetensors, with ``metadata`` in its header. Group names hold no dot."""
     from safetensors.torch import save
 
     assert not any("." in group for group in tensors), list(tensors)
@@ -139,7 +139,8 @@ def pack(tensors: Tensors) -> bytes:
             f"{group}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
             for group, named in tensors.items()
             for name, tensor in named.items()
-        }
+        },
+        metadata,
     )
 
 

@@ -145,6 +145,13 @@ class RunDir:
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.path / "summary.json", _json(_finite(summary)))
 
+    def read_summary(self) -> dict[str, Any]:
+        """The closing figures. Raises ValueError if there are none yet."""
+        path = self.path / "summary.json"
+        if not path.is_file():
+            raise ValueError(f"{self.path} has no summary: it is still training, or was killed")
+        return dict(json.loads(path.read_text()))
+
     def close(self) -> None:
         """Flush the event files. May be called twice."""
         for writer in self._writers.values():

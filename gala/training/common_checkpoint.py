@@ -6,6 +6,8 @@ Learners that are silent, or that are only joining, are left out and waited for 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 from gala.config import derived
@@ -36,6 +38,7 @@ class CommonCheckpoint:
         self.mailboxes = mailboxes
         self.names: list[str] = []  # under which the checkpoint being taken will be kept
         self.best = -float("inf")
+        self.on_commit: Callable[[Path], None] = lambda path: None
         self.lock_step = derived.is_lock_step(config)
         self._started = time.monotonic()
         self._next = self._started + config.log.checkpoint_interval_s
@@ -141,6 +144,7 @@ class CommonCheckpoint:
         }
         self.run_dir.commit_checkpoint(STAGING, self.names, meta)
         self.board.control[CHECKPOINT_AT] = 0
+        self.on_commit(self.run_dir.checkpoints.root / self.names[-1])
         for rank in ranks:
             self.states.move(rank, "finished" if rank in self._finished else "running")
             if not self._over:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,13 +21,15 @@ from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
 from gala.training import learner
 from gala.training.board import STOP_AT, Board
+from gala.training.callbacks import Callbacks
 from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.elasticity import Elasticity
 from gala.training.panel import Panel
 from gala.training.protocol import LearnerSpec, LearnerStates
 from gala.training.telemetry import Telemetry, closing_lines
 
-EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_FAILED = 1
+EXIT_STATUS = {"finished": 0, "failed": EXIT_FAILED, "interrupted": 130, "stopped": 0}
 _POLL_S = 0.2
 _GRACE_S = 3.0
 _MIN_EPISODES_FOR_BEST = 20
@@ -37,7 +40,28 @@ class RunFailed(RuntimeError):
 
 
 def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
-    """Train to ``config.steps`` env_steps and return the exit status: 0, 1 after a failure, 130 after Ctrl-C."""
+    """Train as ``run_training`` does, for a command: say how it ended, and return the exit status: 0, 1 after a
+    failure, 130 after Ctrl-C."""
+    try:
+        summary = run_training(config, run_dir, resume=resume)
+    except RunFailed as failure:
+        print(f"\n{failure}", file=sys.stderr)
+        return EXIT_FAILED
+    print("\n".join(closing_lines(summary, str(run_dir.path))))
+    return EXIT_STATUS[summary["status"]]
+
+
+def run_training(
+    config: Config, run_dir: RunDir, *, resume: bool = False, callbacks: Callbacks | None = None
+) -> dict[str, Any]:
+    """Train to ``config.steps`` env_steps and return what summary.json holds; its ``status`` is finished, interrupted
+    (by Ctrl-C) or stopped (by a callback).
+
+    Raises:
+        RunFailed: the run has failed; the text says why, and whether there is a checkpoint to go on from.
+        Exception: what a callback has raised, once the run has ended with a checkpoint.
+    """
+    callbacks = callbacks or Callbacks()
     spaces = probe_spaces(config)
     saved = run_dir.checkpoint_meta("latest") if resume else {}
     board, mailboxes, fleet = open_run(config, run_dir, spaces)
@@ -45,30 +69,28 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
     if resume:
         board.restore(saved["progress"], saved["moments"])
     telemetry = Telemetry(max_concurrent_learners(config), spaces.frames_per_step, board.total_env_steps())
-    run = Run(config, run_dir, board, telemetry, panel, fleet, mailboxes)
-    status = EXIT_FAILED
+    run = Run(config, run_dir, board, telemetry, panel, fleet, mailboxes, callbacks)
+    status = "failed"
     try:
         with run.ctrl_c():
             run.start(saved)
-            status = run.supervise()
+            status = callbacks.call_beside(run.supervise)
     except RunFailed as failure:
-        panel.close()
-        kept = f"The last checkpoint is kept: gala resume {run_dir.path}\n" if run_dir.checkpoints.names() else ""
-        print(f"\n{failure}\n{kept}", end="", file=sys.stderr)
+        kept = f"\nThe last checkpoint is kept: gala resume {run_dir.path}" if run_dir.checkpoints.names() else ""
+        raise RunFailed(f"{failure}{kept}") from None
     except KeyboardInterrupt:
-        status = EXIT_INTERRUPTED
+        status = "interrupted"
     finally:
         fleet.kill()
         panel.close()
-        summary = telemetry.summary(board) | {"status": _STATUS[status], "failures": run.elasticity.failures}
+        summary = telemetry.summary(board) | {"status": status, "failures": run.elasticity.failures}
         run_dir.write_summary(summary)
         run_dir.close()
         board.close()
         if mailboxes:
             mailboxes.close()
-    if status != EXIT_FAILED:
-        print("\n".join(closing_lines(summary, str(run_dir.path))))
-    return status
+    callbacks.raise_error()
+    return summary
 
 
 def connect_cluster(config: Config) -> None:
@@ -93,9 +115,6 @@ def open_run(config: Config, run_dir: RunDir, spaces: Spaces) -> tuple[Any, Any,
     return board, make_mailboxes(config, d), ProcessFleet(learner.main)
 
 
-_STATUS = {EXIT_OK: "finished", EXIT_FAILED: "failed", EXIT_INTERRUPTED: "interrupted"}
-
-
 class Run:
     """One run: what its learners say and how they end, and what follows from it."""
 
@@ -108,16 +127,20 @@ class Run:
         panel: Panel,
         fleet: Fleet,
         mailboxes: Any,
+        callbacks: Callbacks,
     ) -> None:
         self.config, self.run_dir, self.board, self.telemetry, self.panel = config, run_dir, board, telemetry, panel
-        self.fleet, self.mailboxes = fleet, mailboxes
+        self.fleet, self.mailboxes, self.callbacks = fleet, mailboxes, callbacks
         self.states = LearnerStates()
         self.errors: dict[int, str] = {}
         self._heard: list[Event] = []
         self.ctrl_c_presses = 0
-        self.interrupted = self.has_run = self._has_shown_traceback = False
+        self.ended_early = ""
+        """interrupted or stopped, once the run is asked to end before its steps are done."""
+        self.has_run = self._has_shown_traceback = False
         self.next_record = time.monotonic() + config.log.interval_s
         self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
+        self.checkpoint.on_commit = callbacks.on_checkpoint
         self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
 
     def start(self, saved: dict[str, Any]) -> None:
@@ -148,12 +171,21 @@ class Run:
             donated,
         )
 
-    def supervise(self) -> int:
-        """Runs until all learners have saved their last state. Raises RunFailed where a failure ends the run."""
+    def supervise(self) -> str:
+        """Runs until all learners have saved their last state; finished, interrupted or stopped.
+
+        Raises:
+            RunFailed: a failure ends the run.
+            KeyboardInterrupt: Ctrl-C was pressed twice.
+        """
         while True:
             events = self.fleet.events(_POLL_S)
-            if self.ctrl_c_presses and not self.interrupted:
-                self._interrupt()
+            if self.ctrl_c_presses > 1:
+                raise KeyboardInterrupt
+            if self.ctrl_c_presses and not self.ended_early:
+                self._end_early("interrupted", "Ctrl-C: saving a checkpoint; once more to kill")
+            if self.callbacks.end_wanted and not self.ended_early:
+                self._end_early("stopped", f"{self.callbacks.end_wanted}: saving a checkpoint")
             self._heard += events
             while self._heard:
                 self._handle(self._heard.pop(0))
@@ -167,7 +199,7 @@ class Run:
                 for rank in self.states.ranks():
                     self.fleet.tell(rank, "exit")
                 self.fleet.join(_GRACE_S)
-                return EXIT_INTERRUPTED if self.interrupted else EXIT_OK
+                return self.ended_early or "finished"
 
     def _handle(self, event: Event) -> None:
         rank, kind, body = event
@@ -221,15 +253,16 @@ class Run:
         self.panel.update(record)
         for warning in self.telemetry.warnings():
             self.panel.message(warning)
+        self.callbacks.on_record(record)
         mean = record.get("charts/episodic_return")
         if mean is not None and self.telemetry.episodes >= _MIN_EPISODES_FOR_BEST:
             self.checkpoint.offer_best(mean)
         if self.mailboxes and (wanted := self.run_dir.take_wanted_learners()):
             self.panel.message(self.elasticity.scale(wanted))
 
-    def _interrupt(self) -> None:
-        self.interrupted = True
-        self.panel.message("Ctrl-C: saving a checkpoint; once more to kill")
+    def _end_early(self, status: str, message: str) -> None:
+        self.ended_early = status
+        self.panel.message(message)
         self.elasticity.stop()
         if self.checkpoint.lock_step:
             self.board.control[STOP_AT] = self.checkpoint.update_ahead()
@@ -238,7 +271,13 @@ class Run:
 
     @contextlib.contextmanager
     def ctrl_c(self) -> Iterator[None]:
-        """Inside, the first Ctrl-C asks for a checkpoint and the second raises KeyboardInterrupt."""
+        """Inside, the first Ctrl-C asks for a checkpoint and the second raises KeyboardInterrupt.
+
+        Signals are the main thread's: in a training that another thread has started, Ctrl-C is that one's.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def on_sigint(signum: int, frame: Any) -> None:
             self.ctrl_c_presses += 1

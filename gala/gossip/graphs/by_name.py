@@ -16,6 +16,7 @@ from gala.gossip.graphs.topology import (
     scheduled,
     several_peers,
 )
+from gala.plugins import loading
 
 FILE_SUFFIXES = (".txt", ".yaml", ".yml")
 
@@ -39,12 +40,13 @@ WITH_PEERS: dict[str, Callable[[int], Topology]] = {
 
 
 def is_file(text: str) -> bool:
-    """Whether ``text`` means a file and not a registered name."""
-    return text not in TOPOLOGIES and (text.endswith(FILE_SUFFIXES) or os.sep in text)
+    """Whether ``text`` means a file with a graph, and neither a registered name nor ``module:attribute``."""
+    return text not in TOPOLOGIES and not loading.is_path(text) and (text.endswith(FILE_SUFFIXES) or os.sep in text)
 
 
 def choose_topology(text: str, n: int, peers: int = 0, schedule: str = "") -> Topology:
-    """The graph ``text`` (a name in ``TOPOLOGIES``, or a file that ``load_topology`` reads) of ``n`` learners.
+    """The graph ``text`` of ``n`` learners: a name in ``TOPOLOGIES``, a file that ``load_topology`` reads, or
+    ``module:attribute``, a ``Topology``.
 
     Args:
         peers: out-peers in a round, for the graphs in ``WITH_PEERS``; 0 is the graph's own number.
@@ -53,10 +55,10 @@ def choose_topology(text: str, n: int, peers: int = 0, schedule: str = "") -> To
     Raises:
         ValueError: says what is wrong with the name, the file, the number of peers or of learners.
     """
-    if is_file(text):
+    if is_file(text) or loading.is_path(text):
         if peers or schedule:
             raise ValueError(f"{text} says itself who sends to whom; leave out the number of peers")
-        return get_topology(load_topology(Path(text)), n)
+        return get_topology(load_topology(Path(text)) if is_file(text) else _own_topology(text), n)
     if schedule:
         stages = {start: with_peers(text, k) for start, k in parse_schedule(schedule).items()}
         return get_topology(scheduled(stages), n)
@@ -80,3 +82,11 @@ def parse_schedule(text: str) -> dict[int, int]:
             raise ValueError(f"schedule of peers {text!r}: write FIRST_EXCHANGE:PEERS with commas, as 0:2,3000:1")
         stages[int(start)] = int(peers)
     return stages
+
+
+def _own_topology(path: str) -> Topology:
+    """The ``Topology`` named ``module:attribute``."""
+    topology = loading.load(path, "gossip.topology")
+    if not isinstance(topology, Topology):
+        raise ValueError(f"gossip.topology={path} must be a gala.gossip.Topology, not {type(topology).__name__}")
+    return topology

@@ -1,0 +1,168 @@
+"""A trained policy that acts: NumPy in, NumPy out, its observation normaliser inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gala_envs.spaces import clip_actions
+from numpy.typing import ArrayLike, NDArray
+
+from gala.api import weights
+from gala.build.envs import probe_spaces
+from gala.config.schema import ModelConfig
+from gala.evaluation.evaluate import check_request
+from gala.evaluation.load import load_policy
+from gala.models.actor_critic import ActorCritic
+from gala.rl.normalise import ObsNormalizer
+from gala.runs.run_dir import RunDir
+
+
+class Agent:
+    """A frozen policy for one observation space and one action space.
+
+    Made by ``gala.Run.load`` and ``gala.load``. ``obs_space`` and ``action_space`` are what the learners saw of one
+    simulator: images are uint8 ``[C, H, W]``, other observations float32, a discrete observation is one-hot, and
+    discrete actions count from 0 (``gala_envs.spaces`` has the functions that make them so of any simulator's).
+    """
+
+    def __init__(self, policy: ActorCritic, normalizer: ObsNormalizer | None, content: weights.Description) -> None:
+        self._policy, self._normalizer, self._content = policy.eval(), normalizer, content
+        self.obs_space: gym.spaces.Box = content.obs_space
+        self.action_space: gym.Space = content.action_space
+        self._device = next(policy.parameters()).device
+        self._generator = torch.Generator(self._device).manual_seed(0)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether ``act`` takes and returns a state."""
+        return self._policy.gru_size > 0
+
+    @property
+    def model(self) -> ModelConfig:
+        """The settings of the network."""
+        return self._content.model
+
+    def seed(self, seed: int) -> None:
+        """Start the random numbers of ``act(greedy=False)`` anew."""
+        self._generator.manual_seed(seed)
+
+    @torch.no_grad()
+    def act(
+        self, obs: ArrayLike, state: NDArray | None = None, first: ArrayLike | None = None, greedy: bool = True
+    ) -> Any:
+        """What to do.
+
+        Args:
+            obs: one observation, of the shape of ``obs_space``, or a batch ``[B, ...]``. uint8 (or bool) for images,
+                any real numbers for others.
+            state: recurrent agents only: what the last call returned, ``[H]`` or ``[B, H]``; None before the first.
+            first: recurrent agents only: whether ``obs`` opens an episode, bool, one or ``[B]``; the state of such rows
+                is reset before they are read. None: nowhere (without a state all rows begin one anyway).
+            greedy: the most probable action; else one drawn from the policy (see ``seed``).
+
+        Returns:
+            The action: an int64 (Discrete), int64 ``[k]`` (MultiDiscrete) or float ``[d]`` within the bounds (Box); of
+            a batch ``[B]``, ``[B, k]`` or ``[B, d]``. Of a recurrent agent the pair (action, state).
+
+        Raises:
+            ValueError: in one line: a wrong shape or dtype, numbers that are not finite, a state for an agent without.
+        """
+        array = np.asarray(obs)
+        one = array.shape == self.obs_space.shape
+        batch = self._checked(array[None] if one else array, array.shape)
+        inputs = batch if self._normalizer is None else self._normalizer(batch)
+        rows, device = len(batch), self._device
+        out = self._policy(
+            torch.from_numpy(np.ascontiguousarray(inputs)).to(device),
+            self._state(state, rows, one),
+            self._first(first, rows, one),
+            with_value=False,
+        )
+        chosen = self._policy.act(out.params, greedy=greedy, generator=self._generator).cpu().numpy()
+        action, after = clip_actions(chosen, self.action_space), out.state.cpu().numpy()
+        if one:
+            action, after = action[0], after[0]
+        return (action, after) if self.recurrent else action
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write the weights, the normaliser and what describes them to one safetensors file, for ``gala.load``.
+
+        The file is complete or not there. It holds no optimiser and no pickle.
+
+        Raises:
+            ValueError: ``path`` exists and ``overwrite`` is False, or its directory does not.
+        """
+        weights.write(Path(path), self._policy, self._normalizer, self._content, overwrite)
+
+    def __repr__(self) -> str:
+        kind = f"{self.model.encoder}, GRU of {self.model.gru_size}" if self.recurrent else self.model.encoder
+        return f"<gala.Agent for {self._content.env}: {kind}; {self.obs_space} -> {self.action_space}>"
+
+    def _checked(self, batch: NDArray, given: tuple[int, ...]) -> NDArray:
+        space, shape = self.obs_space, self.obs_space.shape
+        if batch.shape[1:] != shape or batch.ndim != len(shape) + 1:
+            many = f"({', '.join(['B', *map(str, shape)])})"
+            raise ValueError(f"obs has shape {given}; this agent wants {shape}, or a batch {many}")
+        if len(batch) == 0:
+            raise ValueError("obs is an empty batch; give at least one row")
+        kinds = "bui" if space.dtype == np.uint8 else "buif"
+        exact = space.dtype == np.uint8 and batch.dtype not in (np.uint8, np.bool_)
+        if batch.dtype.kind not in kinds or exact:
+            raise ValueError(f"obs is {batch.dtype}; this agent wants {space.dtype}")
+        if batch.dtype.kind == "f" and not np.isfinite(batch).all():
+            raise ValueError(f"row {int(np.argwhere(~np.isfinite(batch))[0][0])} of obs is not finite")
+        return batch.astype(space.dtype, copy=False)
+
+    def _state(self, state: NDArray | None, rows: int, one: bool) -> torch.Tensor:
+        size = self._policy.gru_size
+        if state is None:
+            return self._policy.initial_state(rows, self._device)
+        given = np.asarray(state, np.float32)
+        wanted = (size,) if one else (rows, size)
+        if given.shape != wanted:
+            kind = "" if size else "; this agent keeps no state, leave it out"
+            raise ValueError(f"state has shape {given.shape}, not {wanted}{kind}")
+        return torch.from_numpy(given.reshape(rows, size)).to(self._device)
+
+    def _first(self, first: ArrayLike | None, rows: int, one: bool) -> torch.Tensor:
+        given = np.zeros(rows, bool) if first is None else np.asarray(first)
+        if given.dtype != np.bool_ or given.shape not in ((rows,), () if one else (rows,)):
+            raise ValueError(f"first is {given.dtype} of shape {given.shape}; wants bool, one for each of {rows} rows")
+        return torch.from_numpy(given.reshape(rows)).to(self._device)
+
+
+def load(path: str | Path, device: str = "cpu") -> Agent:
+    """The agent that ``Agent.save`` wrote to ``path``; ``device``: cpu, cuda or cuda:N.
+
+    An encoder of your own is imported by the ``module:attribute`` that the file names: load only what you trust.
+
+    Raises:
+        ValueError: it is no such file, or it is damaged, or its encoder cannot be imported here.
+    """
+    policy, normalizer, content = weights.read(Path(path))
+    return Agent(policy.to(_device(device)), normalizer, content)
+
+
+def agent_of_run(run_dir: RunDir, checkpoint: str, learner: int | str, device: str) -> Agent:
+    """See ``gala.Run.load``."""
+    check_request(run_dir, checkpoint, learner)
+    config = run_dir.config
+    spaces = probe_spaces(config)
+    policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, learner)
+    assert isinstance(spaces.obs, gym.spaces.Box)
+    content = weights.Description(config.model, spaces.obs, spaces.action, config.env.id)
+    return Agent(policy.to(_device(device)), normalizer, content)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name}: wants cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}, but PyTorch sees {torch.cuda.device_count()} CUDA GPUs here; use cpu")
+    return device

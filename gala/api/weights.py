@@ -1,0 +1,99 @@
+"""One policy in one file: safetensors, with JSON in its metadata that says what the numbers are.
+
+metadata["gala"]: {"format": 1, "gala": version, "env": id, "model": settings, "obs_space": ..., "action_space": ...,
+                   "obs_clip": number or null}
+tensors: policy.<parameter>, and with a normaliser obs_moments.packed (count, mean and sum of squares, float64)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch
+from gala_envs.spaces import describe_space, space_of
+from safetensors import SafetensorError, safe_open
+
+from gala import __version__
+from gala.config.schema import ModelConfig
+from gala.models.actor_critic import ActorCritic, build_actor_critic
+from gala.rl.normalise import ObsNormalizer, RunningMoments
+from gala.runs.checkpoints import pack, write_atomically
+
+FORMAT = 1
+
+
+class Description(NamedTuple):
+    """What a policy is built from."""
+
+    model: ModelConfig
+    obs_space: gym.spaces.Box
+    action_space: gym.Space
+    env: str
+    """The id of the environment that it was trained in, for the record."""
+
+
+def write(
+    path: Path, policy: ActorCritic, normalizer: ObsNormalizer | None, content: Description, overwrite: bool
+) -> None:
+    """See ``gala.Agent.save``."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{path} must be a file in a directory that exists")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} already exists; choose another name, or say overwrite=True")
+    description = {
+        "format": FORMAT,
+        "gala": __version__,
+        "env": content.env,
+        "model": dataclasses.asdict(content.model),
+        "obs_space": describe_space(content.obs_space),
+        "action_space": describe_space(content.action_space),
+        "obs_clip": None if normalizer is None else normalizer.clip,
+    }
+    tensors: dict[str, Any] = {"policy": policy.state_dict()}
+    if normalizer is not None:
+        tensors["obs_moments"] = {"packed": torch.from_numpy(normalizer.applied.pack())}
+    write_atomically(path, pack(tensors, {"gala": json.dumps(description, allow_nan=False)}))
+
+
+def read(path: Path) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
+    """See ``gala.load``."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; of a run, gala.Run({str(path)!r}).load() makes an agent")
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from None
+    if "gala" not in metadata:
+        raise ValueError(f"{path} was not written by gala.Agent.save: its metadata has no entry 'gala'")
+    description = json.loads(metadata["gala"])
+    if description.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {description.get('format')}; this version of gala reads {FORMAT}")
+    try:
+        return _built(tensors, description)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+
+
+def _built(
+    tensors: dict[str, torch.Tensor], description: dict[str, Any]
+) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
+    model = ModelConfig(**description["model"] | {"hidden": tuple(description["model"]["hidden"])})
+    obs_space, action_space = space_of(description["obs_space"]), space_of(description["action_space"])
+    assert isinstance(obs_space, gym.spaces.Box)
+    policy = build_actor_critic(obs_space, action_space, model)
+    policy.load_state_dict(
+        {name.removeprefix("policy."): tensor for name, tensor in tensors.items() if name.startswith("policy.")}
+    )
+    normalizer = None
+    if description["obs_clip"] is not None:
+        normalizer = ObsNormalizer(obs_space.shape, description["obs_clip"])
+        normalizer.applied = RunningMoments.unpack(tensors["obs_moments.packed"].numpy(), obs_space.shape)
+    return policy, normalizer, Description(model, obs_space, action_space, description["env"])

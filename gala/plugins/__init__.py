@@ -1,0 +1,1 @@
+"""A user's own encoders, environments, topologies and optimisers. Needs the standard library alone."""

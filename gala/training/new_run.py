@@ -1,0 +1,45 @@
+"""From settings, as words, to a run that can begin: what can be refused is refused before a file is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from gala.config.parse import parse_config
+from gala.config.schema import Config
+from gala.config.validate import check_cluster, validate
+from gala.plugins import loading
+from gala.processes.start import start_method
+
+
+def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
+    """The checked settings of a new run, with its directory named. Raises ValueError in one line."""
+    config = parse_config(words)
+    validate(config)
+    if not config.run:
+        config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
+    if start_processes and not config.cluster.address:
+        start_method("gala.training.learner")  # its imports go on beside ours
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Refuse, before a file is written, what only environment, topology or place can tell. Raises ValueError."""
+    from gala.build.envs import probe_spaces
+    from gala.build.gossip import check_exchange
+    from gala.build.learning import check_optimizer
+    from gala.build.policy import count_parameters, pick_device
+
+    check_cluster(config)
+    if not config.cluster.address:  # there, the learners' machines may have what this one has not
+        pick_device(config, 0)
+    check_optimizer(config)
+    check_exchange(config, count_parameters(config, probe_spaces(config)))
+
+
+def default_run(config: Config, stamp: str) -> str:
+    """runs/<environment>-<algo>-s<seed>-<time>."""
+    env = config.env.id.rpartition(":")[2] if loading.is_path(config.env.id) else config.env.id
+    return f"runs/{env.replace('/', '-').lower()}-{config.algo}-s{config.seed}-{stamp}"
