@@ -32,8 +32,8 @@ class EpsilonBall:
     trace).
 
     Rounding is part of what happened: each take adds an update of its receiver, of norm u (4 a ||z|| + (5 + K) sum_k
-    b_k ||z_k||), for unit roundoff u, own share a, and K puts of shares b_k. Per element, the own part is multiplied by a
-    rounded factor and added (3 u), and each put is multiplied by a rounded factor when sent and again when absorbed,
+    b_k ||z_k||), for unit roundoff u, own share a, and K puts of shares b_k. Per element, the own part is multiplied by
+    a rounded factor and added (3 u), and each put is multiplied by a rounded factor when sent and again when absorbed,
     summed with the other puts and added (4 + K); one more of each covers what is of second order in u.
 
     The bound assumes that the learners start equal, that every update, put and take is in the events, and nothing else.

@@ -48,7 +48,7 @@ class Table:
         return overdue and int(self.state[rank]) == PRESENT
 
     def total_weight(self) -> float:
-        """Of the whole network: what all ranks hold, and what waits in boxes. A sum of positive numbers, so its error
+        """The weight of the whole network: what all ranks hold, and what waits in boxes. A sum of positive numbers, so its error
         is relative, however little is left."""
         return float(self.weight.sum() + self.unread.sum())
 
