@@ -48,8 +48,8 @@ class Table:
         return overdue and int(self.state[rank]) == PRESENT
 
     def total_weight(self) -> float:
-        """The weight of the whole network: what all ranks hold, and what waits in boxes. A sum of positive numbers, so its error
-        is relative, however little is left."""
+        """What all ranks hold and what waits in boxes: a sum of positive numbers, so its error is relative, however
+        little is left."""
         return float(self.weight.sum() + self.unread.sum())
 
     def unread_weight(self, rank: int) -> float:
