@@ -247,11 +247,9 @@ def test_tau_0_is_bit_identical_to_one_process_however_threads_interleave(topolo
 
 
 def test_tau_bounds_the_exchanges_without_a_mix_under_a_slow_peer():
-    """Rank 1 is 100 times slower; rank 0 makes exactly tau exchanges without a message, then waits (check 11)."""
-    tau, gaps = 5, []
-    averagers = start(_values(2), tau=tau, at_bound="wait")
-    stop = threading.Event()
-    since = 0
+    """Rank 1 takes a step only once rank 0 waits for it: after exactly tau exchanges without a message, each time."""
+    tau, gaps, since = 5, [], 0
+    averagers = start(_values(2), tau=tau, at_bound="wait", wait_timeout_s=200)
 
     def log(event: MixEvent) -> None:
         nonlocal since
@@ -264,17 +262,18 @@ def test_tau_bounds_the_exchanges_without_a_mix_under_a_slow_peer():
     averagers[0].on_event = log
 
     def loop(averager: GossipAverager) -> None:
-        while not stop.is_set():
-            time.sleep(1e-4 if averager.rank == 0 else 1e-2)
-            averager.step()
-            if averager.rank == 1 and averager.updates == 30:
-                stop.set()
-                averager.close()
+        for k in range(20):
+            if averager.rank == 1:
+                deadline = time.monotonic() + 100
+                while averagers[0].updates < (tau + 1) * (k + 1) and time.monotonic() < deadline:
+                    time.sleep(1e-4)
+                averager.step()
+            else:
+                for _ in range(tau + 1):
+                    averager.step()
 
     assert _threads(averagers, loop) == [None, None]
-    assert max(gaps) == tau + 1  # the update in which it mixes, and tau before
-    assert len(gaps) >= 20 and np.median(gaps) == tau + 1  # and counts anew after each mix
-    assert averagers[0].updates <= (tau + 1) * (averagers[1].updates + 2)
+    assert gaps == [tau + 1] * 20 and averagers[0].updates == 20 * (tau + 1)
 
 
 def test_waiting_for_a_dead_peer_ends_with_its_name():

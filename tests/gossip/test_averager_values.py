@@ -285,6 +285,15 @@ def test_the_floor_follows_the_mean_weight_down_and_never_up():
     assert averager.stats()["kept_rounds"] == 1, "nobody to send to is no round that was kept"
 
 
+def test_a_share_of_nothing_is_no_message():
+    """A newcomer has no weight to give."""
+    boxes = InProcessMailboxes(3, 3)
+    averager = start(torch.ones(3, 3, dtype=torch.float64), boxes, topology="complete")[0]
+    averager.join()
+    averager.send()
+    assert not boxes.boxes and averager.stats()["sent"] == 0 and averager.weight == 0.0
+
+
 def test_a_bound_counts_exchanges_in_a_row_and_begins_anew_at_each_message():
     """At most two may pass without one: the third waits, which here is an error at once."""
     averagers = start(torch.ones(2, 3, dtype=torch.float64), tau=2, at_bound="wait", wait_timeout_s=1e-9)
