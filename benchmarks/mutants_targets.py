@@ -50,6 +50,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "gala/models/dynamics.py": _MODELS,
     "gala/models/augment.py": ("tests/models/test_augment.py",),
     "gala/models/distributions.py": ("tests/models/test_distributions.py", "tests/models/test_actor_critic.py"),
+    "gala/gossip/copy_average.py": _AVERAGER,
     "gala/gossip/exchange.py": _AVERAGER,
     "gala/gossip/staleness.py": _AVERAGER,
     "gala/gossip/flat.py": ("tests/gossip/test_flat.py", "tests/gossip/test_averager.py"),

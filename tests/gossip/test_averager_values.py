@@ -204,10 +204,10 @@ def test_the_defaults_are_those_that_are_documented():
 
 
 def _logged(averagers):
-    """Events as they happen, without their times."""
+    """Events as they happen, without their times and norms."""
     events = []
     for averager in averagers:
-        averager.on_event = lambda event: events.append(tuple(event[:-1]))
+        averager.on_event = lambda event: events.append((*event[:3], round(event[3], 9), *event[4:6]))
     return events
 
 
