@@ -72,7 +72,7 @@ def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, mon
         (["topology=rign"], "unknown topology 'rign'"),
         (["topology=torus", "gossip.peers=2"], "torus has its own number of peers"),
         (["gossip.peers_schedule=2"], "write FIRST_EXCHANGE:PEERS"),
-        (["topology=nowhere.yaml"], "cannot read the topology nowhere.yaml"),
+        (["topology=nowhere.yaml"], "cannot read nowhere.yaml"),
         (["gossip.shards=1000000"], "866439 parameters can be cut into 1 to 866439 shards"),
         (["env.id=ALE/Pnog-v5"], "ALE/Pong-v5"),
         pytest.param(["device=cuda"], "use device=auto or device=cpu", marks=without_gpu),
