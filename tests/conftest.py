@@ -2,7 +2,11 @@
 
 import sys
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("gala", deadline=None)  # no test depends on how fast the machine is
+hypothesis.settings.load_profile("gala")
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,10 @@
+import dataclasses
 import importlib.util
 
 import numpy as np
 import pytest
 import torch
+from gala_envs import pictures
 from gala_envs.registry import make
 
 from gala import cli
@@ -10,8 +12,7 @@ from gala.build.envs import make_env, probe_spaces
 from gala.build.learning import make_normalizer
 from gala.build.policy import make_policy
 from gala.config.parse import override, parse_config
-from gala.evaluation import evaluate
-from gala.evaluation import film as video
+from gala.evaluation import evaluate, film
 from gala.runs.run_dir import RunDir
 
 SMALL = ("model.hidden=8", "envs_per_learner=2", "torch_threads=1")
@@ -139,7 +140,7 @@ def test_a_video_holds_a_frame_of_every_decision_of_one_episode(tmp_path, env_id
         pytest.importorskip({"A": "ale_py", "M": "minatar"}[env_id[0]])
     if env_id == "InvertedPendulum-v5":
         try:
-            video.check_gl()
+            pictures.check_gl()
         except ValueError as error:
             pytest.skip(str(error))
     run, (policy,) = make_run(tmp_path / "run", f"env.id={env_id}", *words)
@@ -159,7 +160,7 @@ def test_a_video_holds_a_frame_of_every_decision_of_one_episode(tmp_path, env_id
 
 
 def test_the_last_picture_is_of_the_end_and_not_of_the_next_episode():
-    env = video.Filmed(make("helper_envs:Catch-v0", 1), lambda obs: np.flatnonzero(obs[0].any(1)))  # the ball's row
+    env = film.Filmed(make("helper_envs:Catch-v0", 1), lambda obs: np.flatnonzero(obs[0].any(1)))  # the ball's row
     env.reset(0)
     while not env.step(np.ones(1, int)).episode_over[0]:
         pass
@@ -169,9 +170,9 @@ def test_the_last_picture_is_of_the_end_and_not_of_the_next_episode():
 def test_channels_are_drawn_in_their_colours():
     obs = np.zeros((4, 10, 10), np.uint8)
     obs[2, 0, 1] = obs[1, 9, 9] = obs[3, 9, 9] = 1
-    image = video.draw_channels(obs)
+    image = pictures.draw_channels(obs)
     assert image.shape == (240, 240, 3) and image.any(-1).sum() == 2 * 24 * 24
-    assert (image[:24, 24:48] == video._PALETTE[2]).all() and (image[216:, 216:] == video._PALETTE[1]).all()
+    assert (image[:24, 24:48] == pictures._PALETTE[2]).all() and (image[216:, 216:] == pictures._PALETTE[1]).all()
 
 
 def test_a_video_without_its_extra_names_the_pip_command(tmp_path, monkeypatch, capsys):
@@ -207,7 +208,8 @@ def test_a_film_of_atari_shows_the_policy_what_it_was_trained_on(tmp_path):
     """Oracle: ale-py's own vector environment, in a game that neither side opens with no-ops or the fire button."""
     pytest.importorskip("ale_py")
     config = parse_config(["env.id=ALE/Freeway-v5", "env.noop_max=0", "model.encoder=a3c_cnn"])
-    (env, _), trained_on = video._simulator(config), make_env(config, 1)
+    options = dataclasses.asdict(config.env) | {"threads": 1}
+    (env, _), trained_on = pictures.make_drawn(**options), make_env(config, 1)
     try:
         assert env.obs_space == trained_on.obs_space and env.action_space == trained_on.action_space
         assert np.abs(env.reset(0).astype(int) - trained_on.reset(0)).max() <= 1  # rounding
@@ -222,4 +224,4 @@ def test_a_film_of_atari_shows_the_policy_what_it_was_trained_on(tmp_path):
 def test_area_weights_average_what_a_new_pixel_covers():
     fine = np.random.default_rng(0).random(210)
     by_hand = fine.repeat(84).reshape(84, 210).mean(1)  # 84 copies of each of 210 pixels, in 84 equal runs
-    assert np.allclose(video.area_weights(210, 84) @ fine, by_hand)
+    assert np.allclose(pictures.area_weights(210, 84) @ fine, by_hand)
