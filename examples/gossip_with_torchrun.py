@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from gala.gossip.from_env import init_from_env
+from gala.gossip import init_from_env
 
 INPUTS, UPDATES = 6, 600
 TRUE_WEIGHTS = torch.linspace(-1.0, 1.0, INPUTS)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gala.gossip.evidence.epsilon_ball import EpsilonBall as EpsilonBall
     from gala.gossip.evidence.events import consensus_distance as consensus_distance
     from gala.gossip.flat import flatten_parameters as flatten_parameters
+    from gala.gossip.from_env import init_from_env as init_from_env
     from gala.gossip.graphs.by_name import choose_topology as choose_topology
     from gala.gossip.graphs.from_file import load_topology as load_topology
     from gala.gossip.graphs.topology import TOPOLOGIES as TOPOLOGIES
@@ -45,6 +46,7 @@ __all__ = [
     "consensus_distance",
     "flatten_parameters",
     "get_topology",
+    "init_from_env",
     "load_topology",
     "open_endpoint",
     "uniform",
@@ -63,6 +65,7 @@ _HOMES = {
     "consensus_distance": "gala.gossip.evidence.events",
     "flatten_parameters": "gala.gossip.flat",
     "get_topology": "gala.gossip.graphs.topology",
+    "init_from_env": "gala.gossip.from_env",
     "load_topology": "gala.gossip.graphs.from_file",
     "open_endpoint": "gala.gossip.transport.endpoint",
     "uniform": "gala.gossip.graphs.topology",
