@@ -62,6 +62,7 @@ def test_the_others_go_on_without_a_killed_learner_and_the_run_can_be_resumed(tm
     assert run.checkpoint_meta("latest")["env_steps"] >= reached
 
 
+@pytest.mark.long
 def test_a_killed_learner_starts_again_from_a_live_peer_and_the_count_goes_on(tmp_path):
     gala = Gala(tmp_path / "run", *TINY, *WORDS, "on_failure=restart", "max_restarts=1")
     gala.wait_for(lambda: (gala.run / "config.yaml").exists() and recorded(gala, {0, 1, 2}), "all learners")
@@ -79,6 +80,7 @@ def test_a_killed_learner_starts_again_from_a_live_peer_and_the_count_goes_on(tm
     assert len(failures(RunDir.open(gala.run))) == 2
 
 
+@pytest.mark.long
 def test_learners_join_and_leave_a_running_job(tmp_path, capsys):
     gala = Gala(tmp_path / "run", *TINY, *WORDS)
     gala.wait_for(lambda: (gala.run / "config.yaml").exists() and recorded(gala, {0, 1, 2}), "all learners")

@@ -27,6 +27,7 @@ def test_gossip_in_a_loop_of_ones_own_teaches_every_learner_what_only_others_saw
     assert len(errors) == 4 and max(errors) < 0.3  # alone, a learner keeps an error of 0.71 or 1
 
 
+@pytest.mark.long
 def test_sgp_learns_the_spirals():
     out = run("sgp_classifier.py")
     right = [float(x) for x in re.findall(r"learner \d: (\S+)% of new points right", out)]

@@ -179,6 +179,7 @@ def _kill_once_it_trains(cluster: Any, run: RunDir, after_steps: int) -> None:
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
 
 
+@pytest.mark.long
 def test_a_run_on_two_nodes_is_finished_evaluated_and_resumed_and_outlives_a_node(actors, cluster, tmp_path):
     import ray
 

@@ -29,6 +29,7 @@ def test_every_process_learns_what_only_the_others_saw():
     assert len(errors) == 3 and max(errors) < 0.3  # alone, a learner keeps most of its random weights
 
 
+@pytest.mark.long
 def test_models_that_differ_are_refused(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
