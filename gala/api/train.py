@@ -55,6 +55,9 @@ def train(
         KeyboardInterrupt: the run was interrupted by Ctrl-C; ``gala.Run(path)`` opens what there is of it.
     """
     loading.stop_if_imported()
+    for name, callback in (("on_record", on_record), ("on_checkpoint", on_checkpoint)):
+        if callback is not None and not callable(callback):
+            raise ValueError(f"{name}={callback!r} must be a function")
     _refuse_to_start_here()
     words = words_of({"preset": preset, **settings} if preset else settings)
     from gala.training.new_run import prepare
@@ -78,6 +81,8 @@ def words_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     """``{"optim": {"lr": 1e-3}, "seed": 3}`` -> ["optim.lr=0.001", "seed=3"], as typed on the command line."""
     words: list[str] = []
     for key, value in settings.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{prefix}{key!r} is not the name of a setting: names are texts")
         if isinstance(value, Mapping):
             words += words_of(value, f"{prefix}{key}.")
         else:

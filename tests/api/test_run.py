@@ -263,3 +263,17 @@ def test_a_script_that_is_being_imported_does_not_train():
             gala.train("classic/cartpole")
     finally:
         loading._being_imported.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"on_record": 3}, "on_record=3 must be a function"),
+        ({"on_checkpoint": "x"}, "on_checkpoint='x' must be a function"),
+        ({"optim": {3: 3}}, "optim.3 is not the name of a setting"),
+    ],
+)
+def test_what_cannot_be_called_or_named_is_refused_before_anything_starts(tmp_path, settings, error):
+    with pytest.raises(ValueError, match=error):
+        gala.train("classic/cartpole", run=str(tmp_path / "run"), **settings)
+    assert not (tmp_path / "run").exists()
