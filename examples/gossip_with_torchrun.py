@@ -35,4 +35,5 @@ while min(box.progress(peer) for peer in range(size)) < UPDATES:  # the fast go 
     averager.step()
     time.sleep(0.001)  # a real model takes longer than this toy, which would be done before its peers are heard
 averager.close()
-print(f"learner {rank}: largest error of a weight {(model.weight.detach().squeeze(0) - TRUE_WEIGHTS).abs().max():.4f}")
+error = (model.weight.detach().squeeze(0) - TRUE_WEIGHTS).abs().max()
+print(f"learner {rank}: largest error of a weight {error:.4f}\n", end="")  # one write: ranks share the terminal

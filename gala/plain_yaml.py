@@ -14,25 +14,21 @@ def read_yaml(path: Path, *, raw: bool = False) -> Any:
 
     Raises:
         ValueError: one line that names the file, and the line in it: unreadable, too large, not UTF-8, not YAML, nested
-            too deeply, a key that occurs twice, an anchor or alias, or a second document.
+            too deeply, a key that occurs twice, an alias, or a second document.
     """
     import yaml
 
-    text = read_text(path)
+    loader = (yaml.BaseLoader if raw else yaml.SafeLoader)(read_text(path))
     try:
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
-            line = event.start_mark.line + 1
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise ValueError(f"{path}, line {line}: anchors and aliases are not read; write the value out")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise ValueError(f"{path}, line {line}: nested more than {MAX_DEPTH} deep")
-        node = yaml.compose(text, yaml.SafeLoader)
-        _refuse_double_keys(path, node)
-        return yaml.load(text, yaml.BaseLoader if raw else yaml.SafeLoader)
+        node = loader.get_single_node()
+        _check(path, node, set())
+        return None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:  # in the parser, which cannot be asked how deep it is
+        raise ValueError(f"{path} is nested more than {MAX_DEPTH} deep") from None
+    finally:
+        loader.dispose()
 
 
 def read_text(path: Path) -> str:
@@ -52,18 +48,24 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
 
 
-def _refuse_double_keys(path: Path, node: Any) -> None:
-    """A key that occurs twice would silently lose its first value."""
+def _check(path: Path, node: Any, seen: set[int], depth: int = 0) -> None:
+    """Raises ValueError for what YAML allows and hand-written settings do not need; see ``read_yaml``."""
     import yaml
 
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    place = f"{path}, line {node.start_mark.line + 1}"
+    if id(node) in seen:
+        raise ValueError(f"{place}: anchors and aliases are not read; write the value out")
+    if depth == MAX_DEPTH:
+        raise ValueError(f"{place}: nested more than {MAX_DEPTH} deep")
+    seen.add(id(node))
+    values = node.value
     if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise ValueError(f"{path}, line {key.start_mark.line + 1}: the key {name[:80]!r} occurs twice")
-            seen.add(name)
-            _refuse_double_keys(path, value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_double_keys(path, value)
+        names = [str(key.value) for key, _ in node.value]
+        for i, (key, _) in enumerate(node.value):
+            if names[i] in names[:i]:  # its first value would be lost without a word
+                raise ValueError(f"{path}, line {key.start_mark.line + 1}: the key {names[i][:80]!r} occurs twice")
+        values = [value for _, value in node.value]
+    for value in values:
+        _check(path, value, seen, depth + 1)

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cluster": (*_SETTINGS, "training"),
     "evaluation": _SETTINGS,
     "experiments": ("config", "runs"),
-    "diagnostics": ("experiments", "evaluation", "models", "optim", "rl", ENVS),
+    "diagnostics": ("experiments", "evaluation", "models", "optim", "plugins", "rl", ENVS),
     "bench": (*_SETTINGS, "training"),
     "reports": ("diagnostics", "experiments", "gossip", "runs"),
     "overfit": (*_SETTINGS, "diagnostics", "evaluation", "experiments"),

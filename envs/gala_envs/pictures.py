@@ -16,8 +16,6 @@ from gala_envs.gymnasium_backend import GymnasiumEnv
 from gala_envs.registry import make, resolve_backend
 
 _PIXELS_PER_CELL = 24
-
-
 _PALETTE = np.array(
     [
         *((230, 80, 60), (70, 150, 240), (250, 200, 60), (90, 200, 120), (200, 110, 220)),

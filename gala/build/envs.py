@@ -9,10 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from gala.config.derived import (
-    seeds,
-    threads_per_learner,
-)
+from gala.config.derived import seeds, threads_per_learner
 from gala.config.schema import Config
 from gala.plugins import loading
 

@@ -9,9 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from gala.build.envs import Spaces
-from gala.config.derived import (
-    total_envs,
-)
+from gala.config.derived import total_envs
 from gala.config.schema import Config
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr

@@ -38,25 +38,24 @@ def load_policy(
     meta = run_dir.checkpoint_meta(checkpoint)
     everyone = meta["ranks"]
     ranks = (everyone if averaged else everyone[:1]) if learner == "consensus" else [int(learner)]
-    parts = [run_dir.load_part(checkpoint, f"learner{rank}") for rank in ranks]
+    normalizer = make_normalizer(config, spaces)
+    # Averaged networks were trained on all learners' statistics pooled, whichever learner is asked for.
+    wanted = sorted({*ranks, *everyone}) if averaged and normalizer is not None else ranks
+    parts = {rank: run_dir.load_part(checkpoint, f"learner{rank}") for rank in wanted}
     policy = make_policy(config, spaces)
     flat = flatten_parameters(policy.parameters())
     vectors: list[Tensor] = []
     try:
-        for tensors, _ in parts:
+        for rank in ranks:
+            tensors, _ = parts[rank]
             policy.load_state_dict(tensors["policy"])
             vectors.append(flat.clone())
     except RuntimeError as error:
         details = " ".join(str(error).split())
         raise ValueError(f"{run_dir.path}: the checkpoint does not fit this environment's spaces: {details}") from None
-    flat.copy_(consensus(vectors, [_slices(part, flat.numel()) for _, part in parts]))
-    normalizer = make_normalizer(config, spaces)
+    flat.copy_(consensus(vectors, [_slices(parts[rank][1], flat.numel()) for rank in ranks]))
     if normalizer is not None:
-        # Averaged networks were trained on all learners' statistics pooled, whichever learner is asked for.
-        own = {
-            rank: run_dir.load_part(checkpoint, f"learner{rank}")[0]["obs_moments"]["packed"].numpy()
-            for rank in (everyone if averaged else ranks)
-        }
+        own = {rank: tensors["obs_moments"]["packed"].numpy() for rank, (tensors, _) in parts.items()}
         size = 1 + 2 * int(np.prod(normalizer.shape))
         gone = [np.asarray(row[:size]) for r, row in enumerate(meta["moments"]) if averaged and r not in own]
         normalizer.applied = RunningMoments.pooled(np.stack([*own.values(), *gone]), normalizer.shape)

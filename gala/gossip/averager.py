@@ -177,6 +177,7 @@ class GossipAverager:
 
     def join(self, updates: int = 0) -> None:
         """Take part in a running job with weight 0, which leaves its average alone; ``updates`` is a live peer's count.
+
         Raises ValueError in lockstep, where every learner has a place from the start."""
         if self.bound.lockstep:
             raise ValueError("learners cannot join a synchronous run (tau=0); use tau=1 or more, or none")

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.flat import unique_tensors
@@ -50,17 +49,34 @@ def init_from_env(
     if rank == 0:
         mailboxes = SharedMemoryMailboxes.create(world_size, numel, silent_after_s=silent_after_s)
         store.set("handle", json.dumps(mailboxes.handle))
-        store.set("parameters", _to_bytes(params))
     handle = _handle(store.get("handle"))
     if handle.numel != numel:
         raise ValueError(f"rank 0 has {handle.numel} parameters and rank {rank} has {numel}: all need the same model")
-    _from_bytes(store.get("parameters"), params)
     settings = {"rank": rank, "world_size": world_size, "mailbox": handle.open(rank), **settings}
     averager = GossipAverager(params, **settings)
-    # Nobody goes on before all have opened the boxes: their memory is found through the first rank's process.
-    store.set(f"opened/{rank}", "")
-    store.wait([f"opened/{r}" for r in range(world_size)])
+    _start_equal(averager, store)
     return averager
+
+
+def _start_equal(averager: GossipAverager, store: Any) -> None:
+    """All take the first rank's parameters (in float32), handed on from each rank to the next through their box: one
+    message of memory per rank, where boxes from one to all would need one per pair.
+
+    It also holds everybody until all have opened the boxes, which are found through the first rank's process.
+    """
+    rank, last, box = averager.rank, averager.world_size - 1, averager.mailbox
+    box.agree(averager.fingerprint)
+    if rank > 0:
+        store.wait([f"equal/{rank - 1}"])
+        message = box.take(rank - 1)
+        assert message is not None, "the rank before has put its parameters there"
+        averager.flat.copy_(message.numerator)
+    else:
+        averager.flat.copy_(averager.flat.float())  # as all others get them
+    if rank < last:
+        box.put(rank + 1, averager.flat, 1.0, 0, replace=True)  # a copy, which carries no mass
+    store.set(f"equal/{rank}", "")
+    store.wait([f"equal/{last}"])
 
 
 def _read_env() -> tuple[int, int, str, int]:
@@ -88,22 +104,3 @@ def _store(address: str, port: int, rank: int, timeout: timedelta) -> Any:
 def _handle(text: bytes) -> Handle:
     path, inode, world_size, numel, edges, silent_after_s = json.loads(text)
     return Handle(path, inode, world_size, numel, tuple((src, dst) for src, dst in edges), silent_after_s)
-
-
-def _to_bytes(params: list[Tensor]) -> bytes:
-    from safetensors.torch import save
-
-    return save({str(i): p.detach().to("cpu", copy=True).contiguous() for i, p in enumerate(params)})
-
-
-def _from_bytes(data: bytes, params: list[Tensor]) -> None:
-    """Raises ValueError if the shapes differ."""
-    from safetensors.torch import load
-
-    first = load(bytes(data))
-    shapes = [tuple(first[str(i)].shape) for i in range(len(first))]
-    if shapes != [tuple(p.shape) for p in params]:
-        raise ValueError("the model of rank 0 has parameters of other shapes: all ranks need the same model")
-    with torch.no_grad():
-        for i, p in enumerate(params):
-            p.copy_(first[str(i)])

@@ -30,7 +30,7 @@ class ActorLearner:
     """One learner: its simulators, its copy of the policy, its learning step.
 
     Args:
-        collector: simulators and buffers.
+        collector: simulators and buffers; rollouts are ``[T, B, ...]``.
         policy: network whose parameters and gradients are views of ``flat`` and of its gradient (one vector each, so
             that clipping, the optimiser and gossip are single operations).
         learning_step: what follows the backward pass; its optimiser is over ``[flat]``.

@@ -33,7 +33,7 @@ from gala.runs.run_dir import RunDir
 from gala.training.board import UPDATES, Board
 from gala.training.interval import IntervalStats
 from gala.training.learner_state import LearnerState
-from gala.training.protocol import LearnerChannels, LearnerSpec
+from gala.training.protocol import Command, LearnerChannels, LearnerSpec, State
 
 
 def main(spec: LearnerSpec, pipe: Connection) -> None:
@@ -151,7 +151,7 @@ class LearnerProcess:
             self.env.close()
             raise Exit
 
-    def _obey(self, command: str) -> None:
+    def _obey(self, command: Command) -> None:
         if command == "pause":
             self._rendezvous("paused")
         elif command == "stop":
@@ -165,7 +165,7 @@ class LearnerProcess:
             self.env.close()
             raise Exit
 
-    def _rendezvous(self, state: str) -> None:
+    def _rendezvous(self, state: State) -> None:
         """Stand still, so that no parameter mass is in flight while all save; returns when told to resume."""
         self._rest(True)
         self.send((state, self.updates))

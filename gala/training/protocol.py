@@ -14,9 +14,6 @@ from gala.training.board import BoardHandle
 Command = Literal["pause", "save", "resume", "stop", "donate", "leave", "exit"]
 """What the parent tells a learner."""
 
-EventKind = Literal["ready", "metrics", "paused", "missed", "saved", "finished", "state", "left", "error", "died"]
-"""What a learner tells the parent; ``error`` and ``died`` come from the child's shell and from the fleet."""
-
 State = Literal["starting", "joining", "running", "paused", "saving", "saved", "finished", "left"]
 """What a learner does, as far as the parent knows. starting: with the others, at the beginning of the run; joining:
 later; left: it has handed its mass over and is about to end."""
@@ -77,6 +74,6 @@ class LearnerChannels:
     mailboxes: Sequence[Any]
     """Per shard, what has ``open(rank)``, which makes an endpoint; empty if nothing is exchanged."""
     send: Send
-    """(kind, body), see ``gala.processes.fleet.Event``."""
+    """(kind, body) of an ``Event``: ready, metrics, paused, missed, saved, finished, state, left."""
     commands: queue.SimpleQueue[Any]
     """What the parent tells: pause, save, resume, stop, donate, leave, exit."""

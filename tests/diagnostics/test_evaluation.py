@@ -108,7 +108,7 @@ def test_a_policy_in_python_gets_one_row_at_a_time_and_its_state_opens_as_none(m
 
     rows = evaluate(PythonPolicy(act), MAZE["test"].take(3), episodes=1, seed=0)
     assert seen.count(None) >= 3 and max(s for s in seen if s) >= max(r["length"] for r in rows) - 1
-    with pytest.raises(ValueError, match="module:function"):
+    with pytest.raises(ValueError, match="policy=no_such_module:act: there is no module"):
         python_policy("no_such_module:act")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gala.gossip.message import HEADER_BYTES, Mailbox, Message, Roster
+from gala.gossip.message import HEADER_BYTES, Mailbox, Message
 
 
 class RunningSums:
@@ -39,39 +39,9 @@ class RunningSums:
         self._seen[src] = message.numerator, message.weight
         return message._replace(numerator=message.numerator - seen, weight=message.weight - total)
 
-    @property
-    def roster(self) -> Roster:
-        return self._inner.roster
-
     def take_back(self, dst: int) -> Message | None:
         return None  # what was given once is in every later sum
 
-    def senders(self) -> Sequence[int]:
-        return self._inner.senders()
-
-    def waiting(self, src: int, dst: int) -> int:
-        return self._inner.waiting(src, dst)
-
-    def unread_weight(self, dst: int) -> float:
-        return self._inner.unread_weight(dst)
-
-    def agree(self, fingerprint: int) -> None:
-        self._inner.agree(fingerprint)
-
-    def advance(self, updates: int) -> None:
-        self._inner.advance(updates)
-
-    def progress(self, rank: int) -> int:
-        return self._inner.progress(rank)
-
-    def finished(self, rank: int) -> bool:
-        return self._inner.finished(rank)
-
-    def rest(self, resting: bool) -> None:
-        self._inner.rest(resting)
-
-    def lost_weight(self) -> float:
-        return self._inner.lost_weight()
-
-    def close(self) -> None:
-        self._inner.close()
+    def __getattr__(self, name: str) -> Any:
+        """All else is the inner mailbox's."""
+        return getattr(self._inner, name)

@@ -37,7 +37,7 @@ def test_models_that_differ_are_refused(tmp_path):
         "init_from_env(torch.nn.Linear(*((2, 3) if os.environ['RANK'] == '0' else (3, 2)), bias=False), timeout_s=20)\n"
     )
     done = torchrun(script, 2)
-    assert done.returncode != 0 and "all ranks need the same model" in done.stderr
+    assert done.returncode != 0 and "build the same model in both" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gala.models.actor_critic import ActorCritic
+from gala.plugins import loading
 from gala.rl.normalise import ObsNormalizer
 
 Noise = Sequence[np.random.Generator]
@@ -100,12 +100,8 @@ class PythonPolicy:
 
 
 def python_policy(name: str) -> PythonPolicy:
-    """``module:function``. Raises ValueError if there is no such function."""
-    module, _, attribute = name.partition(":")
-    try:
-        return PythonPolicy(getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"policy={name}: wants module:function with act(obs, state, rng); {error}") from None
+    """``module:function`` with act(obs, state, rng). Raises ValueError if there is no such function."""
+    return PythonPolicy(loading.load(name, "policy"))
 
 
 def sample(space: gym.Space, params: NDArray, noise: Noise) -> NDArray:

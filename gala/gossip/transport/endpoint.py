@@ -117,9 +117,7 @@ class _SharedEndpoint:
             if not held:
                 return None
             block.arrived[dst, src] = 0
-            block.note(
-                (src, dst), 0.0
-            )  # before the box is empty: who dies in between leaves no weight that is not there
+            block.note((src, dst), 0.0)  # first: who dies before the box is empty leaves no weight that is not there
             message = box.look() if use else box.peek()
             if message is not None and use:
                 use(message)  # who dies in here has published nothing of it: it stays the box's
