@@ -129,6 +129,8 @@ def test_a_graph_from_a_file_is_shown_and_drawn_and_nothing_is_overwritten(tmp_p
     for bad, message in [
         ("out=x.jpg", "must end in .png or .svg"),
         ("out=nowhere/x.png", "there is no folder nowhere"),
+        ("n=0", "a topology needs at least 1 learner, not 0"),
+        ("peers=-1", "peers=-1 must be 0"),
     ]:
         assert cli.main(["topologies", "ring", bad]) == 2
         assert message in error_line(capsys)

@@ -47,6 +47,7 @@ def test_precedence_default_base_preset_command_line(tmp_path):
         (["optim.lrr=2"], "unknown setting 'optim.lrr'; did you mean 'optim.lr'?"),
         (["lr=2"], "unknown setting 'lr'; did you mean 'optim.lr'?"),
         (["zzzz=2"], "unknown setting 'zzzz'"),
+        (["optim=2"], "optim is a group of settings: optim.name, optim.lr, optim.schedule, ..."),
         (["algo=galla"], "algo=galla: wants one of a2c, gala, independent, allreduce; did you mean 'gala'?"),
         (["steps=2.5"], "steps=2.5: wants a whole number"),
         (["optim.lr=fast"], "optim.lr=fast: wants a number"),

@@ -31,8 +31,8 @@ it, and the slow one gets a message whenever it has read the last."""
 class Options:
     """What ``gala topologies NAME`` accepts."""
 
-    n: int = 0
-    """0: the learners of the file, or 8."""
+    n: int | None = None
+    """None: the learners of the file, or 8."""
     peers: int = 0
     out: str = ""
     overwrite: bool = False
@@ -50,12 +50,14 @@ def main(argv: Sequence[str]) -> int:
 
     if not argv:
         for name, topology in TOPOLOGIES.items():
-            print(f"{name:<22} {topology.description}")
+            print(textwrap.fill(f"{name:<22} {topology.description}", 80, subsequent_indent=23 * " "))
         return 0
     options = parse_options(Options, argv[1:])
     if options.out:
         figures.check_output(Path(options.out), options.overwrite)
-    n = options.n or (load_topology(argv[0]).learners if is_file(argv[0]) else 8)
+    n = options.n
+    if n is None:
+        n = load_topology(argv[0]).learners if is_file(argv[0]) else 8
     topology = choose_topology(argv[0], n, options.peers)
     print("\n".join(describe(argv[0], topology, n)))
     if options.out:

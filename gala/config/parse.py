@@ -212,6 +212,8 @@ def _build(settings: list[Setting], cls: type[T]) -> T:
     for s in settings:
         if s.key not in hints:
             by_leaf = [name for name in hints if name.split(".")[-1] == s.key.split(".")[-1]]
+            if group := [name for name in hints if name.startswith(f"{s.key}.")]:
+                raise s.error(f"{s.key} is a group of settings: {', '.join(group[:3])}, ...")
             raise s.error(f"unknown setting {s.key!r}{nearest(s.key, hints, by_leaf)}")
         if (names := _own_or(hints[s.key])) and s.text not in names and not loading.is_path(s.text):
             wanted = f"one of {', '.join(names)}, or module:attribute"

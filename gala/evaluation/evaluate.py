@@ -77,6 +77,9 @@ def check_request(
     ranks = run_dir.checkpoint_meta(checkpoint)["ranks"]
     if learner != "consensus" and learner not in ranks:
         raise ValueError(f"learner={learner}: wants consensus or one of {', '.join(map(str, ranks))}")
+    for name, number in (("episodes", episodes), ("seed", seed)):
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ValueError(f"{name}={number!r} must be a whole number")
     if episodes < 1:
         raise ValueError(f"episodes={episodes} must be at least 1")
     if mode not in ("greedy", "sampled"):

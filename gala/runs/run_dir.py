@@ -55,7 +55,10 @@ class RunDir:
             if not (path / "config.yaml").is_file():
                 raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
             shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot make the run directory {path}: {error.strerror}; give another run=") from None
         write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
         write_atomically(path / "versions.json", _json(versions()))
         write_atomically(path / "config.yaml", dump_config(config).encode())  # last: its presence makes this a run

@@ -251,7 +251,7 @@ class Run:
         record = self.telemetry.record(self.board, self.states.ranks())
         self.run_dir.append_metrics(record)
         self.panel.update(record)
-        for warning in self.telemetry.warnings():
+        for warning in self.telemetry.warnings(self.mailboxes.silent() if self.mailboxes else ()):
             self.panel.message(warning)
         self.callbacks.on_record(record)
         mean = record.get("charts/episodic_return")

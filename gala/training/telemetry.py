@@ -38,6 +38,7 @@ class Telemetry:
         self._steady: list[tuple[float, int]] = []
         self._held_up_by = [-1] * num_learners
         self._quiet: set[int] = set()  # who is known to exchange nothing
+        self._silent: set[int] = set()  # who is known to make no updates
 
     def add(self, rank: int, record: dict[str, Any]) -> dict[str, Any]:
         """Takes in one learner's record and returns it as tags of that learner."""
@@ -67,12 +68,20 @@ class Telemetry:
     def forget(self, rank: int) -> None:
         """This learner is gone: its last tags are no news any more."""
         self.latest[rank], self._ages[rank] = {}, {}
+        self._silent.discard(rank)
         if self.certificate is not None:
             self.certificate.give_up(f"learner {rank} is gone")
 
-    def warnings(self) -> list[str]:
-        """A line for each learner that has begun to exchange nothing, or that does so again, since the last call."""
-        lines = []
+    def warnings(self, silent: Sequence[int] = ()) -> list[str]:
+        """A line for each learner that has fallen ``silent`` (makes no updates), or has begun to exchange nothing, and
+        for each that is back, since the last call."""
+        lines = [
+            f"warning: learner {rank} makes no updates any more; it is left out until it does"
+            for rank in silent
+            if rank not in self._silent
+        ]
+        lines += [f"learner {rank} makes updates again" for rank in sorted(self._silent.difference(silent))]
+        self._silent = set(silent)
         for rank, tags in enumerate(self.latest):
             quiet = tags.get("gossip/quiet_rounds", 0.0)
             if quiet >= QUIET_ROUNDS and rank not in self._quiet:

@@ -120,6 +120,12 @@ def test_an_evaluation_is_that_of_the_command_and_does_not_change(trained):
         scores.return_mean = 0.0
 
 
+@pytest.mark.parametrize(("name", "number"), [("episodes", 2.5), ("episodes", "x"), ("episodes", True), ("seed", 1.0)])
+def test_an_evaluation_of_no_whole_number_is_refused(trained, name, number):
+    with pytest.raises(ValueError, match=f"{name}={number!r} must be a whole number"):
+        trained[0].evaluate(**{name: number})
+
+
 def test_a_loaded_agent_plays_as_the_evaluation_did(trained):
     run = trained[0]
     env = __import__("helper_envs").Walk()
@@ -271,9 +277,16 @@ def test_a_script_that_is_being_imported_does_not_train():
         ({"on_record": 3}, "on_record=3 must be a function"),
         ({"on_checkpoint": "x"}, "on_checkpoint='x' must be a function"),
         ({"optim": {3: 3}}, "optim.3 is not the name of a setting"),
+        ({"optim": 3}, "optim is a group of settings: optim.name, optim.lr"),
     ],
 )
 def test_what_cannot_be_called_or_named_is_refused_before_anything_starts(tmp_path, settings, error):
     with pytest.raises(ValueError, match=error):
         gala.train("classic/cartpole", run=str(tmp_path / "run"), **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cannot make the run directory .*: Not a directory; give another run="):
+        gala.train("classic/cartpole", run=str(tmp_path / "file" / "run"))

@@ -47,6 +47,7 @@ def test_a_file(tmp_path):
         ("ring", {"schedule": "0:0"}, "write FIRST_EXCHANGE:PEERS"),
         ("ring", {"schedule": "5:1"}, "from round 0 on"),
         ("nowhere.txt", {}, "cannot read nowhere.txt"),
+        ("ring", {"peers": -1}, "peers=-1 must be 0"),
         ("nowhere.txt", {"peers": 1}, "leave out the number of peers"),
     ],
 )

@@ -283,3 +283,23 @@ def test_graphs_from_python_are_checked_like_files(shares, error):
     mine = Topology("mine", lambda rank, t, n: shares if rank == 0 else ring.out_shares(rank, t, n))
     with pytest.raises(ValueError, match=error):
         get_topology(mine, 3)
+
+
+@pytest.mark.parametrize(
+    ("graph", "error"),
+    [
+        (Topology("", lambda rank, t, n: 1 / 0), r"out_shares\(0, 0, 3\) fails: ZeroDivisionError"),
+        (Topology("", lambda rank, t, n: None), r"out_shares\(0, 0, 3\) fails: TypeError"),
+        (Topology("", lambda rank, t, n: "ab"), r"out_shares\(0, 0, 3\) fails: ValueError"),
+        (Topology("", lambda rank, t, n: [], period=lambda n: "x"), r"period\(3\) fails: TypeError"),
+    ],
+)
+def test_graphs_from_python_that_fail_are_named_with_what_was_asked(graph, error):
+    with pytest.raises(ValueError, match=error):
+        get_topology(graph, 3)
+
+
+def test_lines_between_rounds_at_the_ends_of_a_file_make_no_empty_rounds(tmp_path):
+    (tmp_path / "t.txt").write_text("---\n0 1\n1 0\n---\n0 1\n---\n---\n")
+    graph = load_topology(tmp_path / "t.txt")
+    assert graph.period(2) == 2 and graph.out_peers(1, 0, 2) == [0] and graph.out_peers(1, 1, 2) == []

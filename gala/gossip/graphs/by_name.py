@@ -55,6 +55,8 @@ def choose_topology(text: str, n: int, peers: int = 0, schedule: str = "") -> To
     Raises:
         ValueError: says what is wrong with the name, the file, the number of peers or of learners.
     """
+    if peers < 0:
+        raise ValueError(f"peers={peers} must be 0 (the graph's own number) or more")
     if is_file(text) or loading.is_path(text):
         if peers or schedule:
             raise ValueError(f"{text} says itself who sends to whom; leave out the number of peers")

@@ -68,6 +68,10 @@ def _read_text(path: Path) -> list[list[list[Any]]]:
                 rounds[-1].append([int(words[0]), int(words[1]), *map(float, words[2:])])
             except (ValueError, IndexError):
                 raise ValueError(f"line {number} is {line.strip()!r}; write: source destination [share]") from None
+    while len(rounds) > 1 and not rounds[-1]:  # a line --- at the end begins nothing
+        rounds.pop()
+    while len(rounds) > 1 and not rounds[0]:  # nor does one before the first edge end anything
+        rounds.pop(0)
     return rounds
 
 

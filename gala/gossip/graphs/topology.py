@@ -225,9 +225,17 @@ _ROUNDS_CHECKED = 64
 @lru_cache(maxsize=256)
 def _check(topology: Topology, n: int) -> None:
     """A user's graph. Raises ValueError for shares that PushSum cannot send and for learners that are cut off."""
-    for round in range(topology.period(n) or _ROUNDS_CHECKED):
+    try:
+        period = range(topology.period(n) or _ROUNDS_CHECKED)
+    except Exception as error:
+        raise ValueError(f"the graph's period({n}) fails: {type(error).__name__}: {error}") from error
+    for round in period:
         for rank in range(n):
-            shares = topology.out_shares(rank, round, n)
+            try:
+                shares = [(peer, float(share)) for peer, share in topology.out_shares(rank, round, n)]
+            except Exception as error:
+                asked = f"out_shares({rank}, {round}, {n})"
+                raise ValueError(f"the graph's {asked} fails: {type(error).__name__}: {error}") from error
             if strangers := [peer for peer, _ in shares if peer not in range(n)]:
                 raise ValueError(f"in round {round} learner {rank} sends to {strangers[0]}; there are 0 to {n - 1}")
             if problem := shares_problem(rank, shares):
