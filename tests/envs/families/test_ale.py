@@ -191,6 +191,7 @@ def test_why_seeds_are_refused():
     assert rams(0.25) > 1
 
 
+@pytest.mark.long
 def test_how_many_flavours_there_are():
     games = [id.removeprefix("ALE/").removesuffix("-v5") for id in list_ids()]
     counts = []
