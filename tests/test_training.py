@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import gymnasium as gym
+import psutil
 import pytest
 import torch
-from training import TINY, Gala, distance, parts, same, status, total_weight
+from training import PATIENCE_S, TINY, Gala, distance, parts, same, status, total_weight
 
 from gala.build.envs import Spaces
 from gala.build.policy import make_policy
@@ -136,11 +137,27 @@ def test_a_nan_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
     assert meta["updates"] > 0 and all(t.isfinite().all() for group in tensors.values() for t in group.values())
 
 
+def stop_while_learners_train(gala):
+    """SIGSTOP for the parent, at a moment at which no learner waits for it, as in a checkpoint."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        os.kill(gala.process.pid, signal.SIGSTOP)
+        learner = psutil.Process(gala.learners()[0])
+        before, until = sum(learner.cpu_times()[:2]), time.monotonic() + 5
+        while time.monotonic() < until:
+            if sum(learner.cpu_times()[:2]) > before + 0.05:
+                return
+            time.sleep(0.01)
+        os.kill(gala.process.pid, signal.SIGCONT)
+        time.sleep(0.1)
+    raise AssertionError("the learners never train")
+
+
 def test_all_reduced_learners_are_equal_and_a_killed_one_is_named_though_its_peers_fail_too(tmp_path):
     gala = Gala(tmp_path / "run", *TINY, "algo=allreduce", "learners=2", "log.checkpoint_interval_s=4")
     gala.wait_for_checkpoint()
     gala.wait_for_metrics(after=RunDir.open(gala.run).checkpoint_meta("latest")["env_steps"])  # nobody stands still
-    os.kill(gala.process.pid, signal.SIGSTOP)  # it then hears of the peer's error and of the kill at the same time
+    stop_while_learners_train(gala)  # it then hears of the peer's error and of the kill at the same time
     os.kill(gala.learners()[1], signal.SIGKILL)
     gala.wait_for(lambda: not gala.learners(), "failure of the peer")
     os.kill(gala.process.pid, signal.SIGCONT)
