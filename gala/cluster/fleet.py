@@ -84,7 +84,7 @@ class ParentMailboxes:
 
     def weights(self, ranks: Sequence[int]) -> list[list[float]]:
         """For the one shard, the weight that each rank has published; 0 for all but ``ranks``."""
-        return [[float(w) if rank in ranks else 0.0 for rank, w in enumerate(self._mirror.table.weight)]]
+        return [[w if rank in ranks else 0.0 for rank, w in enumerate(self._mirror.table.weights())]]
 
     def restore(self, weights: Sequence[Sequence[float]]) -> None:
         """Take up saved weights, which are then all there is."""

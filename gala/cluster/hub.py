@@ -25,6 +25,8 @@ class Row(NamedTuple):
     envelope gives up once this is past its own count."""
     state: int
     weight: float
+    unit: int
+    """In which it counts: see ``in_unit``."""
     weight_in_boxes: float
     """Weight that has arrived at this learner, and that it has not read: lost with it if it dies."""
     moments: NDArray | None
@@ -41,6 +43,7 @@ class Rows(NamedTuple):
     age_s: NDArray
     unseen_s: NDArray
     weight: NDArray
+    unit: NDArray
     unread_weight: NDArray
     """Weight that has arrived at each learner, and that it has not read."""
     moments: NDArray
@@ -147,6 +150,7 @@ class Hub:
         self._progress[rank] = row.env_steps, row.updates
         self._sent_updates[rank] = row.sent_updates
         table.state[rank], table.weight[rank], table.unread[rank] = row.state, row.weight, row.weight_in_boxes
+        table.unit[rank] = row.unit
         if row.moments is not None:
             self._moments[rank] = row.moments
 
@@ -159,6 +163,7 @@ class Hub:
             _since_s(self._table.beat_ns),
             _since_s(self._visit_ns),
             self._table.weight,
+            self._table.unit,
             self._table.unread,
             self._moments,
             self._control,

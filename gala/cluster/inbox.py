@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gala.gossip.message import Message
+from gala.gossip.message import Message, updates_of
 
 
 class Envelope(NamedTuple):
@@ -72,7 +72,7 @@ class Inbox:
             if seen.add(envelope.number):
                 overtaken = envelope.replace and envelope.number < self._newest.get(life, 0)
                 self._newest[life] = max(envelope.number, self._newest.get(life, 0))
-                self._progress[envelope.src] = envelope.sent_at
+                self._progress[envelope.src] = updates_of(envelope.sent_at)
                 if not overtaken:
                     self._boxes[envelope.src] = _added(self._boxes.get(envelope.src), envelope)
             return True

@@ -138,6 +138,7 @@ class Member:
             updates if oldest is None else min(updates, oldest - 1),
             int(table.state[self.rank]),
             float(table.weight[self.rank]),
+            int(table.unit[self.rank]),
             self.inbox.weight(),
             moments,
         )

@@ -26,8 +26,8 @@ class Mirror:
         self.progress, self.control = rows.progress.copy(), rows.control.copy()
         self.moments = rows.moments.copy()
         self.sent_updates = rows.sent_updates.copy()
-        self.table = Table(rows.state.copy(), np.zeros(places, np.int64), rows.weight.copy(), np.zeros(places))
-        self.table.unread[:] = rows.unread_weight
+        beat_ns = np.zeros(places, np.int64)
+        self.table = Table(*(x.copy() for x in (rows.state, beat_ns, rows.weight, rows.unread_weight, rows.unit)))
         if own is not None and self.table.state[own] != RESTING:  # a newcomer rests until its first update
             self.table.state[own] = PRESENT
         self._others = np.arange(places) != own
@@ -40,6 +40,7 @@ class Mirror:
         beat_ns = np.where(rows.age_s < 0, 0, time.monotonic_ns() - rows.age_s * 1e9).astype(np.int64)
         table.state[others], table.weight[others] = rows.state[others], rows.weight[others]
         table.beat_ns[others], table.unread[:] = beat_ns[others], rows.unread_weight
+        table.unit[others] = rows.unit[others]
         if self.own is not None:
             self.control[:] = rows.control
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gala.cluster.inbox import Envelope
-from gala.gossip.message import Message
+from gala.gossip.message import Message, unit_of, updates_of
 
 DeliveryStatus = Literal["delivered", "refused", "unknown", "dead"]
 """unknown: the connection failed, and the envelope may have arrived or not, so it is sent again under its number."""
@@ -116,7 +116,7 @@ class Outbox:
     def oldest(self) -> int | None:
         """The lowest update count among the envelopes under way; None if there are none."""
         with self._lock:
-            counts = [p.envelope.sent_at for unsettled in self._under_way.values() for p in unsettled]
+            counts = [updates_of(p.envelope.sent_at) for unsettled in self._under_way.values() for p in unsettled]
             return min(counts, default=None)
 
     def returned(self) -> list[int]:
@@ -125,10 +125,15 @@ class Outbox:
             return sorted(self._returned)
 
     def take_back(self, dst: int) -> Message | None:
-        """The sum of what came back from ``dst``. Copies (``replace``) carry no mass: they are dropped."""
+        """The sum of what came back from ``dst``, of one unit at a time. Copies (``replace``) carry no mass: they are
+        dropped."""
         with self._lock:
             envelopes = [envelope for envelope in self._returned.pop(dst, []) if not envelope.replace]
-        if not envelopes:
-            return None
+            if not envelopes:
+                return None
+            unit = unit_of(envelopes[0].sent_at)
+            if others := [x for x in envelopes if unit_of(x.sent_at) != unit]:
+                self._returned[dst] = others
+            envelopes = [x for x in envelopes if unit_of(x.sent_at) == unit]
         total = torch.from_numpy(np.sum([envelope.numerator for envelope in envelopes], axis=0, dtype=np.float32))
         return Message(total, sum(x.weight for x in envelopes), max(x.sent_at for x in envelopes), len(envelopes))

@@ -15,8 +15,9 @@ from gala.gossip.exchange import Exchange
 from gala.gossip.flat import check_finite, fingerprint, flatten_parameters, still_flat, unique_tensors
 from gala.gossip.graphs.stitching import Neighbours
 from gala.gossip.graphs.topology import Shares, Topology, get_topology
+from gala.gossip.mass import Mass
 from gala.gossip.message import Mailbox, Message, check_rank
-from gala.gossip.push_sum import absorb_, sent_weights
+from gala.gossip.push_sum import sent_weights
 from gala.gossip.staleness import AtBound, StalenessBound
 
 Mixing = Literal["pushsum", "copy-average", "none"]
@@ -88,7 +89,6 @@ class GossipAverager:
         self.max_unread_weight = max_unread_weight
         self.w_min = 0.0 if self.bound.lockstep else w_min
         self.mixing = mixing
-        self.weight = 1.0
         self.updates = 0
         self._talks = world_size > 1 and mixing in ("pushsum", "copy-average")
         if self._talks:
@@ -100,7 +100,17 @@ class GossipAverager:
             self.mailbox = mailbox
             self._neighbours = Neighbours(self.topology, rank, world_size, mailbox.roster)
             self._missed: dict[int, int] = {}
-        self._exchange = Exchange(mailbox, rank, self.bound, self.flat)
+        self._mass = Mass(self.flat, rank, mailbox.roster if self._talks and mailbox is not None else None)
+        self._exchange = Exchange(mailbox, rank, self.bound, self._mass)
+
+    @property
+    def weight(self) -> float:
+        """How much of the network's mass is here, in shares of 1 per learner until some die: see ``Mass``."""
+        return self._mass.weight
+
+    @weight.setter
+    def weight(self, weight: float) -> None:
+        self._mass.weight = weight
 
     def step(self) -> None:
         """Send this round's shares, then absorb what waits. Call after ``optimizer.step()``.
@@ -147,10 +157,11 @@ class GossipAverager:
     def drain(self) -> None:
         """Absorb all that waits, send nothing; before a checkpoint and at the end. Copies have no mass and are left."""
         if self._talks and self.mixing == "pushsum":
+            self._mass.count_as_others()
             self._take_back()
             for _ in range(_DRAIN_TRIES):
                 for src in self.mailbox.senders():
-                    self._exchange.absorb(src, self.weight, self._mix)
+                    self._exchange.absorb(src, self.weight, self._mass.absorb)
             self._settle()
 
     def close(self) -> None:
@@ -166,11 +177,13 @@ class GossipAverager:
             self.drain()
             check_finite(self.flat, self.rank, self.updates)
             others = (r for r in self.mailbox.roster.live() if r != self.rank)
-            if not any(self._exchange.put_share(r, self.flat, self.weight, self.updates) for r in others):
+            if self.weight > 0.0 and not any(
+                self._exchange.put_share(r, self.flat, self.weight, self.updates) for r in others
+            ):
                 return False
             self.weight = 0.0
         if self._talks:
-            self.mailbox.roster.publish(self.weight)
+            self._mass.publish()
             self.mailbox.close()
             self._talks = False
         return True
@@ -182,8 +195,7 @@ class GossipAverager:
         if self.bound.lockstep:
             raise ValueError("learners cannot join a synchronous run (tau=0); use tau=1 or more, or none")
         self.weight, self.updates = 0.0, updates
-        if self._talks:
-            self.mailbox.roster.publish(0.0)
+        self._mass.count_as_others()
 
     def stats(self) -> dict[str, float]:
         """This learner's weight, and its traffic: see ``Exchange.stats``. Nothing of a callable, which has its own."""
@@ -217,8 +229,7 @@ class GossipAverager:
             raise ValueError(f"not a gossip averager's state: weight {state['weight']}, updates {state['updates']}")
         self.weight, self.updates = float(state["weight"]), int(state["updates"])
         self._exchange.counts.update(state["counts"])
-        if self._talks:
-            self.mailbox.roster.publish(self.weight)
+        self._mass.publish()
 
     def _is_exchange(self) -> bool:
         return self.updates % self.every == 0
@@ -238,11 +249,11 @@ class GossipAverager:
             self.mailbox.rest(resting)
 
     def _settle(self) -> None:
-        self.mailbox.roster.publish(self.weight)
+        self._mass.publish()
         self._exchange.settle(self.flat)
 
     def _push(self) -> None:
-        mean = self.mailbox.roster.mean_weight()  # what died with others must not stop us
+        mean = self._mass.mean_weight()  # what died with others must not stop us
         out, full = (self._accepting(), []) if self.bound.lockstep else self._past_full(mean)
         weights = sent_weights(self.weight, [share for _, share in out], self.w_min * min(mean, 1.0))
         self._exchange.left_out(full, kept=bool(out or full) and not any(weights))
@@ -262,7 +273,7 @@ class GossipAverager:
         return [each for each in self._neighbours.out_shares(self._round) if self._exchange.accepts(each[0])]
 
     def _absorb_what_waits(self) -> None:
-        arrived = {src for src in self.mailbox.senders() if self._exchange.absorb(src, self.weight, self._mix)}
+        arrived = {src for src in self.mailbox.senders() if self._exchange.absorb(src, self.weight, self._mass.absorb)}
         for src in self._neighbours.due(self._round):
             self._missed[src] = self._missed.get(src, 0) + 1
             if (
@@ -282,8 +293,5 @@ class GossipAverager:
 
     def _absorb(self, message: Message | None) -> bool:
         if message is not None:
-            self._mix(message)
+            self._mass.absorb(message)
         return message is not None
-
-    def _mix(self, message: Message) -> None:
-        self.weight = absorb_(self.flat, self.weight, message.numerator.to(self.flat.device), message.weight)

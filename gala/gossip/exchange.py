@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gala.gossip.evidence.events import AgeHistogram, EventKind, MixEvent
-from gala.gossip.message import InPlace, Mailbox, Message
-from gala.gossip.push_sum import numerator
+from gala.gossip.mass import Mass
+from gala.gossip.message import InPlace, Mailbox, Message, stamp
+from gala.gossip.push_sum import in_unit, numerator
 from gala.gossip.staleness import StalenessBound
 
 _AGES_KEPT = 1000
@@ -20,21 +21,23 @@ _COUNTS = ("sent", "received", "bytes_sent", "kept_rounds", "full_peers", "refus
 
 
 class Exchange:
-    """Puts and takes on behalf of ``rank``, whose parameters are ``start`` [d] now. ``weight`` arguments are the rank's
-    own weight at that moment."""
+    """Puts and takes on behalf of ``rank``, who holds ``mass``. ``weight`` arguments are the rank's own weight at that
+    moment."""
 
-    def __init__(self, mailbox: Mailbox | None, rank: int, bound: StalenessBound, start: Tensor) -> None:
+    def __init__(self, mailbox: Mailbox | None, rank: int, bound: StalenessBound, mass: Mass) -> None:
         self.rank, self.bound = rank, bound
         if mailbox is not None:  # without one there is only the log
             self.mailbox = mailbox
         self._in_place = mailbox if isinstance(mailbox, InPlace) else None
-        self._mass: Tensor | None = None  # a message on its way into a box that cannot be written in place
+        self._numerator: Tensor | None = None  # a message on its way into a box that cannot be written in place
         self.on_event: Callable[[MixEvent], None] | None = None
         self.age_histogram = AgeHistogram()
+        self._mass = mass
+        self._sent_unit: dict[int, int] = {}
         self._agreed = False
         self.full: list[int] = []
         self._quiet_rounds = self._traffic = 0
-        self._flat, self._settled = start, start.clone()
+        self._flat, self._settled = mass.flat, mass.flat.clone()
         self.counts = dict.fromkeys(_COUNTS, 0)
         self._ages: deque[int] = deque(maxlen=_AGES_KEPT)
 
@@ -57,13 +60,11 @@ class Exchange:
 
     def is_full(self, dst: int, cap: float) -> bool:
         """Whether ``dst`` gets no mass now: it does not read, it has left as many messages of ours unread as the bound
-        allows, or there are more than ``cap`` of weight in all boxes towards it."""
+        allows, or one of another unit, which does not add up; or there are more than ``cap`` of weight in all boxes
+        towards it."""
         box = self.mailbox
-        return (
-            box.finished(dst)
-            or box.waiting(self.rank, dst) >= self.bound.max_unread_messages
-            or box.unread_weight(dst) > cap
-        )
+        most = self.bound.max_unread_messages if self._sent_unit.get(dst, self._mass.unit) == self._mass.unit else 1
+        return box.finished(dst) or box.waiting(self.rank, dst) >= most or box.unread_weight(dst) > cap
 
     def left_out(self, full: list[int], kept: bool) -> None:
         """Count the peers that were full this round, and whether nothing was sent."""
@@ -79,13 +80,14 @@ class Exchange:
 
     def put_share(self, dst: int, z: Tensor, weight: float, updates: int) -> bool:
         """Send the mass (weight * z, weight). False if the box stayed locked: the mass is still the caller's."""
-        box = self._in_place
+        box, sent_at = self._in_place, stamp(updates, self._mass.unit)
+        self._sent_unit[dst] = self._mass.unit
         if box is not None:
-            return self._put(lambda: box.put_share(dst, z, weight, updates), dst, weight, updates)
-        if self._mass is None:
-            self._mass = torch.empty_like(z)
-        mass = numerator(z, weight, out=self._mass)
-        return self._put(lambda: self.mailbox.put(dst, mass, weight, updates), dst, weight, updates)
+            return self._put(lambda: box.put_share(dst, z, weight, sent_at), dst, weight, updates)
+        if self._numerator is None:
+            self._numerator = torch.empty_like(z)
+        sent = numerator(z, weight, out=self._numerator)
+        return self._put(lambda: self.mailbox.put(dst, sent, weight, sent_at), dst, weight, updates)
 
     def put_copy(self, dst: int, z: Tensor, updates: int) -> bool:
         """Send ``z`` in place of what the box holds."""
@@ -98,7 +100,7 @@ class Exchange:
         elif not put():
             self.counts["refused_puts"] += 1
             return False
-        self.log("put", dst, weight, updates, 1, time_ns, self._norm())
+        self.log("put", dst, in_unit(weight, self._mass.unit, 0), updates, 1, time_ns, self._norm())
         self.counts["sent"] += 1
         self.counts["bytes_sent"] += self.mailbox.message_bytes
         return True
@@ -123,9 +125,11 @@ class Exchange:
     def take_back(self, dst: int, weight: float) -> Message | None:
         """What ``dst``, who has departed, did not read."""
         message = self.mailbox.take_back(dst)
-        if message is not None:
-            self.counts["taken_back"] += message.count
-            self._log_take("take-back", dst, weight, message)
+        if message is None:
+            return None
+        message = message.read()
+        self.counts["taken_back"] += message.count
+        self._log_take("take-back", dst, weight, message)
         return message
 
     def log_update(self, flat: Tensor, updates: int) -> None:
@@ -146,7 +150,8 @@ class Exchange:
 
     def _log_take(self, kind: EventKind, peer: int, weight: float, message: Message) -> None:
         unit = max(torch.finfo(dtype).eps for dtype in (self._flat.dtype, message.numerator.dtype)) / 2
-        self.log(kind, peer, weight, message.sent_at, message.count, time.monotonic_ns(), self._norm(), unit)
+        own = in_unit(weight, self._mass.unit, 0)
+        self.log(kind, peer, own, message.sent_at, message.count, time.monotonic_ns(), self._norm(), unit)
 
     def log(self, kind: EventKind, *rest: Any) -> None:
         """Tell the listener, if there is one."""
@@ -163,6 +168,8 @@ class Exchange:
             "quiet_rounds": float(self._quiet_rounds),
             "held_up_by": float(self.full[0] if self.full and self._quiet_rounds else -1),
             "lost_weight": self.mailbox.lost_weight() if hasattr(self, "mailbox") else 0.0,
+            "new_starts": float(self._mass.new_starts),
+            "unit": float(self._mass.unit),
             **{name: float(count) for name, count in self.counts.items()},
         }
 
@@ -170,6 +177,7 @@ class Exchange:
         return None if message is None else self._counted(src, message, weight)
 
     def _counted(self, src: int, message: Message, weight: float) -> Message:
+        message = message.read()
         age = max(self.mailbox.progress(src) - message.sent_at, 0)
         self._ages.append(age)
         self.age_histogram.add(age)

@@ -27,6 +27,30 @@ class Message(NamedTuple):
     """The sender's update count at its newest put."""
     count: int  # type: ignore[assignment]  # a field hides tuple.count, which nobody needs here
     """Number of puts in the sum."""
+    unit: int = 0
+    """In which numerator and weight count, see ``in_unit``. Travels with ``sent_at``: see ``stamp``."""
+
+    def read(self) -> Message:
+        """As it came out of a box, with ``sent_at`` and ``unit`` taken apart."""
+        return self._replace(sent_at=updates_of(self.sent_at), unit=unit_of(self.sent_at))
+
+
+_UNIT_SHIFT = 40
+
+
+def stamp(updates: int, unit: int) -> int:
+    """Update count and unit in the one int64 that boxes carry as ``sent_at``; the newest of several is the largest."""
+    return updates + (unit << _UNIT_SHIFT)
+
+
+def updates_of(sent_at: int) -> int:
+    """The sender's update count in a ``stamp``."""
+    return sent_at & ((1 << _UNIT_SHIFT) - 1)
+
+
+def unit_of(sent_at: int) -> int:
+    """The unit in a ``stamp``."""
+    return sent_at >> _UNIT_SHIFT
 
 
 class Roster(Protocol):
@@ -41,10 +65,15 @@ class Roster(Protocol):
         ...
 
     def mean_weight(self) -> float:
-        """PushSum weight there is, per learner: 1 until learners die (and take theirs along) or join (with none)."""
+        """PushSum weight there is, per learner, in this rank's unit: 1 until learners die (and take theirs along) or
+        join (with none)."""
         ...
 
-    def publish(self, weight: float) -> None:
+    def highest_unit(self) -> int:
+        """The smallest unit that any of those that take part counts in; see ``in_unit``."""
+        ...
+
+    def publish(self, weight: float, unit: int = 0) -> None:
         """This rank's weight after its latest exchange: what is lost if it dies now."""
         ...
 

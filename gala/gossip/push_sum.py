@@ -11,6 +11,7 @@ Sums of both over learners and messages in flight never change, whatever the del
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,8 +42,24 @@ def numerator(z: Tensor, weight: float, out: Tensor) -> Tensor:
     return torch.mul(z, weight, out=out)
 
 
-def absorb_(z: Tensor, w: float, message: Tensor, weight: float) -> float:
-    """Add the mass (``message`` [d] = numerator, ``weight``) to (z, w); z changes in place, the new w is returned."""
-    total = w + weight
-    z.mul_(w / total).add_(message, alpha=1.0 / total)
+def absorb_(z: Tensor, w: float, message: Tensor, weight: float, factor: float = 1.0) -> float:
+    """Add the mass ``factor`` * (``message`` [d] = numerator, ``weight``) to (z, w); z changes in place, the new w is
+    returned."""
+    total = w + factor * weight
+    if total > w:  # what is too little to count must not divide 0 by 0
+        z.mul_(w / total).add_(message, alpha=factor / total)
     return total
+
+
+UNIT_BITS = 32
+"""Weights of unit u count 2 ** (-32 u) of those of unit 0."""
+
+
+def in_unit(weight: float, unit: int, other: int) -> float:
+    """``weight``, counted in ``unit``, as it counts in unit ``other``: exact, but for what is too small for a float.
+
+    PushSum knows no scale: only ratios of weights matter. Deaths take weight along for ever, so it shrinks without
+    end, and numbers near 1 need a unit that shrinks along. A learner takes the next one when the mean weight falls
+    under 2 ** -32, and the others follow when they see it; a factor of two rounds nothing.
+    """
+    return math.ldexp(weight, UNIT_BITS * (other - unit))

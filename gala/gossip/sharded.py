@@ -57,9 +57,7 @@ class ShardedMailboxes:
 
     def weights(self, ranks: Sequence[int]) -> list[list[float]]:
         """Per shard, the weight that each rank has published; 0 for all but ``ranks``."""
-        return [
-            [float(w) if rank in ranks else 0.0 for rank, w in enumerate(shard.table.weight)] for shard in self.shards
-        ]
+        return [[w if rank in ranks else 0.0 for rank, w in enumerate(shard.table.weights())] for shard in self.shards]
 
     def restore(self, weights: Sequence[Sequence[float]]) -> None:
         """Take up saved weights, which are then all there is; ranks without any have yet to be admitted."""

@@ -118,7 +118,7 @@ def test_a_box_does_not_keep_the_memory_in_which_a_envelopes_came():
 
 
 def _row(env_steps: int, updates: int, state: int = PRESENT, weight: float = 1.0) -> Row:
-    return Row(env_steps, updates, updates, state, weight, 0.25, np.array([float(updates)]))
+    return Row(env_steps, updates, updates, state, weight, 0, 0.25, np.array([float(updates)]))
 
 
 def test_the_hub_listens_to_the_living_and_writes_off_what_the_dead_had():

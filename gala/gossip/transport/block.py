@@ -33,11 +33,10 @@ class Block:
         self.map = mmap.mmap(fd, block_size(world_size, numel, len(edges)))
         n, step = world_size, LINE // 8
         lines = np.frombuffer(self.map, np.int64, n * step)
-        self.updates, state, beat_ns = (lines[i : n * step : step] for i in range(3))
-        weight = lines[3 : n * step : step].view(np.float64)
+        self.updates, state, beat_ns, weight, unit = (lines[i : n * step : step] for i in range(5))
         unread = np.frombuffer(self.map, np.float64, n * n, n * LINE).reshape(n, n)
         self.fingerprints = lines[7 : n * step : step]
-        self.table = Table(state, beat_ns, weight, unread)
+        self.table = Table(state, beat_ns, weight.view(np.float64), unread, unit)
         self.arrived = np.frombuffer(self.map, np.int8, n * n, n * LINE + 8 * n * n).reshape(n, n)
         """[destination, source]: there may be something in the box. Spares a look into every box at every update."""
         self.thread_lock = threading.Lock()  # record locks belong to the process: they do not keep its threads apart

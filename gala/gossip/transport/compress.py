@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gala.gossip.message import HEADER_BYTES, Mailbox, Message, Roster
+from gala.gossip.message import HEADER_BYTES, Mailbox, Message, Roster, unit_of
+from gala.gossip.push_sum import in_unit
 
 _BLOCK = 1024
 """Numbers that share one scale in int8: a scale then costs 0.4%."""
@@ -69,9 +70,13 @@ class Encoder:
         self._codec, self._error_feedback = codec, error_feedback
         self._known = torch.zeros(numel, dtype=torch.float64)
         self.residual = torch.zeros(numel, dtype=torch.float64)
+        self.unit = 0
 
-    def encode(self, numerator: Tensor, weight: float) -> Packed:
-        """Numerator [d] and weight > 0 of a message -> the packed change."""
+    def encode(self, numerator: Tensor, weight: float, unit: int = 0) -> Packed:
+        """Numerator [d] and weight > 0 of a message, in ``unit`` (see ``in_unit``) -> the packed change."""
+        if unit != self.unit:
+            self.residual = self.residual * in_unit(1.0, self.unit, unit)
+            self.unit = unit
         value = (numerator.to("cpu", torch.float64) + self.residual) / weight
         packed = self._codec.encode(value - self._known)
         self._known += self._codec.decode(packed)
@@ -107,6 +112,7 @@ class Compressed:
         self._inner, self.numel = inner, inner.numel
         self._codec, self._error_feedback = CODECS[codec], error_feedback
         self._ends: dict[int, tuple[Encoder, Decoder]] = {}
+        self._newest: tuple[int, int] | None = None
         self.message_bytes = self._codec.num_bytes(inner.numel) + HEADER_BYTES
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
@@ -114,18 +120,21 @@ class Compressed:
             encoder = Encoder(self._codec, self.numel, self._error_feedback)
             self._ends[dst] = encoder, Decoder(self._codec, self.numel)
         encoder, decoder = self._ends[dst]
-        kept = encoder.residual
-        decoded = decoder.decode(encoder.encode(numerator, weight), weight).to(numerator.dtype)
+        kept, kept_unit = encoder.residual, encoder.unit
+        decoded = decoder.decode(encoder.encode(numerator, weight, unit_of(sent_at)), weight).to(numerator.dtype)
         done = self._inner.put(dst, decoded, weight, sent_at, replace)
-        if not done:  # the caller keeps this message's mass, but not what earlier ones left behind
-            encoder.residual = kept
+        if done:
+            self._newest = dst, sent_at
+        else:  # the caller keeps this message's mass, but not what earlier ones left behind
+            encoder.residual, encoder.unit = kept, kept_unit
         return done
 
-    def residual(self) -> Tensor:
-        """Mass [d] that rounding left behind at this end and that the next messages carry."""
-        return sum(
-            (encoder.residual for encoder, _ in self._ends.values()), torch.zeros(self.numel, dtype=torch.float64)
-        )
+    def residual(self, unit: int = 0) -> Tensor:
+        """Mass [d], in ``unit``, that rounding left behind at this end and that the next messages carry."""
+        total = torch.zeros(self.numel, dtype=torch.float64)
+        for encoder, _ in self._ends.values():
+            total += encoder.residual * in_unit(1.0, encoder.unit, unit)
+        return total
 
     def take(self, src: int) -> Message | None:
         return self._inner.take(src)
@@ -165,4 +174,9 @@ class Compressed:
         return self._inner.lost_weight()
 
     def close(self) -> None:
+        """What rounding has left behind follows the last message, whole, since no other will."""
+        if self._newest is not None:
+            dst, sent_at = self._newest
+            self._inner.put(dst, self.residual(unit_of(sent_at)).float(), 0.0, sent_at)
+            self._newest = None
         self._inner.close()

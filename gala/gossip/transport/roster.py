@@ -11,6 +11,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from gala.gossip.push_sum import UNIT_BITS, in_unit
+
 PRESENT, RESTING, FINISHED, DEAD, ABSENT = range(5)
 """States of a rank. RESTING stands still for a checkpoint, or has not done its first update since it was let in;
 ABSENT has not joined yet, or has left and handed its mass over."""
@@ -26,15 +28,16 @@ class Table:
         weight: float64, what ``publish`` wrote.
         unread: float64 [n] or [destination, source], weight in the boxes towards each rank. What a box holds is written
             under its lock; a process that is killed between two stores leaves too little here, never too much.
+        unit: int64, in which each rank counts its weight and that of its messages; see ``in_unit``.
     """
 
-    def __init__(self, state: NDArray, beat_ns: NDArray, weight: NDArray, unread: NDArray) -> None:
-        self.state, self.beat_ns, self.weight, self.unread = state, beat_ns, weight, unread
+    def __init__(self, state: NDArray, beat_ns: NDArray, weight: NDArray, unread: NDArray, unit: NDArray) -> None:
+        self.state, self.beat_ns, self.weight, self.unread, self.unit = state, beat_ns, weight, unread, unit
 
     @classmethod
     def local(cls, n: int) -> Table:
         """For the ranks of one process, all present."""
-        return cls(np.zeros(n, np.int64), np.zeros(n, np.int64), np.ones(n), np.zeros(n))
+        return cls(np.zeros(n, np.int64), np.zeros(n, np.int64), np.ones(n), np.zeros(n), np.zeros(n, np.int64))
 
     def silent(self, silent_after_s: float) -> NDArray:
         """bool [n]: has begun, should be at work, and gave no sign for ``silent_after_s``."""
@@ -47,18 +50,31 @@ class Table:
         overdue = beat_ns > 0 and time.monotonic_ns() - beat_ns > silent_after_s * 1e9
         return overdue and int(self.state[rank]) == PRESENT
 
-    def total_weight(self) -> float:
-        """What all ranks hold and what waits in boxes: a sum of positive numbers, so its error is relative, however
-        little is left."""
-        return float(self.weight.sum() + self.unread.sum())
+    def total_weight(self, unit: int | None = None) -> float:
+        """What all ranks hold and what waits in boxes, in ``unit`` (default the highest): a sum of positive numbers, so
+        its error is relative, however little is left. Sums over sources [n] count in ``unit`` already."""
+        if not self.unit.any():
+            return float(self.weight.sum() + self.unread.sum())
+        shift = UNIT_BITS * ((self.highest_unit() if unit is None else unit) - self.unit)
+        unread = self.unread if self.unread.ndim == 1 else np.ldexp(self.unread, shift)
+        return float(np.ldexp(self.weight, shift).sum() + unread.sum())
+
+    def highest_unit(self) -> int:
+        """The smallest unit that any of those that take part counts in."""
+        return int(self.unit.max(where=self.state < DEAD, initial=0)) if self.unit.any() else 0
+
+    def weights(self) -> list[float]:
+        """What each rank holds, all in the highest unit."""
+        highest = self.highest_unit()
+        return [in_unit(w, u, highest) for w, u in zip(self.weight.tolist(), self.unit.tolist(), strict=True)]
 
     def unread_weight(self, rank: int) -> float:
         """In the boxes towards ``rank``."""
         return float(self.unread[rank].sum())
 
-    def mean_weight(self) -> float:
+    def mean_weight(self, unit: int | None = None) -> float:
         """See ``Roster.mean_weight``."""
-        return self.total_weight() / max(int((self.state < DEAD).sum()), 1)
+        return self.total_weight(unit) / max(int((self.state < DEAD).sum()), 1)
 
     def gone(self, rank: int) -> bool:
         """Whether nobody will ever read or take back what lies in boxes of this rank."""
@@ -69,15 +85,15 @@ class Table:
         self.state[rank], self.weight[rank] = ABSENT, 0.0
 
     def bury(self, rank: int, lost_in_boxes: float = 0.0) -> float:
-        """Write a dead rank off, and return the weight that went with it."""
-        held = 0.0 if self.state[rank] in (DEAD, ABSENT) else float(self.weight[rank])
+        """Write a dead rank off, and return the weight that went with it, in the highest unit."""
+        held = 0.0 if self.state[rank] in (DEAD, ABSENT) else self.weights()[rank]
         self.state[rank], self.weight[rank] = DEAD, 0.0
         return held + lost_in_boxes
 
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight. It rests until its first update: nobody pours mass into a process that
         is still importing."""
-        self.state[rank], self.weight[rank], self.beat_ns[rank] = RESTING, 0.0, 0
+        self.state[rank], self.weight[rank], self.beat_ns[rank], self.unit[rank] = RESTING, 0.0, 0, 0
 
     def update(self, rank: int) -> None:
         """``rank`` has done an update: a sign of life, and the end of its rest."""
@@ -106,7 +122,10 @@ class TableRoster:
         return bool(self._table.state[rank] == PRESENT and not self._table.is_silent(rank, self._silent_after_s))
 
     def mean_weight(self) -> float:
-        return self._table.mean_weight()
+        return self._table.mean_weight(int(self._table.unit[self._rank]))
 
-    def publish(self, weight: float) -> None:
-        self._table.weight[self._rank] = weight
+    def highest_unit(self) -> int:
+        return self._table.highest_unit()
+
+    def publish(self, weight: float, unit: int = 0) -> None:
+        self._table.weight[self._rank], self._table.unit[self._rank] = weight, unit
