@@ -76,11 +76,11 @@ def kill(process: BaseProcess, boxes: SharedMemoryMailboxes, victim: int, mid_wr
     box = boxes.box((victim, (victim + 1) % LEARNERS))
     assert process.pid is not None
     cut_off = int(box.ints[Box.CUT_OFF])
-    while mid_write and not box.ints[Box.DIRTY]:
+    while mid_write and not box.is_dirty():
         pass
     os.kill(process.pid, signal.SIGKILL)
     process.join(START_S)
-    return bool(box.ints[Box.DIRTY] or box.ints[Box.CUT_OFF] > cut_off)  # the reader may have found it first
+    return bool(box.is_dirty() or box.ints[Box.CUT_OFF] > cut_off)  # the reader may have found it first
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def init_from_env(
     numel = sum(p.numel() for p in params)
     store = _store(address, port, rank, timedelta(seconds=timeout_s))
     if rank == 0:
-        mailboxes = SharedMemoryMailboxes.create(world_size, numel, silent_after_s=silent_after_s)
+        mailboxes = SharedMemoryMailboxes.create_for(model, world_size, silent_after_s=silent_after_s)
         store.set("handle", json.dumps(mailboxes.handle))
     handle = _handle(store.get("handle"))
     if handle.numel != numel:
@@ -102,5 +102,5 @@ def _store(address: str, port: int, rank: int, timeout: timedelta) -> Any:
 
 
 def _handle(text: bytes) -> Handle:
-    path, inode, world_size, numel, edges, silent_after_s = json.loads(text)
-    return Handle(path, inode, world_size, numel, tuple((src, dst) for src, dst in edges), silent_after_s)
+    path, inode, world_size, numel, edges, *rest = json.loads(text)
+    return Handle(path, inode, world_size, numel, tuple((src, dst) for src, dst in edges), *rest)

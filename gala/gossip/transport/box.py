@@ -19,12 +19,14 @@ PAGE = 4096
 class Box:
     """One edge in the shared block: a header of two cache lines, then ``numel`` float32 (or ``data``, on a GPU).
 
-    The lock is a POSIX record lock on the box's first byte, which the kernel drops when its holder dies. ``dirty`` is 1
-    while the data change: whoever finds it 1 under the lock knows that the writer was cut off, and empties the box.
-    What was in the box before is then lost; what was being added is still part of the weight that the writer published.
+    The lock is a POSIX record lock on the box's first byte, which the kernel drops when its holder dies. VERSION is odd
+    while the data change: whoever finds it odd under the lock knows that the writer was cut off, and empties the box.
+    What was in the box before is then lost; what was being added is still the writer's. One store ends a put, that of
+    the next even version, and one store a take, that of the version into TAKEN: so whoever buries a process can tell on
+    which side of it the process was killed (``Intents``).
     """
 
-    COUNT, SENT_AT, DIRTY, IS_COPY, CUT_OFF = 0, 1, 2, 3, 4
+    VERSION, SENT_AT, TAKEN, IS_COPY, CUT_OFF, COUNT = 0, 1, 2, 3, 4, 5
     WEIGHT, AT_RISK, LOST = 0, 1, 2
 
     def __init__(self, block: mmap.mmap, offset: int, numel: int, data: Tensor | None = None) -> None:
@@ -44,10 +46,10 @@ class Box:
         """Add ``scale * values`` and ``weight``, or put them in place of what is there."""
         self.repair()
         ints, reals = self.ints, self.reals
-        fresh = replace or ints[self.COUNT] == 0
+        fresh = replace or self.is_empty()
         before = 0.0 if fresh else float(reals[self.WEIGHT])
         reals[self.AT_RISK] = 0.0 if ints[self.IS_COPY] else before
-        ints[self.DIRTY] = 1
+        ints[self.VERSION] += 1
         if fresh:  # a taken box is not zeroed: overwriting it is cheaper
             torch.mul(values.to(self.data.device), scale, out=self.data)
         else:
@@ -56,19 +58,30 @@ class Box:
         reals[self.WEIGHT] = before + weight
         ints[self.SENT_AT], ints[self.IS_COPY] = sent_at, replace
         ints[self.COUNT] = 1 if fresh else ints[self.COUNT] + 1
-        ints[self.DIRTY] = 0
+        ints[self.VERSION] += 1
+
+    def is_empty(self) -> bool:
+        """Whether all was taken, or taken back, that was ever put here whole."""
+        return bool(self.ints[self.TAKEN] | 1 == self.ints[self.VERSION] | 1)
+
+    def is_dirty(self) -> bool:
+        """Whether a put has begun and has not ended."""
+        return bool(self.ints[self.VERSION] & 1)
+
+    def count(self) -> int:
+        """Puts in the sum that waits here."""
+        return 0 if self.is_empty() else int(self.ints[self.COUNT])
 
     def mass(self) -> float:
         """The weight of what is there, under the lock; of copies, which are no mass, 0."""
-        return float(self.reals[self.WEIGHT]) if self.ints[self.COUNT] and not self.ints[self.IS_COPY] else 0.0
+        return 0.0 if self.is_empty() or self.ints[self.IS_COPY] else float(self.reals[self.WEIGHT])
 
     def look(self) -> Message | None:
         """What is there, without a copy: it changes with the box."""
         self.repair()
-        count = int(self.ints[self.COUNT])
-        if not count:
+        if self.is_empty():
             return None
-        return Message(self.data, float(self.reals[self.WEIGHT]), int(self.ints[self.SENT_AT]), count)
+        return Message(self.data, float(self.reals[self.WEIGHT]), int(self.ints[self.SENT_AT]), self.count())
 
     def peek(self) -> Message | None:
         message = self.look()
@@ -77,26 +90,29 @@ class Box:
             self.wait()
         return message
 
-    def take(self) -> Message | None:
+    def take(self, back: bool = False) -> Message | None:
         """A reader that dies while it copies has changed nothing: one store empties the box, at the end."""
         message = self.peek()
-        self.empty()
+        self.empty(back)
         return message
 
-    def empty(self) -> None:
-        self.ints[self.COUNT] = 0
+    def empty(self, back: bool = False) -> None:
+        """Taken by the receiver, or ``back`` by the sender, which a lowest bit tells apart: versions at rest are
+        even."""
+        self.ints[self.TAKEN] = self.ints[self.VERSION] | back
 
     def wait(self) -> None:
-        """The lock and ``dirty`` are the CPU's: a GPU must have done its work before they say so."""
+        """The lock and the version are the CPU's: a GPU must have done its work before they say so."""
         if self.data.device.type == "cuda":
             torch.cuda.current_stream(self.data.device).synchronize()
 
     def repair(self) -> None:
-        if self.ints[self.DIRTY]:
-            self.ints[self.COUNT] = 0
+        """Empty a box whose writer was cut off. The version that its put would have ended with is never reached."""
+        if self.is_dirty():
             self.reals[self.LOST] += self.reals[self.AT_RISK]
             self.ints[self.CUT_OFF] += 1
-            self.ints[self.DIRTY] = 0
+            self.ints[self.TAKEN] = self.ints[self.VERSION] + 3
+            self.ints[self.VERSION] += 3
 
 
 def block_size(world_size: int, numel: int, num_edges: int) -> int:
@@ -106,4 +122,4 @@ def block_size(world_size: int, numel: int, num_edges: int) -> int:
 
 def front(world_size: int) -> int:
     """Bytes before the first box."""
-    return -(-(world_size * LINE + 9 * world_size**2) // PAGE) * PAGE
+    return -(-(2 * world_size * LINE + 9 * world_size**2) // PAGE) * PAGE

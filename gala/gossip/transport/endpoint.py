@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -15,6 +18,8 @@ from gala.gossip.flat import check_same_parameters
 from gala.gossip.message import HEADER_BYTES, Edge, Mailbox, Message, check_numel, check_rank
 from gala.gossip.transport.block import Block
 from gala.gossip.transport.box import Box
+from gala.gossip.transport.burial import bury
+from gala.gossip.transport.intents import PUT, TAKE, TAKE_BACK
 from gala.gossip.transport.roster import FINISHED, PRESENT, RESTING, TableRoster
 
 
@@ -27,11 +32,16 @@ class Handle(NamedTuple):
     numel: int
     edges: tuple[Edge, ...]
     silent_after_s: float
+    watch: bool = False
+    """Whether the ranks themselves look for others that have died."""
 
     def open(self, rank: int) -> Mailbox:
         """See ``open_endpoint``."""
         return open_endpoint(self, rank)
 
+
+_LOOK_EVERY_S = 0.5
+_WARM_BOXES = 16
 
 _open_blocks: weakref.WeakValueDictionary[Handle, Block] = weakref.WeakValueDictionary()
 """A process maps the memory once: see ``Block``."""
@@ -68,6 +78,7 @@ def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None 
     check_rank(rank, handle.world_size)
     block = open_block(handle)
     block.lent = lent or block.lent
+    block.claim(rank)
     if block.table.state[rank] != RESTING:  # a newcomer rests until its first update
         block.table.state[rank] = PRESENT
     return _SharedEndpoint(block, handle, rank)
@@ -80,6 +91,8 @@ class _SharedEndpoint:
         self._rank, self.numel = rank, handle.numel
         self.message_bytes = 4 * self.numel + HEADER_BYTES
         self._incoming = [edge for edge in handle.edges if edge[1] == rank]
+        self._handle, self._looked_at_s = handle, 0.0
+        self._warm: dict[Edge, None] = {}  # boxes that keep their memory, the one used last at the end
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
         return self._put(dst, numerator, weight, sent_at, replace, 1.0)
@@ -93,11 +106,18 @@ class _SharedEndpoint:
         box = block.box((self._rank, dst))
         with block.locked(box) as held:
             if held:
+                box.repair()
                 block.arrived[dst, self._rank] = 1
-                box.put(values, weight, sent_at, replace, scale)
-                self._move(0.0 if replace else -weight)  # next to the box: a kill in between would count it twice
+                with self._moving(PUT, (self._rank, dst), box, 0.0 if replace else -weight):
+                    box.put(values, weight, sent_at, replace, scale)
                 block.note((self._rank, dst), box.mass())
         return held
+
+    def _moving(self, kind: int, edge: Edge, box: Box, by: float) -> contextlib.AbstractContextManager[None]:
+        """Around a put or take: what this rank has more or less is published at once. If it is killed, its published
+        weight goes with it, and must be no more and no less than what is nowhere else."""
+        block = alive(self._block)
+        return block.intents.moving(self._rank, kind, block.index(edge), box, block.table.weight, by)
 
     def take(self, src: int) -> Message | None:
         return self._empty(src, self._rank)
@@ -110,8 +130,8 @@ class _SharedEndpoint:
 
     def _empty(self, src: int, dst: int, use: Callable[[Message], None] | None = None) -> Message | None:
         block = alive(self._block)
-        box = block.box((src, dst))
-        if not (box.ints[Box.COUNT] or box.ints[Box.DIRTY]):  # most boxes are empty most of the time: no lock for that
+        box = block.box((src, dst)) if block.has((src, dst)) else None
+        if box is None or box.is_empty():  # most are, most of the time: no lock for that
             return None
         with block.locked(box) as held:
             if not held:
@@ -119,28 +139,54 @@ class _SharedEndpoint:
             block.arrived[dst, src] = 0
             block.note((src, dst), 0.0)  # first: who dies before the box is empty leaves no weight that is not there
             message = box.look() if use else box.peek()
-            if message is not None and use:
-                use(message)  # who dies in here has published nothing of it: it stays the box's
-                box.wait()
-            if message is not None and not box.ints[Box.IS_COPY]:
-                self._move(message.weight)
-            box.empty()
-            return message
+            kind = TAKE if dst == self._rank else TAKE_BACK
+            if message is not None:
+                with self._moving(kind, (src, dst), box, 0.0 if box.ints[Box.IS_COPY] else message.weight):
+                    if use:
+                        use(message)  # who dies in here has published nothing of it: it stays the box's
+                        box.wait()
+                    box.empty(back=kind == TAKE_BACK)
+        self._keep_warm((src, dst))
+        return message
 
-    def _move(self, weight: float) -> None:
-        """Tell at once what this rank has more or less: if it is killed, its published weight goes with it, and must be
-        no more and no less than what is nowhere else."""
-        alive(self._block).table.weight[self._rank] += weight
+    def _keep_warm(self, edge: Edge) -> None:
+        """Boxes that were read a while ago give their memory back: a random graph would in time fill that of all
+        pairs."""
+        self._warm.pop(edge, None)
+        self._warm[edge] = None
+        if len(self._warm) > _WARM_BOXES:
+            block, oldest = alive(self._block), next(iter(self._warm))
+            del self._warm[oldest]
+            with block.locked(block.box(oldest)) as held:
+                if held:
+                    block.release(block.box(oldest))
+
+    def _look_for_dead(self) -> None:
+        """Write off those whose process is no more."""
+        now_s = time.monotonic()
+        if not self._handle.watch or now_s < self._looked_at_s + _LOOK_EVERY_S:
+            return
+        self._looked_at_s = now_s
+        block = alive(self._block)
+        for rank in range(self._handle.world_size):
+            with block.found_dead(rank) as dead:
+                if dead and block.table.state[rank] in (PRESENT, RESTING):
+                    lost = bury(block, rank) / max(block.table.total_weight(), 1e-300)
+                    text = f"learner {rank} has died, and with it {lost:.2g} of the weight that is left; others go on"
+                    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def senders(self) -> Sequence[int]:
         # Of a copy: NumPy raises where numbers turn to 0 while it counts them.
         return np.flatnonzero(alive(self._block).arrived[self._rank].copy()).tolist()
 
     def waiting(self, src: int, dst: int) -> int:
-        return int(alive(self._block).box((src, dst)).ints[Box.COUNT])
+        block = alive(self._block)
+        return block.box((src, dst)).count() if block.has((src, dst)) else 0
 
     def unread_weight(self, dst: int) -> float:
-        return alive(self._block).table.unread_weight(dst)
+        block = alive(self._block)
+        reachable = dst == self._rank or block.has((self._rank, dst))
+        return block.table.unread_weight(dst) if reachable else math.inf
 
     def agree(self, fingerprint: int) -> None:
         block = alive(self._block)
@@ -151,11 +197,13 @@ class _SharedEndpoint:
         block = alive(self._block)
         block.updates[self._rank] = updates
         block.table.update(self._rank)
+        self._look_for_dead()
 
     def progress(self, rank: int) -> int:
         return int(alive(self._block).updates[rank])
 
     def finished(self, rank: int) -> bool:
+        self._look_for_dead()
         return not self.roster.is_live(rank)
 
     def rest(self, resting: bool) -> None:
@@ -170,6 +218,7 @@ class _SharedEndpoint:
     def close(self) -> None:
         if self._block is not None:
             self._block.table.state[self._rank] = FINISHED
+            self._block.let_go(self._rank)
         self._block = None
 
 

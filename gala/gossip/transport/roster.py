@@ -24,7 +24,8 @@ class Table:
 
     Args:
         state: int64, PRESENT and so on.
-        beat_ns: int64, ``time.monotonic_ns`` of each rank's newest sign of life; 0 before its first.
+        beat_ns: int64, ``time.monotonic_ns`` of each rank's newest sign of life; 0 before its first, and minus the time
+            at which a newcomer was let in.
         weight: float64, what ``publish`` wrote.
         unread: float64 [n] or [destination, source], weight in the boxes towards each rank. What a box holds is written
             under its lock; a process that is killed between two stores leaves too little here, never too much.
@@ -40,15 +41,15 @@ class Table:
         return cls(np.zeros(n, np.int64), np.zeros(n, np.int64), np.ones(n), np.zeros(n), np.zeros(n, np.int64))
 
     def silent(self, silent_after_s: float) -> NDArray:
-        """bool [n]: has begun, should be at work, and gave no sign for ``silent_after_s``."""
-        overdue = (self.beat_ns > 0) & (time.monotonic_ns() - self.beat_ns > silent_after_s * 1e9)
-        return overdue & (self.state == PRESENT)
+        """bool [n]: has begun, should be at work, and gave no sign for ``silent_after_s``; or was let in so long ago,
+        and has not begun."""
+        overdue = (self.beat_ns != 0) & (time.monotonic_ns() - np.abs(self.beat_ns) > silent_after_s * 1e9)
+        return overdue & ((self.state == PRESENT) | ((self.state == RESTING) & (self.beat_ns < 0)))
 
     def is_silent(self, rank: int, silent_after_s: float) -> bool:
-        """``silent`` of one rank."""
-        beat_ns = int(self.beat_ns[rank])
-        overdue = beat_ns > 0 and time.monotonic_ns() - beat_ns > silent_after_s * 1e9
-        return overdue and int(self.state[rank]) == PRESENT
+        """``silent`` of one rank that is present."""
+        beat_ns = abs(int(self.beat_ns[rank]))
+        return beat_ns > 0 and time.monotonic_ns() - beat_ns > silent_after_s * 1e9
 
     def total_weight(self, unit: int | None = None) -> float:
         """What all ranks hold and what waits in boxes, in ``unit`` (default the highest): a sum of positive numbers, so
@@ -93,7 +94,8 @@ class Table:
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight. It rests until its first update: nobody pours mass into a process that
         is still importing."""
-        self.state[rank], self.weight[rank], self.beat_ns[rank], self.unit[rank] = RESTING, 0.0, 0, 0
+        self.state[rank], self.weight[rank], self.unit[rank] = RESTING, 0.0, 0
+        self.beat_ns[rank] = -time.monotonic_ns()
 
     def update(self, rank: int) -> None:
         """``rank`` has done an update: a sign of life, and the end of its rest."""

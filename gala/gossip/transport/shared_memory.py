@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from gala.gossip.flat import unique_tensors
 from gala.gossip.message import Edge, Message, check_rank, total_mass
 from gala.gossip.transport.anonymous_memory import anonymous_memory
 from gala.gossip.transport.block import Block
 from gala.gossip.transport.box import Box, block_size
+from gala.gossip.transport.burial import bury, pass_on_orphans
 from gala.gossip.transport.endpoint import Handle, alive, open_block
-from gala.gossip.transport.roster import ABSENT, PRESENT, Table
+from gala.gossip.transport.roster import ABSENT, Table
 
 
 class SharedMemoryMailboxes:
@@ -29,7 +31,6 @@ class SharedMemoryMailboxes:
 
     def __init__(self, block: Block, handle: Handle) -> None:
         self._block: Block | None = block
-        self._cut_off: dict[int, float] = {}  # by writer, as far as it is accounted for
         self._handle = handle
         self.handle: Any = handle
         """What the children need: ``handle.open(rank)`` makes an endpoint."""
@@ -42,24 +43,34 @@ class SharedMemoryMailboxes:
         edges: Sequence[Edge] | None = None,
         *,
         present: int | None = None,
-        silent_after_s: float = math.inf,
+        silent_after_s: float = 30.0,
+        watch: bool = False,
     ) -> SharedMemoryMailboxes:
         """One box of ``numel`` float32 for each (source, destination) in ``edges``: all pairs unless said otherwise,
-        which any graph needs from which a learner may be missing one day. Of the ``world_size`` ranks the first
-        ``present`` (default all) take part from the start; the others may be admitted later. A rank that gave no sign
-        for ``silent_after_s`` counts as departed until it gives one."""
+        which any graph needs from which a learner may be missing one day; where there is no box, the graph is stitched
+        around that edge. Of the ``world_size`` ranks the first ``present`` (default all) take part from the start; the
+        others may be admitted later. A rank that gave no sign for ``silent_after_s`` counts as departed until it gives
+        one. With ``watch`` the ranks notice themselves within a second that the process of another has died, and write
+        it off; without, somebody calls ``bury``."""
         edges = list(itertools.permutations(range(world_size), 2)) if edges is None else edges
         for src, dst in edges:
             check_rank(src, world_size)
             check_rank(dst, world_size)
         size = block_size(world_size, numel, len(set(edges)))
         fd, path = anonymous_memory("gala-mailboxes", size)
-        handle = Handle(path, os.fstat(fd).st_ino, world_size, numel, tuple(dict.fromkeys(edges)), silent_after_s)
+        inode, unique = os.fstat(fd).st_ino, tuple(dict.fromkeys(edges))
+        handle = Handle(path, inode, world_size, numel, unique, silent_after_s, watch)
         block = open_block(handle, fd)
         present = world_size if present is None else present
         block.table.state[present:] = ABSENT
         block.table.weight[:present] = 1.0
         return cls(block, handle)
+
+    @classmethod
+    def create_for(cls, model: torch.nn.Module, world_size: int, **settings: Any) -> SharedMemoryMailboxes:
+        """Boxes for the parameters of ``model``, watched by its users; ``settings`` as for ``create``."""
+        numel = sum(p.numel() for p in unique_tensors(model.parameters()))
+        return cls.create(world_size, numel, **{"watch": True, **settings})
 
     @property
     def table(self) -> Table:
@@ -67,51 +78,20 @@ class SharedMemoryMailboxes:
         return alive(self._block).table
 
     def bury(self, rank: int) -> float:
-        """Write a dead rank off; returns the weight that went with it. What others sent it is theirs to take back."""
-        block = alive(self._block)
-        cut_off = 0.0
-        for edge in (e for e in self._handle.edges if e[0] == rank):
-            with block.locked(block.box(edge)) as held:
-                if held:
-                    block.box(edge).repair()
-                    block.note(edge, block.box(edge).mass())
-            cut_off += float(block.box(edge).reals[Box.LOST])
-        before, self._cut_off[rank] = self._cut_off.get(rank, 0.0), cut_off
-        orphaned = self._pass_on_orphans(rank)
-        return block.table.bury(rank, cut_off - before + orphaned)
+        """Write a dead rank off; returns the weight that went with it. What others sent it is theirs to take back.
+        With ``watch`` its peers do so when they notice."""
+        return bury(alive(self._block), rank)
 
     def retire(self, rank: int) -> None:
         """``rank`` has left, and has handed its mass over."""
         self.table.retire(rank)
-        self._pass_on_orphans(rank)
-
-    def _pass_on_orphans(self, rank: int) -> float:
-        """What ``rank`` and others that are gone had sent to each other, two that left at once say, goes to somebody
-        who is there; returns the weight for which there was nobody."""
-        block, weight = alive(self._block), 0.0
-        live = [r for r in np.flatnonzero(block.table.state == PRESENT).tolist() if r != rank]
-        heir = next((r for r in live if (rank, r) in self._handle.edges), None)
-        for edge in (e for e in self._handle.edges if rank in e):
-            if not block.table.gone(edge[0] if edge[1] == rank else edge[1]):
-                continue
-            with block.locked(block.box(edge)) as held:
-                message = block.box(edge).take() if held else None
-                block.note(edge, 0.0)
-            if message is None or block.box(edge).ints[Box.IS_COPY]:
-                continue
-            passed_on = False
-            if heir is not None:
-                with block.locked(block.box((rank, heir))) as passed_on:
-                    if passed_on:
-                        block.arrived[heir, rank] = 1
-                        block.box((rank, heir)).put(message.numerator, message.weight, message.sent_at, False)
-                        block.note((rank, heir), block.box((rank, heir)).mass())
-            weight += 0.0 if passed_on else message.weight
-        return weight
+        pass_on_orphans(alive(self._block), rank)
 
     def admit(self, rank: int) -> None:
-        """Let a rank in (again), with no weight."""
-        alive(self._block).table.admit(rank)
+        """Let a rank in (again), with no weight: call it before the new process starts, which then calls
+        ``averager.join``."""
+        alive(self._block).intents.forget(rank)
+        self.table.admit(rank)
 
     def lend(self, data: Mapping[Edge, Tensor]) -> None:
         """Keep the numbers of these boxes in ``data`` [numel] instead; before their first use."""
