@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gala.gossip.flat import check_same_parameters
@@ -27,6 +28,7 @@ class Handle(NamedTuple):
     numel: int
     edges: tuple[Edge, ...]
     silent_after_s: float
+    dtype: str = "float32"
 
     def open(self, rank: int) -> Mailbox:
         """See ``open_endpoint``."""
@@ -55,7 +57,8 @@ def open_block(handle: Handle, fd: int = -1) -> Block:
             if os.fstat(fd).st_ino != handle.inode:
                 os.close(fd)
                 raise ValueError("the mailboxes are gone: the parent must keep them open while ranks join")
-        _open_blocks[handle] = block = Block(fd, handle.world_size, handle.numel, handle.edges)
+        dtype = getattr(torch, handle.dtype)
+        _open_blocks[handle] = block = Block(fd, handle.world_size, handle.numel, handle.edges, dtype)
     return block
 
 
@@ -78,7 +81,8 @@ class _SharedEndpoint:
         self._block: Block | None = block
         self.roster = TableRoster(block.table, rank, handle.silent_after_s)
         self._rank, self.numel = rank, handle.numel
-        self.message_bytes = 4 * self.numel + HEADER_BYTES
+        self.dtype = block.dtype
+        self.message_bytes = self.dtype.itemsize * self.numel + HEADER_BYTES
         self._incoming = [edge for edge in handle.edges if edge[1] == rank]
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gala.gossip.message import Edge, Message, check_rank, total_mass
@@ -20,7 +21,7 @@ from gala.gossip.transport.roster import ABSENT, PRESENT, Table
 
 
 class SharedMemoryMailboxes:
-    """float32 boxes in anonymous shared memory, for the CPU processes of one machine. The parent creates and owns them.
+    """Boxes in anonymous shared memory, for the CPU processes of one machine. The parent creates and owns them.
 
     The memory has no name (memfd), so nothing can be left behind, not even by SIGKILL; boxes that are never used cost
     nothing. (Off Linux: a temporary file that ``close`` removes.) Children started by spawn call
@@ -43,18 +44,21 @@ class SharedMemoryMailboxes:
         *,
         present: int | None = None,
         silent_after_s: float = math.inf,
+        dtype: torch.dtype = torch.float32,
     ) -> SharedMemoryMailboxes:
-        """One box of ``numel`` float32 for each (source, destination) in ``edges``: all pairs unless said otherwise,
-        which any graph needs from which a learner may be missing one day. Of the ``world_size`` ranks the first
+        """One box of ``numel`` numbers for each (source, destination) in ``edges``: all pairs unless said otherwise,
+        which any graph needs from which a learner may be missing one day. Models with float64 parameters need boxes of
+        that ``dtype``, all others float32. Of the ``world_size`` ranks the first
         ``present`` (default all) take part from the start; the others may be admitted later. A rank that gave no sign
         for ``silent_after_s`` counts as departed until it gives one."""
         edges = list(itertools.permutations(range(world_size), 2)) if edges is None else edges
         for src, dst in edges:
             check_rank(src, world_size)
             check_rank(dst, world_size)
-        size = block_size(world_size, numel, len(set(edges)))
+        size = block_size(world_size, numel, len(set(edges)), dtype)
         fd, path = anonymous_memory("gala-mailboxes", size)
-        handle = Handle(path, os.fstat(fd).st_ino, world_size, numel, tuple(dict.fromkeys(edges)), silent_after_s)
+        inode, name = os.fstat(fd).st_ino, str(dtype).removeprefix("torch.")
+        handle = Handle(path, inode, world_size, numel, tuple(dict.fromkeys(edges)), silent_after_s, name)
         block = open_block(handle, fd)
         present = world_size if present is None else present
         block.table.state[present:] = ABSENT
