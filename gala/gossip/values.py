@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,7 +31,7 @@ def averaged_tensors(source: Source, average_buffers: bool = True) -> dict[str, 
     named: dict[str, Tensor] = dict(source.named_parameters())
     if average_buffers:
         kept = source.state_dict(keep_vars=True)
-        buffers = {name: b for name, b in source.named_buffers() if name in kept and b.is_floating_point()}
+        buffers = {name: b for name, b in source.named_buffers() if name in kept}
         for name, b in buffers.items():
             if b.device.type != "meta" and not bool(torch.isfinite(b).all()):
                 raise ValueError(
@@ -128,9 +129,9 @@ class ExchangedValues:
         if self._module is not None:
             self._module.take_up_buffers()
         for part, own in self._rounded:
-            change = own.to(part.dtype).sub_(part.to(own.dtype))
-            # what is not finite must not stay in z when the tensor is loaded anew
-            torch.where(change.isfinite(), part + change, own.to(part.dtype), out=part)
+            part.add_(own.to(part.dtype).sub_(part.to(own.dtype)))
+            if not math.isfinite(part.sum().item()):  # or z would stay so once the tensor is loaded anew
+                torch.where(part.isfinite(), part, own.to(part.dtype), out=part)
 
     def write(self) -> None:
         """Round ``flat`` into the tensors of a shorter dtype: after it has changed."""
@@ -139,7 +140,6 @@ class ExchangedValues:
 
     def state_dict(self) -> dict[str, Any]:
         """What the model's own state does not hold: of tensors of a shorter dtype, what they are the rounding of."""
-        self.read()
         return {"unrounded": [part.clone() for part, _ in self._rounded]} if self._rounded else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -299,6 +299,10 @@ def test_learners_that_start_unequal_are_told_once_each(kind):
     boxes = SharedMemoryMailboxes.create(3, numel) if kind == "shared" else InProcessMailboxes(3, numel)
     if kind == "shared":
         boxes.endpoint = boxes.handle.open  # type: ignore[union-attr]
+    zero = _net()
+    for p in averaged_tensors(zero).values():
+        p.data.zero_()
+    assert len(_warned([_net(), zero])) == 1
     warned = _warned([_net(0), _net(0), _net(1)], boxes)
     assert len(warned) == 1 and "learners 0 and 2 started from different parameters" in warned[0]
     assert "torch.manual_seed" in warned[0]
@@ -312,7 +316,8 @@ def test_equal_learners_bare_vectors_newcomers_and_resumed_learners_are_not():
         nn.init.zeros_(net.bias)
     assert _warned(zeros) == []
     assert _warned([[torch.ones(2)], [torch.zeros(2)]]) == [], "their mean is what one wants"
-    assert _warned([_net(0), _net(1)], before=lambda averagers: averagers[1].join()) == []
+    for newcomer in (0, 1):
+        assert _warned([_net(0), _net(1)], before=lambda averagers, i=newcomer: averagers[i].join()) == []
 
     def resume(averagers: list[GossipAverager]) -> None:
         for averager in averagers:

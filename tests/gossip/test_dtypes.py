@@ -193,27 +193,57 @@ def test_shards_of_a_mixed_model():
     ]
     for _ in range(4):
         lockstep(averagers)  # type: ignore[arg-type]
-    for net, averager in zip(nets, averagers, strict=True):
+    resumed = ShardedAverager(
+        [p.clone() for p in nets[0]],
+        mailboxes=[b.endpoint(0) for b in boxes],
+        rank=0,
+        world_size=3,
+        topology="complete",
+    )
+    resumed.load_state_dict(averagers[0].state_dict())
+    for net, averager in zip([*nets, nets[0]], [*averagers, resumed], strict=True):
         torch.testing.assert_close(averager.flat.double(), mean, rtol=0, atol=1e-6)
         assert torch.equal(_flat(net)[16:], averager.flat[16:].double())
         assert torch.equal(_flat(net)[:16].to(BF16), averager.flat[:16].to(BF16))
 
 
-def test_a_learner_that_drains_leaves_or_ends_conserves_mass():
-    for end in ("drain", "close", "leave"):
-        nets, averagers, boxes = _team("bf16", 3, topology="complete")
-        total = sum(_flat(net) for net in nets)
-        for rank in (0, 1, 1, 2, 0):
-            averagers[rank].step()
-        before = _flat(nets[2])
-        nets[2][0].add_(0.5)
-        total = total + averagers[2].weight * (_flat(nets[2]) - before)
-        getattr(averagers[2], end)()
-        averagers[0].step()
-        averagers[2].values.read()
-        held, waiting = mass(averagers), boxes.in_flight()
-        assert (held[0] + waiting[0] - total).abs().max() < 1e-5, end
-        assert torch.equal(_flat(nets[2]).to(BF16), averagers[2].flat.to(BF16))
+def test_a_published_mark_knows_of_the_last_change_of_rounded_parameters():
+    net, boxes, events = [torch.ones(4, dtype=BF16)], InProcessMailboxes(2, 4), []
+    averager = GossipAverager(net, rank=0, world_size=2, mailbox=boxes.endpoint(0))
+    averager.on_event = events.append
+    averager.step()
+    net[0].add_(0.5)
+    averager.mark(1)
+    assert [e.kind for e in events[-2:]] == ["update", "mark"] and events[-2].amount == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("end", ["drain", "close", "leave"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_learner_that_drains_leaves_or_ends_conserves_mass(end, shards):
+    nets = [_tensors("bf16", seed) for seed in range(3)]
+    boxes = [InProcessMailboxes(3, size) for size in shard_sizes(D, shards)]
+    averagers: list[ShardedAverager | GossipAverager] = [
+        ShardedAverager(net, mailboxes=[b.endpoint(r) for b in boxes], rank=r, world_size=3, topology="complete")
+        if shards > 1
+        else GossipAverager(net, mailbox=boxes[0].endpoint(r), rank=r, world_size=3, topology="complete")
+        for r, net in enumerate(nets)
+    ]
+
+    def weights(averager: ShardedAverager | GossipAverager) -> Tensor:
+        return torch.cat([torch.full((n,), w, dtype=FP64) for n, w in averager.slice_weights()])
+
+    total = sum(_flat(net) for net in nets)
+    for rank in (0, 1, 1, 0, 2, 2, 0):
+        averagers[rank].step()
+    before = _flat(nets[2])
+    nets[2][0].add_(0.5)
+    total = total + weights(averagers[2]) * (_flat(nets[2]) - before)
+    getattr(averagers[2], end)()
+    for averager in averagers:
+        averager.values.read()
+    held = sum(weights(a) * a.flat.double() for a in averagers)
+    assert (held + torch.cat([b.in_flight()[0] for b in boxes]) - total).abs().max() < 1e-5
+    assert torch.equal(_flat(nets[2]).to(BF16), averagers[2].flat.to(BF16))
 
 
 # ---- float64
