@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.sharded import ShardedAverager, shard_sizes
+from gala.gossip.transport.compress import Compressed
 from gala.gossip.transport.delayed import DelayedMailbox
 from gala.gossip.transport.in_process import InProcessMailboxes
 from gala.gossip.transport.overlap import Overlapped
@@ -250,21 +251,28 @@ def test_a_learner_that_drains_leaves_or_ends_conserves_mass(end, shards):
 
 
 def test_float64_is_not_rounded_on_its_way_through_shared_memory():
-    boxes = SharedMemoryMailboxes.create(3, D, dtype=FP64)
-    nets = [_tensors("fp64", seed) for seed in range(3)]
-    mean = torch.stack([_flat(net) for net in nets]).mean(0)
+    numel = 2000  # boxes longer than a page: they must not lie on each other
+    boxes = SharedMemoryMailboxes.create(3, numel, dtype=FP64)
+    nets = [[torch.randn(numel, dtype=FP64, generator=torch.Generator().manual_seed(seed))] for seed in range(3)]
+    mean = torch.stack([net[0] for net in nets]).mean(0)
     averagers = [
         GossipAverager(net, rank=r, world_size=3, mailbox=boxes.handle.open(r), tau=0) for r, net in enumerate(nets)
     ]
     for _ in range(150):
         lockstep(averagers)
     assert all((a.flat - mean).abs().max() < 1e-14 for a in averagers)
-    assert averagers[0].stats()["bytes_sent"] == 150 * (8 * D + 16)
+    assert averagers[0].stats()["bytes_sent"] == 150 * (8 * numel + 16)
     boxes.close()
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda box: box, lambda box: Overlapped(box, 0), lambda box: DelayedMailbox(box, 1.0)]
+    "wrap",
+    [
+        lambda box: box,
+        lambda box: Overlapped(box, 0),
+        lambda box: DelayedMailbox(box, 1.0),
+        lambda box: Compressed(box, "int8"),
+    ],
 )
 def test_boxes_that_would_round_float64_are_refused(wrap):
     boxes = SharedMemoryMailboxes.create(2, 6)

@@ -277,7 +277,7 @@ def test_a_parameter_that_is_added_later_has_the_slow_steps_of_one_that_starts_t
 def test_a_parameter_that_is_added_and_not_yet_seen_starts_after_its_first_update_and_is_saved():
     p, q = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     optimizer = _sgd([p], lr=1.0)
-    slow = SlowMo(optimizer, every=2, momentum=0.0, lr=0.5)
+    slow, resumed = (SlowMo(optimizer, every=2, momentum=0.0, lr=0.5) for _ in range(2))
     _added(optimizer, q)
     for _ in range(2):
         p.grad, q.grad = -torch.ones(1), -torch.ones(1)
@@ -287,8 +287,8 @@ def test_a_parameter_that_is_added_and_not_yet_seen_starts_after_its_first_updat
     assert q.item() == 1.5, "the first, and half of the second"
     state = slow.state_dict()
     assert [x.item() for x in state["slow"]] == [1.0, 1.5]
-    resumed = SlowMo(optimizer, every=2, momentum=0.0, lr=0.5)
     resumed.load_state_dict(state)
+    assert [x.item() for x in resumed.state_dict()["slow"]] == [1.0, 1.5] and resumed.updates == 2
     with pytest.raises(ValueError, match="other parameters"):
         SlowMo(_sgd([p]), every=2).load_state_dict(state)
 
