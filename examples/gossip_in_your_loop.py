@@ -27,7 +27,7 @@ def learn(rank, mailboxes, found):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     box = open_endpoint(mailboxes, rank)
-    averager = GossipAverager(model.parameters(), rank=rank, world_size=LEARNERS, mailbox=box, topology="ring")  # 1
+    averager = GossipAverager(model, rank=rank, world_size=LEARNERS, mailbox=box, topology="ring")  # 1
     while min(box.progress(peer) for peer in range(LEARNERS)) < UPDATES:  # the fast go on until the slow are done
         inputs = torch.zeros(16, INPUTS)
         inputs[:, 2 * rank : 2 * rank + 2] = torch.randn(16, 2, generator=data)

@@ -46,6 +46,7 @@ class RayEndpoint:
         self._member, self.numel = member, numel
         self._rank, self._places = member.rank, len(member.mirror.progress)
         self.roster = _Roster(member, silent_after_s)
+        self.dtype = torch.float32
         self.message_bytes = 4 * numel + HEADER_BYTES
         self._lost = 0.0
         self._closed = False

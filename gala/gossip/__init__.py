@@ -1,13 +1,13 @@
 """Parameter exchange by PushSum: usable with any ``torch.nn.Module``, and with nothing else of gala.
 
-    averager = GossipAverager(model.parameters(), rank=rank, world_size=n, mailbox=open_endpoint(handle, rank))
+    averager = GossipAverager(model, rank=rank, world_size=n, mailbox=open_endpoint(handle, rank))
     ...
         optimizer.step()
         averager.step()
     averager.close()
 
-The parent makes the mailboxes (``SharedMemoryMailboxes.create``) and gives each process their handle. Each name below
-is fetched when it is first used.
+The parent makes the mailboxes (``SharedMemoryMailboxes.create(n, averaged_numel(model))``) and gives each process their
+handle. Each name below is fetched when it is first used.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from gala.gossip.transport.endpoint import open_endpoint as open_endpoint
     from gala.gossip.transport.in_process import InProcessMailboxes as InProcessMailboxes
     from gala.gossip.transport.shared_memory import SharedMemoryMailboxes as SharedMemoryMailboxes
+    from gala.gossip.values import averaged_numel as averaged_numel
+    from gala.gossip.values import averaged_tensors as averaged_tensors
 
 __all__ = [
     "TOPOLOGIES",
@@ -42,6 +44,8 @@ __all__ = [
     "Message",
     "SharedMemoryMailboxes",
     "Topology",
+    "averaged_numel",
+    "averaged_tensors",
     "choose_topology",
     "consensus_distance",
     "flatten_parameters",
@@ -61,6 +65,8 @@ _HOMES = {
     "Message": "gala.gossip.message",
     "SharedMemoryMailboxes": "gala.gossip.transport.shared_memory",
     "Topology": "gala.gossip.graphs.topology",
+    "averaged_numel": "gala.gossip.values",
+    "averaged_tensors": "gala.gossip.values",
     "choose_topology": "gala.gossip.graphs.by_name",
     "consensus_distance": "gala.gossip.evidence.events",
     "flatten_parameters": "gala.gossip.flat",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor
@@ -12,13 +12,14 @@ from torch import Tensor
 from gala.gossip.copy_average import average_copies
 from gala.gossip.evidence.events import AgeHistogram, MixEvent
 from gala.gossip.exchange import Exchange
-from gala.gossip.flat import check_finite, fingerprint, flatten_parameters, still_flat, unique_tensors
+from gala.gossip.flat import check_finite, without_start
 from gala.gossip.graphs.stitching import Neighbours
 from gala.gossip.graphs.topology import Shares, Topology, get_topology
 from gala.gossip.mass import Mass
 from gala.gossip.message import Mailbox, Message, check_rank
 from gala.gossip.push_sum import sent_weights
 from gala.gossip.staleness import AtBound, StalenessBound
+from gala.gossip.values import ExchangedValues, Source
 
 Mixing = Literal["pushsum", "copy-average", "none"]
 
@@ -33,7 +34,10 @@ class GossipAverager:
     this moment, and a step divided by it would change size with the luck of arrivals. Optimiser state stays local.
 
     Args:
-        params: the model's parameters; they become views of one vector (see ``flatten_parameters``).
+        params: the model, or its parameters; they become views of one vector (see ``ExchangedValues``). Only of a model
+            buffers are known, and parameters that are replaced or added later: ``step`` refuses to go on then.
+        average_buffers: exchange a model's running statistics too, as far as they are saved with it; see
+            ``averaged_tensors``, and ``averaged_numel`` for how many numbers the boxes must then hold.
         rank, world_size: this learner, and how many there can be at a time. Who is there is the mailbox's roster.
         mailbox: this rank's endpoint; None is allowed where nothing is exchanged (one learner, or ``mixing`` none).
         topology: a name in ``TOPOLOGIES``, or a ``Topology``.
@@ -57,7 +61,7 @@ class GossipAverager:
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Source,
         *,
         rank: int,
         world_size: int,
@@ -70,6 +74,7 @@ class GossipAverager:
         at_bound: AtBound = "proceed",
         wait_timeout_s: float = 30.0,
         mixing: Mixing | Callable[[Tensor], None] = "pushsum",
+        average_buffers: bool = True,
     ) -> None:
         check_rank(rank, world_size)
         if every < 1:
@@ -80,9 +85,8 @@ class GossipAverager:
             raise ValueError(f"max_unread_weight must be positive, not {max_unread_weight}")
         if isinstance(mixing, str) and mixing not in ("pushsum", "copy-average", "none"):
             raise ValueError(f"mixing {mixing!r} is unknown; use pushsum, copy-average, none, or a callable")
-        self.params = unique_tensors(params)
-        self.flat = flatten_parameters(self.params)
-        self.fingerprint = fingerprint(self.params)
+        self.values = ExchangedValues(params, average_buffers)
+        self.flat, self.fingerprint = self.values.flat, self.values.fingerprint()
         self.rank, self.world_size, self.every = rank, world_size, every
         self.topology = get_topology(topology, world_size)
         self.bound = StalenessBound(tau, at_bound, wait_timeout_s)
@@ -92,13 +96,8 @@ class GossipAverager:
         self.updates = 0
         self._talks = world_size > 1 and mixing in ("pushsum", "copy-average")
         if self._talks:
-            if mailbox is None or mailbox.numel != self.flat.numel():
-                raise ValueError(
-                    f"the model has {self.flat.numel()} parameters and needs a mailbox for as many, "
-                    f"not {None if mailbox is None else mailbox.numel}; all learners must have the same parameters"
-                )
-            self.mailbox = mailbox
-            self._neighbours = Neighbours(self.topology, rank, world_size, mailbox.roster)
+            self.mailbox = self.values.fitting(mailbox)
+            self._neighbours = Neighbours(self.topology, rank, world_size, self.mailbox.roster)
             self._missed: dict[int, int] = {}
         self._mass = Mass(self.flat, rank, mailbox.roster if self._talks and mailbox is not None else None)
         self._exchange = Exchange(mailbox, rank, self.bound, self._mass)
@@ -118,20 +117,21 @@ class GossipAverager:
         Raises:
             FloatingPointError: this learner's parameters are not finite; nothing was sent.
             TimeoutError: the peer that a bound made us wait for stayed silent for ``wait_timeout_s``.
-            RuntimeError: the parameters were moved (``module.to``) since the averager was built.
+            RuntimeError: parameters were moved (``module.to``), replaced or added since the averager was built.
         """
         self.send()
         self.receive()
 
     def send(self) -> None:
         """The first half of ``step``. A one-process simulation calls it on all learners, then ``receive`` on all."""
-        if not still_flat(self.flat, self.params):
-            raise RuntimeError("the parameters were moved after GossipAverager was built; move the model first")
+        self.values.check()
         self.updates += 1
         if self._is_exchange():
+            self.values.read()
             self._exchange.log_update(self.flat, self.updates)
             if callable(self.mixing):
                 self.mixing(self.flat)
+                self.values.write()
             elif self._talks:
                 self._exchange.agree(self.fingerprint)
                 check_finite(self.flat, self.rank, self.updates)
@@ -158,6 +158,7 @@ class GossipAverager:
         """Absorb all that waits, send nothing; before a checkpoint and at the end. Copies have no mass and are left."""
         if self._talks and self.mixing == "pushsum":
             self._mass.count_as_others()
+            self.values.read()
             self._take_back()
             for _ in range(_DRAIN_TRIES):
                 for src in self.mailbox.senders():
@@ -194,7 +195,7 @@ class GossipAverager:
         Raises ValueError in lockstep, where every learner has a place from the start."""
         if self.bound.lockstep:
             raise ValueError("learners cannot join a synchronous run (tau=0); use tau=1 or more, or none")
-        self.weight, self.updates = 0.0, updates
+        self.weight, self.updates, self.fingerprint = 0.0, updates, without_start(self.fingerprint)
         self._mass.count_as_others()
 
     def stats(self) -> dict[str, float]:
@@ -221,7 +222,8 @@ class GossipAverager:
 
     def state_dict(self) -> dict[str, Any]:
         """Weight, update count, counters. Mass in the boxes is not here: ``drain()`` first; save the model too."""
-        return {"weight": self.weight, "updates": self.updates, "counts": dict(self._exchange.counts)}
+        state = {"weight": self.weight, "updates": self.updates, "counts": dict(self._exchange.counts)}
+        return state | self.values.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved weight and update count; load the model's own state beside it."""
@@ -229,6 +231,8 @@ class GossipAverager:
             raise ValueError(f"not a gossip averager's state: weight {state['weight']}, updates {state['updates']}")
         self.weight, self.updates = float(state["weight"]), int(state["updates"])
         self._exchange.counts.update(state["counts"])
+        self.values.load_state_dict(state)
+        self.fingerprint = without_start(self.fingerprint)
         self._mass.publish()
 
     def _is_exchange(self) -> bool:
@@ -240,6 +244,7 @@ class GossipAverager:
 
     def mark(self, number: int) -> None:
         """Log that the parameters, as they are now, are published under ``number``; for ``Certificate``."""
+        self.values.read()
         self._exchange.log_update(self.flat, self.updates)
         self._exchange.log("mark", self.rank, 0.0, number, 1, time.monotonic_ns())
 
@@ -249,6 +254,7 @@ class GossipAverager:
             self.mailbox.rest(resting)
 
     def _settle(self) -> None:
+        self.values.write()
         self._mass.publish()
         self._exchange.settle(self.flat)
 
@@ -276,11 +282,8 @@ class GossipAverager:
         arrived = {src for src in self.mailbox.senders() if self._exchange.absorb(src, self.weight, self._mass.absorb)}
         for src in self._neighbours.due(self._round):
             self._missed[src] = self._missed.get(src, 0) + 1
-            if (
-                src not in arrived
-                and self.bound.waits(self._missed[src])
-                and self._absorb(self._exchange.wait_for(src, self.weight, self.updates))
-            ):
+            late = src not in arrived and self.bound.waits(self._missed[src])
+            if late and self._absorb(self._exchange.wait_for(src, self.weight, self.updates)):
                 arrived.add(src)
         for src in arrived:
             self._missed[src] = 0

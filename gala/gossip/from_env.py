@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.flat import unique_tensors
+from gala.gossip.flat import without_start
 from gala.gossip.transport.endpoint import Handle
 from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
+from gala.gossip.values import averaged_numel
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -33,7 +34,7 @@ def init_from_env(
     optimiser before or after; move the model to its device before.
 
     Args:
-        model: all processes start with the parameters that it has in the first rank.
+        model: all processes start with the parameters and buffers that it has in the first rank.
         silent_after_s: a rank that gives no sign for so long is left out of the graph until it does.
         timeout_s: how long the processes wait for each other here.
         settings: further arguments of ``GossipAverager``.
@@ -43,36 +44,37 @@ def init_from_env(
         RuntimeError: a process did not come within ``timeout_s`` (torch's DistStoreError).
     """
     rank, world_size, address, port = _read_env()
-    params = unique_tensors(model.parameters())
-    numel = sum(p.numel() for p in params)
+    buffers = settings.get("average_buffers", True)
+    numel = averaged_numel(model, buffers)
     store = _store(address, port, rank, timedelta(seconds=timeout_s))
     if rank == 0:
-        mailboxes = SharedMemoryMailboxes.create_for(model, world_size, silent_after_s=silent_after_s)
+        of_boxes = {"average_buffers": buffers, "silent_after_s": silent_after_s}
+        mailboxes = SharedMemoryMailboxes.create_for(model, world_size, **of_boxes)
         store.set("handle", json.dumps(mailboxes.handle))
     handle = _handle(store.get("handle"))
     if handle.numel != numel:
         raise ValueError(f"rank 0 has {handle.numel} parameters and rank {rank} has {numel}: all need the same model")
     settings = {"rank": rank, "world_size": world_size, "mailbox": handle.open(rank), **settings}
-    averager = GossipAverager(params, **settings)
+    averager = GossipAverager(model, **settings)
     _start_equal(averager, store)
     return averager
 
 
 def _start_equal(averager: GossipAverager, store: Any) -> None:
-    """All take the first rank's parameters (in float32), handed on from each rank to the next through their box: one
+    """All take the first rank's parameters, handed on from each rank to the next through their box: one
     message of memory per rank, where boxes from one to all would need one per pair.
 
     It also holds everybody until all have opened the boxes, which are found through the first rank's process.
     """
     rank, last, box = averager.rank, averager.world_size - 1, averager.mailbox
+    averager.fingerprint = without_start(averager.fingerprint)
     box.agree(averager.fingerprint)
     if rank > 0:
         store.wait([f"equal/{rank - 1}"])
         message = box.take(rank - 1)
         assert message is not None, "the rank before has put its parameters there"
         averager.flat.copy_(message.numerator)
-    else:
-        averager.flat.copy_(averager.flat.float())  # as all others get them
+        averager.values.write()
     if rank < last:
         box.put(rank + 1, averager.flat, 1.0, 0, replace=True)  # a copy, which carries no mass
     store.set(f"equal/{rank}", "")

@@ -79,7 +79,7 @@ class Roster(Protocol):
 
 
 class Mailbox(Protocol):
-    """One rank's end of all its edges."""
+    """One rank's end of all its edges. One whose boxes round has a ``dtype`` besides, to which they do."""
 
     numel: int
     message_bytes: int

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from torch import Tensor
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.evidence.events import AgeHistogram
-from gala.gossip.flat import fingerprint, flatten_parameters, still_flat, unique_tensors
 from gala.gossip.message import Edge, Mailbox
 from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
+from gala.gossip.values import ExchangedValues, Source
 
 
 def shard_sizes(numel: int, shards: int) -> list[int]:
@@ -79,17 +77,23 @@ class ShardedAverager:
     update. Each shard has a weight of its own, so each is exact PushSum for itself. K = 1 is ``GossipAverager``.
 
     Args:
-        params: the model's parameters.
+        params, average_buffers: as ``GossipAverager`` takes them.
         mailboxes: this rank's endpoint for each shard, of ``shard_sizes(numel, len(mailboxes))`` numbers.
         every: updates between two turns.
         settings: everything else that ``GossipAverager`` takes.
     """
 
     def __init__(
-        self, params: Iterable[Tensor], *, mailboxes: Sequence[Mailbox], every: int = 1, **settings: Any
+        self,
+        params: Source,
+        *,
+        mailboxes: Sequence[Mailbox],
+        every: int = 1,
+        average_buffers: bool = True,
+        **settings: Any,
     ) -> None:
-        self.params = unique_tensors(params)
-        self.flat = flatten_parameters(self.params)
+        self.values = ExchangedValues(params, average_buffers)
+        self.flat = self.values.flat
         self._every = every
         parts = self.flat.split(shard_sizes(self.flat.numel(), len(mailboxes)))
         self.shards = [
@@ -97,7 +101,7 @@ class ShardedAverager:
             for part, mailbox in zip(parts, mailboxes, strict=True)
         ]
         for k, shard in enumerate(self.shards):
-            shard.fingerprint = fingerprint(self.params)  # equal parts of unequal models do not fit
+            shard.fingerprint = self.values.fingerprint()  # equal parts of unequal models do not fit
             shard.updates = (len(self.shards) - 1 - k) * every  # the first turn is shard 0's
 
     def step(self) -> None:
@@ -107,8 +111,8 @@ class ShardedAverager:
 
     def send(self) -> None:
         """The first half of ``step``."""
-        if not still_flat(self.flat, self.params):
-            raise RuntimeError("the parameters were moved after ShardedAverager was built; move the model first")
+        self.values.check()
+        self.values.read()
         for shard in self.shards:
             shard.send()
 
@@ -116,6 +120,7 @@ class ShardedAverager:
         """The second half of ``step``."""
         for shard in self.shards:
             shard.receive()
+        self.values.write()
 
     def rest(self, resting: bool) -> None:
         """Stand still for a while, or go on: see ``Mailbox.rest``."""
@@ -124,17 +129,24 @@ class ShardedAverager:
 
     def drain(self) -> None:
         """Absorb all that waits, in all shards."""
+        self.values.read()
         for shard in self.shards:
             shard.drain()
+        self.values.write()
 
     def close(self) -> None:
         """This learner is done."""
+        self.values.read()
         for shard in self.shards:
             shard.close()
+        self.values.write()
 
     def leave(self) -> bool:
         """See ``GossipAverager.leave``."""
-        return all(shard.leave() for shard in self.shards)
+        self.values.read()
+        left = all(shard.leave() for shard in self.shards)
+        self.values.write()
+        return left
 
     def join(self, updates: int = 0) -> None:
         """See ``GossipAverager.join``."""
@@ -168,9 +180,10 @@ class ShardedAverager:
 
     def state_dict(self) -> dict[str, Any]:
         """One state per shard."""
-        return {"shards": [shard.state_dict() for shard in self.shards]}
+        return {"shards": [shard.state_dict() for shard in self.shards]} | self.values.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state of as many shards."""
+        self.values.load_state_dict(state)
         for shard, saved in zip(self.shards, state["shards"], strict=True):
             shard.load_state_dict(saved)

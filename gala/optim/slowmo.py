@@ -25,6 +25,9 @@ class SlowMo:
     momentum=0, lr < 1 is Lookahead; ``nesterov`` is DiLoCo's outer step. ``average=None`` is the paper's no-average
     variant: purely local, so no learner waits for another, which is what fits on top of gossip.
 
+    A parameter that the optimiser is given later (``add_param_group``) takes part from the next ``step()`` on: its x_0
+    is its value then, its u is 0. Where learners average, all must be given it at the same update.
+
     Args:
         optimizer: the base optimiser; its parameters, as they are now, are x_0.
         every: updates between slow steps (the paper's tau: 12 for local SGD, 48 on top of gossip).
@@ -60,16 +63,22 @@ class SlowMo:
         self.optimizer, self.average, self.buffers = optimizer, average, buffers
         self.every, self.lr, self.momentum, self.nesterov = every, lr, momentum, nesterov
         self.updates = 0
-        self._slow = [p.detach().clone() for p in self._params()]
-        self._u = [torch.zeros_like(p) for p in self._slow]
+        self._known: list[Tensor] = []
+        self._slow: list[Tensor] = []
+        self._u: list[Tensor] = []
+        self._params()
 
     @torch.no_grad()
     def step(self) -> bool:
-        """Count one update; on every ``every``-th take the slow step. Returns whether it was taken."""
+        """Count one update; on every ``every``-th take the slow step. Returns whether it was taken.
+
+        Raises:
+            ValueError: the optimiser's parameters are others, or in another order, than they were.
+        """
+        params = self._params()
         self.updates += 1
         if self.updates % self.every:
             return False
-        params = self._params()
         if self.average is not None:
             self.average([p.detach() for p in params])
         rates = [float(group["lr"]) for group in self.optimizer.param_groups for _ in group["params"]]
@@ -86,6 +95,7 @@ class SlowMo:
 
     def state_dict(self) -> dict[str, Any]:
         """Update count, slow parameters and slow momentum, in the order of the optimiser's parameters."""
+        self._params()
         return {"updates": self.updates, "slow": [x.clone() for x in self._slow], "u": [x.clone() for x in self._u]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -94,7 +104,7 @@ class SlowMo:
         Raises:
             ValueError: it belongs to a model with other parameters.
         """
-        if [x.shape for x in state["slow"]] != [x.shape for x in self._slow]:
+        if [x.shape for x in state["slow"]] != [p.shape for p in self._params()]:
             raise ValueError("this SlowMo state belongs to a model with other parameters")
         self.updates = int(state["updates"])
         for mine, saved in zip(self._slow + self._u, [*state["slow"], *state["u"]], strict=True):
@@ -113,7 +123,18 @@ class SlowMo:
         self.load_state_dict({"updates": int(named["updates"]), **lists})
 
     def _params(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        """The optimiser's parameters; those that are new begin here."""
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if len(params) < len(self._known) or any(p is not q for p, q in zip(params, self._known, strict=False)):
+            raise ValueError(
+                "the optimiser's parameters were removed, replaced or reordered since SlowMo was built; parameters can "
+                "only be added after the others (add_param_group): build SlowMo anew"
+            )
+        for p in params[len(self._known) :]:
+            self._known.append(p)
+            self._slow.append(p.detach().clone())
+            self._u.append(torch.zeros_like(p.detach()))
+        return params
 
     def _handle_buffers(self) -> None:
         if self.buffers == "reset":

@@ -64,8 +64,11 @@ def test_tied_expanded_and_empty_tensors():
     ("params", "text"),
     [
         ([], "no parameters"),
-        ([torch.zeros(2), torch.zeros(2, dtype=torch.float64)], "one dtype and device"),
-        ([torch.zeros(2, dtype=torch.bfloat16)], "bfloat16"),
+        ([torch.zeros(2), torch.zeros(2, dtype=torch.float64)], "one dtype"),
+        ([torch.zeros(2), torch.zeros(2, device="meta")], "tensor 1 is on the meta device"),
+        ([torch.zeros(2, dtype=torch.int64)], "tensor 0 is torch.int64"),
+        ([torch.zeros(2, dtype=torch.complex64)], "tensor 0 is torch.complex64"),
+        ([("weight", torch.zeros(2))], "tensor 0 of the parameters is a tuple"),
     ],
 )
 def test_bad_parameters(params, text):

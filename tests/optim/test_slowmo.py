@@ -245,3 +245,68 @@ def test_groups_have_learning_rates_of_their_own():
         results.append(slow.step())
     # u = 2, then 1 + 2: x = -lr (2 + 3) for each
     assert results == [False, True, False, True] and (a.item(), b.item()) == (-2.5, -0.625)
+
+
+def _added(optimizer: torch.optim.Optimizer, p: torch.Tensor, **settings) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    optimizer.add_param_group({"params": [p], **settings})
+    return p
+
+
+def test_a_parameter_that_is_added_later_has_the_slow_steps_of_one_that_starts_then():
+    """Added between two slow steps: as alone in a SlowMo that counts along; the old one goes on as if alone."""
+    ones = torch.ones(2, dtype=torch.float64)
+    old, new, alone, late = (ones.clone().requires_grad_() for _ in range(4))
+    both, lone, second = _sgd([old]), _sgd([alone]), _sgd([late], lr=0.3)
+    slow, slow_lone = SlowMo(both, every=3, momentum=0.5), SlowMo(lone, every=3, momentum=0.5)
+    slow_second = None
+    for t in range(12):
+        if t == 4:
+            _added(both, new, lr=0.3)
+            slow_second = SlowMo(second, every=3, momentum=0.5)
+            slow_second.updates = 4
+            slow.state_dict()  # a checkpoint at this moment knows both
+        for p in (old, new, alone, late):
+            p.grad = p.detach() - 3.0
+        for optimizer in (both, lone, *([second] if slow_second else [])):
+            optimizer.step()
+        for each in (slow, slow_lone, *([slow_second] if slow_second else [])):
+            each.step()
+    assert torch.equal(old, alone) and torch.equal(new, late) and not torch.equal(old, new)
+
+
+def test_a_parameter_that_is_added_and_not_yet_seen_starts_after_its_first_update_and_is_saved():
+    p, q = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimizer = _sgd([p], lr=1.0)
+    slow, resumed = (SlowMo(optimizer, every=2, momentum=0.0, lr=0.5) for _ in range(2))
+    _added(optimizer, q)
+    for _ in range(2):
+        p.grad, q.grad = -torch.ones(1), -torch.ones(1)
+        optimizer.step()
+        slow.step()
+    assert p.item() == 1.0, "half of two steps"
+    assert q.item() == 1.5, "the first, and half of the second"
+    state = slow.state_dict()
+    assert [x.item() for x in state["slow"]] == [1.0, 1.5]
+    resumed.load_state_dict(state)
+    assert [x.item() for x in resumed.state_dict()["slow"]] == [1.0, 1.5] and resumed.updates == 2
+    with pytest.raises(ValueError, match="other parameters"):
+        SlowMo(_sgd([p]), every=2).load_state_dict(state)
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced", "reordered"])
+def test_other_changes_of_the_optimisers_parameters_are_refused_before_any_of_them_moves(change):
+    params = [torch.ones(1, requires_grad=True) for _ in range(3)]
+    optimizer = _sgd(params)
+    slow = SlowMo(optimizer, every=1)
+    listed = optimizer.param_groups[0]["params"]
+    if change == "removed":
+        listed.pop()
+    elif change == "replaced":
+        listed[2] = torch.ones(1, requires_grad=True)
+    else:
+        listed[1], listed[2] = listed[2], listed[1]
+    for p in params:
+        p.data.add_(1.0)
+    with pytest.raises(ValueError, match="removed, replaced or reordered"):
+        slow.step()
+    assert all(p.item() == 2.0 for p in params) and slow.updates == 0

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gala.gossip.message import Edge
@@ -31,10 +32,10 @@ class Block:
     record locks on a file as soon as it closes any descriptor of it. (``mmap`` keeps a duplicate, closed with the
     map.)"""
 
-    def __init__(self, fd: int, world_size: int, numel: int, edges: Sequence[Edge]) -> None:
-        self.fd, self.world_size, self.numel = fd, world_size, numel
+    def __init__(self, fd: int, world_size: int, numel: int, edges: Sequence[Edge], dtype: torch.dtype) -> None:
+        self.fd, self.world_size, self.numel, self.dtype = fd, world_size, numel, dtype
         weakref.finalize(self, os.close, fd)
-        self.map = mmap.mmap(fd, block_size(world_size, numel, len(edges)))
+        self.map = mmap.mmap(fd, block_size(world_size, numel, len(edges), dtype))
         n, step = world_size, LINE // 8
         lines = np.frombuffer(self.map, np.int64, n * step)
         self.intents = Intents(np.frombuffer(self.map, np.int64, n * step, n * LINE).reshape(n, step))
@@ -55,8 +56,8 @@ class Block:
         if edge not in self._boxes:
             if edge not in self._index:
                 raise ValueError(f"there is no box {edge[0]} -> {edge[1]}; create the mailboxes with that edge")
-            offset = front(self.world_size) + self._index[edge] * Box.size(self.numel)
-            self._boxes[edge] = Box(self.map, offset, self.numel, self.lent.get(edge))
+            offset = front(self.world_size) + self._index[edge] * Box.size(self.numel, self.dtype)
+            self._boxes[edge] = Box(self.map, offset, self.numel, self.dtype, self.lent.get(edge))
         return self._boxes[edge]
 
     def has(self, edge: Edge) -> bool:
@@ -96,9 +97,9 @@ class Block:
 
     def release(self, box: Box) -> None:
         """Give the memory of an empty box back until it is used again; under its lock. Its header stays."""
-        start = box.offset + PAGE
-        if _RELEASE is not None and not self.lent and box.is_empty() and Box.size(self.numel) > PAGE:
-            self.map.madvise(_RELEASE, start, box.offset + Box.size(self.numel) - start)
+        rest = Box.size(self.numel, self.dtype) - PAGE
+        if _RELEASE is not None and not self.lent and box.is_empty() and rest > 0:
+            self.map.madvise(_RELEASE, box.offset + PAGE, rest)
 
     def note(self, edge: Edge, weight: float) -> None:
         """What the box of ``edge`` holds now, for all to see without a look into it. Under the box's lock."""

@@ -17,7 +17,7 @@ PAGE = 4096
 
 
 class Box:
-    """One edge in the shared block: a header of two cache lines, then ``numel`` float32 (or ``data``, on a GPU).
+    """One edge in the shared block: a header of two cache lines, then ``numel`` of ``dtype`` (or ``data``, on a GPU).
 
     The lock is a POSIX record lock on the box's first byte, which the kernel drops when its holder dies. VERSION is odd
     while the data change: whoever finds it odd under the lock knows that the writer was cut off, and empties the box.
@@ -29,18 +29,20 @@ class Box:
     VERSION, SENT_AT, TAKEN, IS_COPY, CUT_OFF, COUNT = 0, 1, 2, 3, 4, 5
     WEIGHT, AT_RISK, LOST = 0, 1, 2
 
-    def __init__(self, block: mmap.mmap, offset: int, numel: int, data: Tensor | None = None) -> None:
+    def __init__(
+        self, block: mmap.mmap, offset: int, numel: int, dtype: torch.dtype = torch.float32, data: Tensor | None = None
+    ) -> None:
         self.offset = offset
         self.ints = np.frombuffer(block, np.int64, 8, offset)
         self.reals = np.frombuffer(block, np.float64, 8, offset + LINE)
         if data is None:
-            data = torch.frombuffer(block, dtype=torch.float32, count=numel, offset=offset + 2 * LINE)
+            data = torch.frombuffer(block, dtype=dtype, count=numel, offset=offset + 2 * LINE)
         self.data = data
 
     @staticmethod
-    def size(numel: int) -> int:
+    def size(numel: int, dtype: torch.dtype) -> int:
         """Bytes of one box, whole pages: a box that is never used then costs no memory."""
-        return -(-(2 * LINE + 4 * numel) // PAGE) * PAGE
+        return -(-(2 * LINE + dtype.itemsize * numel) // PAGE) * PAGE
 
     def put(self, values: Tensor, weight: float, sent_at: int, replace: bool, scale: float = 1.0) -> None:
         """Add ``scale * values`` and ``weight``, or put them in place of what is there."""
@@ -115,9 +117,9 @@ class Box:
             self.ints[self.VERSION] += 3
 
 
-def block_size(world_size: int, numel: int, num_edges: int) -> int:
+def block_size(world_size: int, numel: int, num_edges: int, dtype: torch.dtype) -> int:
     """Bytes of address space for the progress lines and all boxes."""
-    return front(world_size) + num_edges * Box.size(numel)
+    return front(world_size) + num_edges * Box.size(numel, dtype)
 
 
 def front(world_size: int) -> int:

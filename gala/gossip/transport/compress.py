@@ -109,7 +109,7 @@ class Compressed:
     def __init__(self, inner: Mailbox, codec: str, error_feedback: bool = True) -> None:
         if codec not in CODECS:
             raise ValueError(f"unknown codec {codec!r}; there are {', '.join(CODECS)}")
-        self._inner, self.numel = inner, inner.numel
+        self._inner, self.numel, self.dtype = inner, inner.numel, getattr(inner, "dtype", None)
         self._codec, self._error_feedback = CODECS[codec], error_feedback
         self._ends: dict[int, tuple[Encoder, Decoder]] = {}
         self._newest: tuple[int, int] | None = None

@@ -42,6 +42,7 @@ class DelayedMailbox:
         if not latency_s > 0.0:
             raise ValueError(f"latency_s must be positive, not {latency_s}; without latency use the mailbox itself")
         self.numel, self.message_bytes = inner.numel, inner.message_bytes
+        self.dtype = getattr(inner, "dtype", None)
         self._inner, self._latency_s = inner, latency_s
         self._queue: deque[_Event] = deque()
         self._changed = threading.Condition()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gala.gossip.flat import check_same_parameters
@@ -32,6 +33,7 @@ class Handle(NamedTuple):
     numel: int
     edges: tuple[Edge, ...]
     silent_after_s: float
+    dtype: str = "float32"
     watch: bool = False
     """Whether the ranks themselves look for others that have died."""
 
@@ -65,7 +67,8 @@ def open_block(handle: Handle, fd: int = -1) -> Block:
             if os.fstat(fd).st_ino != handle.inode:
                 os.close(fd)
                 raise ValueError("the mailboxes are gone: the parent must keep them open while ranks join")
-        _open_blocks[handle] = block = Block(fd, handle.world_size, handle.numel, handle.edges)
+        dtype = getattr(torch, handle.dtype)
+        _open_blocks[handle] = block = Block(fd, handle.world_size, handle.numel, handle.edges, dtype)
     return block
 
 
@@ -89,7 +92,8 @@ class _SharedEndpoint:
         self._block: Block | None = block
         self.roster = TableRoster(block.table, rank, handle.silent_after_s)
         self._rank, self.numel = rank, handle.numel
-        self.message_bytes = 4 * self.numel + HEADER_BYTES
+        self.dtype = block.dtype
+        self.message_bytes = self.dtype.itemsize * self.numel + HEADER_BYTES
         self._incoming = [edge for edge in handle.edges if edge[1] == rank]
         self._handle, self._looked_at_s = handle, 0.0
         self._warm: dict[Edge, None] = {}  # boxes that keep their memory, the one used last at the end

@@ -29,6 +29,7 @@ class Overlapped:
     def __init__(self, inner: Mailbox, rank: int) -> None:
         self._rank = rank
         self._inner, self.numel, self.message_bytes = inner, inner.numel, inner.message_bytes
+        self.dtype = getattr(inner, "dtype", None)
         self._outgoing: dict[int, tuple[Message, bool]] = {}  # by destination; the flag is ``replace``
         self._fetched: dict[int, Message] = {}  # by source; of both, the thread's while it has its turn
         self._ready: dict[int, Message] = {}  # what an earlier round has fetched

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gala.gossip.flat import unique_tensors
 from gala.gossip.message import Edge, Message, check_rank, total_mass
 from gala.gossip.transport.anonymous_memory import anonymous_memory
 from gala.gossip.transport.block import Block
@@ -19,10 +18,11 @@ from gala.gossip.transport.box import Box, block_size
 from gala.gossip.transport.burial import bury, pass_on_orphans
 from gala.gossip.transport.endpoint import Handle, alive, open_block
 from gala.gossip.transport.roster import ABSENT, Table
+from gala.gossip.values import averaged_numel, exchange_dtype
 
 
 class SharedMemoryMailboxes:
-    """float32 boxes in anonymous shared memory, for the CPU processes of one machine. The parent creates and owns them.
+    """Boxes in anonymous shared memory, for the CPU processes of one machine. The parent creates and owns them.
 
     The memory has no name (memfd), so nothing can be left behind, not even by SIGKILL; boxes that are never used cost
     nothing. (Off Linux: a temporary file that ``close`` removes.) Children started by spawn call
@@ -45,21 +45,23 @@ class SharedMemoryMailboxes:
         present: int | None = None,
         silent_after_s: float = 30.0,
         watch: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> SharedMemoryMailboxes:
-        """One box of ``numel`` float32 for each (source, destination) in ``edges``: all pairs unless said otherwise,
+        """One box of ``numel`` numbers for each (source, destination) in ``edges``: all pairs unless said otherwise,
         which any graph needs from which a learner may be missing one day; where there is no box, the graph is stitched
-        around that edge. Of the ``world_size`` ranks the first ``present`` (default all) take part from the start; the
-        others may be admitted later. A rank that gave no sign for ``silent_after_s`` counts as departed until it gives
-        one. With ``watch`` the ranks notice themselves within a second that the process of another has died, and write
-        it off; without, somebody calls ``bury``."""
+        around that edge. Models with float64 parameters need boxes of that ``dtype``, all others float32. Of the
+        ``world_size`` ranks the first ``present`` (default all) take part from the start; the others may be admitted
+        later. A rank that gave no sign for ``silent_after_s`` counts as departed until it gives one. With ``watch`` the
+        ranks notice themselves within a second that the process of another has died, and write it off; without,
+        somebody calls ``bury``."""
         edges = list(itertools.permutations(range(world_size), 2)) if edges is None else edges
         for src, dst in edges:
             check_rank(src, world_size)
             check_rank(dst, world_size)
-        size = block_size(world_size, numel, len(set(edges)))
+        size = block_size(world_size, numel, len(set(edges)), dtype)
         fd, path = anonymous_memory("gala-mailboxes", size)
-        inode, unique = os.fstat(fd).st_ino, tuple(dict.fromkeys(edges))
-        handle = Handle(path, inode, world_size, numel, unique, silent_after_s, watch)
+        inode, unique, name = os.fstat(fd).st_ino, tuple(dict.fromkeys(edges)), str(dtype).removeprefix("torch.")
+        handle = Handle(path, inode, world_size, numel, unique, silent_after_s, name, watch)
         block = open_block(handle, fd)
         present = world_size if present is None else present
         block.table.state[present:] = ABSENT
@@ -67,10 +69,13 @@ class SharedMemoryMailboxes:
         return cls(block, handle)
 
     @classmethod
-    def create_for(cls, model: torch.nn.Module, world_size: int, **settings: Any) -> SharedMemoryMailboxes:
-        """Boxes for the parameters of ``model``, watched by its users; ``settings`` as for ``create``."""
-        numel = sum(p.numel() for p in unique_tensors(model.parameters()))
-        return cls.create(world_size, numel, **{"watch": True, **settings})
+    def create_for(
+        cls, model: torch.nn.Module, world_size: int, *, average_buffers: bool = True, **settings: Any
+    ) -> SharedMemoryMailboxes:
+        """Boxes for what ``GossipAverager(model, average_buffers=...)`` exchanges, watched by their users; ``settings``
+        as for ``create``."""
+        numel, dtype = averaged_numel(model, average_buffers), exchange_dtype(model, average_buffers)
+        return cls.create(world_size, numel, **{"watch": True, "dtype": dtype, **settings})
 
     @property
     def table(self) -> Table:
