@@ -1,56 +1,13 @@
 """Gossip between processes that torchrun starts."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from torchrun import free_port, run
 
 from gala.gossip.from_env import init_from_env
-
-ROOT = Path(__file__).parents[2]
-
-
-ENV = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-TIMEOUT_S = 280
-
-
-def torchrun(script, processes):
-    words = ["--standalone", "--nproc-per-node", str(processes), str(script)]
-    return subprocess.run(
-        [*TORCHRUN, *words], capture_output=True, text=True, env=ENV, timeout=TIMEOUT_S, check=False, cwd=ROOT
-    )
-
-
-def torchrun_on_two_nodes(script, processes):
-    """Two agents on this machine, each of which knows of ``processes`` local ranks only: (return code, output) each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["--nnodes", "2", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
-    agents = [
-        subprocess.Popen(
-            [*TORCHRUN, *words, "--master-port", str(port), "--node-rank", str(node), str(script)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=ENV,
-            cwd=ROOT,
-        )
-        for node in range(2)
-    ]
-    try:
-        said = [agent.communicate(timeout=TIMEOUT_S)[0] for agent in agents]
-    finally:
-        for agent in agents:
-            agent.kill()
-    return [(agent.returncode, text) for agent, text in zip(agents, said, strict=True)]
 
 
 def check_errors(text, learners):
@@ -59,15 +16,13 @@ def check_errors(text, learners):
 
 
 def test_every_process_learns_what_only_the_others_saw():
-    done = torchrun("examples/gossip_with_torchrun.py", 3)
-    assert done.returncode == 0, done.stderr
-    check_errors(done.stdout, 3)
+    check_errors(run("torchrun --standalone --nproc-per-node 3 examples/gossip_with_torchrun.py"), 3)
 
 
 def test_on_two_nodes_every_process_learns_what_only_the_others_saw():
-    nodes = torchrun_on_two_nodes("examples/gossip_with_torchrun.py", 2)
-    assert [code for code, _ in nodes] == [0, 0], nodes
-    check_errors("".join(text for _, text in nodes), 4)
+    """Two agents on this machine, each of which knows of two local ranks only."""
+    node = f"torchrun --nnodes 2 --nproc-per-node 2 --master-addr 127.0.0.1 --master-port {free_port()} --node-rank"
+    check_errors(run(*(f"{node} {rank} examples/gossip_with_torchrun.py" for rank in range(2))), 4)
 
 
 @pytest.mark.long
@@ -79,8 +34,8 @@ def test_models_that_differ_are_refused(tmp_path, transport):
         "init_from_env(torch.nn.Linear(*((2, 3) if os.environ['RANK'] == '0' else (3, 2)), bias=False), timeout_s=20, "
         f"transport={transport!r})\n"
     )
-    done = torchrun(script, 2)
-    assert done.returncode != 0 and "build the same model in both" in done.stderr
+    with pytest.raises(AssertionError, match="build the same model in both"):
+        run(f"torchrun --standalone --nproc-per-node 2 {script}")
 
 
 NODE = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
