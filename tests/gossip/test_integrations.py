@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import sys
+import types
 
 import pytest
 import torch
@@ -122,6 +123,19 @@ def test_trainer_of_transformers(tmp_path):
     # its peer is a new one, with all of its weight
     expected = state["weight"] + 1.0
     assert resumed.averager.weight + resumed.peer.weight + resumed.boxes.in_flight()[1] == pytest.approx(expected)
+
+
+def test_the_best_model_is_not_mixed_with_what_has_come_since():
+    pytest.importorskip("transformers")
+    from gala.gossip.integrations.transformers import GossipCallback
+
+    for loads_best in (True, False):
+        pair = Pair(module := torch.nn.Linear(3, 1, bias=False))
+        pair.peer.step()
+        arguments = types.SimpleNamespace(load_best_model_at_end=loads_best)
+        GossipCallback(pair.averager).on_train_end(arguments, None, None)
+        assert torch.equal(module.weight, torch.full((1, 3), 0.25)) == loads_best
+        assert pair.averager.weight == 1.5
 
 
 def train_with_lightning(folder, drained=None, checkpoint=None):  # type: ignore[no-untyped-def]

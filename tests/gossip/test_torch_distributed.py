@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -22,12 +23,13 @@ from mailbox_contract import (
 
 from gala.gossip.averager import GossipAverager
 from gala.gossip.message import total_mass
-from gala.gossip.transport.roster import DEAD, PRESENT
+from gala.gossip.transport.inbox import Envelope
+from gala.gossip.transport.roster import DEAD, FINISHED, PRESENT
 from gala.gossip.transport.torch_distributed import open_mailbox, own_address
 
 PATIENCE_S = 200.0
 NUMEL = 300_000
-spawn, fork = mp.get_context("spawn"), mp.get_context("fork")
+spawn = mp.get_context("spawn")  # this process has threads and stores, which do not survive a fork
 
 
 def _until(reached, what="it did not happen") -> None:  # type: ignore[no-untyped-def]
@@ -108,6 +110,41 @@ def test_the_contract_of_every_mailbox():
         end.close()
 
 
+def test_who_closes_passes_on_what_it_has_not_read_and_gives_back_what_comes_later():
+    world = World(3, 4)
+    assert world.ends[1].put(2, torch.ones(4), 0.25, 1)
+    closing = world.raw[2]
+    closing._link.inbox.refuse()  # as its close begins
+    assert world.ends[0].put(2, torch.full((4,), 3.0), 0.5, 2)
+    assert world.raw[0].roster.departed() == (2,), "it is there, but something has come back"
+    back = world.raw[0].take_back(2)
+    assert (back.weight, back.count, back.numerator.tolist()) == (0.5, 1, [3.0] * 4)
+    world.ends[2].close()
+    assert closing.lost_weight() == 0.0 and world.in_flight()[1] == 0.25
+    assert not world.raw[0].put(2, torch.ones(4), 0.5, 3) and world.raw[0].take_back(2) is None
+    assert all(int(end._link.table.state[2]) == FINISHED and end.roster.live() == (0, 1) for end in world.raw[:2])
+    for end in world.raw[:2]:
+        end.close()
+    assert sum(end.lost_weight() for end in world.raw) == 0.25, "with nobody there to read it"
+
+
+def test_at_rest_an_envelope_that_is_about_to_be_readable_is_waited_for(monkeypatch):
+    monkeypatch.setattr("gala.gossip.transport.remote._GIVEN_S", PATIENCE_S)
+    end, other = _open_all(2, 4)
+    inbox, envelope = end._link.inbox, Envelope(1, 1, 1, np.ones(4, np.float32), 0.5, 1, False)
+    assert inbox.hold(envelope) and end.senders() == [] and end.take(1) is None and end.waiting(1, 0) == 1
+    end.rest(True)
+    release = threading.Timer(0.05, inbox.release, (1, 1))
+    release.start()
+    assert end.senders() == [1] and end.take(1).weight == 0.5
+    _until(lambda: other.finished(0), "a peer at rest gets nothing")
+    inbox.hold(envelope._replace(number=2))
+    inbox.discard(1)  # its sender is gone
+    assert end.senders() == [] and not end.waiting(1, 0)
+    end.close()
+    other.close()
+
+
 def test_strangers_are_not_heard_and_who_does_not_come_is_named():
     store, opened = dist.HashStore(), {}
     first = threading.Thread(target=lambda: opened.update({0: open_mailbox(store, 0, 2, 4)}))
@@ -146,7 +183,7 @@ def _in_the_place_of(rank: int, port: int, work, *args) -> None:  # type: ignore
 def _with_peer(work, *args):  # type: ignore[no-untyped-def]
     """Rank 0's end here, and the process of rank 1, which runs ``work(end, *args)``."""
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    process = fork.Process(target=_in_the_place_of, args=(1, server.port, work, *args))
+    process = spawn.Process(target=_in_the_place_of, args=(1, server.port, work, *args))
     process.start()
     return open_mailbox(server, 0, 2, NUMEL), process
 
@@ -170,7 +207,7 @@ def _kill(process) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_what_a_dead_peer_did_not_get_comes_back_and_what_a_stopped_one_got_does_not():
-    may_read, has_read = fork.Value("b", 0), fork.Value("d", 0.0)
+    may_read, has_read = spawn.Value("b", 0), spawn.Value("d", 0.0)
     end, process = _with_peer(_read_when_told, may_read, has_read)
     try:
         assert end.put(1, torch.full((NUMEL,), 0.5), 0.5, 1) and end.flush(PATIENCE_S)
@@ -197,13 +234,17 @@ def test_what_a_dead_peer_did_not_get_comes_back_and_what_a_stopped_one_got_does
 
 def test_a_peer_killed_at_random_moments_returns_only_what_it_has_not_read():
     rng, returned = random.Random(0), 0
-    for _ in range(8):
-        may_read, has_read = fork.Value("b", 1), fork.Value("d", 0.0)
+    for is_stopped_first in (False, True, False, True):
+        may_read, has_read = spawn.Value("b", 1), spawn.Value("d", 0.0)
         end, process = _with_peer(_read_when_told, may_read, has_read)
         sent, kill_at = 0, rng.randrange(20, 60)
-        while sent < kill_at:
+        while sent < kill_at and process.is_alive():
+            sent += end.put(1, torch.ones(NUMEL), 1.0, sent)
+        if is_stopped_first:  # then something is under way for sure
+            _stop(process)
             sent += end.put(1, torch.ones(NUMEL), 1.0, sent)
         _kill(process)
+        assert process.exitcode == -signal.SIGKILL and sent >= kill_at
         _until(lambda end=end: end.finished(1))
         back = end.take_back(1)
         returned += back is not None
@@ -212,6 +253,26 @@ def test_a_peer_killed_at_random_moments_returns_only_what_it_has_not_read():
         assert has_read.value + got <= sent, "some of it counts twice"
         end.close()
     assert returned >= 2, "the test killed nobody while something was under way"
+
+
+def _fork(end, child) -> None:  # type: ignore[no-untyped-def]
+    if pid := os.fork():
+        child.value = pid
+    time.sleep(PATIENCE_S)
+
+
+def test_a_killed_peer_is_noticed_though_a_child_of_its_lives_on():
+    """A worker of a data loader, say, which has inherited the connections."""
+    child = spawn.Value("q", 0)
+    end, process = _with_peer(_fork, child)
+    _until(lambda: child.value)
+    _kill(process)
+    try:
+        _until(lambda: end.finished(1))
+        assert psutil.pid_exists(child.value)
+    finally:
+        os.kill(child.value, signal.SIGKILL)
+        end.close()
 
 
 N, D, ROUNDS = 3, 20_000, 40
@@ -295,7 +356,7 @@ def _learn_for_ever(rank: int, port: int) -> None:
 
 def test_of_four_learners_one_is_killed_and_one_is_stopped_and_the_others_go_on():
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    processes = [fork.Process(target=_learn_for_ever, args=(rank, server.port)) for rank in (1, 2, 3)]
+    processes = [spawn.Process(target=_learn_for_ever, args=(rank, server.port)) for rank in (1, 2, 3)]
     for process in processes:
         process.start()
     box = open_mailbox(server, 0, 4, 1000, silent_after_s=1.0)

@@ -14,10 +14,12 @@ of our own closes a connection.
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 from numpy.typing import NDArray
@@ -77,6 +79,20 @@ class TcpCarrier:
                 self._known[dst, number] = "dead"
 
 
+_links: weakref.WeakSet[TcpLink] = weakref.WeakSet()
+
+
+def _close_inherited() -> None:
+    """A forked child, a data loader's worker say, lets go of the connections: else they would outlive its parent, and
+    the peers would not notice its death."""
+    for link in _links:
+        for connection in link.connections:
+            connection.sock.close()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
 class TcpLink:
     """One rank's ``Link`` over ``connections`` to all others, by rank, which it closes.
 
@@ -91,6 +107,7 @@ class TcpLink:
         self._waker.setblocking(False)
         self._carrier = TcpCarrier(connections, self._wake)
         self.inbox, self.outbox = Inbox(), Outbox(self._carrier, rank, epoch=1)
+        self.connections = tuple(connections.values())
         self._agree, self._agreed = agree, 0
         self._others_updates = [0] * len(self.table.state)
         self._published_s = -NEWS_S
@@ -102,6 +119,7 @@ class TcpLink:
             self._selector.register(connection.sock, selectors.EVENT_READ, peer)
         self._thread = threading.Thread(target=self._serve, name="gala link", daemon=True)
         self._thread.start()
+        _links.add(self)
 
     def sent_updates(self, rank: int) -> int:
         return self._others_updates[rank]
