@@ -1,10 +1,14 @@
-"""Gossip between processes that torchrun starts: one call, then ``step`` after each optimiser step.
+r"""Gossip between processes that torchrun starts: one call, then ``step`` after each optimiser step.
 
     torchrun --nproc-per-node 3 examples/gossip_with_torchrun.py
 
+On two hosts, the same on each, with its own node rank; messages then go over TCP (docs/gossip.md):
+
+    torchrun --nnodes 2 --node-rank 0 --master-addr FIRST_HOST --master-port 29500 --nproc-per-node 3 \
+        examples/gossip_with_torchrun.py
+
 Each process sees data in which only some of the inputs ever move, and starts from its own random weights; by gossip
-all learn all weights. For checkpoints: ``averager.drain()``, then save the model and ``averager.state_dict()`` of each
-rank.
+all learn all weights.
 """
 
 import os

@@ -65,6 +65,7 @@ GOSSIP_MAY_IMPORT = {
     "graphs": ("message",),
     "transport": ("message", "flat", "push_sum", "values"),
     "evidence": (),
+    "integrations": ("averager",),
 }
 """The same inside ``gala.gossip``; its other files may import all of these."""
 
@@ -72,11 +73,13 @@ ONLY_IN = {
     "ale_py": "gala_envs.atari",
     "minatar": "gala_envs.minatar_env",
     "ray": "gala.cluster",
+    "transformers": "gala.gossip.integrations.transformers",
+    "lightning": "gala.gossip.integrations.lightning",
     "gala.commands": "gala.cli",
     "gala.cli": "gala.__main__",
 }
 """Imports that are confined to one module: ale-py and MinAtar are GPL; nothing depends on the command line; Ray is
-heavy, and for some runs only."""
+heavy, and for some runs only; Trainer and Lightning are their users' own."""
 
 BASES_OUTSIDE = {
     "Exception",
@@ -88,7 +91,7 @@ BASES_OUTSIDE = {
     "Generic",
     "Module",
 }
-BASES_OUTSIDE |= {"Optimizer", "Function", "Enum", "StrEnum"}
+BASES_OUTSIDE |= {"Optimizer", "Function", "Enum", "StrEnum", "TrainerCallback", "Callback"}
 """A class may derive from these, or from nothing: behaviour is composed."""
 
 
@@ -186,6 +189,8 @@ def test_the_house_rules(path):
         ("gala_envs.minatar", "def f():\n    import ale_py"),
         ("gala_envs.atari", "from minatar import Environment"),
         ("gala.training.supervisor", "import ray"),
+        ("gala.gossip.averager", "def f():\n    from transformers import Trainer"),
+        ("gala.gossip.integrations.lightning", "from gala.gossip.transport.box import Box"),
         ("gala.training.learner", "from gala.cluster.job import open_job"),
         ("gala.config.schema", "import yaml"),
         ("gala.config.derived", "from gala.build import envs"),

@@ -36,6 +36,7 @@ def test_the_wheel_holds_all_modules_and_presets_and_imports_on_its_own(tmp_path
     assert names == expected
     presets = {p.relative_to(ROOT / "configs") for p in (ROOT / "configs").rglob("*.yaml")}
     assert {p.relative_to(installed / "gala/presets") for p in installed.rglob("presets/**/*.yaml")} == presets
+    names -= {n for n in names if n.startswith("gala.gossip.integrations.")}  # they need their library
     words = [sys.executable, "-I", "-c", IMPORT_ALL, str(installed)]
     done = subprocess.run(
         words, check=False, input=" ".join(sorted(names)), text=True, capture_output=True, timeout=300, cwd=tmp_path

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 from numpy.typing import NDArray
 
-from gala.cluster.inbox import Envelope
-from gala.cluster.mailbox import RayEndpoint
 from gala.cluster.member import Member
+from gala.gossip.transport.inbox import Envelope
+from gala.gossip.transport.remote import RemoteEndpoint
 from gala.processes.child import Exit, Failure
 from gala.runs.checkpoints import pack, unpack
 from gala.training.learner import LearnerProcess
@@ -44,9 +44,9 @@ class EndpointFactory(NamedTuple):
     member: Member
     boxes: MailboxHandle
 
-    def open(self, rank: int) -> RayEndpoint:
+    def open(self, rank: int) -> RemoteEndpoint:
         """``rank`` is the member's."""
-        return RayEndpoint(self.member, self.boxes.numel, self.boxes.silent_after_s)
+        return RemoteEndpoint(self.member, self.boxes.numel, self.boxes.silent_after_s)
 
 
 class RemoteParts:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 
 from gala.cluster.hub import Row
-from gala.cluster.inbox import Envelope, Inbox
 from gala.cluster.mirror import Mirror
-from gala.cluster.outbox import DeliveryStatus, Outbox
+from gala.gossip.message import Message
+from gala.gossip.transport.inbox import Envelope, Inbox
+from gala.gossip.transport.outbox import DeliveryStatus, Outbox
+from gala.gossip.transport.roster import Table
 
 SYNC_S = 0.05
 """Pause between two visits to the hub: about how old a peer's progress, state and moments are."""
@@ -109,6 +111,20 @@ class Member:
         if self._epochs[src] == epoch:
             acknowledge = self.carrier.learners[src].acknowledge.options(max_task_retries=_REPEATS)
             acknowledge.remote(self.rank, number)  # without it we would stay full for ``src``; twice changes nothing
+
+    @property
+    def table(self) -> Table:
+        """The mirror's: see ``Link``."""
+        return self.mirror.table
+
+    def sent_updates(self, rank: int) -> int:
+        return int(self.mirror.sent_updates[rank])
+
+    def stop_accepting(self) -> list[Message]:
+        return self.inbox.close()
+
+    def say_goodbye(self) -> None:
+        self.sync()
 
     def agree(self, fingerprint: int) -> list[int]:
         """See ``Hub.agree``. Waits for the hub."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from gala.cluster.mailbox import RayEndpoint
 from gala.cluster.member import Member
 from gala.gossip.averager import GossipAverager
+from gala.gossip.transport.remote import RemoteEndpoint
 
 
 class Peer:
@@ -24,7 +24,7 @@ class Peer:
 
     def start(self, numel: int) -> None:
         self.member.start()
-        self.numel, self.end = numel, RayEndpoint(self.member, numel, 1e9)
+        self.numel, self.end = numel, RemoteEndpoint(self.member, numel, 1e9)
 
     def deliver(self, envelope: Any) -> bool:
         return self.member.inbox.deliver(envelope)

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gala.cluster.hub import Hub, Row
-from gala.cluster.inbox import Envelope, Inbox
 from gala.cluster.mirror import Mirror
-from gala.cluster.outbox import MAX_UNDER_WAY, Outbox
 from gala.cluster.placement import Share, share
 from gala.config import derived
 from gala.config.parse import parse_config
 from gala.config.validate import check_cluster, validate
+from gala.gossip.transport.inbox import Envelope, Inbox
+from gala.gossip.transport.outbox import MAX_UNDER_WAY, Outbox
 from gala.gossip.transport.roster import PRESENT, RESTING
 
 FAULTS = ["none", "none", "none", "late", "lost on the way", "answer lost"]

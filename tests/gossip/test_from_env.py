@@ -1,59 +1,73 @@
 """Gossip between processes that torchrun starts."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torchrun import free_port, run
 
 from gala.gossip.from_env import init_from_env
 
-ROOT = Path(__file__).parents[2]
 
-
-def torchrun(script, processes):
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script)]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, env=env, timeout=280, check=False, cwd=ROOT
-    )
+def check_errors(text, learners):
+    errors = [float(x) for x in re.findall(r"largest error of a weight (\S+)", text)]
+    assert len(errors) == learners and max(errors) < 0.3  # alone, a learner keeps most of its random weights
 
 
 def test_every_process_learns_what_only_the_others_saw():
-    done = torchrun("examples/gossip_with_torchrun.py", 3)
-    errors = [float(x) for x in re.findall(r"largest error of a weight (\S+)", done.stdout)]
-    assert done.returncode == 0, done.stderr
-    assert len(errors) == 3 and max(errors) < 0.3  # alone, a learner keeps most of its random weights
+    check_errors(run("torchrun --standalone --nproc-per-node 3 examples/gossip_with_torchrun.py"), 3)
+
+
+def test_on_two_nodes_every_process_learns_what_only_the_others_saw():
+    """Two agents on this machine, each of which knows of two local ranks only."""
+    node = f"torchrun --nnodes 2 --nproc-per-node 2 --master-addr 127.0.0.1 --master-port {free_port()} --node-rank"
+    check_errors(run(*(f"{node} {rank} examples/gossip_with_torchrun.py" for rank in range(2))), 4)
 
 
 @pytest.mark.long
-def test_models_that_differ_are_refused(tmp_path):
+@pytest.mark.parametrize("transport", ["shared-memory", "tcp"])
+def test_models_that_differ_are_refused(tmp_path, transport):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, torch\nfrom gala.gossip.from_env import init_from_env\n"
-        "init_from_env(torch.nn.Linear(*((2, 3) if os.environ['RANK'] == '0' else (3, 2)), bias=False), timeout_s=20)\n"
+        "init_from_env(torch.nn.Linear(*((2, 3) if os.environ['RANK'] == '0' else (3, 2)), bias=False), timeout_s=20, "
+        f"transport={transport!r})\n"
     )
-    done = torchrun(script, 2)
-    assert done.returncode != 0 and "build the same model in both" in done.stderr
+    with pytest.raises(AssertionError, match="build the same model in both"):
+        run(f"torchrun --standalone --nproc-per-node 2 {script}")
+
+
+NODE = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
 @pytest.mark.parametrize(
-    ("env", "error"),
+    ("env", "transport", "error"),
     [
-        ({}, "RANK is not set: start this script with `torchrun"),
-        (
-            {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
-            "4 processes, of which 2 are on this machine",
-        ),
+        ({}, "auto", "RANK is not set: start this script with `torchrun"),
+        (NODE, "shared-memory", "4 processes, of which 2 are on this machine"),
+        (NODE, "rdma", "transport 'rdma' is unknown; use auto, shared-memory or tcp"),
     ],
 )
-def test_what_the_environment_lacks_is_said(monkeypatch, env, error):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+def test_what_the_environment_lacks_is_said(monkeypatch, env, transport, error):
+    for name in NODE:
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=re.escape(error)):
-        init_from_env(torch.nn.Linear(2, 2))
+        init_from_env(torch.nn.Linear(2, 2), transport=transport)
+
+
+def test_one_process_alone_needs_no_peers(monkeypatch):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    alone |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    model = torch.nn.Linear(2, 2)
+    before = model.weight.detach().clone()
+    for transport in ("shared-memory", "tcp"):
+        averager = init_from_env(model, transport=transport)
+        averager.step()
+        averager.close()
+    assert torch.equal(model.weight, before) and averager.weight == 1.0

@@ -1,4 +1,8 @@
-"""The boxes towards one learner, in its own process: envelopes are added up as they arrive, each at most once."""
+"""The boxes towards one learner, in its own process: envelopes are added up as they arrive, each at most once.
+
+A carrier that can ask the sender first (``hold``, then ``release``) lets nobody read an envelope that its sender could
+still take back. One that cannot calls ``deliver`` at once.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ class Envelope(NamedTuple):
     number: int
     """1, 2, ... for each receiver. A envelope that is sent again keeps its number."""
     numerator: NDArray
-    """float32 [d]; read-only on arrival, since it may lie in Ray's shared memory."""
+    """float32 [d]; may be read-only on arrival, where it lies in Ray's shared memory."""
     weight: float
     sent_at: int
     replace: bool
@@ -50,8 +54,7 @@ class _Seen:
 
 
 class Inbox:
-    """Envelopes come from the thread that Ray gives to mail, ``take`` from the learner's: one lock, held for one
-    addition."""
+    """Envelopes come from the carrier's thread, ``take`` from the learner's: one lock, held for one addition."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -59,7 +62,8 @@ class Inbox:
         self._seen: dict[tuple[int, int], _Seen] = {}
         self._newest: dict[tuple[int, int], int] = {}
         self._progress: dict[int, int] = {}
-        self._closed = False
+        self._held: dict[int, dict[int, Envelope]] = {}  # by sender and number
+        self._refuses = self._closed = False
 
     def deliver(self, envelope: Envelope) -> bool:
         """False if the learner reads no more: the mass is the sender's again. True also for a envelope that was
@@ -77,6 +81,34 @@ class Inbox:
                     self._boxes[envelope.src] = _added(self._boxes.get(envelope.src), envelope)
             return True
 
+    def hold(self, envelope: Envelope) -> bool:
+        """Keep one that is still its sender's. False if the learner reads no more."""
+        with self._lock:
+            if not self._refuses:
+                self._held.setdefault(envelope.src, {})[envelope.number] = envelope
+            return not self._refuses
+
+    def release(self, src: int, number: int) -> None:
+        """The sender has given up what is held under ``number``: deliver it."""
+        envelope = self._held[src][number]
+        self.deliver(envelope)
+        with self._lock:  # only now, so that it is counted all the time
+            del self._held[src][number]
+
+    def discard(self, src: int) -> None:
+        """``src`` is gone: what it had not given up was its own."""
+        with self._lock:
+            self._held.pop(src, None)
+
+    def holds_any(self) -> bool:
+        with self._lock:
+            return any(self._held.values())
+
+    def refuse(self) -> None:
+        """Hold no more; what is held may still be released."""
+        with self._lock:
+            self._refuses = True
+
     def take(self, src: int) -> tuple[Message, Envelope] | None:
         """Empty the box from ``src``: the sum, and the newest envelope in it."""
         with self._lock:
@@ -88,9 +120,9 @@ class Inbox:
             return sorted(self._boxes)
 
     def count(self, src: int) -> int:
-        """Envelopes in the box from ``src``."""
+        """Envelopes in the box from ``src``, and held ones on their way into it."""
         with self._lock:
-            return self._boxes[src][0].count if src in self._boxes else 0
+            return len(self._held.get(src, ())) + (self._boxes[src][0].count if src in self._boxes else 0)
 
     def weight(self) -> float:
         """What would be lost with this process, besides the learner's own weight."""
@@ -102,10 +134,10 @@ class Inbox:
         return self._progress.get(src, 0)
 
     def close(self) -> list[Message]:
-        """Accept no more; returns what nobody has taken."""
+        """Accept no more; returns what nobody has taken. Copies carry no mass and are dropped."""
         with self._lock:
-            self._closed = True
-            left = [message for message, _ in self._boxes.values()]
+            self._refuses = self._closed = True
+            left = [message for message, newest in self._boxes.values() if not newest.replace]
             self._boxes.clear()
             return left
 
@@ -124,5 +156,5 @@ def _added(old: tuple[Message, Envelope] | None, envelope: Envelope) -> tuple[Me
 
 
 def _stub(envelope: Envelope) -> Envelope:
-    """Without its numbers, which would keep their place in Ray's shared memory."""
+    """Without its numbers, which would keep their place in the carrier's memory."""
     return envelope._replace(numerator=np.empty(0, np.float32))

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from gala.cluster.inbox import Envelope
 from gala.gossip.message import Message, unit_of, updates_of
+from gala.gossip.transport.inbox import Envelope
 
 DeliveryStatus = Literal["delivered", "refused", "unknown", "dead"]
 """unknown: the connection failed, and the envelope may have arrived or not, so it is sent again under its number."""
@@ -20,7 +20,7 @@ MAX_UNDER_WAY = 8
 
 
 class Carrier(Protocol):
-    """What carries envelopes; Ray, or a test's own."""
+    """What carries envelopes: Ray, TCP, or a test's own."""
 
     def send(self, dst: int, envelope: Envelope) -> Any:
         """Start it on its way, without waiting; returns a receipt for ``status``, None if the rank is not known."""
