@@ -164,7 +164,7 @@ class GossipConfig:
     tau: int = bounded(-1, Bound(lambda v: v >= -1, "-1 (no bound), 0 (synchronous) or more"))
     """Staleness bound in own updates without a message; -1 is no bound, 0 is synchronous gossip."""
     at_bound: Literal["proceed", "wait", "drop-peer"] = "proceed"
-    wait_timeout_s: float = bounded(30.0, POSITIVE)
+    wait_timeout_s: float = bounded(60.0, POSITIVE)
     silent_after_s: float = bounded(30.0, POSITIVE)
     """A learner that finished no update for so long is left out of the graph until it does; longer than any update."""
     certify: bool = False

@@ -76,6 +76,10 @@ def _validate_gossip(algo: Algo, g: GossipConfig) -> None:
         and g.tau >= 0,
         "gossip.overlap absorbs a message one update late, so it cannot wait for one; leave out gossip.tau=0 and "
         "gossip.at_bound=wait": g.overlap and (g.tau == 0 or g.at_bound == "wait"),
+        f"with gossip.at_bound=wait, gossip.wait_timeout_s={g.wait_timeout_s:g} must be longer than "
+        f"gossip.silent_after_s={g.silent_after_s:g}: else one stopped learner ends all that wait for it": g.tau > 0
+        and g.at_bound == "wait"
+        and g.wait_timeout_s <= g.silent_after_s,
         "gossip.certify follows whole, exact parameters; leave out gossip.shards, codec and mixing=allreduce": g.certify
         and (g.shards > 1 or g.codec != "none" or g.mixing == "allreduce"),
         f"gossip.certify needs algo=gala, not {algo} (gossip.mixing=none is gala without exchange)": g.certify

@@ -72,7 +72,7 @@ class GossipAverager:
         max_unread_weight: float = 0.5,
         tau: int | None = None,
         at_bound: AtBound = "proceed",
-        wait_timeout_s: float = 30.0,
+        wait_timeout_s: float = 60.0,
         mixing: Mixing | Callable[[Tensor], None] = "pushsum",
         average_buffers: bool = True,
     ) -> None:
@@ -90,13 +90,13 @@ class GossipAverager:
         self.rank, self.world_size, self.every = rank, world_size, every
         self.topology = get_topology(topology, world_size)
         self.bound = StalenessBound(tau, at_bound, wait_timeout_s)
-        self.max_unread_weight = max_unread_weight
         self.w_min = 0.0 if self.bound.lockstep else w_min
-        self.mixing = mixing
+        self.mixing, self.max_unread_weight = mixing, max_unread_weight
         self.updates = 0
         self._talks = world_size > 1 and mixing in ("pushsum", "copy-average")
         if self._talks:
             self.mailbox = self.values.fitting(mailbox)
+            self.bound.check(self.mailbox)
             self._neighbours = Neighbours(self.topology, rank, world_size, self.mailbox.roster)
             self._missed: dict[int, int] = {}
         self._mass = Mass(self.flat, rank, mailbox.roster if self._talks and mailbox is not None else None)

@@ -69,6 +69,10 @@ class Roster(Protocol):
         join (with none)."""
         ...
 
+    def beat(self) -> None:
+        """A sign of life of this rank, which is at work though it finishes no update: it waits for a peer."""
+        ...
+
     def highest_unit(self) -> int:
         """The smallest unit that any of those that take part counts in; see ``in_unit``."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,15 @@ class StalenessBound:
         if self.wait_timeout_s <= 0:
             raise ValueError(f"wait_timeout_s must be positive, not {self.wait_timeout_s}")
 
+    def check(self, mailbox: Mailbox) -> None:
+        """Raises ValueError if a peer that is dead would be noticed only after the one that waits for it has raised."""
+        silent_after_s = getattr(mailbox.roster, "silent_after_s", math.inf)
+        if self.at_bound == "wait" and self.tau and self.wait_timeout_s <= silent_after_s < math.inf:
+            raise ValueError(
+                f"with at_bound=wait, wait_timeout_s={self.wait_timeout_s:g} must be longer than "
+                f"silent_after_s={silent_after_s:g}: else one stopped peer ends all that wait for it"
+            )
+
     @property
     def lockstep(self) -> bool:
         return self.tau == 0
@@ -52,6 +62,7 @@ class StalenessBound:
         """
         deadline = time.monotonic() + self.wait_timeout_s
         while not ready():
+            box.roster.beat()  # or its peers would leave out a healthy learner that waits for a stopped one
             if time.monotonic() > deadline:
                 raise TimeoutError(
                     f"learner {rank} has waited {self.wait_timeout_s:g} s for learner {peer}, which is at update "

@@ -226,3 +226,18 @@ def test_a_newcomer_that_hangs_before_its_first_update_is_silent_in_the_end():
     assert math.isclose(shared.table.total_weight(), 3.0 - 1.0)
     open_endpoint(shared.handle, 2).advance(1)
     assert shared.silent() == () or 2 not in shared.silent()
+
+
+def test_a_learner_that_waits_gives_signs_of_life_and_outlasts_a_silent_peer():
+    """Before, the peers of one that waits for a stopped learner left it out too, or its patience ended first."""
+    shared = SharedMemoryMailboxes.create(2, D, silent_after_s=0.5)
+    ends = [open_endpoint(shared.handle, rank) for rank in range(2)]
+    settings = {"world_size": 2, "tau": 1, "at_bound": "wait"}
+    with pytest.raises(ValueError, match=r"wait_timeout_s=0\.25 must be longer than silent_after_s=0\.5"):
+        GossipAverager([torch.ones(D)], rank=0, mailbox=ends[0], wait_timeout_s=0.25, **settings)
+    waiting = GossipAverager([torch.ones(D)], rank=0, mailbox=ends[0], wait_timeout_s=300.0, **settings)
+    ends[1].advance(1)  # its last sign of life
+    for _ in range(4):
+        waiting.step()
+    assert shared.silent() == (1,) and waiting.updates == 4
+    assert shared.table.beat_ns[0] > shared.table.beat_ns[1]

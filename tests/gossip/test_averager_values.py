@@ -199,7 +199,7 @@ def test_the_defaults_are_those_that_are_documented():
     boxes = InProcessMailboxes(2, 3)
     averager = GossipAverager([torch.ones(3)], rank=0, world_size=2, mailbox=boxes.endpoint(0))
     assert (averager.every, averager.w_min, averager.mixing, averager.weight) == (1, 0.1, "pushsum", 1.0)
-    assert averager.bound == StalenessBound(None, "proceed", 30.0)
+    assert averager.bound == StalenessBound(None, "proceed", 60.0)
     assert averager.topology is TOPOLOGIES["ring"] and averager.updates == 0
 
 

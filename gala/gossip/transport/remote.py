@@ -72,7 +72,8 @@ class _Roster:
         self._of_table = TableRoster(link.table, link.rank, silent_after_s)
         self.live, self.is_live = self._of_table.live, self._of_table.is_live
         self.mean_weight, self.publish = self._of_table.mean_weight, self._of_table.publish
-        self.highest_unit = self._of_table.highest_unit
+        self.highest_unit, self.beat = self._of_table.highest_unit, self._of_table.beat
+        self.silent_after_s = silent_after_s
 
     def departed(self) -> tuple[int, ...]:
         """Also those who have started again since they died, as long as there is something to take back."""

@@ -108,26 +108,29 @@ class TableRoster:
     """A ``Table`` as one rank sees it."""
 
     def __init__(self, table: Table, rank: int, silent_after_s: float) -> None:
-        self._table, self._rank, self._silent_after_s = table, rank, silent_after_s
+        self._table, self._rank, self.silent_after_s = table, rank, silent_after_s
         self._everyone = tuple(range(len(table.state)))
 
     def live(self) -> tuple[int, ...]:
-        absent = (self._table.state != PRESENT) | self._table.silent(self._silent_after_s)
+        absent = (self._table.state != PRESENT) | self._table.silent(self.silent_after_s)
         return tuple(np.flatnonzero(~absent).tolist()) if absent.any() else self._everyone
 
     def departed(self) -> tuple[int, ...]:
-        gone = (self._table.state >= FINISHED) | self._table.silent(self._silent_after_s)
+        gone = (self._table.state >= FINISHED) | self._table.silent(self.silent_after_s)
         return tuple(np.flatnonzero(gone).tolist()) if gone.any() else ()
 
     def is_live(self, rank: int) -> bool:
         """Whether ``rank`` is in ``live()``, without looking at the others."""
-        return bool(self._table.state[rank] == PRESENT and not self._table.is_silent(rank, self._silent_after_s))
+        return bool(self._table.state[rank] == PRESENT and not self._table.is_silent(rank, self.silent_after_s))
 
     def mean_weight(self) -> float:
         return self._table.mean_weight(int(self._table.unit[self._rank]))
 
     def highest_unit(self) -> int:
         return self._table.highest_unit()
+
+    def beat(self) -> None:
+        self._table.beat_ns[self._rank] = time.monotonic_ns()
 
     def publish(self, weight: float, unit: int = 0) -> None:
         self._table.weight[self._rank], self._table.unit[self._rank] = weight, unit
