@@ -77,6 +77,8 @@ class Episodes(NamedTuple):
 
     returns: list[float]
     lengths: list[int]
+    rows: list[int]
+    """The simulator that played each."""
 
 
 class _Whole:
@@ -180,7 +182,7 @@ class Collector:
         and the network (``act_s``)."""
         r = self._buffers
         assert r is not None, "call reset first"
-        episodes = Episodes([], [])
+        episodes = Episodes([], [], [])
         r.state = _join([turn.state for turn in self._turns])
         for turn in self._turns:
             turn.outputs = []
@@ -235,6 +237,7 @@ class Collector:
         if step.episode_over.any():
             episodes.returns.extend(step.episode_return[step.episode_over].tolist())
             episodes.lengths.extend(step.episode_length[step.episode_over].tolist())
+            episodes.rows.extend((rows.start + np.flatnonzero(step.episode_over)).tolist())
         turn.obs, turn.first = self._observe(step.obs, rows.start), self._to_device(step.first)
 
 

@@ -57,11 +57,11 @@ class CommonCheckpoint:
         else:
             self._tell("pause", "running")
 
-    def offer_best(self, return_mean: float) -> None:
+    def offer_best(self, score: float) -> None:
         """Keep a new best. A quarter of the checkpoint interval must lie between two, however fast the returns rise."""
         recent = time.monotonic() <= self._next - 0.75 * self.config.log.checkpoint_interval_s
-        if return_mean > self.best and not self.names and not recent:
-            self.best = return_mean
+        if score > self.best and not self.names and not recent:
+            self.best = score
             self.request(["latest", "best"])
 
     def update_ahead(self) -> int:

@@ -26,13 +26,13 @@ from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.elasticity import Elasticity
 from gala.training.panel import Panel
 from gala.training.protocol import LearnerSpec, LearnerStates
+from gala.training.returns import BestRule
 from gala.training.telemetry import Telemetry, closing_lines
 
 EXIT_FAILED = 1
 EXIT_STATUS = {"finished": 0, "failed": EXIT_FAILED, "interrupted": 130, "stopped": 0}
 _POLL_S = 0.2
 _GRACE_S = 3.0
-_MIN_EPISODES_FOR_BEST = 20
 
 
 class RunFailed(RuntimeError):
@@ -137,6 +137,7 @@ class Run:
         self.ctrl_c_presses = 0
         self.ended_early = ""
         """interrupted or stopped, once the run is asked to end before its steps are done."""
+        self.best = BestRule(config.learners, config.envs_per_learner)
         self.has_run = self._has_shown_traceback = False
         self.next_record = time.monotonic() + config.log.interval_s
         self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
@@ -208,6 +209,7 @@ class Run:
         elif kind == "error":
             self.errors[rank] = body.traceback
         elif kind == "metrics":
+            self.best.add(rank, body["rows"], body["returns"])
             self.telemetry.add(rank, body)
         elif kind == "ready":
             self.states.move(rank, "running")
@@ -251,12 +253,13 @@ class Run:
         record = self.telemetry.record(self.board, self.states.ranks())
         self.run_dir.append_metrics(record)
         self.panel.update(record)
-        for warning in self.telemetry.warnings(self.mailboxes.silent() if self.mailboxes else ()):
+        silent = self.mailboxes.silent() if self.mailboxes else ()
+        for warning in self.telemetry.warnings(silent):
             self.panel.message(warning)
         self.callbacks.on_record(record)
-        mean = record.get("charts/episodic_return")
-        if mean is not None and self.telemetry.episodes >= _MIN_EPISODES_FOR_BEST:
-            self.checkpoint.offer_best(mean)
+        heard = [rank for rank in self.states.ranks() if rank not in silent]
+        if (score := self.best.score(heard, self.checkpoint.best)) is not None:
+            self.checkpoint.offer_best(score)
         if self.mailboxes and (wanted := self.run_dir.take_wanted_learners()):
             self.panel.message(self.elasticity.scale(wanted))
 
