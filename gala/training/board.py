@@ -72,7 +72,8 @@ class Board:
             raise ValueError(f"{len(progress)} learners were saved, and there is room for {len(self.progress)}")
         self.progress[: len(progress)] = progress
         for rank, row in enumerate(moments):
-            self.publish_moments(rank, np.asarray(row))
+            if len(row) == self.handle.num_moments:  # else of an earlier version, and published anew by its learner
+                self.publish_moments(rank, np.asarray(row))
 
     def publish_params(self, rank: int, flat: NDArray) -> int:
         """Returns which publication of this rank it was, from 1 on."""

@@ -33,6 +33,7 @@ from gala.runs.run_dir import RunDir
 from gala.training.board import UPDATES, Board
 from gala.training.interval import IntervalStats
 from gala.training.learner_state import LearnerState
+from gala.training.pooling import MomentPool
 from gala.training.protocol import Command, LearnerChannels, LearnerSpec, State
 
 
@@ -70,6 +71,7 @@ class LearnerProcess:
         normalizer = make_normalizer(config, spaces)
         shape_reward, return_scaler = make_reward_shaper(config)
         self.state = LearnerState(self.policy, optimizer, slowmo, Normalizers(normalizer, return_scaler))
+        self.moments = MomentPool(config, self.board, self.rank, self.state.normalizers)
         self.generator = torch.Generator(device)
         self.collector = Collector(
             self.env,
@@ -101,7 +103,7 @@ class LearnerProcess:
         elif self.spec.donated:
             self._join(unpack(self.spec.donated))
         if self.spec.resume_from or self.spec.donated:
-            self._pool_moments()
+            self.moments.pool(self.updates)
         env_seed, action_seed = derived.seeds(self.config, self.rank, self.env_steps)
         self.generator.manual_seed(action_seed)
         torch.manual_seed(action_seed)  # for dropout and augmentation
@@ -115,7 +117,7 @@ class LearnerProcess:
             self.updates += 1
             self.env_steps += result.valid_steps
             self.board.progress[self.rank] = (self.env_steps, self.updates)
-            self._pool_moments()
+            self.moments.pool(self.updates)
             self.interval.add(result)
             if time.monotonic() - self.interval.started > self.config.log.interval_s:
                 self._report(lr)
@@ -184,13 +186,6 @@ class LearnerProcess:
         """Peers must not wait, at their staleness bound, for a learner that stands still."""
         if self.averager is not None and not self.lock_step:
             self.averager.rest(resting)
-
-    def _pool_moments(self) -> None:
-        """Share normaliser statistics between learners whose parameters are averaged."""
-        normalizers = self.state.normalizers
-        if normalizers and derived.averages_parameters(self.config):
-            self.board.publish_moments(self.rank, normalizers.pack())
-            normalizers.pool(self.board.read_moments())
 
     def _publish(self) -> None:
         number = self.board.publish_params(self.rank, self.flat.detach().cpu().numpy())

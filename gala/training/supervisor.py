@@ -25,6 +25,7 @@ from gala.training.callbacks import Callbacks
 from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.elasticity import Elasticity
 from gala.training.panel import Panel
+from gala.training.pooling import row_size
 from gala.training.protocol import LearnerSpec, LearnerStates
 from gala.training.returns import BestRule
 from gala.training.telemetry import Telemetry, closing_lines
@@ -105,7 +106,7 @@ def connect_cluster(config: Config) -> None:
 
 def open_run(config: Config, run_dir: RunDir, spaces: Spaces) -> tuple[Any, Any, Fleet]:
     """(board, mailboxes or None, fleet): of this machine's processes, or of a cluster."""
-    d, m = count_parameters(config, spaces), num_moments(config, spaces)
+    d, m = count_parameters(config, spaces), row_size(config, num_moments(config, spaces))
     connect_cluster(config)
     if config.cluster.address:
         from gala.cluster.job import open_job
