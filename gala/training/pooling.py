@@ -1,4 +1,4 @@
-"""Normaliser statistics of learners whose parameters are averaged: pooled, so that all see their inputs on one scale."""
+"""Normaliser statistics of learners whose parameters are averaged: pooled, so that they see inputs on one scale."""
 
 from __future__ import annotations
 
