@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ def train(
             not start others.
         RunFailed: the training has failed; the text is what the command prints.
         KeyboardInterrupt: the run was interrupted by Ctrl-C; ``gala.Run(path)`` opens what there is of it.
+        SystemExit: the same, by SIGTERM, SIGHUP, SIGQUIT or SIGUSR1; its code is 128 + the signal's number.
     """
     loading.stop_if_imported()
     for name, callback in (("on_record", on_record), ("on_checkpoint", on_checkpoint)):
@@ -63,6 +65,7 @@ def train(
     from gala.training.new_run import prepare
 
     config = prepare(words)
+    from gala.processes.output import forgiving_output
     from gala.runs.run_dir import RunDir
     from gala.training import supervisor
     from gala.training.callbacks import Callbacks
@@ -70,10 +73,13 @@ def train(
 
     supervisor.connect_cluster(config)
     run_dir = RunDir.create(config, words, config.overwrite)
-    summary = supervisor.run_training(config, run_dir, callbacks=Callbacks(on_record, on_checkpoint))
-    print("\n".join(closing_lines(summary, str(run_dir.path))))
-    if summary["status"] == "interrupted":
+    with forgiving_output():
+        summary = supervisor.run_training(config, run_dir, callbacks=Callbacks(on_record, on_checkpoint))
+        print("\n".join(closing_lines(summary, str(run_dir.path))))
+    if summary["signal"] == "SIGINT":
         raise KeyboardInterrupt
+    if summary["signal"]:
+        raise SystemExit(128 + signal.Signals[summary["signal"]])
     return Run(run_dir.path)
 
 

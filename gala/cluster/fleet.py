@@ -133,6 +133,10 @@ class RayFleet:
         if rank in self._actors:
             self._hub.tell.remote(rank, command)
 
+    def end(self, rank: int) -> None:
+        if rank in self._actors:
+            ray.kill(self._actors[rank])
+
     def join(self, timeout_s: float) -> None:
         if self._lives:
             ray.wait(list(self._lives.values()), num_returns=len(self._lives), timeout=timeout_s)

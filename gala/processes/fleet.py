@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
-from gala.processes.start import sigint_blocked, start_method, without_main
+from gala.processes.start import ending_signals_blocked, start_method, without_main
 
 _GRACE_S = 3.0
 
@@ -47,6 +47,10 @@ class Fleet(Protocol):
         """Send a command; nothing happens if the child is gone."""
         ...
 
+    def end(self, rank: int) -> None:
+        """Kill one child, with all that it has started; its death is then an event like any other."""
+        ...
+
     def join(self, timeout_s: float) -> None:
         """Wait until all have ended, or the time is over."""
         ...
@@ -72,7 +76,7 @@ class ProcessFleet:
     def spawn(self, spec: ChildSpec) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=self._target, args=(spec, theirs), name=f"gala learner {spec.rank}")
-        with sigint_blocked(), without_main():
+        with ending_signals_blocked(), without_main():
             process.start()
         theirs.close()
         self._processes[spec.rank], self._pipes[spec.rank] = process, ours
@@ -93,6 +97,10 @@ class ProcessFleet:
     def tell(self, rank: int, command: Any) -> None:
         with contextlib.suppress(BrokenPipeError, KeyError):  # its end is noticed by its sentinel
             self._pipes[rank].send(command)
+
+    def end(self, rank: int) -> None:
+        if rank in self._processes:
+            _kill_group(self._processes[rank])
 
     def pids(self) -> list[int]:
         """The children that live; each leads a process group."""

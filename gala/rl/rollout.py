@@ -131,6 +131,7 @@ class Collector:
         self.env, self.num_steps, self.device, self.generator = env, num_steps, device, generator
         self.normalizer, self.shape_reward, self.keep_graph = normalizer, shape_reward, keep_graph
         self.simulate_s = self.act_s = 0.0
+        self.on_step: Callable[[], None] = lambda: None
         self._groups = getattr(env, "groups", None) or [_Whole(env)]
         self._buffers: Rollout | None = None
 
@@ -224,6 +225,7 @@ class Collector:
         assert r is not None
         step = turn.group.recv()
         self.simulate_s += time.perf_counter() - started
+        self.on_step()
         _check_finite("reward", step.reward, rows.start)
         self._reward[t, rows], self._valid[t, rows] = step.reward, step.valid
         self._terminated[t, rows], self._truncated[t, rows] = step.terminated, step.truncated

@@ -35,6 +35,7 @@ from gala.training.interval import IntervalStats
 from gala.training.learner_state import LearnerState
 from gala.training.pooling import MomentPool
 from gala.training.protocol import Command, LearnerChannels, LearnerSpec, State
+from gala.training.watchdog import beats_of
 
 
 def main(spec: LearnerSpec, pipe: Connection) -> None:
@@ -90,6 +91,7 @@ class LearnerProcess:
             slowmo=slowmo,
         )
         self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c)
+        self.collector.on_step, self.learner.on_rollout = beats_of(self.board, self.rank)
         self.learning_rate, self.entropy_coef = learning_rate(config), entropy_coefficient(config)
         self.env_steps = self.updates = 0
         self.stopped = self.leaving = False
@@ -116,8 +118,8 @@ class LearnerProcess:
             result = self.learner.update(lr, self.entropy_coef(progress))
             self.updates += 1
             self.env_steps += result.valid_steps
-            self.board.progress[self.rank] = (self.env_steps, self.updates)
             self.moments.pool(self.updates)
+            self.board.progress[self.rank] = (self.env_steps, self.updates)
             self.interval.add(result)
             if time.monotonic() - self.interval.started > self.config.log.interval_s:
                 self._report(lr)
