@@ -8,7 +8,6 @@ import os
 import pty
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 from training import TINY, Gala, parts, spawn_program, status
@@ -40,7 +39,7 @@ LONG = pytest.mark.long
 )
 def test_each_signal_that_ends_a_program_saves_a_checkpoint_first(tmp_path, number):
     gala = Gala(tmp_path / "run", *TINY, *TWO)
-    gala.wait_for(lambda: (gala.run / "metrics.jsonl").is_file(), "metrics")
+    gala.wait_for((gala.run / "metrics.jsonl").is_file, "metrics")
     for pid in gala.processes():  # as a scheduler does, which knows nothing of who is whose child
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -53,7 +52,7 @@ def test_each_signal_that_ends_a_program_saves_a_checkpoint_first(tmp_path, numb
 def test_nohup_is_obeyed(tmp_path):
     program = f"nohup {sys.executable} -m gala train run={tmp_path / 'run'} {' '.join((*TINY, *TWO))}"
     gala = Gala(tmp_path / "run", program=program)
-    gala.wait_for(lambda: (gala.run / "metrics.jsonl").is_file(), "metrics")
+    gala.wait_for((gala.run / "metrics.jsonl").is_file, "metrics")
     os.kill(gala.process.pid, signal.SIGHUP)
     before = progress(RunDir.open(gala.run))
     gala.wait_for_metrics(after=before)
@@ -68,7 +67,7 @@ def test_ctrl_c_after_the_reader_of_the_output_is_gone(tmp_path, env):
     gala = Gala(tmp_path / "run", *TINY, *TWO, f"env.id=helper_envs:{env}-v0")
     gala.process.stdout.close()
     gala.process.stderr.close()
-    gala.wait_for(lambda: (gala.run / "metrics.jsonl").is_file(), "metrics")
+    gala.wait_for((gala.run / "metrics.jsonl").is_file, "metrics")
     gala.ctrl_c()
     assert gala.process.wait(END_S) == 130
     gala.leaves_nothing()
@@ -138,13 +137,22 @@ def test_a_stream_that_breaks_says_no_more_and_raises_never(tmp_path):
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")
 
-    for stream in (Full(), io.open(os.devnull)):  # noqa: UP020
+    class Unwritable(io.RawIOBase):
+        """Takes text, and cannot flush it."""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            raise BrokenPipeError
+
+    for stream in (Full(), io.TextIOWrapper(Unwritable())):
         forgiving = ForgivingStream(stream)
         for _ in range(2):
             assert forgiving.write("text") == 4 and forgiving.flush() is None
-    closed = ForgivingStream(open(tmp_path / "x", "w"))
-    closed._stream.close()
+    with (tmp_path / "closed").open("w") as file:
+        closed = ForgivingStream(file)
     assert closed.write("text") == 4
-    latin = ForgivingStream(open(tmp_path / "y", "w", encoding="latin-1"))
-    print("a \N{GREEK SMALL LETTER ALPHA} b", file=latin, flush=True)
-    assert Path(tmp_path / "y").read_text() == "a ? b\n" and latin.encoding == "latin-1"
+    with (tmp_path / "latin").open("w", encoding="latin-1") as file:
+        print("a \N{GREEK SMALL LETTER ALPHA} b", file=ForgivingStream(file))
+    assert (tmp_path / "latin").read_text() == "a ? b\n"

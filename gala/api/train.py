@@ -53,13 +53,11 @@ def train(
         ValueError: a setting is wrong, in the words of the command line, before anything starts; or this process may
             not start others.
         RunFailed: the training has failed; the text is what the command prints.
-        KeyboardInterrupt: the run was interrupted by Ctrl-C; ``gala.Run(path)`` opens what there is of it.
-        SystemExit: the same, by SIGTERM, SIGHUP, SIGQUIT or SIGUSR1; its code is 128 + the signal's number.
+        KeyboardInterrupt, SystemExit: Ctrl-C, or SIGTERM, SIGHUP, SIGQUIT or SIGUSR1 (code 128 + number) has ended the
+            run, in order; ``gala.Run(path)`` opens what there is of it.
     """
     loading.stop_if_imported()
-    for name, callback in (("on_record", on_record), ("on_checkpoint", on_checkpoint)):
-        if callback is not None and not callable(callback):
-            raise ValueError(f"{name}={callback!r} must be a function")
+    _check_callbacks(on_record=on_record, on_checkpoint=on_checkpoint)
     _refuse_to_start_here()
     words = words_of({"preset": preset, **settings} if preset else settings)
     from gala.training.new_run import prepare
@@ -76,11 +74,22 @@ def train(
     with forgiving_output():
         summary = supervisor.run_training(config, run_dir, callbacks=Callbacks(on_record, on_checkpoint))
         print("\n".join(closing_lines(summary, str(run_dir.path))))
-    if summary["signal"] == "SIGINT":
-        raise KeyboardInterrupt
-    if summary["signal"]:
-        raise SystemExit(128 + signal.Signals[summary["signal"]])
+    _raise_signal(summary["signal"])
     return Run(run_dir.path)
+
+
+def _check_callbacks(**callbacks: Any) -> None:
+    for name, callback in callbacks.items():
+        if callback is not None and not callable(callback):
+            raise ValueError(f"{name}={callback!r} must be a function")
+
+
+def _raise_signal(name: str | None) -> None:
+    """What a program without a handler for the signal would have met."""
+    if name == "SIGINT":
+        raise KeyboardInterrupt
+    if name:
+        raise SystemExit(128 + signal.Signals[name])
 
 
 def words_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -20,7 +20,7 @@ from gala.gossip.transport.anonymous_memory import anonymous_memory
 ENV_STEPS, UPDATES = range(2)
 """Columns of ``progress``."""
 STEPS, ROLLOUTS = range(2)
-"""Columns of ``beats``: batched steps that a learner's simulators have answered, and rollouts that it has collected; the
+"""Columns of ``beats``: batched steps that a learner's simulators have answered, and rollouts that it has collected;
 rollouts count from the start of the run's first part, as ``UPDATES`` does."""
 CHECKPOINT_AT, STOP_AT = range(2)
 """Entries of ``control``: the update at which all learners of a lock-step run save, or stop; 0 is never."""
