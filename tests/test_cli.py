@@ -66,6 +66,7 @@ def saved_run(tmp_path, env_steps):
     run.commit_checkpoint("staging", ["latest"], {"env_steps": env_steps, "ranks": [0], "moments": []})
     for step in (400, 500, 600):
         run.append_metrics({"global_step": step})
+    run.close()
     return run
 
 

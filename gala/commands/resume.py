@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> int:
     validate(config)
     if config.steps <= done_steps:
         raise ValueError(f"{run_dir.path} has done {done_steps} of {config.steps} env_steps; add steps=N to go on")
+    run_dir.claim()
     from gala.training import supervisor
 
     supervisor.connect_cluster(config)

@@ -13,17 +13,19 @@ import json
 import math
 import os
 import platform
+import secrets
 import shlex
-import shutil
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from gala.config.parse import dump_config, load_config
 from gala.config.schema import Config
 from gala.runs.checkpoints import Checkpoints, write_atomically
+from gala.runs.lock import lock
+from gala.runs.removal import check_removable, is_empty, remove_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,25 +46,30 @@ class RunDir:
         self.checkpoints = Checkpoints(path / "checkpoints")
         self._writers: dict[str, Any] = {}
         self._purge_step: int | None = None
+        self._lock: IO[str] | None = None
 
     @classmethod
     def create(cls, config: Config, argv: Sequence[str], overwrite: bool) -> RunDir:
         """Make ``config.run``. Raises ValueError if it holds anything and ``overwrite`` is False, or is no run."""
         path = Path(config.run)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise ValueError(f"{path} already exists; continue it with `gala resume {path}` or add overwrite=true")
-            if not (path / "config.yaml").is_file():
-                raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
-            shutil.rmtree(path)
+        exists = path.exists() and (not path.is_dir() or not is_empty(path))
+        if exists and not overwrite:
+            raise ValueError(f"{path} already exists; continue it with `gala resume {path}` or add overwrite=true")
+        if exists:
+            check_removable(path)
+        run = cls(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            run.claim()
+            if exists:
+                remove_run(path)
+            write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
+            write_atomically(path / "versions.json", _json({**versions(), "run": secrets.token_hex(8)}))
+            write_atomically(path / "config.yaml", dump_config(config).encode())  # last: its presence makes this a run
         except OSError as error:
+            run.close()
             raise ValueError(f"cannot make the run directory {path}: {error.strerror}; give another run=") from None
-        write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
-        write_atomically(path / "versions.json", _json(versions()))
-        write_atomically(path / "config.yaml", dump_config(config).encode())  # last: its presence makes this a run
-        return cls(path, config)
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -71,6 +78,20 @@ class RunDir:
         if not (path / "config.yaml").is_file():
             raise ValueError(f"{path} is not a run directory: it has no config.yaml")
         return cls(path, load_config(path / "config.yaml"))
+
+    def claim(self) -> None:
+        """Keep other processes from training here, until ``close``. Raises ValueError if one does, or if nothing can be
+        written here."""
+        if self._lock is None:
+            self._lock = lock(self.path)
+
+    def identity(self) -> str | None:
+        """What tells this run from all others, also when it has been copied; None of one that is older than that."""
+        try:
+            identity = json.loads((self.path / "versions.json").read_text()).get("run")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return identity if isinstance(identity, str) else None
 
     def replace_config(self, config: Config) -> None:
         """Record settings that a resumed run has changed."""
@@ -156,10 +177,13 @@ class RunDir:
         return dict(json.loads(path.read_text()))
 
     def close(self) -> None:
-        """Flush the event files. May be called twice."""
+        """Flush the event files, and let others train here. May be called twice."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _write_scalars(self, name: str, record: dict[str, Any], step: int) -> None:
         writer = self._writer(name)
