@@ -116,14 +116,16 @@ class RunDir:
                     self._write_scalars(key, value, step)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All records so far; a last line that a kill cut short is left out."""
+        """All records so far. A line that is none, because a kill cut it short or the disk lost it, is left out."""
         records = []
         path = self.path / "metrics.jsonl"
-        for line in path.read_text().splitlines() if path.is_file() else ():
+        for line in path.read_bytes().split(b"\n") if path.is_file() else ():
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                record = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                continue
+            if isinstance(record, dict) and isinstance(record.get("global_step"), int):
+                records.append(record)
         return records
 
     def rewind_metrics(self, global_step: int) -> None:

@@ -141,6 +141,7 @@ class CommonCheckpoint:
             "moments": self.board.read_moments().tolist(),
             "weights": self.mailboxes.weights(ranks) if self.mailboxes else [],
             "return_mean": self.best,
+            "run": self.run_dir.identity(),
         }
         self.run_dir.commit_checkpoint(STAGING, self.names, meta)
         self.board.control[CHECKPOINT_AT] = 0

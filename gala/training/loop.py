@@ -59,10 +59,10 @@ class Run:
         self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
         self.watchdog = Watchdog(board, self.states, config.env.watchdog_s)
 
-    def start(self, saved: dict[str, Any]) -> None:
-        """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty."""
+    def start(self, resume_from: str, saved: dict[str, Any]) -> None:
+        """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty as is its name."""
         self._store = open_store(self.config)
-        self._resume_from = "latest" if saved else ""
+        self._resume_from = resume_from
         if saved and self.mailboxes:
             self.mailboxes.restore(saved["weights"])
         if saved:

@@ -27,12 +27,12 @@ from gala.training.telemetry import Telemetry, closing_lines
 EXIT_FAILED = 1
 
 
-def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
+def train(config: Config, run_dir: RunDir, *, resume_from: str = "") -> int:
     """Train as ``run_training`` does, for a command: say how it ended, and return the exit status: 0, 1 after a
     failure, 128 + n if signal n has ended it, which is 130 for Ctrl-C."""
     with forgiving_output():
         try:
-            summary = run_training(config, run_dir, resume=resume)
+            summary = run_training(config, run_dir, resume_from=resume_from)
         except RunFailed as failure:
             print(f"\n{failure}", file=sys.stderr)
             return EXIT_FAILED
@@ -41,10 +41,11 @@ def train(config: Config, run_dir: RunDir, *, resume: bool = False) -> int:
 
 
 def run_training(
-    config: Config, run_dir: RunDir, *, resume: bool = False, callbacks: Callbacks | None = None
+    config: Config, run_dir: RunDir, *, resume_from: str = "", callbacks: Callbacks | None = None
 ) -> dict[str, Any]:
-    """Train to ``config.steps`` env_steps and return what summary.json holds; its ``status`` is finished, interrupted
-    (by ``signal``, SIGINT for Ctrl-C) or stopped (by a callback).
+    """Train to ``config.steps`` env_steps, from the checkpoint of that name if one is given, and return what
+    summary.json holds; its ``status`` is finished, interrupted (by ``signal``, SIGINT for Ctrl-C) or stopped (by a
+    callback).
 
     Raises:
         RunFailed: the run has failed; the text says why, and whether there is a checkpoint to go on from.
@@ -52,17 +53,17 @@ def run_training(
     """
     callbacks = callbacks or Callbacks()
     spaces = probe_spaces(config)
-    saved = run_dir.checkpoint_meta("latest") if resume else {}
+    saved = run_dir.checkpoint_meta(resume_from) if resume_from else {}
     board, mailboxes, fleet = open_run(config, run_dir, spaces)
     panel = Panel(config, config.steps, config.log.panel)
-    if resume:
+    if resume_from:
         board.restore(saved["progress"], saved["moments"])
     telemetry = Telemetry(max_concurrent_learners(config), spaces.frames_per_step, board.total_env_steps())
     run = Run(config, run_dir, board, telemetry, panel, fleet, mailboxes, callbacks)
     status = "failed"
     try:
         with run.end_request.listen():
-            run.start(saved)
+            run.start(resume_from, saved)
             status = callbacks.call_beside(run.supervise)
     except RunFailed as failure:
         kept = f"\nThe last checkpoint is kept: gala resume {run_dir.path}" if run_dir.checkpoints.names() else ""
