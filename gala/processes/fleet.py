@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -11,6 +10,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
 from gala.processes.start import ending_signals_blocked, start_method, without_main
+from gala.processes.watcher import Watcher, kill_group
 
 _GRACE_S = 3.0
 
@@ -70,6 +70,8 @@ class ProcessFleet:
     def __init__(self, target: Callable[[Any, Connection], None]) -> None:
         self._target = target
         self._context: Any = start_method(target.__module__)
+        with ending_signals_blocked():
+            self._watcher = Watcher()
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
 
@@ -79,6 +81,8 @@ class ProcessFleet:
         with ending_signals_blocked(), without_main():
             process.start()
         theirs.close()
+        assert process.pid is not None
+        self._watcher.watch(process.pid)
         self._processes[spec.rank], self._pipes[spec.rank] = process, ours
 
     def events(self, timeout_s: float) -> list[Event]:
@@ -116,12 +120,15 @@ class ProcessFleet:
             _kill_group(process)
         for process in self._processes.values():
             process.join(_GRACE_S)
+        self._watcher.close()
 
     def _bury(self, rank: int) -> str:
         process = self._processes.pop(rank)
         self._pipes.pop(rank).close()
         process.join(_GRACE_S)  # its pipe closes a moment before its exit status is there
         _kill_group(process)  # simulators that it has left behind
+        assert process.pid is not None
+        self._watcher.release(process.pid)
         code = process.exitcode
         return f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"
 
@@ -139,7 +146,6 @@ def _read(pipe: Connection) -> tuple[list[tuple[str, Any]], bool]:
 
 def _kill_group(process: BaseProcess) -> None:
     assert process.pid is not None
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or does not lead a group yet
-        os.killpg(process.pid, signal.SIGKILL)
+    kill_group(process.pid)
     if process.is_alive():
         process.kill()
