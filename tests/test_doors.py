@@ -90,7 +90,7 @@ def test_the_watcher_ends_what_it_watches_and_not_what_was_released():
     code = (
         "import os, subprocess, sys; from gala.processes.watcher import Watcher\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(1000)']\n"
-        "a, b = (subprocess.Popen(sleep, process_group=0) for _ in range(2))\n"
+        "a, b = (subprocess.Popen(sleep, process_group=0, stdout=subprocess.DEVNULL) for _ in range(2))\n"
         "w = Watcher(); w.watch(a.pid); w.watch(b.pid); w.release(b.pid); print(a.pid, b.pid, flush=True)\n"
         "os.kill(a.pid, 19); os.kill(os.getpid(), 9)\n"
     )
