@@ -51,6 +51,10 @@ class Checkpoints:
         write_atomically(folder / f"{part}.safetensors", data)
         write_atomically(folder / f"{part}.json", json.dumps(meta, indent=2).encode())
 
+    def discard(self, staging: str) -> None:
+        """Forget all that is staged."""
+        shutil.rmtree(self.root / f".{staging}", ignore_errors=True)
+
     def discard_part(self, staging: str, part: str) -> None:
         """Forget what ``write_part`` has saved, if anything."""
         for suffix in (".safetensors", ".json"):
@@ -215,6 +219,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     _fsync(path.parent)
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append ``data`` to the file, or nothing of it. Raises OSError."""
+    with path.open("ab", buffering=0) as file:
+        before, left = file.tell(), memoryview(data)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _fsync(folder: Path) -> None:

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from gala.config.parse import dump_config, load_config
 from gala.config.schema import Config
-from gala.runs.checkpoints import Checkpoints, write_atomically
+from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
 from gala.runs.lock import lock
 from gala.runs.removal import check_removable, is_empty, remove_run
 
@@ -47,6 +47,7 @@ class RunDir:
         self._writers: dict[str, Any] = {}
         self._purge_step: int | None = None
         self._lock: IO[str] | None = None
+        self._unwritten: list[str] = []
 
     @classmethod
     def create(cls, config: Config, argv: Sequence[str], overwrite: bool) -> RunDir:
@@ -98,22 +99,22 @@ class RunDir:
         self.config = config
         write_atomically(self.path / "config.yaml", dump_config(config).encode())
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and TensorBoard scalars at x = ``global_step``.
+    def append_metrics(self, record: dict[str, Any]) -> str:
+        """One line of metrics.jsonl, and TensorBoard scalars at x = ``global_step``; says in words what could not be
+        written, or nothing. Such lines are kept and written with the next; TensorBoard's points are left out.
 
         Keys are tags; ``learner<i>`` holds a nested record of one learner, ``message_ages`` a histogram by labelled
         bins (0, 1, 2-3, 4-7, ...). A number that is not finite becomes null.
         """
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
-        if self.config.log.tensorboard:
-            step = int(record["global_step"])
-            self._write_scalars("", record, step)
-            for key, value in record.items():
-                if key == "message_ages":
-                    self._write_ages(value, step)
-                elif isinstance(value, dict):
-                    self._write_scalars(key, value, step)
+        self._unwritten.append(json.dumps(_finite(record), allow_nan=False) + "\n")
+        try:
+            append_whole(self.path / "metrics.jsonl", "".join(self._unwritten).encode())
+            self._unwritten.clear()
+            if self.config.log.tensorboard:
+                self._write_events(record)
+        except OSError as error:
+            return f"{self.path} cannot be written to: {error.strerror}"
+        return ""
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All records so far. A line that is none, because a kill cut it short or the disk lost it, is left out."""
@@ -179,7 +180,7 @@ class RunDir:
         return dict(json.loads(path.read_text()))
 
     def close(self) -> None:
-        """Flush the event files, and let others train here. May be called twice."""
+        """Close the event files, and let others train here. May be called twice."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
@@ -187,25 +188,22 @@ class RunDir:
             self._lock.close()
             self._lock = None
 
-    def _write_scalars(self, name: str, record: dict[str, Any], step: int) -> None:
-        writer = self._writer(name)
-        for tag, value in record.items():
-            if isinstance(value, int | float) and "/" in tag:
-                writer.add_scalar(tag, value, step)
-
-    def _write_ages(self, counts: dict[str, int], step: int) -> None:
-        limits = [float(label.split("-")[-1]) for label in counts]  # TensorBoard knows bins by their upper ends
-        sums = [sum(n * age**k for n, age in zip(counts.values(), limits, strict=True)) for k in range(3)]
-        if limits:
-            self._writer("").add_histogram_raw(
-                "gossip/message_age", limits[0], limits[-1], *sums, limits, list(counts.values()), step
-            )
+    def _write_events(self, record: dict[str, Any]) -> None:
+        step = int(record["global_step"])
+        for name, values in {"": record, **{k: v for k, v in record.items() if isinstance(v, dict)}}.items():
+            if name == "message_ages":
+                limits = [float(label.split("-")[-1]) for label in values]  # TensorBoard knows bins by their upper ends
+                if limits:
+                    self._writer("").histogram("gossip/message_age", limits, list(values.values()), step)
+            else:
+                tags = {tag: v for tag, v in values.items() if isinstance(v, int | float) and "/" in tag}
+                self._writer(name).scalars(tags, step)
 
     def _writer(self, name: str) -> Any:
         if name not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter  # a second of imports, paid by the logging process only
+            from gala.runs.events import EventFile  # half a second of imports, paid by the logging process only
 
-            self._writers[name] = SummaryWriter(str(self.path / name), purge_step=self._purge_step)
+            self._writers[name] = EventFile(self.path / name, self._purge_step)
         return self._writers[name]
 
 

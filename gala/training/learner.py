@@ -176,8 +176,7 @@ class LearnerProcess:
         while True:
             command = self.commands.get()
             if command == "save":
-                self._save()
-                self.send(("saved", None))
+                self.send(("saved", self._save()))
             elif command == "resume" and state == "paused":
                 self._rest(False)
                 return
@@ -205,14 +204,19 @@ class LearnerProcess:
             record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
         self.send(("metrics", record))
 
-    def _save(self) -> None:
+    def _save(self) -> str:
+        """Write this learner's part; says in words why it could not, or nothing."""
         if self.averager is not None:
             self.averager.drain()
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta |= {"gossip": self.averager.state_dict(), "slice_weights": self.averager.slice_weights()}
         meta["contexts"] = episodes_by_context(self.env)
-        self.checkpoint_parts.write_part("staging", f"learner{self.rank}", self.state.tensors(), meta)
+        try:
+            self.checkpoint_parts.write_part("staging", f"learner{self.rank}", self.state.tensors(), meta)
+        except OSError as error:  # a full disk, say: the training goes on, and the next checkpoint may succeed
+            return f"{error.filename or 'a checkpoint'} cannot be written: {error.strerror}"
+        return ""
 
     def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
         self.state.load(tensors)

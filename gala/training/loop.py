@@ -49,7 +49,7 @@ class Run:
         self.errors: dict[int, str] = {}
         self._heard: list[Event] = []
         self.end_request = EndRequest()
-        self.ended_early = ""
+        self.ended_early = self._trouble = ""
         """interrupted or stopped, once the run is asked to end before its steps are done."""
         self.best = BestRule(config.learners, config.envs_per_learner)
         self.has_run = self._has_shown_traceback = False
@@ -114,6 +114,8 @@ class Run:
                 self._log()
             if self.checkpoint.advance(now, self.mailboxes.silent() if self.mailboxes else ()):
                 self._log()
+                if self.checkpoint.unsaved:
+                    raise RunFailed(f"the last state could not be saved: {self.checkpoint.unsaved}")
                 for rank in self.states.ranks():
                     self.fleet.tell(rank, "exit")
                 self.fleet.join(_GRACE_S)
@@ -183,7 +185,7 @@ class Run:
 
     def _log(self) -> None:
         record = self.telemetry.record(self.board, self.states.ranks())
-        self.run_dir.append_metrics(record)
+        self._warn_once(self.run_dir.append_metrics(record) or self.checkpoint.unsaved)
         self.panel.update(record)
         silent = self.mailboxes.silent() if self.mailboxes else ()
         for warning in self.telemetry.warnings(silent):
@@ -194,6 +196,13 @@ class Run:
             self.checkpoint.offer_best(score)
         if self.mailboxes and (wanted := self.run_dir.take_wanted_learners()):
             self.panel.message(self.elasticity.scale(wanted))
+
+    def _warn_once(self, trouble: str) -> None:
+        """Say what cannot be written, until it is something else, and when it can be again."""
+        if trouble != self._trouble:
+            again = f"{self.run_dir.path} can be written to again"
+            self.panel.message(f"warning: {trouble}; it is tried again" if trouble else again)
+        self._trouble = trouble
 
     def _end_early(self, status: str, message: str) -> None:
         self.ended_early = status

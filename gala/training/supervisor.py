@@ -75,11 +75,14 @@ def run_training(
         panel.close()
         ended_by = run.end_request.signal.name if run.end_request.signal and status == "interrupted" else None
         summary = telemetry.summary(board) | {"status": status, "signal": ended_by, "failures": run.elasticity.failures}
-        run_dir.write_summary(summary)
-        run_dir.close()
         board.close()
         if mailboxes:
             mailboxes.close()
+        try:
+            run_dir.write_summary(summary)
+        except OSError as error:
+            print(f"warning: {run_dir.path / 'summary.json'} cannot be written: {error.strerror}", file=sys.stderr)
+        run_dir.close()
     callbacks.raise_error()
     return summary
 
