@@ -46,7 +46,12 @@ class Walk(gym.Env):
         if self.fault == "stuck" and self.decisions == STUCK_STEP:
             self._trace("stuck")
             time.sleep(600.0)
-        if self.fault == "slow" and multiprocessing.current_process().name == "gala learner 1":
+        if self.fault == "stuck one" and self.decisions == STUCK_STEP and _is_learner_1():
+            self._trace("stuck")
+            time.sleep(600.0)
+        if self.fault == "chatty":
+            print("a simulator that says much", flush=True)
+        if self.fault == "slow" and _is_learner_1():
             time.sleep(0.005)
         if self.decisions <= 50:
             self._trace(f"action {action}")
@@ -116,6 +121,10 @@ class Catch(gym.Env):
         return image
 
 
+def _is_learner_1() -> bool:
+    return multiprocessing.current_process().name == "gala learner 1"
+
+
 def _register(name: str, cls: type[gym.Env], **kwargs: Any) -> None:
     gym.register(f"{name}-v0", cls, kwargs=kwargs, disable_env_checker=True)
 
@@ -125,5 +134,7 @@ _register("Raises", Walk, fault="raise")
 _register("NanReward", Walk, fault="nan reward")
 _register("Slow", Walk, fault="slow")
 _register("Stuck", Walk, fault="stuck")
+_register("StuckOne", Walk, fault="stuck one")
+_register("Chatty", Walk, fault="chatty")
 _register("TwoLengths", TwoLengths)
 _register("Catch", Catch)

@@ -4,6 +4,8 @@ import sys
 import pytest
 
 from gala import cli
+from gala.build.envs import probe_spaces
+from gala.build.policy import make_policy
 from gala.commands import resume
 from gala.config.parse import preset_names
 from gala.config.schema import Config
@@ -62,10 +64,13 @@ def test_a_closed_pipe_is_no_error():
 
 def saved_run(tmp_path, env_steps):
     run = RunDir.create(Config(run=str(tmp_path / "run"), steps=1000), [], overwrite=False)
-    run.write_part("staging", "learner0", {}, {})
-    run.commit_checkpoint("staging", ["latest"], {"env_steps": env_steps, "ranks": [0], "moments": []})
+    policy = make_policy(run.config, probe_spaces(run.config)).state_dict()
+    run.write_part("staging", "learner0", {"policy": policy}, {})
+    empty = {"progress": [], "moments": [], "weights": [], "return_mean": None}
+    run.commit_checkpoint("staging", ["latest"], {"env_steps": env_steps, "ranks": [0], **empty})
     for step in (400, 500, 600):
         run.append_metrics({"global_step": step})
+    run.close()
     return run
 
 
@@ -88,11 +93,11 @@ def test_resume_refuses_what_would_be_another_experiment(tmp_path, words, messag
 def test_resume_extends_the_run_and_drops_what_it_will_live_again(tmp_path, monkeypatch):
     launch = pytest.importorskip("gala.training.supervisor")
     seen = []
-    monkeypatch.setattr(launch, "train", lambda config, run_dir, resume: seen.append((config, resume)) or 0)
+    monkeypatch.setattr(launch, "train", lambda config, run_dir, resume_from: seen.append((config, resume_from)) or 0)
     run = saved_run(tmp_path, 500)
     moved = run.path.rename(tmp_path / "moved")
     assert resume.main([str(moved), "steps=2e3"]) == 0
     [(config, resumed)] = seen
-    assert resumed and config.steps == 2000 and config.run == str(moved)
+    assert resumed == "latest" and config.steps == 2000 and config.run == str(moved)
     assert RunDir.open(moved).config == config
     assert [r["global_step"] for r in RunDir.open(moved).read_metrics()] == [400, 500]

@@ -28,6 +28,15 @@ while True:
     print(number, flush=True)
 """
 
+HOLDER = """
+import sys, time
+from gala.runs.run_dir import RunDir
+run = RunDir.open(sys.argv[1])
+run.claim()
+print(1, flush=True)
+time.sleep(1e6)
+"""
+
 
 def make_run(path, **log):
     config = Config(run=str(path), log=LogConfig(**log))
@@ -185,14 +194,62 @@ def test_an_existing_run_is_not_overwritten_silently(tmp_path):
     save(run, 1.0)
     with pytest.raises(ValueError, match=r"gala resume .*overwrite=true"):
         RunDir.create(run.config, [], overwrite=False)
+    with pytest.raises(ValueError, match=f"is being trained by process {os.getpid()} on .*; end that run first"):
+        RunDir.create(run.config, [], overwrite=True)
     assert run.checkpoints.names() == ["latest"]
-    RunDir.create(run.config, [], overwrite=True)
-    assert run.checkpoints.names() == []
+    run.close()
+    again = RunDir.create(run.config, [], overwrite=True)
+    assert again.checkpoints.names() == []
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="not a run directory"):
         RunDir.create(Config(run=str(tmp_path / "mine")), [], overwrite=True)
     assert (tmp_path / "mine/thesis.tex").exists()
+
+
+def test_overwrite_deletes_only_what_a_run_of_ours_has_and_follows_no_link(tmp_path):
+    """A folder with a config.yaml of somebody else's; a run with something beside; a link to a run; links in a run."""
+
+    def refused(path, message):
+        before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+        with pytest.raises(ValueError, match=message):
+            RunDir.create(Config(run=str(path)), [], overwrite=True)
+        assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("config.yaml", "versions.json", "command.txt"):
+        (theirs / name).write_text("{}")
+    refused(theirs, "was not made by gala")
+    (theirs / "versions.json").write_text("[1]")
+    refused(theirs, "was not made by gala")
+    run = make_run(tmp_path / "run")
+    save(run, 1.0)
+    run.close()
+    (tmp_path / "link").symlink_to(run.path)
+    refused(tmp_path / "link", "is a link")
+    (run.path / "thesis").mkdir()
+    refused(run.path, "holds thesis, which is not of a run")
+    (run.path / "thesis").rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/kept").write_text("x")
+    (run.path / "learner0").symlink_to(tmp_path / "elsewhere")
+    (run.path / ".DS_Store").write_text("x")
+    again = RunDir.create(run.config, [], overwrite=True)
+    assert again.checkpoints.names() == [] and (tmp_path / "elsewhere/kept").exists()
+    assert not (run.path / "learner0").exists()
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):
+    run = make_run(tmp_path / "run")
+    run.close()
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(run.path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "1\n"
+    with pytest.raises(ValueError, match=f"is being trained by process {holder.pid} on"):
+        run.claim()
+    holder.kill()
+    holder.wait()
+    run.claim()
 
 
 def test_the_record_of_what_was_run(tmp_path):

@@ -32,18 +32,33 @@ def test_a_learners_record_becomes_rates_and_shares_of_its_interval():
     assert tags["charts/episodic_return"] == 2.0 and (tags["env_steps"], tags["updates"]) == (900, 9)
 
 
-def test_the_window_is_the_last_hundred_episodes_of_all_learners_in_the_order_of_arrival(board):
-    telemetry = Telemetry(2, 4)
-    history = []
+def test_the_window_is_the_last_hundred_episodes_of_each_learner():
+    telemetry, history = Telemetry(2, 4), ([], [])
     for i in range(12):
-        returns = [float(i), float(-i), float(i * i)][: 1 + i % 3] * 7
-        telemetry.add(i % 2, learner_record(returns))
-        history += returns
-    assert len(history) > EPISODE_WINDOW
-    record, summary = telemetry.record(board, range(board.handle.num_learners)), telemetry.summary(board)
-    assert record["charts/episodic_return"] == pytest.approx(sum(history[-100:]) / 100)
-    assert record["charts/episodic_length"] == pytest.approx(sum(10 * int(r) for r in history[-100:]) / 100)
-    assert summary["return_mean"] == record["charts/episodic_return"] and summary["episodes"] == len(history)
+        returns = [float(i), float(-i), float(i * i)][: 1 + i % 3] * 17
+        tags = telemetry.add(i % 2, learner_record(returns))
+        history[i % 2].extend(returns)
+        last = history[i % 2][-EPISODE_WINDOW:]
+        assert tags["charts/episodic_return"] == pytest.approx(sum(last) / len(last))
+    assert min(map(len, history)) > EPISODE_WINDOW
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_the_return_of_the_run_is_the_mean_of_its_learners_whoever_reports_last_or_most(order):
+    board, telemetry = Board.create(4, 3, 0), Telemetry(4, 1)
+    board.progress[:] = 1
+    for rank in order:
+        telemetry.add(rank, learner_record([[10.0, 20.0, 30.0, 0.0][rank]] * (150 - 40 * rank)))
+    record, summary = telemetry.record(board, range(4)), telemetry.summary(board)
+    assert record["charts/episodic_return"] == summary["return_mean"] == 15.0
+    assert record["charts/episodic_length"] == 150.0 and summary["episodes"] == 150 + 110 + 70 + 30
+    assert [learner["return_mean"] for learner in summary["learners"]] == [10.0, 20.0, 30.0, 0.0]
+    telemetry.forget(3)
+    assert telemetry.record(board, range(3))["charts/episodic_return"] == 20.0, "who is gone counts no more"
+    for rank in range(3):
+        telemetry.forget(rank)
+    assert telemetry.summary(board)["return_mean"] == 15.0, "a run that has lost all its learners had a return"
+    board.close()
 
 
 def test_the_record_of_the_run_sums_means_and_finds_extremes(board):

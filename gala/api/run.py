@@ -59,7 +59,8 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """The closing figures: status (finished, stopped, interrupted, failed), env_steps, frames, updates, wall_s,
-        env_steps_per_s, episodes, return_mean (of the last 100 episodes of training, or None), learners, failures.
+        env_steps_per_s, episodes, return_mean (the mean over learners of each one's last 100 episodes of training, or
+        None), learners, failures.
 
         Raises:
             ValueError: the run has not ended yet.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,17 +53,17 @@ def train(
         ValueError: a setting is wrong, in the words of the command line, before anything starts; or this process may
             not start others.
         RunFailed: the training has failed; the text is what the command prints.
-        KeyboardInterrupt: the run was interrupted by Ctrl-C; ``gala.Run(path)`` opens what there is of it.
+        KeyboardInterrupt, SystemExit: Ctrl-C, or SIGTERM, SIGHUP, SIGQUIT or SIGUSR1 (code 128 + number) has ended the
+            run, in order; ``gala.Run(path)`` opens what there is of it.
     """
     loading.stop_if_imported()
-    for name, callback in (("on_record", on_record), ("on_checkpoint", on_checkpoint)):
-        if callback is not None and not callable(callback):
-            raise ValueError(f"{name}={callback!r} must be a function")
+    _check_callbacks(on_record=on_record, on_checkpoint=on_checkpoint)
     _refuse_to_start_here()
     words = words_of({"preset": preset, **settings} if preset else settings)
     from gala.training.new_run import prepare
 
     config = prepare(words)
+    from gala.processes.output import forgiving_output
     from gala.runs.run_dir import RunDir
     from gala.training import supervisor
     from gala.training.callbacks import Callbacks
@@ -70,11 +71,25 @@ def train(
 
     supervisor.connect_cluster(config)
     run_dir = RunDir.create(config, words, config.overwrite)
-    summary = supervisor.run_training(config, run_dir, callbacks=Callbacks(on_record, on_checkpoint))
-    print("\n".join(closing_lines(summary, str(run_dir.path))))
-    if summary["status"] == "interrupted":
-        raise KeyboardInterrupt
+    with forgiving_output():
+        summary = supervisor.run_training(config, run_dir, callbacks=Callbacks(on_record, on_checkpoint))
+        print("\n".join(closing_lines(summary, str(run_dir.path))))
+    _raise_signal(summary["signal"])
     return Run(run_dir.path)
+
+
+def _check_callbacks(**callbacks: Any) -> None:
+    for name, callback in callbacks.items():
+        if callback is not None and not callable(callback):
+            raise ValueError(f"{name}={callback!r} must be a function")
+
+
+def _raise_signal(name: str | None) -> None:
+    """What a program without a handler for the signal would have met."""
+    if name == "SIGINT":
+        raise KeyboardInterrupt
+    if name:
+        raise SystemExit(128 + signal.Signals[name])
 
 
 def words_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:

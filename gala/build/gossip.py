@@ -29,6 +29,7 @@ from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
 from gala.gossip.transport.compress import Compressed
 from gala.gossip.transport.cuda_memory import create_cuda_mailboxes
 from gala.gossip.transport.overlap import Overlapped
+from gala.processes.loopback import listening_socket
 
 
 def check_exchange(config: Config, num_params: int) -> None:
@@ -128,7 +129,9 @@ def open_store(config: Config) -> Any:
         return None
     import torch.distributed as dist
 
-    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    door = listening_socket()
+    port = door.getsockname()[1]
+    return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
 
 
 def max_concurrent_learners(config: Config) -> int:

@@ -108,6 +108,7 @@ class RayFleet:
         self._actors: dict[int, Any] = {}
         self._lives: dict[int, Any] = {}  # rank -> reference that is ready when its actor has ended
         self._start_by: dict[int, float] = {}
+        self._unsaved: dict[int, str] = {}
         self._epoch = 0
 
     def spawn(self, spec: LearnerSpec) -> None:
@@ -133,6 +134,10 @@ class RayFleet:
         if rank in self._actors:
             self._hub.tell.remote(rank, command)
 
+    def end(self, rank: int) -> None:
+        if rank in self._actors:
+            ray.kill(self._actors[rank])
+
     def join(self, timeout_s: float) -> None:
         if self._lives:
             ray.wait(list(self._lives.values()), num_returns=len(self._lives), timeout=timeout_s)
@@ -152,7 +157,7 @@ class RayFleet:
                 Event(rank, "died", "was lost with the Ray cluster") for rank in list(self._lives) if self._end(rank)
             ]
         self._board.mirror.apply(rows)
-        events = [Event(*event) for event in said if not self._is_part(*event)]
+        events = [self._true(Event(*event)) for event in said if not self._is_part(*event)]
         for rank in [rank for rank, life in self._lives.items() if life in ended]:
             events.append(Event(rank, "died", self._end(rank)))
         return events + self._late(rows)
@@ -160,8 +165,15 @@ class RayFleet:
     def _is_part(self, rank: int, kind: str, body: Any) -> bool:
         if kind == "part":
             staging, part, saved = body
-            self._run_dir.checkpoints.write_packed(staging, part, saved.data, saved.meta)
+            try:
+                self._run_dir.checkpoints.write_packed(staging, part, saved.data, saved.meta)
+            except OSError as error:
+                self._unsaved[rank] = f"{error.filename or part} cannot be written: {error.strerror}"
         return kind == "part"
+
+    def _true(self, event: Event) -> Event:
+        """A learner cannot know whether the part that it has sent was written."""
+        return event._replace(body=self._unsaved.pop(event.rank, "")) if event.kind == "saved" else event
 
     def _late(self, rows: Rows) -> list[Event]:
         now = time.monotonic()

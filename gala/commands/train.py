@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     from gala.training import supervisor
 
     supervisor.connect_cluster(config)
-    return supervisor.train(config, RunDir.create(config, words, config.overwrite), resume=False)
+    return supervisor.train(config, RunDir.create(config, words, config.overwrite))
 
 
 def arithmetic(config: Config) -> str:

@@ -32,7 +32,8 @@ class EnvConfig:
     max_episode_steps: int = bounded(0, NOT_NEGATIVE)
     """Agent decisions before truncation; 0 keeps the task's own limit."""
     watchdog_s: float = bounded(60.0, POSITIVE)
-    """A batched step that takes longer ends the run with an error instead of hanging it."""
+    """A learner whose batched step takes longer is named and ended, and then ``on_failure`` says what becomes of the
+    run."""
     sticky_actions: float = bounded(0.0, UNIT)
     """Atari, MinAtar, families: probability that the previous action is repeated."""
     full_action_space: bool = False

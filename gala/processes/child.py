@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
+
+from gala.processes.output import ForgivingStream
 
 Send = Callable[[tuple[str, Any]], None]
 """Tells the parent (kind, body): one ``gala.processes.fleet.Event``."""
@@ -36,6 +39,7 @@ def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], N
     itself with all of that when the parent is gone.
     """
     os.setpgid(0, 0)
+    sys.stdout, sys.stderr = (stream and ForgivingStream(stream) for stream in (sys.stdout, sys.stderr))
     commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
     status = 0

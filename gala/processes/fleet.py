@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
-from gala.processes.start import sigint_blocked, start_method, without_main
+from gala.processes.start import ending_signals_blocked, start_method, without_main
+from gala.processes.watcher import Watcher, kill_group
 
 _GRACE_S = 3.0
 
@@ -47,6 +47,10 @@ class Fleet(Protocol):
         """Send a command; nothing happens if the child is gone."""
         ...
 
+    def end(self, rank: int) -> None:
+        """Kill one child, with all that it has started; its death is then an event like any other."""
+        ...
+
     def join(self, timeout_s: float) -> None:
         """Wait until all have ended, or the time is over."""
         ...
@@ -66,15 +70,19 @@ class ProcessFleet:
     def __init__(self, target: Callable[[Any, Connection], None]) -> None:
         self._target = target
         self._context: Any = start_method(target.__module__)
+        with ending_signals_blocked():
+            self._watcher = Watcher()
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
 
     def spawn(self, spec: ChildSpec) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=self._target, args=(spec, theirs), name=f"gala learner {spec.rank}")
-        with sigint_blocked(), without_main():
+        with ending_signals_blocked(), without_main():
             process.start()
         theirs.close()
+        assert process.pid is not None
+        self._watcher.watch(process.pid)
         self._processes[spec.rank], self._pipes[spec.rank] = process, ours
 
     def events(self, timeout_s: float) -> list[Event]:
@@ -94,6 +102,10 @@ class ProcessFleet:
         with contextlib.suppress(BrokenPipeError, KeyError):  # its end is noticed by its sentinel
             self._pipes[rank].send(command)
 
+    def end(self, rank: int) -> None:
+        if rank in self._processes:
+            _kill_group(self._processes[rank])
+
     def pids(self) -> list[int]:
         """The children that live; each leads a process group."""
         return [process.pid for process in self._processes.values() if process.pid is not None]
@@ -108,12 +120,15 @@ class ProcessFleet:
             _kill_group(process)
         for process in self._processes.values():
             process.join(_GRACE_S)
+        self._watcher.close()
 
     def _bury(self, rank: int) -> str:
         process = self._processes.pop(rank)
         self._pipes.pop(rank).close()
         process.join(_GRACE_S)  # its pipe closes a moment before its exit status is there
         _kill_group(process)  # simulators that it has left behind
+        assert process.pid is not None
+        self._watcher.release(process.pid)
         code = process.exitcode
         return f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"
 
@@ -131,7 +146,6 @@ def _read(pipe: Connection) -> tuple[list[tuple[str, Any]], bool]:
 
 def _kill_group(process: BaseProcess) -> None:
     assert process.pid is not None
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or does not lead a group yet
-        os.killpg(process.pid, signal.SIGKILL)
+    kill_group(process.pid)
     if process.is_alive():
         process.kill()

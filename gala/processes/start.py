@@ -22,24 +22,30 @@ def start_method(preload: str) -> BaseContext:
     """
     # OpenMP threads that spin while they wait take the cores from the simulators and from the other learners.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    resource_tracker.ensure_running()  # now, because it unblocks SIGINT when it starts
+    with ending_signals_blocked():
+        resource_tracker.ensure_running()  # now, because it unblocks SIGINT when it starts
     if "forkserver" not in mp.get_all_start_methods():
         return mp.get_context("spawn")
     context = mp.get_context("forkserver")
     context.set_forkserver_preload([preload])
-    with sigint_blocked():
+    with ending_signals_blocked():
         forkserver.ensure_running()
     return context
 
 
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+"""What terminals and schedulers send to a program that is to end, or soon will be; SLURM warns by SIGUSR1."""
+
+
 @contextlib.contextmanager
-def sigint_blocked() -> Iterator[None]:
-    """Inherited by a process that starts inside: Ctrl-C is the parent's to handle."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def ending_signals_blocked() -> Iterator[None]:
+    """Inherited by a process that starts inside: they are the parent's to handle, also where all processes of a job get
+    them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _main_lock = threading.Lock()

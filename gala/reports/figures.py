@@ -33,7 +33,8 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def returns(records: Sequence[Record], title: str, path: Path) -> None:
-    """Mean return of the last 100 training episodes against env_steps: of all learners, and of each as a thin line.
+    """Mean return of the last 100 training episodes of each learner against env_steps: as a thin line for each, and
+    their mean, in which each counts equally.
 
     Raises:
         ValueError: no episode has ended yet.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -49,10 +50,12 @@ class ActorLearner:
         self.collector, self.policy, self.flat = collector, policy, flat
         self.learning_step, self.coefficients = learning_step, coefficients
         self.learn_s = 0.0
+        self.on_rollout: Callable[[], None] = lambda: None
 
     def update(self, lr: float, entropy_coef: float) -> UpdateResult:
         """One rollout, one step. Raises FloatingPointError, the parameters untouched, if the gradient is not finite."""
         rollout, episodes = self.collector.collect(self.policy)
+        self.on_rollout()
         started, exchanged_s = time.perf_counter(), self.learning_step.exchange_s
         loss, target, value = rollout_loss(self.policy, rollout, self.coefficients, entropy_coef)
         grad = self.flat.grad

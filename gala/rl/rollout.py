@@ -77,6 +77,8 @@ class Episodes(NamedTuple):
 
     returns: list[float]
     lengths: list[int]
+    rows: list[int]
+    """The simulator that played each."""
 
 
 class _Whole:
@@ -129,6 +131,7 @@ class Collector:
         self.env, self.num_steps, self.device, self.generator = env, num_steps, device, generator
         self.normalizer, self.shape_reward, self.keep_graph = normalizer, shape_reward, keep_graph
         self.simulate_s = self.act_s = 0.0
+        self.on_step: Callable[[], None] = lambda: None
         self._groups = getattr(env, "groups", None) or [_Whole(env)]
         self._buffers: Rollout | None = None
 
@@ -180,7 +183,7 @@ class Collector:
         and the network (``act_s``)."""
         r = self._buffers
         assert r is not None, "call reset first"
-        episodes = Episodes([], [])
+        episodes = Episodes([], [], [])
         r.state = _join([turn.state for turn in self._turns])
         for turn in self._turns:
             turn.outputs = []
@@ -222,6 +225,7 @@ class Collector:
         assert r is not None
         step = turn.group.recv()
         self.simulate_s += time.perf_counter() - started
+        self.on_step()
         _check_finite("reward", step.reward, rows.start)
         self._reward[t, rows], self._valid[t, rows] = step.reward, step.valid
         self._terminated[t, rows], self._truncated[t, rows] = step.terminated, step.truncated
@@ -235,6 +239,7 @@ class Collector:
         if step.episode_over.any():
             episodes.returns.extend(step.episode_return[step.episode_over].tolist())
             episodes.lengths.extend(step.episode_length[step.episode_over].tolist())
+            episodes.rows.extend((rows.start + np.flatnonzero(step.episode_over)).tolist())
         turn.obs, turn.first = self._observe(step.obs, rows.start), self._to_device(step.first)
 
 

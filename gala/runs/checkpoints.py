@@ -1,9 +1,13 @@
 """Checkpoints that are complete or invisible: safetensors and JSON, no pickle.
 
 ``write_part`` fills a staging folder, one ``<part>.safetensors`` and ``<part>.json`` per learner, from any process.
-``commit`` adds ``meta.json`` with the size and SHA-256 of each file, moves the folder to ``.store/<number>`` and points
-the names (``latest``, ``best``, a milestone) to it: a link that is replaced by rename, so a reader sees the old
-checkpoint or the new one and never a mixture. Stored checkpoints that no name points to are then deleted.
+``commit`` adds ``meta.json`` with the size and SHA-256 of each file and its own, moves the folder to
+``.store/<number>`` and points the names (``latest``, ``best``, a milestone) to it: a link that is replaced by rename,
+so a reader sees the old checkpoint or the new one and never a mixture. Stored checkpoints that no name points to are
+then deleted.
+
+On a file system without links a name is a file that holds the number; where a copy has followed the links, a name is a
+folder. Both are read, and replaced by the next commit. Other files, such as file managers leave, are ignored.
 """
 
 from __future__ import annotations
@@ -41,10 +45,15 @@ class Checkpoints:
 
     def write_packed(self, staging: str, part: str, data: bytes, meta: Mapping[str, Any]) -> None:
         """As ``write_part``, of tensors that ``pack`` has made into ``data``."""
+        self.root.mkdir(exist_ok=True)  # not its parents: a run directory that has vanished is not made again
         folder = self.root / f".{staging}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         write_atomically(folder / f"{part}.safetensors", data)
         write_atomically(folder / f"{part}.json", json.dumps(meta, indent=2).encode())
+
+    def discard(self, staging: str) -> None:
+        """Forget all that is staged."""
+        shutil.rmtree(self.root / f".{staging}", ignore_errors=True)
 
     def discard_part(self, staging: str, part: str) -> None:
         """Forget what ``write_part`` has saved, if anything."""
@@ -54,29 +63,23 @@ class Checkpoints:
     def commit(self, staging: str, names: Sequence[str], meta: Mapping[str, Any]) -> None:
         """Make the staged parts visible under all ``names`` at once per name. ``meta`` is JSON (env_steps, ...)."""
         folder = self.root / f".{staging}"
-        files = {
-            f.name: _fingerprint(f) for f in sorted(folder.iterdir()) if f.name != "meta.json" and f.suffix != ".tmp"
-        }
-        write_atomically(
-            folder / "meta.json", json.dumps({**meta, "schema": SCHEMA, "files": files}, indent=2).encode()
-        )
+        files = {f.name: _fingerprint(f) for f in sorted(folder.iterdir()) if _is_part(f.name)}
+        whole = {**meta, "schema": SCHEMA, "files": files}
+        write_atomically(folder / "meta.json", json.dumps({**whole, "sha256": _digest(whole)}, indent=2).encode())
         store = self.root / ".store"
         store.mkdir(exist_ok=True)
-        number = 1 + max((int(p.name) for p in store.iterdir()), default=0)
+        number = 1 + max((int(p.name) for p in store.iterdir() if p.name.isdigit()), default=0)
         target = store / f"{number:06d}"
         folder.rename(target)
         _fsync(store)
         for name in names:
-            link = self.root / f".{name}.tmp"
-            link.unlink(missing_ok=True)
-            link.symlink_to(Path(".store") / target.name)
-            link.rename(self.root / name)
+            self._point(name, target.name)
         _fsync(self.root)
         self._delete_unnamed()
 
     def names(self) -> list[str]:
         """Every checkpoint that can be loaded by name."""
-        return sorted(p.name for p in self.root.glob("[!.]*")) if self.root.is_dir() else []
+        return sorted(p.name for p in self.root.glob("[!.]*") if _is_name(p)) if self.root.is_dir() else []
 
     def meta(self, name: str) -> dict[str, Any]:
         """What was given to ``commit``, with ``schema`` and ``files``. Raises ValueError in one line."""
@@ -94,7 +97,9 @@ class Checkpoints:
                 return read(folder)
             except FileNotFoundError as error:
                 if folder == self._resolve(name):
-                    raise ValueError(f"checkpoint {name} has no {Path(error.filename).name}") from None
+                    raise ValueError(f"{self.root / name} has no {Path(error.filename).name}") from None
+            except NotADirectoryError:
+                raise ValueError(f"{self.root / name} is no checkpoint") from None
         raise ValueError(f"checkpoint {name} is replaced faster than it can be read; name a milestone")
 
     def _load(self, name: str, folder: Path, part: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -104,29 +109,79 @@ class Checkpoints:
             path = folder / file
             data = path.read_bytes()
             if files.get(file) != {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
-                raise ValueError(f"{path} is damaged (size or SHA-256 differ); load another checkpoint: {self.names()}")
+                raise self._damaged(path)
             contents.append(data)
         return unpack(contents[0]), json.loads(contents[1])
 
     def _meta(self, name: str, folder: Path) -> dict[str, Any]:
         try:
             meta = json.loads((folder / "meta.json").read_text())
-        except json.JSONDecodeError:
-            raise ValueError(f"{folder / 'meta.json'} is damaged; load another checkpoint: {self.names()}") from None
-        if meta.get("schema") != SCHEMA:
-            raise ValueError(f"checkpoint {name} has schema {meta.get('schema')}; this version of gala reads {SCHEMA}")
+            schema = meta.get("schema")
+        except (ValueError, AttributeError):
+            raise self._damaged(folder / "meta.json") from None
+        if schema != SCHEMA:
+            raise ValueError(f"{self.root / name} has schema {schema}; this version of gala reads {SCHEMA}")
+        if "sha256" in meta and meta.pop("sha256") != _digest(meta):  # version 0.1.0 wrote none
+            raise self._damaged(folder / "meta.json")
+        if not isinstance(meta.get("files"), dict):
+            raise self._damaged(folder / "meta.json")
         return meta
+
+    def _damaged(self, path: Path) -> ValueError:
+        return ValueError(f"{path} is damaged (size or SHA-256 differ); load another checkpoint: {self.names()}")
 
     def _resolve(self, name: str) -> Path:
         if name not in self.names():
             raise ValueError(f"{self.root} has no checkpoint {name!r}; it has {', '.join(self.names()) or 'none yet'}")
-        return (self.root / name).resolve()
+        return self._target(name)
+
+    def _target(self, name: str) -> Path:
+        """The folder behind a name."""
+        path = self.root / name
+        if path.is_file():
+            return (self.root / ".store" / path.read_text().strip()).resolve()
+        return path.resolve()
+
+    def _point(self, name: str, number: str) -> None:
+        """Let ``name`` lead to a stored checkpoint from now on."""
+        new, path = self.root / f".{name}.tmp", self.root / name
+        new.unlink(missing_ok=True)
+        try:
+            new.symlink_to(Path(".store") / number)
+        except OSError:  # a file system without links
+            write_atomically(new, number.encode())
+        if path.is_dir() and not path.is_symlink():  # a copy that has followed the links
+            old = self.root / f".{name}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+            new.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            new.rename(path)
 
     def _delete_unnamed(self) -> None:
-        used = {(self.root / name).resolve().name for name in self.names()}
+        used = {self._target(name).name for name in self.names()}
         for path in (self.root / ".store").iterdir():
-            if path.name not in used:
+            if path.name.isdigit() and path.name not in used:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith("learner") and name.endswith((".safetensors", ".json"))
+
+
+def _is_name(path: Path) -> bool:
+    """Whether an entry of the folder names a checkpoint, in one of the three ways."""
+    if path.is_symlink():
+        return True
+    if path.is_dir():
+        return (path / "meta.json").is_file()
+    return path.suffix != ".tmp" and path.stat().st_size < 20 and path.read_bytes().strip().isdigit()
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """SHA-256 of what a JSON file says, whatever its spaces."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def pack(tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
@@ -164,6 +219,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     _fsync(path.parent)
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append ``data`` to the file, or nothing of it. Raises OSError."""
+    with path.open("ab", buffering=0) as file:
+        before, left = file.tell(), memoryview(data)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _fsync(folder: Path) -> None:

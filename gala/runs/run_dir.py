@@ -13,17 +13,19 @@ import json
 import math
 import os
 import platform
+import secrets
 import shlex
-import shutil
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from gala.config.parse import dump_config, load_config
 from gala.config.schema import Config
-from gala.runs.checkpoints import Checkpoints, write_atomically
+from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
+from gala.runs.lock import lock
+from gala.runs.removal import check_removable, is_empty, remove_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,25 +46,31 @@ class RunDir:
         self.checkpoints = Checkpoints(path / "checkpoints")
         self._writers: dict[str, Any] = {}
         self._purge_step: int | None = None
+        self._lock: IO[str] | None = None
+        self._unwritten: list[str] = []
 
     @classmethod
     def create(cls, config: Config, argv: Sequence[str], overwrite: bool) -> RunDir:
         """Make ``config.run``. Raises ValueError if it holds anything and ``overwrite`` is False, or is no run."""
         path = Path(config.run)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise ValueError(f"{path} already exists; continue it with `gala resume {path}` or add overwrite=true")
-            if not (path / "config.yaml").is_file():
-                raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
-            shutil.rmtree(path)
+        exists = path.exists() and (not path.is_dir() or not is_empty(path))
+        if exists and not overwrite:
+            raise ValueError(f"{path} already exists; continue it with `gala resume {path}` or add overwrite=true")
+        if exists:
+            check_removable(path)
+        run = cls(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            run.claim()
+            if exists:
+                remove_run(path)
+            write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
+            write_atomically(path / "versions.json", _json({**versions(), "run": secrets.token_hex(8)}))
+            write_atomically(path / "config.yaml", dump_config(config).encode())  # last: its presence makes this a run
         except OSError as error:
+            run.close()
             raise ValueError(f"cannot make the run directory {path}: {error.strerror}; give another run=") from None
-        write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
-        write_atomically(path / "versions.json", _json(versions()))
-        write_atomically(path / "config.yaml", dump_config(config).encode())  # last: its presence makes this a run
-        return cls(path, config)
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -72,37 +80,53 @@ class RunDir:
             raise ValueError(f"{path} is not a run directory: it has no config.yaml")
         return cls(path, load_config(path / "config.yaml"))
 
+    def claim(self) -> None:
+        """Keep other processes from training here, until ``close``. Raises ValueError if one does, or if nothing can be
+        written here."""
+        if self._lock is None:
+            self._lock = lock(self.path)
+
+    def identity(self) -> str | None:
+        """What tells this run from all others, also when it has been copied; None of one that is older than that."""
+        try:
+            identity = json.loads((self.path / "versions.json").read_text()).get("run")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return identity if isinstance(identity, str) else None
+
     def replace_config(self, config: Config) -> None:
         """Record settings that a resumed run has changed."""
         self.config = config
         write_atomically(self.path / "config.yaml", dump_config(config).encode())
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and TensorBoard scalars at x = ``global_step``.
+    def append_metrics(self, record: dict[str, Any]) -> str:
+        """One line of metrics.jsonl, and TensorBoard scalars at x = ``global_step``; says in words what could not be
+        written, or nothing. Such lines are kept and written with the next; TensorBoard's points are left out.
 
         Keys are tags; ``learner<i>`` holds a nested record of one learner, ``message_ages`` a histogram by labelled
         bins (0, 1, 2-3, 4-7, ...). A number that is not finite becomes null.
         """
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
-        if self.config.log.tensorboard:
-            step = int(record["global_step"])
-            self._write_scalars("", record, step)
-            for key, value in record.items():
-                if key == "message_ages":
-                    self._write_ages(value, step)
-                elif isinstance(value, dict):
-                    self._write_scalars(key, value, step)
+        self._unwritten.append(json.dumps(_finite(record), allow_nan=False) + "\n")
+        try:
+            append_whole(self.path / "metrics.jsonl", "".join(self._unwritten).encode())
+            self._unwritten.clear()
+            if self.config.log.tensorboard:
+                self._write_events(record)
+        except OSError as error:
+            return f"{self.path} cannot be written to: {error.strerror}"
+        return ""
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All records so far; a last line that a kill cut short is left out."""
+        """All records so far. A line that is none, because a kill cut it short or the disk lost it, is left out."""
         records = []
         path = self.path / "metrics.jsonl"
-        for line in path.read_text().splitlines() if path.is_file() else ():
+        for line in path.read_bytes().split(b"\n") if path.is_file() else ():
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                record = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                continue
+            if isinstance(record, dict) and isinstance(record.get("global_step"), int):
+                records.append(record)
         return records
 
     def rewind_metrics(self, global_step: int) -> None:
@@ -156,30 +180,30 @@ class RunDir:
         return dict(json.loads(path.read_text()))
 
     def close(self) -> None:
-        """Flush the event files. May be called twice."""
+        """Close the event files, and let others train here. May be called twice."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
-    def _write_scalars(self, name: str, record: dict[str, Any], step: int) -> None:
-        writer = self._writer(name)
-        for tag, value in record.items():
-            if isinstance(value, int | float) and "/" in tag:
-                writer.add_scalar(tag, value, step)
-
-    def _write_ages(self, counts: dict[str, int], step: int) -> None:
-        limits = [float(label.split("-")[-1]) for label in counts]  # TensorBoard knows bins by their upper ends
-        sums = [sum(n * age**k for n, age in zip(counts.values(), limits, strict=True)) for k in range(3)]
-        if limits:
-            self._writer("").add_histogram_raw(
-                "gossip/message_age", limits[0], limits[-1], *sums, limits, list(counts.values()), step
-            )
+    def _write_events(self, record: dict[str, Any]) -> None:
+        step = int(record["global_step"])
+        for name, values in {"": record, **{k: v for k, v in record.items() if isinstance(v, dict)}}.items():
+            if name == "message_ages":
+                limits = [float(label.split("-")[-1]) for label in values]  # TensorBoard knows bins by their upper ends
+                if limits:
+                    self._writer("").histogram("gossip/message_age", limits, list(values.values()), step)
+            else:
+                tags = {tag: v for tag, v in values.items() if isinstance(v, int | float) and "/" in tag}
+                self._writer(name).scalars(tags, step)
 
     def _writer(self, name: str) -> Any:
         if name not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter  # a second of imports, paid by the logging process only
+            from gala.runs.events import EventFile  # half a second of imports, paid by the logging process only
 
-            self._writers[name] = SummaryWriter(str(self.path / name), purge_step=self._purge_step)
+            self._writers[name] = EventFile(self.path / name, self._purge_step)
         return self._writers[name]
 
 

@@ -19,9 +19,12 @@ from gala.gossip.transport.anonymous_memory import anonymous_memory
 
 ENV_STEPS, UPDATES = range(2)
 """Columns of ``progress``."""
+STEPS, ROLLOUTS = range(2)
+"""Columns of ``beats``: batched steps that a learner's simulators have answered, and rollouts that it has collected;
+rollouts count from the start of the run's first part, as ``UPDATES`` does."""
 CHECKPOINT_AT, STOP_AT = range(2)
 """Entries of ``control``: the update at which all learners of a lock-step run save, or stop; 0 is never."""
-_PROGRESS_FIELDS, _CONTROL_FIELDS = 2, 2
+_PROGRESS_FIELDS, _CONTROL_FIELDS, _BEAT_FIELDS = 2, 2, 2
 
 
 class BoardHandle(NamedTuple):
@@ -34,7 +37,8 @@ class BoardHandle(NamedTuple):
 
 
 class Board:
-    """Shared rows: ``progress`` int64 [n, 2], ``control`` int64 [2], parameter and moment snapshots float [n, d]."""
+    """Shared rows: ``progress`` and ``beats`` int64 [n, 2], ``control`` int64 [2], parameter and moment snapshots float
+    [n, d]."""
 
     def __init__(self, handle: BoardHandle, fd: int) -> None:
         self.handle, self._fd = handle, fd
@@ -50,7 +54,8 @@ class Board:
         self.control = view(1, np.int64, _CONTROL_FIELDS)
         self._sequence = view(2, np.int64, 2, n)
         self._moments = view(3, np.float64, n, m)
-        self._params = view(4, np.float32, n, d)
+        self.beats = view(4, np.int64, n, _BEAT_FIELDS)
+        self._params = view(5, np.float32, n, d)
 
     @classmethod
     def create(cls, num_learners: int, num_params: int, num_moments: int) -> Board:
@@ -72,7 +77,8 @@ class Board:
             raise ValueError(f"{len(progress)} learners were saved, and there is room for {len(self.progress)}")
         self.progress[: len(progress)] = progress
         for rank, row in enumerate(moments):
-            self.publish_moments(rank, np.asarray(row))
+            if len(row) == self.handle.num_moments:  # else of an earlier version, and published anew by its learner
+                self.publish_moments(rank, np.asarray(row))
 
     def publish_params(self, rank: int, flat: NDArray) -> int:
         """Returns which publication of this rank it was, from 1 on."""
@@ -121,5 +127,5 @@ class Board:
 
 def _offsets(n: int, d: int, m: int) -> list[int]:
     """Where each part begins, in bytes; the last entry is the size of all."""
-    sizes = [8 * n * _PROGRESS_FIELDS, 8 * _CONTROL_FIELDS, 8 * 2 * n, 8 * n * m, 4 * n * d]
+    sizes = [8 * n * _PROGRESS_FIELDS, 8 * _CONTROL_FIELDS, 8 * 2 * n, 8 * n * m, 8 * n * _BEAT_FIELDS, 4 * n * d]
     return [int(offset) for offset in np.concatenate([[0], np.cumsum(sizes)])]

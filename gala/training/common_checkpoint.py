@@ -37,7 +37,7 @@ class CommonCheckpoint:
         self.config, self.run_dir, self.board, self.fleet, self.states = config, run_dir, board, fleet, states
         self.mailboxes = mailboxes
         self.names: list[str] = []  # under which the checkpoint being taken will be kept
-        self.best = -float("inf")
+        self.best = self._best_before = -float("inf")
         self.on_commit: Callable[[Path], None] = lambda path: None
         self.lock_step = derived.is_lock_step(config)
         self._started = time.monotonic()
@@ -45,6 +45,8 @@ class CommonCheckpoint:
         parts = config.log.keep_milestones + 1
         self._milestones = [m for i in range(1, parts) if (m := config.steps * i // parts) > start_steps]
         self._over = False
+        self.unsaved = ""
+        """Why the last checkpoint that was to be taken is not there; empty if it is."""
         self._savers: set[int] = set()  # who is saving; empty while nobody is
         self._finished: set[int] = set()  # of those who save: done with their training, too
 
@@ -57,11 +59,11 @@ class CommonCheckpoint:
         else:
             self._tell("pause", "running")
 
-    def offer_best(self, return_mean: float) -> None:
+    def offer_best(self, score: float) -> None:
         """Keep a new best. A quarter of the checkpoint interval must lie between two, however fast the returns rise."""
         recent = time.monotonic() <= self._next - 0.75 * self.config.log.checkpoint_interval_s
-        if return_mean > self.best and not self.names and not recent:
-            self.best = return_mean
+        if score > self.best and not self.names and not recent:
+            self._best_before, self.best = self.best, score
             self.request(["latest", "best"])
 
     def update_ahead(self) -> int:
@@ -83,6 +85,8 @@ class CommonCheckpoint:
         elif event.kind == "saved" and event.rank not in self._savers:  # too late
             self.fleet.tell(event.rank, "resume")
         else:
+            if event.kind == "saved" and event.body:
+                self.unsaved = event.body
             self.states.move(event.rank, cast(State, event.kind))  # the other kinds are not this one's to hear
 
     def joined(self, rank: int) -> None:
@@ -113,7 +117,7 @@ class CommonCheckpoint:
             self._over = states == {"finished"}
             self.names = self.names or ["latest"]
             self._finished = {rank for rank, s in present.items() if s == "finished"}
-            self._savers, self._save_by = set(present), now + _SAVE_TIMEOUT_S
+            self._savers, self._save_by, self.unsaved = set(present), now + _SAVE_TIMEOUT_S, ""
             for rank in present:
                 self.states.move(rank, "saving")
                 self.fleet.tell(rank, "save")
@@ -141,10 +145,19 @@ class CommonCheckpoint:
             "moments": self.board.read_moments().tolist(),
             "weights": self.mailboxes.weights(ranks) if self.mailboxes else [],
             "return_mean": self.best,
+            "run": self.run_dir.identity(),
         }
-        self.run_dir.commit_checkpoint(STAGING, self.names, meta)
         self.board.control[CHECKPOINT_AT] = 0
-        self.on_commit(self.run_dir.checkpoints.root / self.names[-1])
+        try:
+            if not self.unsaved:
+                self.run_dir.commit_checkpoint(STAGING, self.names, meta)
+        except OSError as error:
+            self.unsaved = f"{error.filename or self.run_dir.path} cannot be written: {error.strerror}"
+        if self.unsaved:
+            self.run_dir.checkpoints.discard(STAGING)
+            self.best = self._best_before if "best" in self.names else self.best
+        else:
+            self.on_commit(self.run_dir.checkpoints.root / self.names[-1])
         for rank in ranks:
             self.states.move(rank, "finished" if rank in self._finished else "running")
             if not self._over:

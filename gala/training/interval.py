@@ -26,8 +26,8 @@ class IntervalStats:
         now = time.monotonic()
         record: dict[str, Any] = {"interval_s": now - self.started}
         record["interval_steps"] = sum(result.valid_steps for result in self.results)
-        record["returns"] = [r for result in self.results for r in result.episodes.returns]
-        record["lengths"] = [n for result in self.results for n in result.episodes.lengths]
+        for name in ("returns", "lengths", "rows"):
+            record[name] = [x for result in self.results for x in getattr(result.episodes, name)]
         if self.results:
             rows = [
                 torch.stack([r.loss.policy, r.loss.value, r.loss.entropy, r.grad_norm]).detach() for r in self.results

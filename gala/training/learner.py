@@ -33,7 +33,9 @@ from gala.runs.run_dir import RunDir
 from gala.training.board import UPDATES, Board
 from gala.training.interval import IntervalStats
 from gala.training.learner_state import LearnerState
+from gala.training.pooling import MomentPool
 from gala.training.protocol import Command, LearnerChannels, LearnerSpec, State
+from gala.training.watchdog import beats_of
 
 
 def main(spec: LearnerSpec, pipe: Connection) -> None:
@@ -70,6 +72,7 @@ class LearnerProcess:
         normalizer = make_normalizer(config, spaces)
         shape_reward, return_scaler = make_reward_shaper(config)
         self.state = LearnerState(self.policy, optimizer, slowmo, Normalizers(normalizer, return_scaler))
+        self.moments = MomentPool(config, self.board, self.rank, self.state.normalizers)
         self.generator = torch.Generator(device)
         self.collector = Collector(
             self.env,
@@ -88,6 +91,7 @@ class LearnerProcess:
             slowmo=slowmo,
         )
         self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c)
+        self.collector.on_step, self.learner.on_rollout = beats_of(self.board, self.rank)
         self.learning_rate, self.entropy_coef = learning_rate(config), entropy_coefficient(config)
         self.env_steps = self.updates = 0
         self.stopped = self.leaving = False
@@ -101,7 +105,7 @@ class LearnerProcess:
         elif self.spec.donated:
             self._join(unpack(self.spec.donated))
         if self.spec.resume_from or self.spec.donated:
-            self._pool_moments()
+            self.moments.pool(self.updates)
         env_seed, action_seed = derived.seeds(self.config, self.rank, self.env_steps)
         self.generator.manual_seed(action_seed)
         torch.manual_seed(action_seed)  # for dropout and augmentation
@@ -114,8 +118,8 @@ class LearnerProcess:
             result = self.learner.update(lr, self.entropy_coef(progress))
             self.updates += 1
             self.env_steps += result.valid_steps
+            self.moments.pool(self.updates)
             self.board.progress[self.rank] = (self.env_steps, self.updates)
-            self._pool_moments()
             self.interval.add(result)
             if time.monotonic() - self.interval.started > self.config.log.interval_s:
                 self._report(lr)
@@ -172,8 +176,7 @@ class LearnerProcess:
         while True:
             command = self.commands.get()
             if command == "save":
-                self._save()
-                self.send(("saved", None))
+                self.send(("saved", self._save()))
             elif command == "resume" and state == "paused":
                 self._rest(False)
                 return
@@ -184,13 +187,6 @@ class LearnerProcess:
         """Peers must not wait, at their staleness bound, for a learner that stands still."""
         if self.averager is not None and not self.lock_step:
             self.averager.rest(resting)
-
-    def _pool_moments(self) -> None:
-        """Share normaliser statistics between learners whose parameters are averaged."""
-        normalizers = self.state.normalizers
-        if normalizers and derived.averages_parameters(self.config):
-            self.board.publish_moments(self.rank, normalizers.pack())
-            normalizers.pool(self.board.read_moments())
 
     def _publish(self) -> None:
         number = self.board.publish_params(self.rank, self.flat.detach().cpu().numpy())
@@ -208,14 +204,19 @@ class LearnerProcess:
             record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
         self.send(("metrics", record))
 
-    def _save(self) -> None:
+    def _save(self) -> str:
+        """Write this learner's part; says in words why it could not, or nothing."""
         if self.averager is not None:
             self.averager.drain()
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta |= {"gossip": self.averager.state_dict(), "slice_weights": self.averager.slice_weights()}
         meta["contexts"] = episodes_by_context(self.env)
-        self.checkpoint_parts.write_part("staging", f"learner{self.rank}", self.state.tensors(), meta)
+        try:
+            self.checkpoint_parts.write_part("staging", f"learner{self.rank}", self.state.tensors(), meta)
+        except OSError as error:  # a full disk, say: the training goes on, and the next checkpoint may succeed
+            return f"{error.filename or 'a checkpoint'} cannot be written: {error.strerror}"
+        return ""
 
     def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
         self.state.load(tensors)

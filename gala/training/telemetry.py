@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,25 +14,22 @@ import torch
 from gala.gossip.evidence.certificate import Certificate
 from gala.gossip.evidence.events import consensus_distance
 from gala.training.board import ENV_STEPS, UPDATES, Board
+from gala.training.returns import EPISODE_WINDOW, EpisodeWindows
 
-EPISODE_WINDOW = 100
 QUIET_ROUNDS = 100
 """Rounds in a row without any message, after which a person should know."""
 STAGES = ("simulate", "act", "learn", "gossip")
 
 
 class Telemetry:
-    """Keeps the last 100 episodes, of each learner and of all, and the rates; makes one record per logging interval."""
+    """Keeps the last episodes of each learner, and the rates; makes one record per logging interval."""
 
     def __init__(self, num_learners: int, frames_per_step: int, start_steps: int = 0) -> None:
         self.frames_per_step = frames_per_step
-        self.returns: deque[float] = deque(maxlen=EPISODE_WINDOW)
-        self.lengths: deque[int] = deque(maxlen=EPISODE_WINDOW)
-        self.learner_returns = [deque[float](maxlen=EPISODE_WINDOW) for _ in range(num_learners)]
+        self.episodes = EpisodeWindows(num_learners)
         self.latest: list[dict[str, Any]] = [{} for _ in range(num_learners)]
         self.started = self._last_time = time.monotonic()
         self._last_steps = self.start_steps = start_steps
-        self.episodes = 0
         self.certificate: Certificate | None = None
         self._ages: list[dict[str, int]] = [{} for _ in range(num_learners)]
         self._steady: list[tuple[float, int]] = []
@@ -43,10 +40,7 @@ class Telemetry:
     def add(self, rank: int, record: dict[str, Any]) -> dict[str, Any]:
         """Takes in one learner's record and returns it as tags of that learner."""
         returns, lengths = record.pop("returns"), record.pop("lengths")
-        self.episodes += len(returns)
-        self.returns.extend(returns)
-        self.lengths.extend(lengths)
-        self.learner_returns[rank].extend(returns)
+        self.episodes.add(rank, returns, lengths)
         interval_s = max(record.pop("interval_s"), 1e-9)
         self._ages[rank] = record.pop("message_ages", {})
         if "events" in record:
@@ -59,8 +53,8 @@ class Telemetry:
         if "gossip/bytes_sent" in tags:
             before = self.latest[rank].get("gossip/bytes_sent", tags["gossip/bytes_sent"])
             tags["gossip/bytes_per_s"] = (tags["gossip/bytes_sent"] - before) / interval_s
-        if self.learner_returns[rank]:
-            tags["charts/episodic_return"] = float(np.mean(self.learner_returns[rank]))
+        if (mean := self.episodes.return_of(rank)) is not None:
+            tags["charts/episodic_return"] = mean
         tags |= {"env_steps": record["env_steps"], "updates": record["updates"]}
         self.latest[rank] = tags
         return tags
@@ -102,9 +96,8 @@ class Telemetry:
         self._steady.append((now, steps))
         record: dict[str, Any] = {"global_step": steps, "frames": steps * self.frames_per_step}
         record |= {"charts/SPS": sps, "charts/frames_per_s": sps * self.frames_per_step}
-        if self.returns:
-            record["charts/episodic_return"] = float(np.mean(self.returns))
-            record["charts/episodic_length"] = float(np.mean(self.lengths))
+        if (means := self._means()) is not None:
+            record["charts/episodic_return"], record["charts/episodic_length"] = means
         known = [tags for tags in self.latest if tags]
         for tag in sorted({tag for tags in known for tag in tags if "/" in tag} - set(record)):
             record[tag] = _REDUCE.get(tag, np.mean)([tags[tag] for tags in known if tag in tags])
@@ -136,6 +129,11 @@ class Telemetry:
                 }
         return {"gossip/consensus_distance": rms_consensus_distance(board.read_params(ranks))}
 
+    def _means(self) -> tuple[float, float] | None:
+        """(return, length) of the learners that are there; at the end of a run that has lost all, of those it had."""
+        there = [rank for rank, tags in enumerate(self.latest) if tags]
+        return self.episodes.means(there or range(len(self.latest)))
+
     def steady_rate(self) -> float:
         """env_steps per second over the run without its first tenth (start-up, warm-up)."""
         marks = self._steady
@@ -148,7 +146,7 @@ class Telemetry:
         """The closing figures of the run, in all and per learner."""
         steps = board.total_env_steps()
         learners = []
-        for rank, returns in enumerate(self.learner_returns):
+        for rank in range(len(self.latest)):
             if not board.progress[rank].any():  # a place that nobody took
                 continue
             learners.append(
@@ -156,7 +154,7 @@ class Telemetry:
                     "rank": rank,
                     "env_steps": int(board.progress[rank, ENV_STEPS]),
                     "updates": int(board.progress[rank, UPDATES]),
-                    "return_mean": float(np.mean(returns)) if returns else None,
+                    "return_mean": self.episodes.return_of(rank),
                 }
             )
         return {
@@ -165,8 +163,8 @@ class Telemetry:
             "updates": int(board.progress[:, UPDATES].sum()),
             "wall_s": time.monotonic() - self.started,
             "env_steps_per_s": self.steady_rate(),
-            "episodes": self.episodes,
-            "return_mean": float(np.mean(self.returns)) if self.returns else None,
+            "episodes": self.episodes.count,
+            "return_mean": means[0] if (means := self._means()) is not None else None,
             "learners": learners,
         }
 
@@ -204,7 +202,8 @@ def rms_consensus_distance(params: np.ndarray) -> float:
 def closing_lines(summary: dict[str, Any], run: str) -> list[str]:
     """What a person wants to know at the end of a run, and the next commands; lines of at most 80 columns."""
     mean = summary["return_mean"]
-    learned = "no episode ended" if mean is None else f"return {mean:.2f} over the last 100 episodes"
+    each = " of each learner" if len(summary["learners"]) > 1 else ""
+    learned = "no episode ended" if mean is None else f"return {mean:.2f} over the last {EPISODE_WINDOW} episodes{each}"
     return [
         f"{summary['status']}: {learned}",
         f"{summary['env_steps']:,} env_steps, {summary['updates']:,} updates in {summary['wall_s']:.0f} s, "

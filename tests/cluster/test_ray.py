@@ -202,7 +202,7 @@ def test_a_run_on_two_nodes_is_finished_evaluated_and_resumed_and_outlives_a_nod
     config = _config(tmp_path, 90_000)
     killer = threading.Thread(target=_kill_once_it_trains, args=(cluster, run, meta["env_steps"]))
     killer.start()
-    assert supervisor.train(config, run, resume=True) == 0
+    assert supervisor.train(config, run, resume_from="latest") == 0
     killer.join(PATIENCE_S)
     summary = json.loads((run.path / "summary.json").read_text())
     (failure,) = summary["failures"]

@@ -58,4 +58,5 @@ def test_advantages_are_the_scripts(autoreset):
     complete = min(COMPLETE, int(rollout.valid[:, 0].sum()) - 6)
     np.testing.assert_allclose(advantages[:complete], advantages_of_script(STEPS, seed=5)[:complete], rtol=1e-5)
     assert episodes.returns[::NUM_ROWS][:5] == [10.0, 6.0, 21.0, 1.0, 15.0]
+    assert episodes.rows[:NUM_ROWS] == list(range(NUM_ROWS))
     assert rollout.valid.all() == (autoreset == "same-step")

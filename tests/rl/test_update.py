@@ -45,7 +45,7 @@ class Replayed:
         )
 
     def collect(self, policy):
-        return self.rollout, Episodes([3.0], [7])
+        return self.rollout, Episodes([3.0], [7], [1])
 
 
 def learner(settings=SETTINGS, model=None, **parts):
@@ -101,7 +101,7 @@ def test_the_gradient_and_the_value_targets_are_those_of_the_loss_written_out(no
     np.testing.assert_allclose(result.target[valid], targets[valid.numpy()], rtol=1e-4, atol=1e-5)
     assert torch.equal(result.value, one.policy.unroll(*[getattr(one.collector.rollout, x) for x in UNROLLED]).value)
     assert torch.equal(result.valid, valid) and result.valid_steps == T * B - 2
-    assert result.episodes == ([3.0], [7]) and result.grad_norm == one.flat.grad.norm()
+    assert result.episodes == ([3.0], [7], [1]) and result.grad_norm == one.flat.grad.norm()
 
 
 UNROLLED = ("obs", "state", "first")

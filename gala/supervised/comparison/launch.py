@@ -10,6 +10,7 @@ import torch.distributed as dist
 from gala.config.supervised import SupervisedConfig
 from gala.processes.child import Failure
 from gala.processes.fleet import Event, ProcessFleet
+from gala.processes.loopback import listening_socket
 from gala.supervised.comparison import build
 from gala.supervised.comparison.build import ComparisonJob
 from gala.supervised.comparison.digits import Digits
@@ -24,6 +25,13 @@ class LearnerFailed(RuntimeError):
     """The first failure among the learners; its text is all that the user is shown."""
 
 
+def _open_store() -> dist.TCPStore:
+    """The rendezvous of the learners, on loopback."""
+    door = listening_socket()
+    port = door.getsockname()[1]
+    return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
+
+
 class Team:
     """One process per learner, for a whole comparison: starting them takes longer than training. A context manager;
     at its end no learner is left, whatever happened."""
@@ -34,7 +42,7 @@ class Team:
 
     def __enter__(self) -> Team:
         try:
-            self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            self._store = _open_store()
             arrays = tuple(x.numpy() for x in self.data)
             for rank in range(self.config.learners):
                 self.fleet.spawn(ComparisonSpec(self.config, rank, arrays, self._store.port))

@@ -1,0 +1,61 @@
+"""TensorBoard's event files, written by the thread that asks for it: an error is an exception here and now.
+
+``torch.utils.tensorboard`` writes in a thread of its own. If that meets a full disk, it ends, and from the tenth point
+on whoever adds one waits for ever.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_numbers = itertools.count()
+
+
+class EventFile:
+    """One new event file in ``folder``. Raises OSError where nothing can be written.
+
+    Args:
+        purge_step: TensorBoard is to hide the points from this step on that earlier files of the folder hold.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{next(_numbers)}"
+        self._event = Event
+        self._file = (folder / name).open("wb", buffering=0)
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        if purge_step is not None:
+            self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Tags and their values, as one point each."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        if points:
+            self._write(step=step, summary=Summary(value=points))
+
+    def histogram(self, tag: str, limits: list[float], counts: list[int], step: int) -> None:
+        """``counts`` of bins that end at ``limits``, ascending and not empty."""
+        from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+
+        count, total, squares = (sum(n * x**k for n, x in zip(counts, limits, strict=True)) for k in range(3))
+        moments = {"min": limits[0], "max": limits[-1], "num": count, "sum": total, "sum_squares": squares}
+        histogram = HistogramProto(bucket_limit=limits, bucket=counts, **moments)
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, histo=histogram)]))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())

@@ -1,0 +1,44 @@
+"""One writer at a time for a run directory: a lock that the kernel releases when its holder ends, however it does."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import time
+from pathlib import Path
+from typing import IO
+
+LOCK = ".lock"
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+
+def lock(folder: Path) -> IO[str]:
+    """Lock ``folder`` until the returned file is closed, or this process has ended.
+
+    Raises:
+        ValueError: another process trains there; or nothing can be written there.
+    """
+    try:
+        file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644), "r+")
+    except OSError as error:
+        raise ValueError(f"{folder}: nothing can be written there ({error.strerror}); copy it elsewhere") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = file.read().strip()
+        file.close()
+        raise ValueError(f"{folder} is being trained{f' by {holder}' if holder else ''}; end that run first") from None
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:  # where there are no locks, one trains without
+            file.close()
+            raise ValueError(f"{folder}: it cannot be locked ({error.strerror})") from None
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+    except OSError as error:
+        file.close()
+        raise ValueError(f"{folder}: nothing can be written there ({error.strerror}); make room first") from None
+    return file

@@ -1,0 +1,51 @@
+"""What ``overwrite=true`` may delete: a run of ours, and nothing beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from gala.runs.lock import LOCK
+
+_OURS = re.compile(
+    r"config\.yaml|command\.txt|versions\.json|metrics\.jsonl|summary\.json|wanted_learners|checkpoints|gossip|learner\d+"
+    rf"|events\.out\.tfevents\..*|(returns|epsilon-ball)\.(png|svg)|{re.escape(LOCK)}|.*\.tmp"
+)
+STRAY = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.directory", re.IGNORECASE)
+"""What file managers and network file systems leave in any folder."""
+
+
+def is_empty(path: Path) -> bool:
+    """Whether the folder holds nothing that anybody would miss."""
+    return all(entry.name == LOCK or STRAY.fullmatch(entry.name) for entry in path.iterdir())
+
+
+def check_removable(path: Path) -> None:
+    """Raises ValueError unless ``path`` is a run of ours, reached by no link at its end, with nothing else in it."""
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, which overwrite=true does not follow; name the directory itself")
+    if not (path / "config.yaml").is_file():
+        raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
+    try:
+        ours = "gala-rl" in json.loads((path / "versions.json").read_text())
+        ours = ours and (path / "command.txt").read_text().startswith("gala train")
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{path} was not made by gala (no versions.json of it), so overwrite=true leaves it alone")
+    strangers = [p.name for p in sorted(path.iterdir()) if not (_OURS.fullmatch(p.name) or STRAY.fullmatch(p.name))]
+    if strangers:
+        raise ValueError(f"{path} holds {strangers[0]}, which is not of a run; move it away, or give another run=")
+
+
+def remove_run(path: Path) -> None:
+    """Delete all that a run has written, its lock excepted. A link in it goes, what it leads to stays."""
+    for entry in path.iterdir():
+        if entry.name == LOCK:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

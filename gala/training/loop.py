@@ -1,0 +1,214 @@
+"""The parent's loop: hears the learners, watches them, logs, takes checkpoints, and ends the run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gala.build.gossip import open_store
+from gala.config.schema import Config
+from gala.processes.fleet import Event, Fleet
+from gala.runs.run_dir import RunDir
+from gala.training.board import STOP_AT, Board
+from gala.training.callbacks import Callbacks
+from gala.training.common_checkpoint import CommonCheckpoint
+from gala.training.elasticity import Elasticity
+from gala.training.panel import Panel
+from gala.training.protocol import LearnerSpec, LearnerStates
+from gala.training.returns import BestRule
+from gala.training.signals import EndRequest
+from gala.training.telemetry import Telemetry
+from gala.training.watchdog import Watchdog
+
+_POLL_S = 0.2
+_GRACE_S = 3.0
+_OVER = "the run has ended."
+
+
+class RunFailed(RuntimeError):
+    """The failure that ends the run; its text is all that the user is shown."""
+
+
+class Run:
+    """One run: what its learners say and how they end, and what follows from it."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: RunDir,
+        board: Board,
+        telemetry: Telemetry,
+        panel: Panel,
+        fleet: Fleet,
+        mailboxes: Any,
+        callbacks: Callbacks,
+    ) -> None:
+        self.config, self.run_dir, self.board, self.telemetry, self.panel = config, run_dir, board, telemetry, panel
+        self.fleet, self.mailboxes, self.callbacks = fleet, mailboxes, callbacks
+        self.states = LearnerStates()
+        self.errors: dict[int, str] = {}
+        self._heard: list[Event] = []
+        self.end_request = EndRequest()
+        self.ended_early = self._trouble = ""
+        """interrupted or stopped, once the run is asked to end before its steps are done."""
+        self.best = BestRule(config.learners, config.envs_per_learner)
+        self.has_run = self._has_shown_traceback = False
+        self.next_record = time.monotonic() + config.log.interval_s
+        self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
+        self.checkpoint.on_commit = callbacks.on_checkpoint
+        self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
+        self.watchdog = Watchdog(board, self.states, config.env.watchdog_s)
+
+    def start(self, resume_from: str, saved: dict[str, Any]) -> None:
+        """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty as is its name."""
+        self._store = open_store(self.config)
+        self._resume_from = resume_from
+        if saved and self.mailboxes:
+            self.mailboxes.restore(saved["weights"])
+        if saved:
+            self.checkpoint.best = -float("inf") if saved["return_mean"] is None else saved["return_mean"]
+        for rank in range(self.config.learners):
+            if not saved or rank in saved["ranks"]:
+                self.fleet.spawn(self._spec(rank))
+                self.states.move(rank, "starting")
+            else:
+                self.elasticity.admit(rank)
+        self._resume_from = ""
+
+    def _spec(self, rank: int, donated: bytes = b"") -> LearnerSpec:
+        return LearnerSpec(
+            self.config,
+            rank,
+            str(self.run_dir.path),
+            self.board.handle,
+            self.mailboxes.handle if self.mailboxes else None,
+            self._store.port if self._store else 0,
+            "" if donated else self._resume_from,
+            donated,
+        )
+
+    def supervise(self) -> str:
+        """Runs until all learners have saved their last state; finished, interrupted or stopped.
+
+        Raises:
+            RunFailed: a failure ends the run.
+            KeyboardInterrupt: Ctrl-C was pressed twice.
+        """
+        while True:
+            events = self.fleet.events(_POLL_S)
+            if self.end_request.kill:
+                raise KeyboardInterrupt
+            if self.end_request.signal and not self.ended_early:
+                self._end_early("interrupted", self.end_request.message)
+            if self.callbacks.end_wanted and not self.ended_early:
+                self._end_early("stopped", f"{self.callbacks.end_wanted}: saving a checkpoint")
+            self._heard += events
+            while self._heard:
+                self._handle(self._heard.pop(0))
+            now = time.monotonic()
+            if not self._end_stuck(now):
+                return self.ended_early
+            self.elasticity.advance()
+            if now >= self.next_record and not self.states.ranks("starting"):
+                self.next_record = now + self.config.log.interval_s
+                self._log()
+            if self.checkpoint.advance(now, self.mailboxes.silent() if self.mailboxes else ()):
+                self._log()
+                if self.checkpoint.unsaved:
+                    raise RunFailed(f"the last state could not be saved: {self.checkpoint.unsaved}")
+                for rank in self.states.ranks():
+                    self.fleet.tell(rank, "exit")
+                self.fleet.join(_GRACE_S)
+                return self.ended_early or "finished"
+
+    def _handle(self, event: Event) -> None:
+        rank, kind, body = event
+        if kind == "died":
+            self._died(rank, body)
+        elif kind == "error":
+            self.errors[rank] = body.traceback
+        elif kind == "metrics":
+            self.best.add(rank, body["rows"], body["returns"])
+            self.telemetry.add(rank, body)
+        elif kind == "ready":
+            self.states.move(rank, "running")
+            self.has_run = self.has_run or not self.states.ranks("starting")
+            self.checkpoint.joined(rank)
+        elif kind in ("state", "left"):
+            self.elasticity.hear(event)
+        else:
+            self.checkpoint.hear(event)
+
+    def _end_stuck(self, now: float) -> bool:
+        """End the learners that make no progress, as ``on_failure`` says; False if the run, which is to end anyway, is
+        over without them, and without a new checkpoint."""
+        for rank, idle_s in self.watchdog.stuck(now, bool(self.ended_early)):
+            told = f"learner {rank} has not moved for {idle_s:.0f} s"
+            if self.ended_early and self.elasticity.policy == "stop":
+                self.panel.message(f"{told}: the run ends without it, and without a new checkpoint")
+                return False
+            if self.elasticity.policy == "stop":
+                why = "a simulator hangs, or env.watchdog_s is too short"
+                raise RunFailed(f"{told}: {why}; {_OVER}")
+            self.panel.message(f"{told} (env.watchdog_s): it is ended")
+            self.fleet.end(rank)
+        return True
+
+    def _died(self, rank: int, how: str) -> None:
+        if self.states.remove(rank) == "left":
+            self.telemetry.forget(rank)
+            return
+        error = self.errors.pop(rank, "").rstrip()
+        self.checkpoint.died(rank)
+        self.telemetry.forget(rank)
+        told = f"learner {rank} failed" if error else f"learner {rank} {how}"
+        goes_on = self.elasticity.died(rank, told) and (self.has_run or not error)
+        if not goes_on:
+            self._fail(told, error)
+        if not self.states:
+            raise RunFailed(f"{told}; no learner is left, the run has ended." + self._explained(error))
+        self.panel.message(f"{told}; {self.elasticity.consequence(rank)}{self._explained(error)}")
+
+    def _fail(self, told: str, error: str) -> None:
+        """A killed learner makes its peers in an all-reduce fail: its death is then what the user should see."""
+        for event in (*self._heard, *self.fleet.events(_POLL_S)) if error else ():
+            if event.kind == "died" and "killed" in event.body:
+                told, error = f"learner {event.rank} {event.body}", ""
+        raise RunFailed(f"{told}; {_OVER}" + self._explained(error))
+
+    def _explained(self, error: str) -> str:
+        """The first traceback in full, later ones, which mostly repeat it, by their last line."""
+        if not error:
+            return ""
+        shown, self._has_shown_traceback = self._has_shown_traceback, True
+        return "\n" + (error.splitlines()[-1] if shown else error)
+
+    def _log(self) -> None:
+        record = self.telemetry.record(self.board, self.states.ranks())
+        self._warn_once(self.run_dir.append_metrics(record) or self.checkpoint.unsaved)
+        self.panel.update(record)
+        silent = self.mailboxes.silent() if self.mailboxes else ()
+        for warning in self.telemetry.warnings(silent):
+            self.panel.message(warning)
+        self.callbacks.on_record(record)
+        heard = [rank for rank in self.states.ranks() if rank not in silent]
+        if (score := self.best.score(heard, self.checkpoint.best)) is not None:
+            self.checkpoint.offer_best(score)
+        if self.mailboxes and (wanted := self.run_dir.take_wanted_learners()):
+            self.panel.message(self.elasticity.scale(wanted))
+
+    def _warn_once(self, trouble: str) -> None:
+        """Say what cannot be written, until it is something else, and when it can be again."""
+        if trouble != self._trouble:
+            again = f"{self.run_dir.path} can be written to again"
+            self.panel.message(f"warning: {trouble}; it is tried again" if trouble else again)
+        self._trouble = trouble
+
+    def _end_early(self, status: str, message: str) -> None:
+        self.ended_early = status
+        self.elasticity.stop()
+        if self.checkpoint.lock_step:
+            self.board.control[STOP_AT] = self.checkpoint.update_ahead()
+        for rank in self.states.ranks():
+            self.fleet.tell(rank, "stop")
+        self.panel.message(message)

@@ -1,0 +1,80 @@
+"""Which checkpoint a run goes on from: looked through as a whole before anything of the run is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gala.build.envs import probe_spaces
+from gala.build.policy import make_policy
+from gala.config.schema import Config
+from gala.runs.run_dir import RunDir
+
+LATEST = "latest"
+_NEEDED = ("env_steps", "ranks", "progress", "moments", "weights", "return_mean")
+
+
+def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]]:
+    """(name, lines for the user). ``wanted`` is a name, or empty: latest, or else the newest that is whole. The name is
+    empty if the run has no checkpoint yet.
+
+    Raises:
+        ValueError: the wanted one cannot be used, or none can; the line names the file.
+    """
+    if wanted:
+        check(run_dir, config, wanted)
+        return wanted, []
+    names = run_dir.checkpoints.names()
+    problems: list[str] = []
+    for name in sorted(names, key=lambda name: (name != LATEST, -_env_steps(run_dir, name), name)):
+        try:
+            check(run_dir, config, name)
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            return name, [f"warning: {problem}" for problem in problems] + ([] if name == LATEST else [_falls(name)])
+    if problems:
+        raise ValueError(f"no checkpoint can be resumed from: {problems[0]}")
+    return "", [f"{run_dir.path} has no checkpoint yet: it starts anew"]
+
+
+def _falls(name: str) -> str:
+    return f"resuming from {name}, the newest checkpoint that is whole"
+
+
+def check(run_dir: RunDir, config: Config, name: str) -> None:
+    """Raises ValueError, in one line with the file, if the checkpoint is damaged, holds what is not finite, or belongs
+    to another run or network."""
+    meta = run_dir.checkpoint_meta(name)
+    where = run_dir.checkpoints.root / name
+    run, ours = meta.get("run"), run_dir.identity()
+    if run is not None and ours is not None and run != ours:
+        raise ValueError(f"{where / 'meta.json'} is of another run ({run}, this is {ours})")
+    missing = [key for key in _NEEDED if key not in meta]
+    if missing or not meta["ranks"]:
+        raise ValueError(f"{where / 'meta.json'} has no {(missing or ['ranks'])[0]}")
+    network = make_policy(config, probe_spaces(config)).state_dict()
+    for rank in meta["ranks"]:
+        tensors, _ = run_dir.load_part(name, f"learner{rank}")
+        file = where / f"learner{rank}.safetensors"
+        _check_network(tensors.get("policy", {}), network, str(file))
+        for group, named in tensors.items():
+            for key, tensor in named.items():
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise ValueError(f"{file} holds numbers that are not finite, in {group}.{key}")
+
+
+def _check_network(saved: dict[str, Any], network: dict[str, Any], file: str) -> None:
+    if saved.keys() != network.keys():
+        odd = min(saved.keys() ^ network.keys())
+        raise ValueError(f"{file} is of another network: {odd} is {'missing' if odd in network else 'unknown'}")
+    for key, tensor in network.items():
+        if saved[key].shape != tensor.shape or saved[key].dtype != tensor.dtype:
+            has = f"{saved[key].dtype} {list(saved[key].shape)}"
+            raise ValueError(f"{file} is of another network: {key} is {has}, not {tensor.dtype} {list(tensor.shape)}")
+
+
+def _env_steps(run_dir: RunDir, name: str) -> int:
+    try:
+        return int(run_dir.checkpoint_meta(name)["env_steps"])
+    except (ValueError, KeyError, TypeError):
+        return -1

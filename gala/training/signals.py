@@ -1,0 +1,54 @@
+"""The signals that ask a training to end: Ctrl-C, and what schedulers and closed terminals send."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from gala.processes.start import ENDING_SIGNALS
+
+
+class EndRequest:
+    """What has been asked for so far: the first of ``ENDING_SIGNALS`` asks for an end in order, with a checkpoint.
+
+    Ctrl-C after that kills. The others, repeated, change nothing: a terminal that closes may send two, and a scheduler
+    sends a warning first.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        """The first one that came."""
+        self.kill = False
+
+    @property
+    def message(self) -> str:
+        name = "Ctrl-C" if self.signal == signal.SIGINT else self.signal.name if self.signal else ""
+        return f"{name}: saving a checkpoint; {'once more' if name == 'Ctrl-C' else 'Ctrl-C'} to kill"
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """Inside, the signals are heard; a Ctrl-C that kills raises KeyboardInterrupt.
+
+        Signals are the main thread's: in a training that another thread has started, they are that one's. One that is
+        ignored stays so (``nohup``), but for Ctrl-C.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        heard = [s for s in ENDING_SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._on_signal) for number in heard}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+        elif number == signal.SIGINT:
+            self.kill = True
+            raise KeyboardInterrupt

@@ -1,0 +1,190 @@
+"""What ``gala resume`` starts from, when checkpoints are damaged, copied, foreign or missing: looked through first."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from training import TINY, Gala, parts, status
+
+from gala.cli import main
+from gala.runs.run_dir import RunDir
+from gala.training import supervisor
+
+WORDS = (*TINY, "algo=gala", "learners=2", "steps=1_000", "log.keep_milestones=1")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with the checkpoints step500 and latest, and nothing else."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    words = ("log.checkpoint_interval_s=1000",)
+    assert Gala(path, *WORDS, *words).end()[0] == 0
+    run = RunDir.open(path)
+    if "best" in run.checkpoints.names():
+        (path / "checkpoints/best").unlink()
+    assert run.checkpoints.names() == ["latest", "step500"]
+    return path
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return RunDir.open(shutil.copytree(finished, tmp_path / "run", symlinks=True))
+
+
+@pytest.fixture
+def resume(run, monkeypatch, capsys):
+    """``gala resume RUN steps=3000 WORDS``: (exit status, what would be resumed from, what was said)."""
+
+    def call(*words):
+        started = []
+
+        def train(config, run_dir, resume_from):
+            started.append(resume_from)
+            run_dir.close()
+            return 0
+
+        monkeypatch.setattr(supervisor, "train", train)
+        code = main(["resume", str(run.path), "steps=3000", *words])
+        said = capsys.readouterr()
+        return code, started, said.out + said.err
+
+    return call
+
+
+def content(path: Path) -> dict[str, bytes | str]:
+    files = [p for p in sorted(path.rglob("*")) if p.name != ".lock"]
+    return {str(p): os.readlink(p) if p.is_symlink() else p.read_bytes() if p.is_file() else "" for p in files}
+
+
+def rewrite(run, change):
+    """``latest`` again, with every learner's tensors changed: whole, and not what it should be."""
+    meta = run.checkpoint_meta("latest")
+    for rank in meta["ranks"]:
+        tensors, part = run.load_part("latest", f"learner{rank}")
+        change(tensors["policy"])
+        run.write_part("staging", f"learner{rank}", tensors, part)
+    run.commit_checkpoint("staging", ["latest"], meta)
+
+
+def flip(run):
+    path = run.path / "checkpoints/latest/learner1.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def lie(run):
+    path = run.path / "checkpoints/latest/meta.json"
+    path.write_text(path.read_text().replace('"learners": 2', '"learners": 3'))
+
+
+def poison(policy):
+    next(iter(policy.values())).view(-1)[0] = float("nan")
+
+
+def widen(policy):
+    policy.update({key: tensor.double() for key, tensor in policy.items()})
+
+
+DAMAGE = {
+    "a bit of a part": (flip, "learner1.safetensors is damaged"),
+    "a figure of the meta": (lie, "meta.json is damaged"),
+    "half a meta": (lambda run: os.truncate(run.path / "checkpoints/latest/meta.json", 40), "meta.json is damaged"),
+    "no part": (lambda run: (run.path / "checkpoints/latest/learner0.json").unlink(), "latest has no learner0.json"),
+    "no folder": (lambda run: shutil.rmtree((run.path / "checkpoints/latest").resolve()), "latest has no meta.json"),
+    "NaN": (lambda run: rewrite(run, poison), "learner0.safetensors holds numbers that are not finite, in policy."),
+    "float64": (lambda run: rewrite(run, widen), "learner0.safetensors is of another network"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_noticed_before_anything_changes_and_the_newest_whole_one_is_taken(kind, run, resume):
+    damage, message = DAMAGE[kind]
+    damage(run)
+    before = content(run.path)
+    code, started, said = resume("checkpoint=latest")
+    assert (code, started) == (2, []) and message in said and str(run.path) in said and content(run.path) == before
+    code, started, said = resume()
+    assert (code, started) == (0, ["step500"]) and message in said and "resuming from step500" in said
+    assert max(r["global_step"] for r in run.read_metrics()) <= run.checkpoint_meta("step500")["env_steps"]
+
+
+def test_a_checkpoint_can_be_named_and_without_a_whole_one_nothing_is_changed(run, resume):
+    assert resume("checkpoint=step500")[:2] == (0, ["step500"])
+    assert "has no checkpoint 'worst'" in resume("checkpoint=worst")[2]
+    for name in run.checkpoints.names():
+        os.truncate(run.path / "checkpoints" / name / "learner0.safetensors", 100)
+    before = content(run.path)
+    code, started, said = resume()
+    assert (code, started) == (2, []) and "no checkpoint can be resumed from" in said and content(run.path) == before
+
+
+def test_the_checkpoint_of_another_run_is_refused(run, resume, tmp_path):
+    versions = json.loads((run.path / "versions.json").read_text())
+    (run.path / "versions.json").write_text(json.dumps({**versions, "run": "0123"}))
+    code, started, said = resume()
+    assert (code, started) == (2, []) and f"is of another run ({versions['run']}, this is 0123)" in said
+
+
+def test_a_broken_line_of_metrics_costs_that_line(run):
+    path = run.path / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    broken = [b'{"global_step": 1', *lines[:-1], b"\xff\x00", b"7", b'{"global_step": "x"}', lines[0]]
+    path.write_bytes(b"\n".join(broken))
+    assert run.read_metrics() == [json.loads(line) for line in (*lines[:-1], lines[0])]
+
+
+def spoil(path: Path) -> None:
+    """What file managers leave."""
+    for folder in ("", "checkpoints", "checkpoints/.store", "checkpoints/latest"):
+        (path / folder / ".DS_Store").write_text("x")
+        (path / folder / "Thumbs.db").write_text("x")
+
+
+@pytest.mark.parametrize("links", ["kept", "followed"])
+def test_a_copy_of_a_run_is_a_run(finished, tmp_path, links):
+    copy = Path(shutil.copytree(finished, tmp_path / "copy", symlinks=links == "kept"))
+    spoil(copy)
+    run = RunDir.open(copy)
+    before = run.checkpoint_meta("latest")["env_steps"]
+    assert main(["eval", str(copy), "episodes=1"]) == 0
+    code, _, err = Gala(copy, "steps=2_000", command="resume").end()
+    assert (code, err) == (0, "")
+    assert run.checkpoint_meta("latest")["env_steps"] >= 2_000 > before and len(parts(run)) == 2
+    assert run.checkpoint_meta("step500")["env_steps"] < before
+    assert not [p for p in (copy / "checkpoints").iterdir() if p.suffix in (".tmp", ".old")]
+
+
+def test_names_without_links(tmp_path, run, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    for value in (1.0, 2.0):
+        run.write_part("staging", "learner0", {"policy": {"w": torch.tensor([value])}}, {})
+        run.commit_checkpoint("staging", ["latest", "new"], {"env_steps": 3})
+        assert run.checkpoints.names() == ["latest", "new", "step500"]
+        for name in ("latest", "new"):
+            assert run.load_part(name, "learner0")[0]["policy"]["w"].item() == value
+    assert len(list((run.path / "checkpoints/.store").iterdir())) == 2
+
+
+def test_a_run_without_a_checkpoint_starts_anew(tmp_path):
+    gala = Gala(tmp_path / "run", *WORDS, "log.checkpoint_interval_s=1000", "steps=1e9", "log.keep_milestones=0")
+    gala.wait_for((gala.run / "metrics.jsonl").is_file, "metrics")
+    code, _, err = Gala(gala.run, command="resume").end()
+    assert code == 2 and f"is being trained by process {gala.process.pid} on" in err, "there is one that trains"
+    os.kill(gala.process.pid, signal.SIGKILL)
+    gala.end()
+    code, out, err = Gala(gala.run, "steps=2_000", command="resume").end()
+    run = RunDir.open(gala.run)
+    assert (code, err, status(run)) == (0, "", "finished") and "has no checkpoint yet: it starts anew" in out
+    assert [r["global_step"] for r in run.read_metrics()] == sorted(r["global_step"] for r in run.read_metrics())
+    assert 2_000 <= run.checkpoint_meta("latest")["env_steps"] < 3_000
