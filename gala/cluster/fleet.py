@@ -124,6 +124,11 @@ class RayFleet:
         self._actors[rank], self._lives[rank] = learner, learner.run.remote()
         self._start_by[rank] = time.monotonic() + START_TIMEOUT_S
 
+    def room(self) -> int | None:
+        """By free CPUs and GPUs of the whole cluster; who is about to start has not taken its share yet."""
+        free, needs = ray.available_resources(), {"CPU": self._share.cpus, "GPU": self._share.gpus}
+        return max(0, min(int(free.get(kind, 0) // n) for kind, n in needs.items() if n) - len(self._start_by))
+
     def events(self, timeout_s: float) -> list[Event]:
         deadline = time.monotonic() + timeout_s
         while not (events := self._poll()) and time.monotonic() < deadline:

@@ -39,6 +39,10 @@ class Fleet(Protocol):
         """Start a child; its rank must be free."""
         ...
 
+    def room(self) -> int | None:
+        """How many more children can start at once; None where nothing limits them."""
+        ...
+
     def events(self, timeout_s: float) -> list[Event]:
         """What has happened, in order for each child; waits up to ``timeout_s`` for something."""
         ...
@@ -74,6 +78,9 @@ class ProcessFleet:
             self._watcher = Watcher()
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
+
+    def room(self) -> int | None:
+        return None
 
     def spawn(self, spec: ChildSpec) -> None:
         ours, theirs = self._context.Pipe()

@@ -63,12 +63,25 @@ class Elasticity:
         if not 1 <= wanted <= places:
             return f"learners={wanted} was asked for; this run can have 1 to {places} (max_learners)"
         there = sorted({*self.states.ranks(), *self._wanting})
-        for rank in [r for r in range(places) if r not in there][: max(0, wanted - len(there))]:
+        newcomers = [r for r in range(places) if r not in there][: max(0, wanted - len(there))]
+        room = self.fleet.room()
+        if room is not None and len(newcomers) > room:
+            most = len(there) + room
+            return (
+                f"learners={wanted} was asked for; the cluster has CPUs for {most}: add nodes first"
+            )
+        for rank in newcomers:
             self.admit(rank)
-        leaving = [r for r in reversed(there) if self.states.of(r) == "running"][: max(0, len(there) - wanted)]
-        for rank in leaving:
-            self.fleet.tell(rank, "leave")
+        for rank in self._leaving(there, len(there) - wanted):
+            if self._wanting.pop(rank, self) is self:  # else it was only asked for
+                self.fleet.tell(rank, "leave")
         return f"scaling from {len(there)} to {wanted} learners"
+
+    def _leaving(self, there: list[int], number: int) -> list[int]:
+        """Those that hold least go first: newcomers that have not begun, then the highest ranks that run."""
+        waiting = [r for r in reversed(there) if r in self._wanting]
+        joining, running = (list(reversed(self.states.ranks(state))) for state in ("joining", "running"))
+        return [*waiting, *joining, *running][: max(0, number)]
 
     def stop(self) -> None:
         """The run is being interrupted: nobody comes any more."""
