@@ -36,8 +36,7 @@ class GossipAverager:
     Args:
         params: the model, or its parameters; they become views of one vector (see ``ExchangedValues``). Only of a model
             buffers are known, and parameters that are replaced or added later: ``step`` refuses to go on then.
-        average_buffers: exchange a model's running statistics too, as far as they are saved with it; see
-            ``averaged_tensors``, and ``averaged_numel`` for how many numbers the boxes must then hold.
+        average_buffers: exchange a model's running statistics too: see ``averaged_tensors`` and ``averaged_numel``.
         rank, world_size: this learner, and how many there can be at a time. Who is there is the mailbox's roster.
         mailbox: this rank's endpoint; None is allowed where nothing is exchanged (one learner, or ``mixing`` none).
         topology: a name in ``TOPOLOGIES``, or a ``Topology``.
@@ -47,8 +46,7 @@ class GossipAverager:
             message, is full: the graph is stitched around it as around a missing one, even where the only way leads
             through it, until it reads. Copies and lockstep know no full peers.
         tau: staleness bound: exchanges in a row without a message from a peer that was due to send; None is no bound.
-            0 is synchronous gossip, bit-identical to one process that computes all learners in lockstep; the floor
-            is off there, since a round's weight comes back within the round.
+            0 is synchronous gossip, bit-identical to one process that computes all learners in lockstep, without floor.
         at_bound: ``proceed``; ``wait`` until the message comes or the peer has done as many updates as this learner;
             ``drop-peer``: never wait, and let a peer leave tau + 1 messages unread, and not one, before it is full.
         wait_timeout_s: how long ``wait`` and tau=0 wait before they raise.
@@ -101,6 +99,8 @@ class GossipAverager:
             self._missed: dict[int, int] = {}
         self._mass = Mass(self.flat, rank, mailbox.roster if self._talks and mailbox is not None else None)
         self._exchange = Exchange(mailbox, rank, self.bound, self._mass)
+        if getattr(mailbox, "newcomer", False):
+            self.join(max(self.mailbox.progress(other) for other in range(world_size)))
 
     @property
     def weight(self) -> float:

@@ -67,9 +67,7 @@ class Elasticity:
         room = self.fleet.room()
         if room is not None and len(newcomers) > room:
             most = len(there) + room
-            return (
-                f"learners={wanted} was asked for; the cluster has CPUs for {most}: add nodes first"
-            )
+            return f"learners={wanted} was asked for; the cluster has CPUs for {most}: add nodes first"
         for rank in newcomers:
             self.admit(rank)
         for rank in self._leaving(there, len(there) - wanted):

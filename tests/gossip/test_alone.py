@@ -241,3 +241,30 @@ def test_a_learner_that_waits_gives_signs_of_life_and_outlasts_a_silent_peer():
         waiting.step()
     assert shared.silent() == (1,) and waiting.updates == 4
     assert shared.table.beat_ns[0] > shared.table.beat_ns[1]
+
+
+def _live_for(handle, updates, kill):
+    """A learner that makes so many updates and then dies, if ``kill``."""
+    averager = GossipAverager([torch.full((D,), 5.0)], rank=1, world_size=2, mailbox=handle.open(1))
+    for _ in range(updates):
+        averager.step()
+    if kill:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_who_starts_again_after_a_kill_is_a_newcomer_without_weight_and_all_mass_is_accounted_for():
+    """Nobody has to tell the boxes: the new process finds that the one before it is dead."""
+    context = mp.get_context("spawn")
+    shared = SharedMemoryMailboxes.create_for(torch.nn.Linear(1, 2), 2)
+    for _ in range(2):
+        child = context.Process(target=_live_for, args=(shared.handle, 3, True))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+    dead = float(shared.table.weight[1] + shared.table.unread[0, 1])
+    assert shared.buried_weight() > 0 and dead < 1.0, "the second one buried the first, and had no weight to give"
+    end = open_endpoint(shared.handle, 1)
+    assert end.newcomer and shared.table.weight[1] == 0.0
+    again = GossipAverager([torch.zeros(D)], rank=1, world_size=2, mailbox=end)
+    assert again.weight == 0.0 and again.updates == 6, "it goes on where the furthest is"
+    assert shared.table.total_weight(0) + shared.buried_weight() == pytest.approx(2.0, abs=1e-12)

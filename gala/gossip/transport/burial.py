@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gala.gossip.push_sum import in_unit
 from gala.gossip.transport.block import Block
 from gala.gossip.transport.box import Box
 from gala.gossip.transport.roster import PRESENT
@@ -27,7 +28,9 @@ def bury(block: Block, rank: int) -> float:
         cut_off += float(block.box(edge).reals[Box.LOST])
     before, intents.cut_off[rank] = float(intents.cut_off[rank]), cut_off
     orphaned = pass_on_orphans(block, rank)
-    return table.bury(rank, cut_off - before + orphaned)
+    lost = table.bury(rank, cut_off - before + orphaned)
+    intents.buried[rank] += in_unit(lost, table.highest_unit(), 0)
+    return lost
 
 
 def pass_on_orphans(block: Block, rank: int) -> float:

@@ -21,7 +21,7 @@ from gala.gossip.transport.block import Block
 from gala.gossip.transport.box import Box
 from gala.gossip.transport.burial import bury
 from gala.gossip.transport.intents import PUT, TAKE, TAKE_BACK
-from gala.gossip.transport.roster import FINISHED, PRESENT, RESTING, TableRoster
+from gala.gossip.transport.roster import DEAD, FINISHED, PRESENT, RESTING, TableRoster
 
 
 class Handle(NamedTuple):
@@ -73,7 +73,8 @@ def open_block(handle: Handle, fd: int = -1) -> Block:
 
 
 def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None = None) -> Mailbox:
-    """This process's endpoint for ``rank``; ``lent`` holds the numbers of boxes that keep theirs elsewhere.
+    """This process's endpoint for ``rank``. After the death of a process that was this rank it is a newcomer's, who has
+    no weight: see ``GossipAverager.join``. ``lent`` holds the numbers of boxes that keep theirs elsewhere.
 
     Raises:
         ValueError: the rank is outside the world, or the parent has closed the mailboxes or died.
@@ -81,7 +82,12 @@ def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None 
     check_rank(rank, handle.world_size)
     block = open_block(handle)
     block.lent = lent or block.lent
+    with block.found_dead(rank) as dead:
+        if dead:  # the process that was this rank before: nobody has noticed yet
+            bury(block, rank)
     block.claim(rank)
+    if block.table.state[rank] == DEAD:
+        block.table.admit(rank)
     if block.table.state[rank] != RESTING:  # a newcomer rests until its first update
         block.table.state[rank] = PRESENT
     return _SharedEndpoint(block, handle, rank)
@@ -95,6 +101,7 @@ class _SharedEndpoint:
         self.dtype = block.dtype
         self.message_bytes = self.dtype.itemsize * self.numel + HEADER_BYTES
         self._incoming = [edge for edge in handle.edges if edge[1] == rank]
+        self.newcomer = bool(block.table.state[rank] == RESTING)
         self._handle, self._looked_at_s = handle, 0.0
         self._warm: dict[Edge, None] = {}  # boxes that keep their memory, the one used last at the end
 

@@ -18,7 +18,7 @@ class Intents:
     reader, by two stores in two places. In between a kill would count that weight twice, or not at all: so the rank
     writes down beforehand which box, which version of it, and what its own weight will be after."""
 
-    _KIND, _EDGE, _VERSION, _AFTER, _CUT_OFF, _LIVES = range(6)
+    _KIND, _EDGE, _VERSION, _AFTER, _CUT_OFF, _LIVES, _BURIED = range(7)
 
     def __init__(self, lines: NDArray) -> None:
         reals = lines.view(np.float64)
@@ -26,6 +26,8 @@ class Intents:
         self._after = reals[:, self._AFTER]
         self.cut_off = reals[:, self._CUT_OFF]
         """Weight lost in cut-off writes of each rank, as far as it is accounted for."""
+        self.buried = reals[:, self._BURIED]
+        """Weight that went with all that died as each rank, in unit 0."""
         self.lives = lines[:, self._LIVES]
         """1 while a process has claimed the rank, and after it was killed."""
 

@@ -124,6 +124,11 @@ class SharedMemoryMailboxes:
         block = alive(self._block)
         return float(sum(block.box(edge).reals[Box.LOST] for edge in self._handle.edges))
 
+    def buried_weight(self) -> float:
+        """What all who died took along, in the weights of the beginning: with ``table.total_weight(0)`` all there
+        was."""
+        return float(alive(self._block).intents.buried.sum())
+
     def _peek(self, edge: Edge) -> Message | None:
         block = alive(self._block)
         with block.locked(block.box(edge)) as held:
