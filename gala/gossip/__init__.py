@@ -6,8 +6,8 @@
         averager.step()
     averager.close()
 
-The parent makes the mailboxes (``SharedMemoryMailboxes.create(n, averaged_numel(model))``) and gives each process their
-handle. Each name below is fetched when it is first used.
+The parent makes the mailboxes (``SharedMemoryMailboxes.create_for(model, n)``) and gives each process their handle.
+Each name below is fetched when it is first used.
 """
 
 from __future__ import annotations

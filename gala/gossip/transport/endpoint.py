@@ -101,6 +101,7 @@ class _SharedEndpoint:
         self.dtype = block.dtype
         self.message_bytes = self.dtype.itemsize * self.numel + HEADER_BYTES
         self._incoming = [edge for edge in handle.edges if edge[1] == rank]
+        self._lost_weight = 0.0  # of a closed one
         self.newcomer = bool(block.table.state[rank] == RESTING)
         self._handle, self._looked_at_s = handle, 0.0
         self._warm: dict[Edge, None] = {}  # boxes that keep their memory, the one used last at the end
@@ -223,11 +224,14 @@ class _SharedEndpoint:
         table.state[self._rank] = RESTING if resting else PRESENT
 
     def lost_weight(self) -> float:
-        block = alive(self._block)
+        if self._block is None:
+            return self._lost_weight
+        block = self._block
         return float(sum(block.box(edge).reals[Box.LOST] for edge in self._incoming))
 
     def close(self) -> None:
         if self._block is not None:
+            self._lost_weight = self.lost_weight()
             self._block.table.state[self._rank] = FINISHED
             self._block.let_go(self._rank)
         self._block = None
