@@ -72,7 +72,7 @@ def table(rows: list[Row]) -> str:
     """Markdown: medians and ranges over seeds."""
     lines = [
         "| study | variant | slow learner | final return | env_steps to the bar | seconds |",
-        "|---|---|---|---|---|---|",
+        "|---" * 6 + "|",
     ]
     keys = list(dict.fromkeys((r["study"], r["variant"], r["slower"]) for r in rows))
     for key in sorted(keys):

@@ -18,17 +18,19 @@ def read_yaml(path: Path, *, raw: bool = False) -> Any:
     """
     import yaml
 
-    loader = (yaml.BaseLoader if raw else yaml.SafeLoader)(read_text(path))
+    text, loader = read_text(path), None
     try:
+        loader = (yaml.BaseLoader if raw else yaml.SafeLoader)(text)  # refuses control characters
         node = loader.get_single_node()
         _check(path, node, set())
         return None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not valid YAML: {shortened(' '.join(str(error).split()))}") from None
     except RecursionError:  # in the parser, which cannot be asked how deep it is
         raise ValueError(f"{path} is nested more than {MAX_DEPTH} deep") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def read_text(path: Path) -> str:
@@ -69,3 +71,8 @@ def _check(path: Path, node: Any, seen: set[int], depth: int = 0) -> None:
         values = [value for _, value in node.value]
     for value in values:
         _check(path, value, seen, depth + 1)
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """``text`` for an error's one line: what nobody would read to its end is cut."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

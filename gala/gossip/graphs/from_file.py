@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gala.gossip.graphs.topology import Shares, Topology, get_topology, shares_problem
-from gala.plain_yaml import read_text, read_yaml
+from gala.plain_yaml import read_text, read_yaml, shortened
 
 _Round = dict[int, Shares]
 
@@ -40,7 +40,7 @@ def load_topology(path: str | Path) -> Topology:
         )
         return get_topology(topology, n)
     except (ValueError, TypeError) as e:
-        problem = str(e)
+        problem = shortened(str(e))
         raise ValueError(problem if problem.startswith((str(path), "cannot read")) else f"{path}: {problem}") from None
 
 
@@ -67,7 +67,7 @@ def _read_text(path: Path) -> list[list[list[Any]]]:
             try:
                 rounds[-1].append([int(words[0]), int(words[1]), *map(float, words[2:])])
             except (ValueError, IndexError):
-                raise ValueError(f"line {number} is {line.strip()!r}; write: source destination [share]") from None
+                raise ValueError(f"line {number} is {line.strip()[:60]!r}; write: source destination [share]") from None
     while len(rounds) > 1 and not rounds[-1]:  # a line --- at the end begins nothing
         rounds.pop()
     while len(rounds) > 1 and not rounds[0]:  # nor does one before the first edge end anything
