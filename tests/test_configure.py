@@ -152,3 +152,17 @@ def test_the_command_line_prints_one_line_and_exits_with_2(argv):
     assert done.returncode == 2
     assert re.fullmatch(r"gala: error: [^\n]+\n", done.stderr), done.stderr
     assert done.stdout == ""
+
+
+def test_a_base_is_looked_for_beside_the_preset_and_a_missing_one_is_named_with_its_file(tmp_path, monkeypatch):
+    """Before, it was looked for in the working directory, wherever the preset was."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "common.yaml").write_text("env: {id: CartPole-v1}\nsteps: 1234\n")
+    preset = tmp_path / "mine" / "one.yaml"
+    preset.write_text("base: common.yaml\nseed: 7\n")
+    monkeypatch.chdir(tmp_path)
+    config = parse_config([f"preset={preset}"])
+    assert (config.steps, config.seed) == (1234, 7)
+    preset.write_text("base: 7e-4\n")
+    with pytest.raises(ValueError, match=r"one\.yaml: base: unknown preset '7e-4'"):
+        parse_config([f"preset={preset}"])

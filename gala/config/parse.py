@@ -183,9 +183,14 @@ def _with_tuned(settings: list[Setting]) -> list[Setting]:
 def _read_preset(name: str, seen: tuple[str, ...] = ()) -> list[Setting]:
     if name in seen:
         raise ValueError(f"preset {name!r} is its own base: {' -> '.join((*seen, name))}")
-    settings = _read_yaml(preset_path(name))
-    bases = [s.text for s in settings if s.key == "base"]
-    inherited = [s for base in bases for s in _read_preset(base, (*seen, name))]
+    path = preset_path(name)
+    settings, inherited = _read_yaml(path), list[Setting]()
+    for base in (s.text for s in settings if s.key == "base"):
+        beside = path.parent / base
+        try:
+            inherited += _read_preset(str(beside) if beside.is_file() else base, (*seen, name))
+        except ValueError as error:
+            raise ValueError(str(error) if path.name in str(error) else f"{path}: base: {error}") from None
     return inherited + [s for s in settings if s.key != "base"]
 
 
