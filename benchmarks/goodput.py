@@ -44,8 +44,8 @@ MEAN_GAP_S, CALM_S, STOP_S, LOOK_S = 2.0, 60.0, (0.5, 3.0), 0.02
 RESULTS = Path(__file__).parent / "results" / "goodput.jsonl"
 
 
-def learn(handle: Any, rank: int) -> None:
-    """Small updates and exchanges, for ever."""
+def learn(handle: Any, rank: int, parent: int) -> None:
+    """Small updates and exchanges, as long as the process ``parent`` lives."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", RuntimeWarning)  # deaths, which are what this is about
     averager = GossipAverager(
@@ -53,7 +53,7 @@ def learn(handle: Any, rank: int) -> None:
     )
     noise = 1e-3 * torch.randn(NUMEL, generator=torch.Generator().manual_seed(rank))
     due_s = time.monotonic()
-    while True:
+    while Path(f"/proc/{parent}").exists():
         averager.flat.add_(noise)
         averager.step()
         due_s = max(due_s + PACE_S, time.monotonic())  # what was late is not made up for
@@ -82,7 +82,9 @@ class Team:
         self.updates, self.alive_s, self.recoveries_s, self.kinds = 0, 0.0, list[float](), {"kill": 0, "stop": 0}
 
     def _start(self, rank: int) -> BaseProcess:
-        process: BaseProcess = self._context.Process(target=learn, args=(self.boxes.handle, rank), daemon=True)
+        process: BaseProcess = self._context.Process(
+            target=learn, args=(self.boxes.handle, rank, os.getpid()), daemon=True
+        )
         process.start()
         return process
 

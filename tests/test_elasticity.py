@@ -50,6 +50,7 @@ def test_the_others_go_on_without_a_killed_learner_and_the_run_can_be_resumed(tm
     assert run.checkpoint_meta("latest")["ranks"] == [0, 2]
     weights = [meta["gossip"]["weight"] for _, meta in parts(run)]
     assert sum(weights) == pytest.approx(3 - failure["lost_weight"], abs=1e-9) and min(weights) > 0
+    assert failure["lost_share"] == pytest.approx(failure["lost_weight"] / 3)
     assert main(["eval", str(run.path), "episodes=2"]) == 0  # with the statistics of the dead learner, too
 
     resumed = Gala(run.path, command="resume")

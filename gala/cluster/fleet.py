@@ -74,6 +74,10 @@ class ParentMailboxes:
         visit to the hub. Envelopes that it had not got come back to their senders."""
         return float(ray.get(self._hub.bury.remote(rank), timeout=HUB_TIMEOUT_S))
 
+    def left_weight(self) -> float:
+        """What there is, in the unit of ``bury``, as of the last visits to the hub."""
+        return self._mirror.table.total_weight()
+
     def retire(self, rank: int) -> None:
         """``rank`` has left, and has handed its mass over."""
         ray.get(self._hub.retire.remote(rank), timeout=HUB_TIMEOUT_S)

@@ -43,6 +43,10 @@ class ShardedMailboxes:
         """Write a dead rank off; returns the weight that went with it, on average over shards."""
         return sum(shard.bury(rank) for shard in self.shards) / len(self.shards)
 
+    def left_weight(self) -> float:
+        """What there is, in the unit of ``bury``, on average over shards."""
+        return sum(shard.table.total_weight() for shard in self.shards) / len(self.shards)
+
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight."""
         for shard in self.shards:

@@ -37,7 +37,9 @@ class Elasticity:
     def died(self, rank: int, told: str) -> bool:
         """Account for a dead learner; False if this ends the run."""
         lost = self.mailboxes.bury(rank) if self.mailboxes else 0.0
-        self.failures.append({"rank": rank, "how": told, "lost_weight": lost, "time_s": time.time()})
+        share = lost / max(lost + self.mailboxes.left_weight(), 1e-300) if self.mailboxes else 0.0
+        lost_mass = {"lost_weight": lost, "lost_share": share}
+        self.failures.append({"rank": rank, "how": told, **lost_mass, "time_s": time.time()})
         self._wanting = {new: None if donor == rank else donor for new, donor in self._wanting.items() if new != rank}
         if self.policy == "restart" and len(self.failures) <= self.config.max_restarts and not self._stopped:
             self._wanting[rank] = None
@@ -45,8 +47,8 @@ class Elasticity:
 
     def consequence(self, rank: int) -> str:
         """What follows from the last death, in words."""
-        lost = self.failures[-1]["lost_weight"]
-        mass = f", {lost:.2f} of PushSum weight went with it" if self.mailboxes else ""
+        share = self.failures[-1]["lost_share"]
+        mass = f", {share:.0%} of the PushSum weight went with it" if self.mailboxes else ""
         if rank in self._wanting:
             return f"it starts again from a live learner's state{mass}"
         return f"the other {len(self.states)} go on{mass}"
