@@ -166,6 +166,10 @@ def test_the_second_moments_of_a_convolution_are_those_of_its_per_example_gradie
     outputs = outputs if model[0].bias is None else outputs + model[0].bias
     torch.testing.assert_close(outputs.transpose(1, 2).reshape(9, 3, *model[0](x).shape[2:]), model[0](x))
     torch.testing.assert_close(block.factors["a"], sum(row.T @ row for row in rows) / 9)
+    at = model[0](x).detach().requires_grad_()
+    (slopes,) = torch.autograd.grad(F.cross_entropy(model[1:](at), y, reduction="sum"), at)
+    slopes = slopes.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(block.factors["g"], slopes @ slopes.T / slopes.shape[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -209,20 +213,20 @@ def test_kfac_does_not_depend_on_the_coordinates_of_the_inputs_and_sgd_does():
     assert (changes["sgd", "plain"] - changes["sgd", "turned"]).norm() > 0.1 * changes["sgd", "plain"].norm()
 
 
-def test_a_new_basis_keeps_the_trace_of_the_fisher_and_its_diagonal():
+def test_a_new_basis_takes_over_the_diagonal_of_the_fisher_that_was():
+    """And the batch enters as a second moment in the new basis: decay d and the old F, 1 - d and the batch's."""
     model, x = mlp(1)
     ekfac = observed(model, x, exactly, decay=0.5, basis_every=2)
     block = ekfac.blocks["0"]
     for _ in range(2):  # the second of these begins with a new basis
-        before, count = dense(block)[0], block.count
+        before, batch = dense(block)[0], x + torch.randn_like(x)
         with ekfac.recording():
-            out = model(x + torch.randn_like(x))
+            out = model(batch)
         ekfac.observe(exactly(out))
-    assert count == 2
-    fresh, q = dense(block)
-    added = block.moments.flatten() - 0.5 * (q.T @ before @ q).diag()
-    assert (added > 0).all()  # what the batch has added, as a second moment: the rest is the old F in the new basis
-    assert not torch.allclose(fresh, before)
+    _, q = dense(block)
+    assert not torch.allclose(dense(block)[0], before)
+    expected = 0.5 * (q.T @ before @ q).diag() + 0.5 * (q.T @ exact_fisher(model, batch, "0") @ q).diag()
+    torch.testing.assert_close(block.moments.flatten(), expected)
 
 
 @pytest.mark.parametrize("delta", [1e-3, 2e-3])
@@ -283,12 +287,12 @@ def test_what_has_no_factors_falls_back_to_the_diagonal_and_is_named():
     ekfac = EKFAC(model, damping=0.5, decay=0.9999, max_dim=8)
     assert set(ekfac.fallbacks) == {"Odd: scale", "norm", "wide", "grouped", "twin", "head"}
     assert "10 wide" in ekfac.fallbacks["head"] and "shares" in ekfac.fallbacks["twin"]
-    for _ in range(1200):
+    for _ in range(500):
         with ekfac.recording():
             out = model(x)
         ekfac.observe(exactly(out))
     single = {name: part.moments for name, part in ekfac.single.items()}
-    for name, moments in single.items():  # 1200 draws of the signs; the truth is the mean of squares
+    for name, moments in single.items():  # 500 draws of the signs; the truth is the mean of squares
         params = {key: p.detach() for key, p in model.named_parameters()}
         square = 0.0
         p = torch.softmax(model(x), -1).detach()
@@ -298,7 +302,7 @@ def test_what_has_no_factors_falls_back_to_the_diagonal_and_is_named():
                 (None, 0),
             )(params, x)
             square = square + (p[:, k].view(-1, *[1] * (g[name].ndim - 1)) * g[name] ** 2).mean(0)
-        torch.testing.assert_close(moments, square, rtol=0.25, atol=2e-4)
+        torch.testing.assert_close(moments, square, rtol=0.35, atol=2e-4)
     model(x).sum().backward()
     model.unused.weight.grad = torch.ones(2, 2).double()
     gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
