@@ -84,6 +84,7 @@ def test_the_largest_are_meant_and_not_those_of_largest_magnitude(size):
     bend[:4] = torch.tensor([-20.0, 10.0, 9.0, 1.0])
     found = curvature.top_eigenpairs(lambda v: bend * v, bend, 3)
     torch.testing.assert_close(found.values, torch.tensor([10.0, 9.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(bend[:, None] * found.vectors, found.values * found.vectors, rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match=f"1 to {size} eigenvalues"):
         curvature.top_eigenpairs(lambda v: v, bend, size + 1)
 
