@@ -131,7 +131,8 @@ class EkfacConfig:
 
     kind: Literal["ekfac", "kfac", "diagonal"] = "ekfac"
     fisher: Literal["sampled", "empirical", "exact"] = "exact"
-    """Over actions: drawn anew, those of the rollout, or the expectation (one backward pass for each action)."""
+    """Over actions: drawn anew, those of the rollout, or the expectation (a backward pass for each action,
+    or two for each number of one)."""
     critic_sigma: float = bounded(1.0, POSITIVE)
     """Returns count as N(V, critic_sigma^2); 1 / sqrt(2 a2c.value_coef) is the curvature of the value loss."""
     damping: float = bounded(0.01, POSITIVE)

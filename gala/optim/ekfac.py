@@ -38,7 +38,7 @@ class EKFAC:
     they were locations of a convolution. A layer that no recorded pass has used keeps its gradient.
 
     Args:
-        model: its modules are looked at now; parameters added later are left alone.
+        model: its modules are looked at now, on their device; parameters added later are left alone.
         kind: see ``gala.optim.ekfac_layers.Block``.
         damping: added to the eigenvalues of F.
         decay: of the running means; 0 is the last batch alone.
@@ -126,6 +126,7 @@ class EKFAC:
 
         Raises:
             ValueError: no pass was recorded, or a layer's rows do not belong to the losses.
+            FloatingPointError: the second moments are not finite.
         """
         calls = {name: found for name, found in self._calls.items() if found}
         self._calls = {}

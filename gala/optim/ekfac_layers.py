@@ -15,7 +15,7 @@ _MAX_NUMBERS = 2**24
 
 def why_diagonal(module: nn.Module, max_dim: int) -> str:
     """Why ``module`` cannot have Kronecker factors; empty if it can: a Linear or Conv2d of which no factor is wider
-    than ``max_dim``."""
+    than ``max_dim``, the bias not counted."""
     if not isinstance(module, nn.Linear | nn.Conv2d):
         return f"{type(module).__name__} is neither Linear nor Conv2d"
     if not all(p.requires_grad for p in module.parameters()):
@@ -25,9 +25,9 @@ def why_diagonal(module: nn.Module, max_dim: int) -> str:
             return "it is a grouped convolution"
         if module.padding_mode != "zeros" or isinstance(module.padding, str):
             return f"its padding is {module.padding}, {module.padding_mode}"
-    outputs, inputs = _sizes(module)
-    if max(outputs, inputs) > max_dim:
-        return f"a factor is {max(outputs, inputs)} wide, more than {max_dim}"
+    width = max(module.weight.shape[0], module.weight[0].numel())
+    if width > max_dim:
+        return f"a factor is {width} wide, more than {max_dim}"
     return ""
 
 
@@ -125,7 +125,10 @@ class Block:
     def _renew_basis(self) -> None:
         values, turned = {}, {}
         for name in ("a", "g"):
-            values[name], basis = torch.linalg.eigh(self.factors[name])
+            try:
+                values[name], basis = torch.linalg.eigh(self.factors[name])
+            except torch.linalg.LinAlgError as error:
+                raise FloatingPointError(f"the Fisher matrix of {self.module} has no eigenbasis: {error}") from error
             turned[name] = (basis.T @ self.factors[f"basis_{name}"]).square()
             self.factors[f"basis_{name}"].copy_(basis)
         if self.kind == "kfac":

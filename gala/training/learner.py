@@ -209,6 +209,8 @@ class LearnerProcess:
         if self.averager is not None:
             record |= {f"gossip/{key}": value for key, value in self.averager.stats().items()}
             record["message_ages"] = self.averager.age_histogram.counts()
+        if self.state.ekfac is not None:
+            record["losses/predicted_kl"] = float(self.state.ekfac.predicted_kl)
         if self.event_log is not None:
             record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
         self.send(("metrics", record))

@@ -51,6 +51,8 @@ def test_the_estimates_are_unbiased_even_where_there_is_no_signal():
     assert sum(m.noise for m in found) / 4000 == pytest.approx(4.5, rel=0.02)
     meter = noise_scale.NoiseScale()
     assert meter.value == math.inf
+    meter.add(noise_scale.Moments(signal=-0.5, noise=4.0))
+    assert meter.value == math.inf  # and not a negative number of environments
     with pytest.raises(ValueError, match="two environments"):
         noise_scale.moments(draws(1, 1.0))
 

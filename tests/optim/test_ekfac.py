@@ -2,6 +2,7 @@
 
 import copy
 import math
+import textwrap
 
 import pytest
 import torch
@@ -286,7 +287,7 @@ def test_what_has_no_factors_falls_back_to_the_diagonal_and_is_named():
     x = torch.randn(16, 4).double()
     ekfac = EKFAC(model, damping=0.5, decay=0.9999, max_dim=8)
     assert set(ekfac.fallbacks) == {"Odd: scale", "norm", "wide", "grouped", "twin", "head"}
-    assert "10 wide" in ekfac.fallbacks["head"] and "shares" in ekfac.fallbacks["twin"]
+    assert "9 wide" in ekfac.fallbacks["head"] and "shares" in ekfac.fallbacks["twin"]
     for _ in range(500):
         with ekfac.recording():
             out = model(x)
@@ -392,3 +393,23 @@ def test_misuse_is_named():
     with pytest.raises(ValueError, match="multiple of the 3 losses"):
         ekfac.observe([out.sum(1)[:3]])
     assert math.isfinite(out.sum().item()) and layer.weight.grad is None
+    with ekfac.recording():
+        out = layer(torch.full((4, 2), math.nan))
+    with pytest.raises(FloatingPointError, match="no eigenbasis"):
+        ekfac.observe([out.sum(1)])
+
+
+def test_the_example_of_the_docstring_learns_in_fewer_steps_than_plain_sgd():
+    """Inputs of scales 0.1 to 10: 30 steps of 0.5 are enough with it, and not without."""
+    example = textwrap.dedent(EKFAC.__doc__.split("(arXiv 1806.03884).\n\n")[1].split("\n\n    ``observe``")[0])
+    plain = "\n".join(line for line in example.splitlines() if not line.strip().startswith("ekfac()"))
+    torch.manual_seed(0)
+    x = torch.randn(200, 6) * torch.logspace(-1, 1, 6)
+    y = ((x / torch.logspace(-1, 1, 6)) @ torch.randn(6, 3)).argmax(1)
+    losses = []
+    for code in (example, plain):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+        exec(code, {"torch": torch, "F": F, "EKFAC": EKFAC, "model": model, "batches": [(x, y)] * 30})
+        losses.append(F.cross_entropy(model(x), y).item())
+    assert losses[0] < 0.25 and losses[1] > 0.5, losses
