@@ -60,6 +60,7 @@ def make_ekfac(config: Config, policy: torch.nn.Module) -> EKFAC | None:
         basis_every=e.basis_every,
         max_dim=e.max_dim,
         kl_limit=e.kl_limit,
+        kl_lr=learning_rate(config)(0.0),
     )
 
 

@@ -143,7 +143,8 @@ class EkfacConfig:
     max_dim: int = bounded(1024, AT_LEAST_ONE)
     """Layers with more inputs or outputs have a diagonal instead of an eigenbasis."""
     kl_limit: float = bounded(0.001, NOT_NEGATIVE)
-    """Steps are shortened to this KL divergence, to second order (ACKTR's trust region); 0 is no limit."""
+    """Steps are shortened to this KL divergence, to second order (ACKTR's trust region), at the learning rate of the
+    start; as that falls, so do they. 0 is no limit."""
     momentum: float = bounded(0.9, BELOW_ONE)
     """Steps are running means of natural gradients, which keep this share per update."""
 

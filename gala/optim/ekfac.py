@@ -47,6 +47,8 @@ class EKFAC:
         kl_limit: the step ``lr * v`` is scaled by min(1, sqrt(2 kl_limit / (lr^2 v^T F v))), after which its KL
             divergence, lr^2 v^T F v / 2 to second order, is at most this (ACKTR, arXiv 1708.05144, section 3.3; its
             published codes leave out the 2, and so stay under half of the limit). 0 is no limit.
+        kl_lr: the learning rate for which ``kl_limit`` is meant; at another the limit is kl_limit (lr / kl_lr)^2. None:
+            each is. Where all steps are cut to the limit, a schedule of the learning rate would change nothing else.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class EKFAC:
         basis_every: int = 20,
         max_dim: int = 1024,
         kl_limit: float = 0.0,
+        kl_lr: float | None = None,
     ) -> None:
         if kind not in ("ekfac", "kfac", "diagonal"):
             raise ValueError(f"kind={kind!r} is unknown; use ekfac, kfac or diagonal")
@@ -67,7 +70,8 @@ class EKFAC:
                 "EKFAC wants damping >= 0, 0 <= decay < 1, basis_every >= 1, max_dim >= 1, kl_limit >= 0; got "
                 f"{damping}, {decay}, {basis_every}, {max_dim}, {kl_limit}"
             )
-        self.damping, self.decay, self.basis_every, self.kl_limit = damping, decay, basis_every, kl_limit
+        self.damping, self.decay, self.basis_every = damping, decay, basis_every
+        self.kl_limit, self.kl_lr = kl_limit, kl_lr
         self.blocks: dict[str, Block] = {}
         self.fallbacks: dict[str, str] = {}
         """Layer or parameter -> why its part of F is diagonal though ``kind`` is not."""
@@ -189,11 +193,11 @@ class EKFAC:
                 v, bent = part.solve(gradient, self.damping)
                 solved.append((part, v))
                 curvature = curvature + bent
-        kl = 0.5 * lr**2 * curvature
-        scale = torch.ones_like(kl)
+        scale = torch.ones_like(curvature)
         if self.kl_limit:
-            scale = (self.kl_limit / kl.clamp(min=torch.finfo(kl.dtype).tiny)).sqrt().clamp(max=1.0)
-        self.predicted_kl = scale**2 * kl
+            longest = 0.5 * (lr if self.kl_lr is None else self.kl_lr) ** 2 * curvature
+            scale = (self.kl_limit / longest.clamp(min=torch.finfo(longest.dtype).tiny)).sqrt().clamp(max=1.0)
+        self.predicted_kl = 0.5 * (lr * scale) ** 2 * curvature
         for part, v in solved:
             part.write(v * scale)
 

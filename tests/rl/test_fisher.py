@@ -107,8 +107,10 @@ def test_a_saved_learner_goes_on_to_the_bit():
     assert torch.equal(one.flat, other.flat)
 
 
-def test_the_end_of_a_linear_schedule_takes_steps_of_under_a_hundredth():
-    one, state, config = learner("ekfac.kl_limit=0", "ekfac.momentum=0", "optim.schedule=linear")
+@pytest.mark.parametrize("limit", [0.0, 1e-7])
+def test_the_end_of_a_linear_schedule_takes_steps_of_under_a_hundredth(limit):
+    """Also where the trust region cuts all of them."""
+    one, state, config = learner(f"ekfac.kl_limit={limit}", "ekfac.momentum=0", "optim.schedule=linear")
     lengths = []
     for progress in (0.0, 0.995):
         before = one.flat.detach().clone()
@@ -116,6 +118,7 @@ def test_the_end_of_a_linear_schedule_takes_steps_of_under_a_hundredth():
         one.update(learning_rate(config)(progress), ENTROPY_COEF)
         lengths.append((one.flat.detach() - before).norm().item())
         if progress == 0.0:
+            assert not limit or state.ekfac.predicted_kl.item() == pytest.approx(limit)
             state.load(saved)
     assert 0 < lengths[1] < 0.01 * lengths[0]
 
