@@ -29,6 +29,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "gala/rl/rollout.py": (*_LEARNER, _GROUPS),
     "gala/optim/rmsprop_tf.py": ("tests/optim/test_rmsprop_tf.py",),
     "gala/optim/update.py": ("tests/optim/test_learning_step.py", "tests/rl/test_update.py"),
+    "gala/optim/ekfac.py": ("tests/optim/test_ekfac.py",),
+    "gala/optim/ekfac_layers.py": ("tests/optim/test_ekfac.py",),
+    "gala/rl/fisher.py": ("tests/rl/test_fisher.py",),
     "gala/optim/schedules.py": ("tests/optim/test_rmsprop_tf.py",),
     "gala/optim/slowmo.py": ("tests/optim/test_slowmo.py",),
     "gala/gossip/push_sum.py": (

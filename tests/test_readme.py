@@ -83,7 +83,7 @@ def test_the_table_of_where_things_are_names_what_is_there():
     paths = re.findall(r"`([\w/]+/[\w/.]*)`", table)
     assert len(paths) >= 16 and not [path for path in paths if not (ROOT / path).exists()]
     registries = re.findall(r"`([A-Z]+)` in `([^`]+)`", table)
-    assert len(registries) == 6
+    assert len(registries) == 7
     for name, path in registries:
         assert re.search(rf"^{name}\b.* = {{", (ROOT / path).read_text(), re.MULTILINE), (name, path)
     wanted = {"the loss", "the exchange", "a topology", "an environment", "an encoder", "an optimiser", "a command"}

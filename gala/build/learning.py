@@ -11,15 +11,19 @@ from numpy.typing import NDArray
 from gala.build.envs import Spaces
 from gala.config.derived import total_envs
 from gala.config.schema import Config
+from gala.optim.ekfac import EKFAC
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr
 from gala.optim.slowmo import SlowMo
 from gala.plugins import loading
+from gala.rl.fisher import RolloutFisher
 from gala.rl.normalise import Normalizers, ObsNormalizer, ReturnScaler
+from gala.rl.rollout import Policy, Rollout
 
 OPTIMIZERS: dict[str, Callable[[list[torch.Tensor], Config], torch.optim.Optimizer]] = {
     "rmsprop_tf": lambda p, c: RMSpropTF(p, c.optim.lr, c.optim.rmsprop_alpha, c.optim.eps),
     "rmsprop": lambda p, c: torch.optim.RMSprop(p, c.optim.lr, c.optim.rmsprop_alpha, c.optim.eps),
+    "ekfac": lambda p, c: torch.optim.SGD(p, c.optim.lr, momentum=c.ekfac.momentum, dampening=c.ekfac.momentum),
     "adam": lambda p, c: torch.optim.Adam(p, c.optim.lr, (c.optim.adam_beta1, c.optim.adam_beta2), c.optim.eps),
 }
 
@@ -41,6 +45,30 @@ def make_optimizer(config: Config, flat: torch.Tensor) -> torch.optim.Optimizer:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optim.name={name} must make a torch.optim.Optimizer, not {type(optimizer).__name__}")
     return optimizer
+
+
+def make_ekfac(config: Config, policy: torch.nn.Module) -> EKFAC | None:
+    """What rewrites the gradients before the step, with optim.name=ekfac."""
+    if config.optim.name != "ekfac":
+        return None
+    e = config.ekfac
+    return EKFAC(
+        policy,
+        kind=e.kind,
+        damping=e.damping,
+        decay=e.decay,
+        basis_every=e.basis_every,
+        max_dim=e.max_dim,
+        kl_limit=e.kl_limit,
+        kl_lr=learning_rate(config)(0.0),
+    )
+
+
+def make_rollout_fisher(
+    config: Config, ekfac: EKFAC | None, generator: torch.Generator
+) -> Callable[[Policy, Rollout], None] | None:
+    """What shows each rollout to ``ekfac``."""
+    return RolloutFisher(ekfac, config.ekfac.fisher, config.ekfac.critic_sigma, generator) if ekfac else None
 
 
 def check_optimizer(config: Config) -> None:

@@ -21,12 +21,27 @@ def main(argv: Sequence[str]) -> int:
     config = prepare(words, start_processes=not dry_run)
     if dry_run:
         print(dump_config(config))
-        print(arithmetic(config))
+        print("\n".join([arithmetic(config), *fallback_lines(config)]))
         return 0
+    for line in fallback_lines(config):
+        print(line, flush=True)
     from gala.training import supervisor
 
     supervisor.connect_cluster(config)
     return supervisor.train(config, RunDir.create(config, words, config.overwrite))
+
+
+def fallback_lines(config: Config) -> list[str]:
+    """With optim.name=ekfac, a line for each layer that has no eigenbasis."""
+    if config.optim.name != "ekfac":
+        return []
+    from gala.build.envs import probe_spaces
+    from gala.build.learning import make_ekfac
+    from gala.build.policy import make_policy
+
+    ekfac = make_ekfac(config, make_policy(config, probe_spaces(config)))
+    assert ekfac is not None
+    return [f"ekfac: {layer} has a diagonal only: {why}" for layer, why in ekfac.fallbacks.items()]
 
 
 def arithmetic(config: Config) -> str:

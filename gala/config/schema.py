@@ -111,9 +111,10 @@ class A2CConfig:
 class OptimConfig:
     """The local optimiser; its state is never gossiped."""
 
-    name: Literal["rmsprop_tf", "rmsprop", "adam"] | str = "rmsprop_tf"
-    """rmsprop_tf keeps epsilon inside the root, as the published A2C results do. Or module:attribute, as in
-    torch.optim:AdamW: what makes an optimiser of (parameters, lr=...)."""
+    name: Literal["rmsprop_tf", "rmsprop", "adam", "ekfac"] | str = "rmsprop_tf"
+    """rmsprop_tf keeps epsilon inside the root, as the published A2C results do. ekfac: gradients are multiplied with
+    the inverse of a Fisher matrix first, see ekfac.*. Or module:attribute, as in torch.optim:AdamW: what makes an
+    optimiser of (parameters, lr=...)."""
     lr: float = bounded(7e-4, NOT_NEGATIVE)
     schedule: Literal["constant", "linear"] = "constant"
     lr_scaling: Literal["none", "sqrt"] = "none"
@@ -123,6 +124,30 @@ class OptimConfig:
     rmsprop_alpha: float = bounded(0.99, BELOW_ONE)
     adam_beta1: float = bounded(0.9, BELOW_ONE)
     adam_beta2: float = bounded(0.999, BELOW_ONE)
+
+
+@dataclass(frozen=True)
+class EkfacConfig:
+    """The Fisher matrix of optim.name=ekfac, local to each learner; see ``gala.optim.ekfac.EKFAC``."""
+
+    kind: Literal["ekfac", "kfac", "diagonal"] = "ekfac"
+    fisher: Literal["sampled", "empirical", "exact"] = "exact"
+    """Over actions: drawn anew, those of the rollout, or the expectation (a backward pass for each action,
+    or two for each number of one)."""
+    critic_sigma: float = bounded(1.0, POSITIVE)
+    """Returns count as N(V, critic_sigma^2); 1 / sqrt(2 a2c.value_coef) is the curvature of the value loss."""
+    damping: float = bounded(0.01, POSITIVE)
+    decay: float = bounded(0.95, BELOW_ONE)
+    """What the running means of second moments keep per update."""
+    basis_every: int = bounded(20, AT_LEAST_ONE)
+    """Updates between two renewals of the eigenbases."""
+    max_dim: int = bounded(1024, AT_LEAST_ONE)
+    """Layers with more inputs or outputs have a diagonal instead of an eigenbasis."""
+    kl_limit: float = bounded(0.001, NOT_NEGATIVE)
+    """Steps are shortened to this KL divergence, to second order (ACKTR's trust region), at the learning rate of the
+    start; as that falls, so do they. 0 is no limit."""
+    momentum: float = bounded(0.9, BELOW_ONE)
+    """Steps are running means of natural gradients, which keep this share per update."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +248,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    ekfac: EkfacConfig = field(default_factory=EkfacConfig)
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
     gossip: GossipConfig = field(default_factory=GossipConfig)
     slowmo: SlowMoConfig = field(default_factory=SlowMoConfig)

@@ -14,6 +14,8 @@ def validate(config: Config) -> None:
     """Refuse values that cannot work. Raises ValueError: one line that names the setting and what it may be."""
     check_bounds(config)
     _refuse(_impossible_models(config))
+    if config.optim.name == "ekfac":
+        _refuse(_impossible_with_ekfac(config))
     if config.algo == "a2c" and config.learners > 1:
         raise ValueError(f"algo=a2c has one learner, not {config.learners}; use algo=gala, independent or allreduce")
     if config.max_learners and config.max_learners < config.learners:
@@ -62,6 +64,19 @@ def _impossible_models(config: Config) -> dict[str, bool]:
         and (config.device != "cuda" or config.a2c.passes == "1"),
         "model.compile=cuda-graphs excludes model.dropout and model.augment; use model.compile=default": graphs
         and (model.dropout > 0 or model.augment != "none"),
+    }
+
+
+def _impossible_with_ekfac(config: Config) -> dict[str, bool]:
+    return {
+        "optim.name=ekfac gives each learner a curvature of its own, so algo=allreduce would tear them apart; use "
+        "algo=gala": config.algo == "allreduce" and config.learners > 1,
+        "optim.name=ekfac knows no Fisher matrix of a model of the dynamics; set model.dynamics_coef=0": bool(
+            config.model.dynamics_coef
+        ),
+        "optim.name=ekfac looks into the layers, which compiled encoders hide; set model.compile=none": (
+            config.model.compile != "none"
+        ),
     }
 
 

@@ -27,6 +27,7 @@ class Distribution(NamedTuple):
         mode: params -> the most probable action.
         log_prob: (params, action) -> [...].
         entropy: params -> [...].
+        fisher_root: params -> S ``[..., num_params, K]`` with S S^T the Fisher information of the params.
     """
 
     num_outputs: int
@@ -36,6 +37,7 @@ class Distribution(NamedTuple):
     mode: Callable[[Tensor], Tensor]
     log_prob: Callable[[Tensor, Tensor], Tensor]
     entropy: Callable[[Tensor], Tensor]
+    fisher_root: Callable[[Tensor], Tensor]
 
 
 def distribution_for(space: gym.Space) -> Distribution:
@@ -68,15 +70,35 @@ def _categorical_entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1)
 
 
+def _categorical_fisher_root(logits: Tensor) -> Tensor:
+    """diag(p) - p p^T = sum_k p_k (e_k - p)(e_k - p)^T."""
+    p = torch.softmax(logits, -1)
+    return (torch.eye(p.shape[-1], dtype=p.dtype, device=p.device) - p.unsqueeze(-1)) * p.sqrt().unsqueeze(-2)
+
+
 def _categorical(n: int) -> Distribution:
     return Distribution(
-        n, (), 0, _sample_categorical, lambda logits: logits.argmax(-1), _categorical_log_prob, _categorical_entropy
+        n,
+        (),
+        0,
+        _sample_categorical,
+        lambda logits: logits.argmax(-1),
+        _categorical_log_prob,
+        _categorical_entropy,
+        _categorical_fisher_root,
     )
 
 
 def _multi_categorical(nvec: Sequence[int]) -> Distribution:
     def heads(params: Tensor) -> tuple[Tensor, ...]:
         return params.split(list(nvec), -1)
+
+    def fisher_root(params: Tensor) -> Tensor:
+        root, at = params.new_zeros(*params.shape, sum(nvec)), 0
+        for n, logits in zip(nvec, heads(params), strict=True):
+            root[..., at : at + n, at : at + n] = _categorical_fisher_root(logits)
+            at += n
+        return root
 
     return Distribution(
         sum(nvec),
@@ -88,6 +110,7 @@ def _multi_categorical(nvec: Sequence[int]) -> Distribution:
             _categorical_log_prob(h, a) for h, a in zip(heads(params), action.unbind(-1), strict=True)
         ),
         lambda params: sum(_categorical_entropy(h) for h in heads(params)),  # type: ignore[arg-type,return-value]
+        fisher_root,
     )
 
 
@@ -109,4 +132,8 @@ def _diagonal_gaussian(dim: int) -> Distribution:
     def entropy(params: Tensor) -> Tensor:
         return (params.chunk(2, -1)[1] + 0.5 + _LOG_SQRT_2PI).sum(-1)
 
-    return Distribution(dim, (dim,), dim, sample, lambda params: params.chunk(2, -1)[0], log_prob, entropy)
+    def fisher_root(params: Tensor) -> Tensor:
+        log_std = params.chunk(2, -1)[1]
+        return torch.diag_embed(torch.cat([(-log_std).exp(), torch.full_like(log_std, math.sqrt(2.0))], -1))
+
+    return Distribution(dim, (dim,), dim, sample, lambda params: params.chunk(2, -1)[0], log_prob, entropy, fisher_root)

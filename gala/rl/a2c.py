@@ -81,15 +81,18 @@ class RolloutLoss(NamedTuple):
     """Values ``[T, B]`` that the advantages were computed with, constants."""
 
 
-def rollout_loss(policy: Policy, rollout: Rollout, coefficients: Coefficients, entropy_coef: float) -> RolloutLoss:
+def rollout_loss(
+    policy: Policy, rollout: Rollout, coefficients: Coefficients, entropy_coef: float, values: Tensor | None = None
+) -> RolloutLoss:
     """``a2c_loss`` of a rollout, with value targets R = A + V(s) and, if there is one, the policy's auxiliary loss.
 
     Differentiates the passes that chose the actions where the rollout kept them, and else runs the policy again.
-    Advantages are normalised, if they are to be, after the value targets were built from them.
+    Advantages are normalised, if they are to be, after the value targets were built from them. They are computed with
+    ``values [T, B]`` if these are given, and else with the policy's own: given, they do not move with its parameters.
     """
     r, c = rollout, coefficients
     out = policy.unroll(r.obs, r.state, r.first) if r.acting is None else r.acting
-    v_tm1 = out.value.detach()
+    v_tm1 = out.value.detach() if values is None else values
     advantage = rollout_advantages(r, v_tm1, c.gamma, c.gae_lambda)
     target = advantage + v_tm1
     if c.normalize_advantages:

@@ -36,6 +36,7 @@ class ActorLearner:
             that clipping, the optimiser and gossip are single operations).
         learning_step: what follows the backward pass; its optimiser is over ``[flat]``.
         coefficients: see ``Coefficients``.
+        observe: shown each rollout before the gradient is taken (for a preconditioner).
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class ActorLearner:
         flat: Tensor,
         learning_step: LearningStep,
         coefficients: Coefficients,
+        observe: Callable[[Policy, Rollout], None] | None = None,
     ) -> None:
         assert flat.grad is not None, "the flat parameter vector needs its flat gradient"
         self.collector, self.policy, self.flat = collector, policy, flat
-        self.learning_step, self.coefficients = learning_step, coefficients
+        self.learning_step, self.coefficients, self.observe = learning_step, coefficients, observe
         self.learn_s = 0.0
         self.on_rollout: Callable[[], None] = lambda: None
 
@@ -57,6 +59,8 @@ class ActorLearner:
         rollout, episodes = self.collector.collect(self.policy)
         self.on_rollout()
         started, exchanged_s = time.perf_counter(), self.learning_step.exchange_s
+        if self.observe is not None:
+            self.observe(self.policy, rollout)
         loss, target, value = rollout_loss(self.policy, rollout, self.coefficients, entropy_coef)
         grad = self.flat.grad
         assert grad is not None

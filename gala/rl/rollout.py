@@ -30,9 +30,13 @@ class ActionDistribution(Protocol):
     """What the loss needs of a family of distributions; ``gala.models.distributions.Distribution`` is one."""
 
     @property
+    def sample(self) -> Callable[[Tensor, torch.Generator | None], Tensor]: ...
+    @property
     def log_prob(self) -> Callable[[Tensor, Tensor], Tensor]: ...
     @property
     def entropy(self) -> Callable[[Tensor], Tensor]: ...
+    @property
+    def fisher_root(self) -> Callable[[Tensor], Tensor]: ...
 
 
 class Policy(Protocol):

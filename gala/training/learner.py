@@ -15,9 +15,11 @@ from gala.build.gossip import make_averager, make_event_log, make_gradient_reduc
 from gala.build.learning import (
     entropy_coefficient,
     learning_rate,
+    make_ekfac,
     make_normalizer,
     make_optimizer,
     make_reward_shaper,
+    make_rollout_fisher,
     make_slowmo,
 )
 from gala.build.policy import make_training_policy, pick_device, prepare_process
@@ -68,10 +70,11 @@ class LearnerProcess:
         flatten_gradients(self.flat, self.policy)
         optimizer = make_optimizer(config, self.flat)
         slowmo = make_slowmo(config, optimizer)
+        ekfac = make_ekfac(config, self.policy)
         self.event_log = make_event_log(config, self.averager)
         normalizer = make_normalizer(config, spaces)
         shape_reward, return_scaler = make_reward_shaper(config)
-        self.state = LearnerState(self.policy, optimizer, slowmo, Normalizers(normalizer, return_scaler))
+        self.state = LearnerState(self.policy, optimizer, slowmo, Normalizers(normalizer, return_scaler), ekfac)
         self.moments = MomentPool(config, self.board, self.rank, self.state.normalizers)
         self.generator = torch.Generator(device)
         self.collector = Collector(
@@ -86,11 +89,13 @@ class LearnerProcess:
         step = LearningStep(
             optimizer,
             reduce_gradients=make_gradient_reducer(config, self.rank, spec.store_port),
+            precondition=ekfac,
             max_grad_norm=config.a2c.max_grad_norm,
             averager=self.averager,
             slowmo=slowmo,
         )
-        self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c)
+        observe = make_rollout_fisher(config, ekfac, self.generator)
+        self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c, observe)
         self.collector.on_step, self.learner.on_rollout = beats_of(self.board, self.rank)
         self.learning_rate, self.entropy_coef = learning_rate(config), entropy_coefficient(config)
         self.env_steps = self.updates = 0
@@ -200,6 +205,8 @@ class LearnerProcess:
         if self.averager is not None:
             record |= {f"gossip/{key}": value for key, value in self.averager.stats().items()}
             record["message_ages"] = self.averager.age_histogram.counts()
+        if self.state.ekfac is not None:
+            record["losses/predicted_kl"] = float(self.state.ekfac.predicted_kl)
         if self.event_log is not None:
             record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
         self.send(("metrics", record))

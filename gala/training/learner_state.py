@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gala.optim.ekfac import EKFAC
 from gala.optim.slowmo import SlowMo
 from gala.rl.normalise import Normalizers
 
@@ -12,7 +13,7 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 
 
 class LearnerState:
-    """Parameters, optimiser, slow momentum and normalisers: what a checkpoint keeps and a newcomer is given.
+    """Parameters, optimiser, slow momentum, curvature and normalisers: what a checkpoint keeps and a newcomer is given.
 
     Args:
         policy: its parameters are views of one flat vector, the only parameter of ``optimizer``.
@@ -24,8 +25,10 @@ class LearnerState:
         optimizer: torch.optim.Optimizer,
         slowmo: SlowMo | None,
         normalizers: Normalizers,
+        ekfac: EKFAC | None = None,
     ) -> None:
         self.policy, self.optimizer, self.slowmo, self.normalizers = policy, optimizer, slowmo, normalizers
+        self.ekfac = ekfac
 
     def tensors(self) -> Tensors:
         """All of it, as it is now; tensors may share memory with the learner's."""
@@ -34,6 +37,8 @@ class LearnerState:
         tensors["optimizer"] = {key: torch.as_tensor(value) for key, value in state.get(0, {}).items()}
         if self.slowmo is not None:
             tensors["slowmo"] = self.slowmo.tensors()
+        if self.ekfac is not None:
+            tensors["ekfac"] = self.ekfac.tensors()
         for name, part in self.normalizers.parts.items():
             tensors[name] = {"packed": torch.from_numpy(part.own.pack())}
         return tensors
@@ -54,3 +59,5 @@ class LearnerState:
             self.optimizer.load_state_dict(state)
         if self.slowmo is not None:
             self.slowmo.load_tensors(tensors["slowmo"])
+        if self.ekfac is not None:
+            self.ekfac.load_tensors(tensors["ekfac"])

@@ -155,7 +155,7 @@ def test_the_parts_are_the_users_own():
         (["model.encoder=nature_ccn"], "wants one of mlp, nature_cnn, a3c_cnn, minatar_cnn, or module:attribute; did"),
         (
             ["optim.name=adamw"],
-            "optim.name=adamw: wants one of rmsprop_tf, rmsprop, adam, or module:attribute; did you",
+            "optim.name=adamw: wants one of rmsprop_tf, rmsprop, adam, ekfac, or module:attribute; did you",
         ),
         (["model.encoder=own_parts:WrongWidth"], "makes (2, 5) of (2, 4); with num_features=7 it must be (2, 7)"),
         (["model.encoder=own_parts:nesterov"], "is called with (obs_space, hidden, activation)"),

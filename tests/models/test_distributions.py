@@ -53,3 +53,22 @@ def test_samples_follow_the_probabilities_and_the_generator():
 def test_unsupported_space():
     with pytest.raises(ValueError, match="not supported"):
         distribution_for(gym.spaces.Text(3))
+
+
+@pytest.mark.parametrize(
+    "space", [gym.spaces.Discrete(4), gym.spaces.MultiDiscrete([2, 3]), gym.spaces.Box(-1, 1, (2,))], ids=str
+)
+def test_the_root_of_the_fisher_information_is_that_of_a_hundred_thousand_draws(space):
+    family = distribution_for(space)
+    params = (
+        0.5 * torch.randn(family.num_outputs + family.num_log_std, generator=torch.Generator().manual_seed(0))
+    ).double()
+    rows = params.expand(100_000, -1).clone().requires_grad_()
+    action = family.sample(rows.detach(), torch.Generator().manual_seed(1))
+    (scores,) = torch.autograd.grad(family.log_prob(rows, action).sum(), rows)
+    root = family.fisher_root(params.expand(3, 2, -1))[1, 1]
+    fisher = root @ root.T
+    assert (scores.T @ scores / 100_000 - fisher).norm() < 0.01 * fisher.norm()
+    if isinstance(space, gym.spaces.Discrete):
+        p = torch.softmax(params, -1)
+        torch.testing.assert_close(fisher, p.diag() - torch.outer(p, p))

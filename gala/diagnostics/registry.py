@@ -1,0 +1,23 @@
+"""DIAGNOSTICS: what ``gala diagnose`` offers. Another one is a file with a ``judge``, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gala.diagnostics import gradient_noise, sharpness
+from gala.diagnostics.finding import Finding
+from gala.evaluation.frozen import Frozen
+
+
+class Diagnostic(NamedTuple):
+    """``judge`` makes a finding of a checkpoint; ``summary`` is its line of help."""
+
+    judge: Callable[[Frozen], Finding]
+    summary: str
+
+
+DIAGNOSTICS: dict[str, Diagnostic] = {
+    "curvature": Diagnostic(sharpness.judge, "how sharply the loss bends, and how long the step is against that"),
+    "noise": Diagnostic(gradient_noise.judge, "the noise of the gradient, and whether more simulators would help"),
+}

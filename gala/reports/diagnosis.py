@@ -1,0 +1,83 @@
+"""The page of ``gala diagnose``: a finding of each diagnostic, with its figures, in one file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.util
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from gala.diagnostics.finding import Curves, Finding
+from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
+from gala.runs.checkpoints import write_atomically
+
+_COLORS = (BLUE, ORANGE, GREY)
+
+
+def check_matplotlib() -> None:
+    """Raises ValueError if no figure can be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("the page needs matplotlib: pip install 'gala-rl[diagnose]'")
+
+
+def draw(findings: Mapping[str, Finding], folder: Path) -> dict[str, list[Path]]:
+    """A PNG file for every figure: name of the finding -> paths."""
+    paths: dict[str, list[Path]] = {}
+    for name, finding in findings.items():
+        paths[name] = [folder / f"{name}-{i}.png" for i in range(len(finding.figures))]
+        for curves, path in zip(finding.figures, paths[name], strict=True):
+            _figure(curves, path)
+    return paths
+
+
+def _figure(curves: Curves, path: Path) -> None:
+    figure, axes = figure_with_axes()
+    for (label, (x, y)), color in zip(curves.lines.items(), _COLORS, strict=False):
+        if curves.style == "stems":
+            axes.vlines(x, 0, y, color=color, lw=1.2, label=label)
+            axes.set_yscale("symlog", linthresh=1e-4)
+        else:
+            points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
+            axes.plot([a for a, _ in points], [b for _, b in points], marker="o", ms=3, color=color, label=label)
+    axes.set(title=curves.title, xlabel=curves.xlabel, ylabel=curves.ylabel)
+    if len(curves.lines) > 1:
+        axes.legend(fontsize=8)
+    save(figure, path)
+
+
+def page(findings: Mapping[str, Finding], pictures: Mapping[str, list[Path]], title: str, path: Path) -> None:
+    """One HTML file with everything in it; opens without a network."""
+    body = "".join(_section(finding, pictures[name]) for name, finding in findings.items())
+    write_atomically(path, _PAGE.format(title=html.escape(title), body=body).encode())
+
+
+def _section(finding: Finding, pictures: list[Path]) -> str:
+    text = "".join(f"<p>{html.escape(line)}</p>" for line in finding.sentences)
+    table = "".join(
+        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+        for tag, row in [("th", finding.table[0]), *(("td", row) for row in finding.table[1:])]
+    )
+    images = "".join(
+        f'<img alt="{html.escape(curves.title)}" src="data:image/png;base64,'
+        f'{base64.b64encode(picture.read_bytes()).decode()}">'
+        for curves, picture in zip(finding.figures, pictures, strict=True)
+    )
+    return f"<h2>{html.escape(finding.title)}</h2>{text}<table>{table}</table>{images}"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>gala diagnose</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; margin: 1rem 0 }}
+th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
+th:first-child, td:first-child {{ text-align: left }}
+img {{ max-width: 100% }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""

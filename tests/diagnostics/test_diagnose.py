@@ -1,0 +1,119 @@
+"""``gala diagnose`` on a run of two gossiping learners, against its checkpoint taken apart by hand."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch.autograd.functional import hessian
+from torch.func import functional_call
+from training import TINY, Gala
+
+from gala import cli
+from gala.config.schema import OptimConfig
+from gala.diagnostics.curvature import flat
+from gala.diagnostics.landscape import frozen_losses
+from gala.diagnostics.noise_scale import moments, per_environment_gradients
+from gala.diagnostics.registry import DIAGNOSTICS
+from gala.evaluation.frozen import load_frozen, optimizer_scale
+from gala.models.actor_critic import build_actor_critic
+from gala.rl.a2c import rollout_loss
+from gala.runs.run_dir import RunDir
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("diagnose") / "run"
+    words = ("algo=gala", "learners=2", "steps=1_000", "optim.schedule=constant")
+    assert Gala(path, *TINY, *words).end()[0] == 0
+    return path
+
+
+def test_a_run_is_judged_and_the_page_needs_no_network(run, capsys):
+    assert cli.main(["diagnose", str(run), "envs=6", "batches=3", "seed=4"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((run / "diagnose" / "diagnose.json").read_text())
+    page = (run / "diagnose" / "diagnose.html").read_text()
+    assert "http" not in page and page.count("data:image/png;base64,") == 3
+    assert {"Sharpness", "Noise of the gradient"} <= set(out.splitlines()) and str(run / "diagnose") in out
+    frozen = load_frozen(RunDir.open(run), "latest", envs=6, batches=3, seed=4)
+    loss = frozen_losses(frozen.policy, frozen.rollouts[0], frozen.coefficients, frozen.entropy_coef)["total"]
+    params = dict(frozen.policy.named_parameters())
+
+    def dense(vector):
+        parts = vector.split([p.numel() for p in params.values()])
+        named = {name: part.view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)}
+        return _total(frozen, named)
+
+    here = flat([p.detach() for p in params.values()])
+    matrix = hessian(dense, here)
+    assert loss().item() == pytest.approx(dense(here).item(), rel=1e-6)
+    top = torch.linalg.eigvalsh(matrix).flip(0)[:5]
+    torch.testing.assert_close(torch.tensor(found["curvature"]["top"]), top, rtol=2e-3, atol=1e-4)
+    assert set(found["curvature"]["points"]) == {"consensus", "learner0", "learner1"}
+    scaled = matrix / (frozen.scale[:, None] * frozen.scale).sqrt()
+    assert found["curvature"]["preconditioned"] == pytest.approx(torch.linalg.eigvalsh(scaled)[-1].item(), rel=5e-3)
+    each = [
+        moments(per_environment_gradients(frozen.policy, r, _plain(frozen), frozen.entropy_coef, frozen.params))
+        for r in frozen.rollouts
+    ]
+    assert found["noise"]["signal"] == pytest.approx(sum(m.signal for m in each) / 3, rel=1e-4)
+    assert found["noise"]["noise"] == pytest.approx(sum(m.noise for m in each) / 3, rel=1e-4)
+    assert found["noise"]["envs"] == 4
+
+
+def _plain(frozen):
+    return dataclasses.replace(frozen.coefficients, normalize_advantages=False)
+
+
+def _total(frozen, named):
+    """The total loss with other parameters; advantages stay."""
+    r = frozen.rollouts[0]
+    kept = rollout_loss(frozen.policy, r, frozen.coefficients, frozen.entropy_coef)
+
+    class Moved:
+        distribution = frozen.policy.distribution
+        auxiliary_loss = staticmethod(lambda *_: None)
+
+        @staticmethod
+        def unroll(obs, state, first):
+            out = functional_call(frozen.policy, named, (obs.flatten(0, 1), state, first.flatten()))
+            return out._replace(params=out.params.view(*obs.shape[:2], -1), value=out.value.view(obs.shape[:2]))
+
+    return rollout_loss(Moved, r, frozen.coefficients, frozen.entropy_coef, kept.value).loss.total
+
+
+def test_one_diagnostic_alone_and_bad_requests_are_one_line(run, tmp_path, capsys):
+    words = ["envs=2", "batches=1", f"out={tmp_path / 'found'}"]
+    assert cli.main(["diagnose", str(run), "noise=true", *words]) == 0
+    assert set(json.loads((tmp_path / "found/diagnose.json").read_text())) & set(DIAGNOSTICS) == {"noise"}
+    capsys.readouterr()
+    for bad, message in (("envs=1", "at least 2"), ("curvatur=true", "curvature"), ("checkpoint=worst", "worst")):
+        assert cli.main(["diagnose", str(run), bad]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and message in err and err.count("\n") == 1
+
+
+def test_the_scale_of_the_optimiser_is_in_the_order_of_the_parameters():
+    """Convolutions lie in memory with channels last, and so does what the optimiser keeps of them."""
+    import gymnasium as gym
+
+    from gala.config.schema import ModelConfig
+    from gala.gossip.flat import flatten_gradients, flatten_parameters
+
+    space = gym.spaces.Box(0, 1, (3, 10, 10))
+    policy = build_actor_critic(space, gym.spaces.Discrete(2), ModelConfig(encoder="minatar_cnn"))
+    flat_params = flatten_parameters(policy.parameters())
+    flatten_gradients(flat_params, policy)
+    for p in policy.parameters():
+        p.grad.copy_(torch.rand_like(p))
+    gradient = flat([p.grad for p in policy.parameters()])
+    adam, optim = torch.optim.Adam([flat_params], 1e-3, (0.9, 0.99), 1e-5), OptimConfig(name="adam", adam_beta2=0.99)
+    adam.step()
+    torch.testing.assert_close(optimizer_scale(optim, adam.state[flat_params], policy), gradient + 1e-5)
+    tf = optimizer_scale(OptimConfig(name="rmsprop_tf", eps=0.5), {"square_avg": flat_params.detach() ** 2}, policy)
+    expected = flat([p.detach() for p in policy.parameters()])
+    torch.testing.assert_close(tf, (expected**2 + 0.5).sqrt())
+    assert optimizer_scale(OptimConfig(name="ekfac"), {"momentum_buffer": flat_params}, policy) is None
