@@ -61,13 +61,31 @@ class EnvConfig:
 class ModelConfig:
     """Policy and value network."""
 
-    encoder: Literal["mlp", "nature_cnn", "a3c_cnn", "minatar_cnn"] | str = "mlp"
+    encoder: Literal["mlp", "nature_cnn", "a3c_cnn", "minatar_cnn", "impala", "bagnet"] | str = "mlp"
     """Or module:attribute, an encoder of your own: see ``gala.models.encoders.Encoder``."""
     hidden: tuple[int, ...] = bounded(
         (64, 64), Bound(lambda widths: all(w >= 1 for w in widths), "widths of at least 1")
     )
     """MLP layer widths."""
     activation: Literal["tanh", "relu"] = "tanh"
+    width: int = bounded(1, AT_LEAST_ONE)
+    """Images: multiplies the channels of all convolutions."""
+    pooling: Literal["flatten", "mean", "max", "logsumexp", "attention", "top_k"] = "flatten"
+    """Images: how the last maps become a vector; see ``gala.models.pooling``."""
+    pool_temperature: float = bounded(1.0, POSITIVE)
+    """logsumexp: towards 0 the mean, towards infinity the maximum."""
+    pool_top_k: int = bounded(4, AT_LEAST_ONE)
+    """top_k: how many of the largest values of each map."""
+    receptive_field: int = bounded(33, Bound(lambda v: v in (3, 5, 9, 17, 33), "3, 5, 9, 17 or 33"))
+    """bagnet: side in pixels of the square that one location sees, at equal numbers of parameters."""
+    blocks: int = bounded(2, NOT_NEGATIVE)
+    """impala: residual blocks in each of the three stages."""
+    shared_blocks: bool = False
+    """impala: the blocks of a stage share their convolutions. With more than two, set block_norm or block_scale too."""
+    block_norm: Literal["none", "group"] = "none"
+    """impala: normalisation before the convolutions of a block, each use's own also where blocks are shared."""
+    block_scale: float = bounded(0.0, NOT_NEGATIVE)
+    """impala: what each block's output is multiplied by at the start, learned, each use's own; 0 leaves it out."""
     separate_critic: bool = True
     """MLP: policy and value do not share layers."""
     gru_size: int = bounded(0, NOT_NEGATIVE)
