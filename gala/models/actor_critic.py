@@ -97,16 +97,18 @@ class ActorCritic(nn.Module):
 
         The encoder runs once over all T x B observations; only the GRU is stepped through time.
         """
+        return self.unroll_features(self._encode(self.encoder, obs.flatten(0, 1)), obs, state, first)
+
+    def unroll_features(self, features: Tensor, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
+        """``unroll`` with ``features [T x B, F]`` in place of the encoder's."""
         steps, batch = obs.shape[:2]
-        flat_obs = obs.flatten(0, 1)
-        features = self._encode(self.encoder, flat_obs)
         if self.gru is not None:
             carried = []
             for x, opens in zip(features.view(steps, batch, -1), first, strict=True):
                 state = self.gru(x, state * (~opens).unsqueeze(-1))
                 carried.append(state)
             features = torch.cat(carried)
-        out = self._heads(flat_obs, features, state)
+        out = self._heads(obs.flatten(0, 1), features, state)
         return Outputs(out.params.view(steps, batch, -1), out.value.view(steps, batch), state)
 
     def stack(self, groups: Sequence[Sequence[Outputs]]) -> Outputs:

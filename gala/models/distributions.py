@@ -27,6 +27,7 @@ class Distribution(NamedTuple):
         mode: params -> the most probable action.
         log_prob: (params, action) -> [...].
         entropy: params -> [...].
+        kl: (params of p, params of q) -> KL(p || q), [...].
     """
 
     num_outputs: int
@@ -36,6 +37,7 @@ class Distribution(NamedTuple):
     mode: Callable[[Tensor], Tensor]
     log_prob: Callable[[Tensor, Tensor], Tensor]
     entropy: Callable[[Tensor], Tensor]
+    kl: Callable[[Tensor, Tensor], Tensor]
 
 
 def distribution_for(space: gym.Space) -> Distribution:
@@ -68,9 +70,21 @@ def _categorical_entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1)
 
 
+def _categorical_kl(p: Tensor, q: Tensor) -> Tensor:
+    log_p = F.log_softmax(p, -1)
+    return (log_p.exp() * (log_p - F.log_softmax(q, -1))).sum(-1)
+
+
 def _categorical(n: int) -> Distribution:
     return Distribution(
-        n, (), 0, _sample_categorical, lambda logits: logits.argmax(-1), _categorical_log_prob, _categorical_entropy
+        n,
+        (),
+        0,
+        _sample_categorical,
+        lambda logits: logits.argmax(-1),
+        _categorical_log_prob,
+        _categorical_entropy,
+        _categorical_kl,
     )
 
 
@@ -88,6 +102,7 @@ def _multi_categorical(nvec: Sequence[int]) -> Distribution:
             _categorical_log_prob(h, a) for h, a in zip(heads(params), action.unbind(-1), strict=True)
         ),
         lambda params: sum(_categorical_entropy(h) for h in heads(params)),  # type: ignore[arg-type,return-value]
+        lambda p, q: sum(_categorical_kl(a, b) for a, b in zip(heads(p), heads(q), strict=True)),  # type: ignore[arg-type,return-value]
     )
 
 
@@ -109,4 +124,9 @@ def _diagonal_gaussian(dim: int) -> Distribution:
     def entropy(params: Tensor) -> Tensor:
         return (params.chunk(2, -1)[1] + 0.5 + _LOG_SQRT_2PI).sum(-1)
 
-    return Distribution(dim, (dim,), dim, sample, lambda params: params.chunk(2, -1)[0], log_prob, entropy)
+    def kl(p: Tensor, q: Tensor) -> Tensor:
+        (mean, log_std), (other, other_log_std) = p.chunk(2, -1), q.chunk(2, -1)
+        spread = ((2 * log_std).exp() + (mean - other) ** 2) / (2 * (2 * other_log_std).exp())
+        return (other_log_std - log_std + spread - 0.5).sum(-1)
+
+    return Distribution(dim, (dim,), dim, sample, lambda params: params.chunk(2, -1)[0], log_prob, entropy, kl)
