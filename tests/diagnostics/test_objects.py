@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from gala_envs.families import make_family
+from gala_envs.splits import split
 
 from gala import cli
 from gala.diagnostics.objects import Found, components, smallest_moving, smallest_rare, warnings
@@ -71,7 +73,9 @@ def test_warnings_say_where_an_object_falls_through(field, stride, count):
 def test_the_command_finds_the_object_of_an_exact_size(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "object.png"
-    words = ["model.encoder=bagnet", "model.receptive_field=5", f"out={picture}", "pictures=80"]
+    split(make_family("maze"), {"train": 4}, size=9)["train"].write(tmp_path / "mazes.json")
+    words = [f"env.contexts={tmp_path / 'mazes.json'}", "model.encoder=bagnet", "model.receptive_field=5"]
+    words += [f"out={picture}", "pictures=80"]
     assert cli.main(["audit-objects", "maze", *words]) == 0
     out = capsys.readouterr().out
     assert "maze: 80 pictures of 9 x 9 px" in out and "smallest moving: 1 px (1 x 1), 1.23 % of the image" in out
