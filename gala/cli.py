@@ -19,6 +19,7 @@ COMMANDS = {
     "supervised": ("gala.commands.supervised", "compare gossip, all-reduce and local SGD on a small classifier"),
     "presets": ("gala.commands.presets", "list the presets"),
     "envs": ("gala.commands.envs", "list the environments of each backend"),
+    "audit-objects": ("gala.commands.audit_objects", "the smallest thing in an environment's pictures: is it seen?"),
     "topologies": ("gala.commands.topologies", "list the gossip topologies, or show one round by round"),
     "doctor": ("gala.commands.doctor", "what this machine and this installation offer"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -68,7 +69,7 @@ class ContextualEnv:
             raise ValueError(f"obs_noise needs observations of floating point; those of {family.name} are not")
         self._plans: list[deque[tuple[int, int]]] | None = None
         self._streams: list[np.random.Generator] = []
-        self._noise: list[np.random.Generator] = [np.random.default_rng(0)] * num_envs
+        self._noise = [_Noise(0)] * num_envs
         self._index = np.zeros(num_envs, np.int64)
         self._elapsed = np.zeros(num_envs, np.int64)
         self._dealt = np.arange(num_envs)
@@ -117,11 +118,12 @@ class ContextualEnv:
     def _start(self, rows: Array) -> Array:
         for row in rows:
             self._index[row], noise_seed = self._next_episode(int(row))
-            self._noise[row] = np.random.default_rng(noise_seed)
+            self._noise[row] = _Noise(noise_seed)
         np.add.at(self.episodes, self._index[rows], 1)
         self._elapsed[rows] = 0
         chosen = [self.contexts.contexts[i] for i in self._index[rows]]
-        return self._observe(self.simulators.start(rows, chosen, [self._noise[row] for row in rows]), rows)
+        noise: Any = _Generators([self._noise[row] for row in rows])
+        return self._observe(self.simulators.start(rows, chosen, noise), rows)
 
     def _next_episode(self, row: int) -> tuple[int, int]:
         if self._plans is not None:
@@ -136,7 +138,7 @@ class ContextualEnv:
 
     def _observe(self, obs: Array, rows: Array) -> Array:
         if self._sigma.any():
-            noise = np.stack([self._noise[row].standard_normal(obs.shape[1:]) for row in rows])
+            noise = np.stack([self._noise[row].generator.standard_normal(obs.shape[1:]) for row in rows])
             obs = (obs + self._sigma * noise).astype(np.float32)
         if self._shown is not None:
             obs = np.concatenate([obs, self._shown[self._index[rows]]], 1)
@@ -144,7 +146,7 @@ class ContextualEnv:
 
     def _stick(self, actions: Array) -> Array:
         """A new episode has no previous action; the draw is made all the same, so that streams do not shift."""
-        repeat = np.array([noise.random() < self._sticky for noise in self._noise]) & (self._elapsed > 0)
+        repeat = np.array([noise.generator.random() < self._sticky for noise in self._noise]) & (self._elapsed > 0)
         if self._last_action is not None:
             actions = np.where(repeat.reshape(-1, *[1] * (actions.ndim - 1)), self._last_action, actions)
         self._last_action = actions
@@ -152,6 +154,31 @@ class ContextualEnv:
 
     def close(self) -> None:
         self.simulators.close()
+
+
+class _Noise:
+    """One episode's noise. Its generator is made when it is asked for: that takes longer than a step of families that
+    have no noise."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        return np.random.default_rng(self._seed)
+
+
+class _Generators:
+    """Those of some rows, as the sequence that ``Simulators.start`` wants."""
+
+    def __init__(self, noise: list[_Noise]) -> None:
+        self._noise = noise
+
+    def __len__(self) -> int:
+        return len(self._noise)
+
+    def __getitem__(self, i: int) -> np.random.Generator:
+        return self._noise[i].generator
 
 
 def _exposed(family: Family, contexts: ContextSet) -> Array:

@@ -10,6 +10,8 @@ from gala.config.derived import (
 )
 from gala.config.schema import Config
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
+from gala.models.encoders import ImageEncoder
+from gala.models.receptive_field import receptive_field
 from gala.processes.resources import keep_freed_memory
 
 
@@ -49,3 +51,16 @@ def pick_device(config: Config, rank: int) -> torch.device:
 
 def count_parameters(config: Config, spaces: Spaces) -> int:
     return num_parameters(make_policy(config, spaces))
+
+
+def encoder_summary(config: Config, spaces: Spaces) -> str:
+    """One line: the encoder's name, and for convolutions what one location of its last maps sees."""
+    encoder, name = make_policy(config, spaces).encoder, config.model.encoder
+    if not isinstance(encoder, ImageEncoder):  # of a user's own, nothing says in what order its layers follow
+        return name
+    seen = receptive_field(encoder)
+    height, width = (spaces.obs.shape or ())[-2:]
+    return (
+        f"{name}: receptive field {seen.size} px of {height} x {width}, stride {seen.stride} px, "
+        f"pooling {config.model.pooling}, {num_parameters(encoder):,} parameters"
+    )

@@ -23,12 +23,23 @@ def main(argv: Sequence[str]) -> int:
         print(dump_config(config))
         print("\n".join([arithmetic(config), *fallback_lines(config)]))
         return 0
-    for line in fallback_lines(config):
+    for line in [*fallback_lines(config), *_encoder_line(config)]:
         print(line, flush=True)
     from gala.training import supervisor
 
     supervisor.connect_cluster(config)
     return supervisor.train(config, RunDir.create(config, words, config.overwrite))
+
+
+def _encoder_line(config: Config) -> list[str]:
+    from gala.models.encoders import ENCODERS
+
+    if config.model.encoder not in ENCODERS or config.model.encoder == "mlp":
+        return []
+    from gala.build.envs import probe_spaces
+    from gala.build.policy import encoder_summary
+
+    return [f"encoder {encoder_summary(config, probe_spaces(config))}"]
 
 
 def fallback_lines(config: Config) -> list[str]:
@@ -48,7 +59,7 @@ def arithmetic(config: Config) -> str:
     """What the settings add up to, one line each: batches, updates, frames, learning rate, memory of a rollout."""
     from gala.build.envs import probe_spaces
     from gala.build.learning import learning_rate
-    from gala.build.policy import count_parameters
+    from gala.build.policy import count_parameters, encoder_summary
 
     spaces = probe_spaces(config)
     batch = config.envs_per_learner * config.a2c.num_steps
@@ -63,6 +74,7 @@ def arithmetic(config: Config) -> str:
         "frames": f"{config.steps * spaces.frames_per_step:,} ({spaces.frames_per_step} per env_step)",
         "learning rate": f"{rate(0.0):.3g} at the start, {rate(1.0):.3g} at the end",
         "parameters": f"{count_parameters(config, spaces):,}",
+        "encoder": encoder_summary(config, spaces),
         "observations of a rollout": f"{batch * obs_bytes / 2**20:.2f} MiB per learner",
     }
     return "\n".join(f"{name:<26} {text}" for name, text in rows.items())

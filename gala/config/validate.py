@@ -7,7 +7,7 @@ from typing import Any
 
 from gala.config.bounds import check_bounds
 from gala.config.derived import is_lock_step
-from gala.config.schema import Algo, Config, GossipConfig
+from gala.config.schema import Algo, Config, GossipConfig, ModelConfig
 
 
 def validate(config: Config) -> None:
@@ -56,7 +56,26 @@ def check_cluster(config: Config) -> None:
 
 def _impossible_models(config: Config) -> dict[str, bool]:
     model, graphs = config.model, config.model.compile == "cuda-graphs"
+    default = ModelConfig()
+    sees_no_image = model.encoder == "mlp" or ":" in model.encoder
+
+    def are_set(*names: str) -> bool:
+        return any(getattr(model, name) != getattr(default, name) for name in names)
+
     return {
+        "model.width and model.pooling are for encoders of images, as model.encoder=impala": sees_no_image
+        and are_set("width", "pooling"),
+        f"model.pool_temperature does nothing with pooling={model.pooling}; use model.pooling=logsumexp": are_set(
+            "pool_temperature"
+        )
+        and model.pooling != "logsumexp",
+        f"model.pool_top_k does nothing with pooling={model.pooling}; use model.pooling=top_k": are_set("pool_top_k")
+        and model.pooling != "top_k",
+        f"model.receptive_field is for model.encoder=bagnet, not {model.encoder}": model.encoder != "bagnet"
+        and are_set("receptive_field"),
+        "model.blocks, shared_blocks, block_norm and block_scale are for model.encoder=impala": model.encoder
+        != "impala"
+        and are_set("blocks", "shared_blocks", "block_norm", "block_scale"),
         "model.dynamics_coef works without a GRU only; set model.gru_size=0": bool(
             model.dynamics_coef and model.gru_size
         ),

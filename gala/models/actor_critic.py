@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from gala.models.augment import AUGMENTATIONS
 from gala.models.distributions import distribution_for
 from gala.models.dynamics import Dynamics
-from gala.models.encoders import make_encoder, orthogonal_
+from gala.models.encoders import make_encoder
+from gala.models.residual import orthogonal_
 
 
 class Outputs(NamedTuple):
@@ -29,29 +30,19 @@ class ActorCritic(nn.Module):
     The recurrent state is explicit: ``[B, gru_size]``, of width 0 for a feed-forward policy: one loop serves both.
     """
 
-    def __init__(
-        self,
-        obs_space: gym.Space,
-        action_space: gym.Space,
-        *,
-        encoder: str,
-        hidden: Sequence[int],
-        activation: str,
-        separate_critic: bool,
-        gru_size: int,
-        precision: str = "fp32",
-    ) -> None:
+    def __init__(self, obs_space: gym.Space, action_space: gym.Space, model: Any) -> None:
+        """``model`` has the fields of ``ModelConfig``."""
         super().__init__()
-        self.bf16 = precision == "bf16"
+        self.bf16 = model.precision == "bf16"
         if not isinstance(obs_space, gym.spaces.Box):
             raise ValueError(f"observation space {obs_space} is not supported; use a Box")
         self.distribution = distribution_for(action_space)
-        self.encoder: nn.Module = make_encoder(encoder, obs_space, hidden, activation)
+        self.encoder: nn.Module = make_encoder(obs_space, model)
         self.critic_encoder: nn.Module | None = None
-        if separate_critic and encoder == "mlp" and not gru_size:
-            self.critic_encoder = make_encoder(encoder, obs_space, hidden, activation)
+        if model.separate_critic and model.encoder == "mlp" and not model.gru_size:
+            self.critic_encoder = make_encoder(obs_space, model)
         width = cast(int, self.encoder.num_features)
-        self.gru_size = gru_size
+        self.gru_size = gru_size = cast(int, model.gru_size)
         self.gru = nn.GRUCell(width, gru_size) if gru_size else None
         width = gru_size or width
         self.augment: nn.Module | None = None
@@ -106,16 +97,18 @@ class ActorCritic(nn.Module):
 
         The encoder runs once over all T x B observations; only the GRU is stepped through time.
         """
+        return self.unroll_features(self._encode(self.encoder, obs.flatten(0, 1)), obs, state, first)
+
+    def unroll_features(self, features: Tensor, obs: Tensor, state: Tensor, first: Tensor) -> Outputs:
+        """``unroll`` with ``features [T x B, F]`` in place of the encoder's."""
         steps, batch = obs.shape[:2]
-        flat_obs = obs.flatten(0, 1)
-        features = self._encode(self.encoder, flat_obs)
         if self.gru is not None:
             carried = []
             for x, opens in zip(features.view(steps, batch, -1), first, strict=True):
                 state = self.gru(x, state * (~opens).unsqueeze(-1))
                 carried.append(state)
             features = torch.cat(carried)
-        out = self._heads(flat_obs, features, state)
+        out = self._heads(obs.flatten(0, 1), features, state)
         return Outputs(out.params.view(steps, batch, -1), out.value.view(steps, batch), state)
 
     def stack(self, groups: Sequence[Sequence[Outputs]]) -> Outputs:
@@ -172,16 +165,7 @@ def num_parameters(module: nn.Module) -> int:
 
 def build_actor_critic(obs_space: gym.Space, action_space: gym.Space, model: Any) -> ActorCritic:
     """From any record with the fields of ``ModelConfig``."""
-    network = ActorCritic(
-        obs_space,
-        action_space,
-        encoder=model.encoder,
-        hidden=model.hidden,
-        activation=model.activation,
-        separate_critic=model.separate_critic,
-        gru_size=model.gru_size,
-        precision=model.precision,
-    )
+    network = ActorCritic(obs_space, action_space, model)
     assert isinstance(obs_space, gym.spaces.Box)
     network.regularise(model, obs_space, action_space)
     return network

@@ -28,6 +28,7 @@ class Distribution(NamedTuple):
         log_prob: (params, action) -> [...].
         entropy: params -> [...].
         fisher_root: params -> S ``[..., num_params, K]`` with S S^T the Fisher information of the params.
+        kl: (params of p, params of q) -> KL(p || q), [...].
     """
 
     num_outputs: int
@@ -38,6 +39,7 @@ class Distribution(NamedTuple):
     log_prob: Callable[[Tensor, Tensor], Tensor]
     entropy: Callable[[Tensor], Tensor]
     fisher_root: Callable[[Tensor], Tensor]
+    kl: Callable[[Tensor, Tensor], Tensor]
 
 
 def distribution_for(space: gym.Space) -> Distribution:
@@ -76,6 +78,11 @@ def _categorical_fisher_root(logits: Tensor) -> Tensor:
     return (torch.eye(p.shape[-1], dtype=p.dtype, device=p.device) - p.unsqueeze(-1)) * p.sqrt().unsqueeze(-2)
 
 
+def _categorical_kl(p: Tensor, q: Tensor) -> Tensor:
+    log_p = F.log_softmax(p, -1)
+    return (log_p.exp() * (log_p - F.log_softmax(q, -1))).sum(-1)
+
+
 def _categorical(n: int) -> Distribution:
     return Distribution(
         n,
@@ -86,6 +93,7 @@ def _categorical(n: int) -> Distribution:
         _categorical_log_prob,
         _categorical_entropy,
         _categorical_fisher_root,
+        _categorical_kl,
     )
 
 
@@ -111,6 +119,7 @@ def _multi_categorical(nvec: Sequence[int]) -> Distribution:
         ),
         lambda params: sum(_categorical_entropy(h) for h in heads(params)),  # type: ignore[arg-type,return-value]
         fisher_root,
+        lambda p, q: sum(_categorical_kl(a, b) for a, b in zip(heads(p), heads(q), strict=True)),  # type: ignore[arg-type,return-value]
     )
 
 
@@ -136,4 +145,11 @@ def _diagonal_gaussian(dim: int) -> Distribution:
         log_std = params.chunk(2, -1)[1]
         return torch.diag_embed(torch.cat([(-log_std).exp(), torch.full_like(log_std, math.sqrt(2.0))], -1))
 
-    return Distribution(dim, (dim,), dim, sample, lambda params: params.chunk(2, -1)[0], log_prob, entropy, fisher_root)
+    def kl(p: Tensor, q: Tensor) -> Tensor:
+        (mean, log_std), (other, other_log_std) = p.chunk(2, -1), q.chunk(2, -1)
+        spread = ((2 * log_std).exp() + (mean - other) ** 2) / (2 * (2 * other_log_std).exp())
+        return (other_log_std - log_std + spread - 0.5).sum(-1)
+
+    return Distribution(
+        dim, (dim,), dim, sample, lambda params: params.chunk(2, -1)[0], log_prob, entropy, fisher_root, kl
+    )

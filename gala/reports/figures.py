@@ -94,6 +94,20 @@ def graph_rounds(rounds: Sequence[Sequence[tuple[int, int]]], n: int, title: str
     save(figure, path)
 
 
+def circled(picture: Any, corner: tuple[int, int], box: tuple[int, int], title: str, path: Path) -> None:
+    """``picture [C, H, W]`` with a circle around the box (height, width) whose upper left pixel is ``corner``. What is
+    neither grey nor colours is drawn by its strongest channel."""
+    from matplotlib.patches import Circle
+
+    figure, axes = figure_with_axes()
+    axes.imshow(picture[0] if len(picture) == 1 else picture.argmax(0) + picture.any(0), cmap="gray")
+    centre = (corner[1] + (box[1] - 1) / 2, corner[0] + (box[0] - 1) / 2)
+    axes.add_patch(Circle(centre, 0.75 * max(box) + 0.5, fill=False, color=ORANGE, lw=1.6))
+    axes.set_title(title, fontsize=8)
+    axes.set_axis_off()
+    save(figure, path)
+
+
 def _draw_graph(axes: Any, edges: Sequence[tuple[int, int]], n: int) -> None:
     import networkx as nx
 

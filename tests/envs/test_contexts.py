@@ -80,7 +80,7 @@ def test_overlapping_sets_unknown_regions_and_settings_are_refused():
         ContextSet((sets["train"].contexts[0],) * 2, "train")
 
 
-@pytest.mark.parametrize("name", ["bits", "maze"])
+@pytest.mark.parametrize("name", ["bits", "maze", "tiny_objects"])
 @pytest.mark.parametrize("options", [{}, {"sticky_actions": 0.3, "order": "round-robin"}])
 def test_families_keep_the_contract(name, options):
     env = ContextualEnv(make_family(name), default_set(make_family(name)).take(7), 5, **options)
@@ -108,7 +108,7 @@ def play(env, plan, actions):
     return done
 
 
-@pytest.mark.parametrize("name", ["bits", "maze"])
+@pytest.mark.parametrize("name", ["bits", "maze", "tiny_objects"])
 def test_an_episode_is_the_same_in_any_row_of_any_batch(name):
     """Sticky actions and sensor noise included; the ended episode's context is named, not the next one's."""
     family = make_family(name)

@@ -11,6 +11,7 @@ from gala_envs.contexts import Family
 FAMILIES = {
     "bits": "gala_envs.families.bits:Bits",
     "maze": "gala_envs.families.maze:Maze",
+    "tiny_objects": "gala_envs.families.tiny_objects:TinyObjects",
     "classic": "gala_envs.families.classic:Classic",
     "mujoco": "gala_envs.families.mujoco:Mujoco",
     "seeds": "gala_envs.families.seeds:Seeds",

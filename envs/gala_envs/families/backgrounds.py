@@ -74,14 +74,14 @@ class Backgrounds:
         return self._draw(obs, scale)
 
 
-def natural_image(rng: np.random.Generator) -> Array:
-    """uint8 [3, 42, 42]: Gaussian noise of amplitude 1/f. Colours share half of their variance, as in natural scenes.
+def natural_image(rng: np.random.Generator, side: int = _SIZE) -> Array:
+    """uint8 [3, side, side]: Gaussian noise of amplitude 1/f. Colours share half their variance, as in natural scenes.
 
     Mean 110 and standard deviation 50 in each colour, before values beyond 0 and 255 are cut off.
     """
-    f = np.hypot(np.fft.fftfreq(_SIZE)[:, None], np.fft.fftfreq(_SIZE)[None])
+    f = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
     f[0, 0] = np.inf
-    common, own = rng.standard_normal((1, _SIZE, _SIZE)), rng.standard_normal((3, _SIZE, _SIZE))
+    common, own = rng.standard_normal((1, side, side)), rng.standard_normal((3, side, side))
     image = np.fft.ifft2(np.fft.fft2(common + own) / f).real
     image = 110 + 50 * image / image.std((1, 2), keepdims=True)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)

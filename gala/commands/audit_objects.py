@@ -1,0 +1,99 @@
+"""``gala audit-objects ENV``: the smallest thing in an environment's pictures, and whether the encoder can see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gala.config.parse import parse_config
+from gala.config.schema import Config
+from gala.config.validate import validate
+
+USAGE = """usage: gala audit-objects ENV [pictures=400] [out=FILE.png|FILE.svg] [SETTING=VALUE ...]
+
+Play ENV at random and report the smallest object that moves, and the smallest of a
+rare colour, as the policy sees them; their share of the image; and what an encoder
+of images (model.encoder, or a preset's) sees at one location. out= draws the picture
+with the object circled. Settings are those of gala train."""
+_ENVS = 4
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the report. Returns 0. Raises ValueError: no images, or bad settings."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    own = dict(word.split("=", 1) for word in argv[1:] if word.startswith(("pictures=", "out=")))
+    settings = [word for word in argv[1:] if not word.startswith(("pictures=", "out="))]
+    config = parse_config([*settings, f"env.id={argv[0]}"])
+    validate(config)
+    if not own.get("pictures", "400").isdecimal() or int(own.get("pictures", "400")) < 2 * _ENVS:
+        raise ValueError(f"pictures={own['pictures']} must be a whole number of at least {2 * _ENVS}")
+    if "out" in own:
+        from gala.reports.figures import check_output
+
+        check_output(Path(own["out"]), overwrite=False)
+    frames, breaks = random_pictures(config, int(own.get("pictures", "400")) // _ENVS)
+    print("\n".join(_report(config, frames, breaks, own.get("out", ""))))
+    return 0
+
+
+def random_pictures(config: Config, num_steps: int) -> tuple[NDArray, NDArray]:
+    """frames [T, C, H, W] of a random policy, row after row, and bool [T]: the frame follows none. Of Atari's stacks
+    the newest frame only. Raises ValueError if observations are no images."""
+    from gala.build.envs import make_env
+
+    env = make_env(config, _ENVS)
+    if len(env.obs_space.shape) != 3:
+        env.close()
+        raise ValueError(
+            f"{config.env.id} has observations {env.obs_space.shape}; audit-objects wants [C, H, W] images"
+        )
+    env.action_space.seed(config.seed)
+    obs, opens = [env.reset(config.seed).copy()], [np.ones(_ENVS, bool)]
+    for _ in range(num_steps - 1):
+        step = env.step(np.array([env.action_space.sample() for _ in range(_ENVS)]))
+        obs.append(step.obs.copy())
+        opens.append(step.terminated | step.truncated | ~step.valid)
+    env.close()
+    frames = np.stack(obs, 1).reshape(-1, *obs[0].shape[1:])
+    newest = frames[:, -1:] if config.env.id.startswith("ALE/") else frames
+    return newest, np.stack(opens, 1).ravel()
+
+
+def _report(config: Config, frames: NDArray, breaks: NDArray, out: str) -> list[str]:
+    from gala.build.envs import probe_spaces
+    from gala.build.policy import encoder_summary, make_policy
+    from gala.diagnostics.objects import smallest_moving, smallest_rare, warnings
+    from gala.models.encoders import ImageEncoder
+    from gala.models.receptive_field import receptive_field
+    from gala.reports.figures import circled
+
+    height, width = frames.shape[2:]
+    lines = [f"{config.env.id}: {len(frames)} pictures of {height} x {width} px, by random actions"]
+    found = {"moving": smallest_moving(frames, breaks), "of a rare colour": smallest_rare(frames)}
+    spaces = probe_spaces(config)
+    encoder = make_policy(config, spaces).encoder
+    for name, thing in found.items():
+        if thing is None:
+            lines.append(f"smallest {name}: none found")
+            continue
+        share = 100 * thing.area / (height * width)
+        lines.append(
+            f"smallest {name}: {thing.area} px ({thing.height} x {thing.width}), {share:.3g} % of the image, "
+            f"in {100 * thing.share:.0f} % of the pictures"
+        )
+        if isinstance(encoder, ImageEncoder):
+            lines += [f"  warning: {said}" for said in warnings(thing, *receptive_field(encoder))]
+    lines.append(f"encoder {encoder_summary(config, spaces)}")
+    if not isinstance(encoder, ImageEncoder):
+        lines.append("  for its receptive field choose an encoder of images, as in model.encoder=impala")
+    shown = [thing for thing in found.values() if thing is not None]
+    if out and shown:
+        thing = min(shown, key=lambda each: each.area)
+        circled(frames[thing.t], thing.corner, (thing.height, thing.width), lines[0], Path(out))
+        lines.append(f"picture {out}")
+    return lines
