@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gala.config.parse import parse_options
+from gala.diagnostics.finding import Finding
 from gala.diagnostics.registry import DIAGNOSTICS
-from gala.evaluation.frozen import load_frozen
+from gala.evaluation.frozen import Frozen, load_frozen
 from gala.reports.diagnosis import check_matplotlib, draw, page
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
@@ -55,10 +56,10 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
     check_matplotlib()
     run_dir.checkpoint_meta(options.checkpoint)
-    chosen = [name for name in DIAGNOSTICS if getattr(options, name)] or list(DIAGNOSTICS)
+    named = [name for name in DIAGNOSTICS if getattr(options, name)]
     folder = Path(options.out) if options.out else run_dir.path / "diagnose"
     frozen = load_frozen(run_dir, options.checkpoint, envs=options.envs, batches=options.batches, seed=options.seed)
-    findings = {name: DIAGNOSTICS[name].judge(frozen) for name in chosen}
+    findings = _findings(frozen, named)
     folder.mkdir(parents=True, exist_ok=True)
     record = {name: finding.numbers for name, finding in findings.items()}
     record |= {"checkpoint": options.checkpoint, "envs": options.envs, "batches": options.batches, "seed": options.seed}
@@ -68,6 +69,19 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join([finding.title, *(textwrap.fill(line, 100) for line in finding.sentences)]) + "\n")
     print(folder / "diagnose.html")
     return 0
+
+
+def _findings(frozen: Frozen, named: Sequence[str]) -> dict[str, Finding]:
+    """What was asked for by name, or all that there can be, by name of the diagnostic."""
+    findings = {}
+    for name in named or DIAGNOSTICS:
+        try:
+            findings[name] = DIAGNOSTICS[name].judge(frozen)
+        except ValueError as error:
+            if named:
+                raise
+            print(f"{name}: {error}")
+    return findings
 
 
 def _finite(value: Any) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gala.diagnostics import gradient_noise, sharpness
+from gala.diagnostics import gradient_noise, residual_blocks, sharpness
 from gala.diagnostics.finding import Finding
 from gala.evaluation.frozen import Frozen
 
 
 class Diagnostic(NamedTuple):
-    """``judge`` makes a finding of a checkpoint; ``summary`` is its line of help."""
+    """``judge`` makes a finding of a checkpoint, or raises ValueError, which says why there is none; ``summary`` is its
+    line of help."""
 
     judge: Callable[[Frozen], Finding]
     summary: str
@@ -20,4 +21,5 @@ class Diagnostic(NamedTuple):
 DIAGNOSTICS: dict[str, Diagnostic] = {
     "curvature": Diagnostic(sharpness.judge, "how sharply the loss bends, and how long the step is against that"),
     "noise": Diagnostic(gradient_noise.judge, "the noise of the gradient, and whether more simulators would help"),
+    "iterative": Diagnostic(residual_blocks.judge, "what each residual block does, and which of them are needed"),
 }

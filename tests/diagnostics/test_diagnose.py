@@ -11,6 +11,7 @@ from training import TINY, Gala
 
 from gala import cli
 from gala.config.schema import OptimConfig
+from gala.diagnostics import iterative_inference as ii
 from gala.diagnostics.curvature import flat
 from gala.diagnostics.landscape import frozen_losses
 from gala.diagnostics.noise_scale import moments, per_environment_gradients
@@ -117,3 +118,20 @@ def test_the_scale_of_the_optimiser_is_in_the_order_of_the_parameters():
     expected = flat([p.detach() for p in policy.parameters()])
     torch.testing.assert_close(tf, (expected**2 + 0.5).sqrt())
     assert optimizer_scale(OptimConfig(name="ekfac"), {"momentum_buffer": flat_params}, policy) is None
+
+
+def test_residual_blocks_are_judged_where_there_are_any(run, tmp_path, capsys):
+    assert cli.main(["diagnose", str(run), "iterative=true", "envs=2", "batches=1"]) == 2
+    assert "no residual blocks" in capsys.readouterr().err
+    words = ["env.id=helper_envs:Catch-v0", "model.encoder=impala", "model.pooling=mean", "envs_per_learner=2"]
+    assert Gala(tmp_path / "run", *words, "steps=40", "learners=1").end()[0] == 0
+    assert cli.main(["diagnose", str(tmp_path / "run"), "iterative=true", "envs=2", "batches=2", "seed=3"]) == 0
+    found = json.loads((tmp_path / "run/diagnose/diagnose.json").read_text())["iterative"]
+    frozen = load_frozen(RunDir.open(tmp_path / "run"), "latest", envs=2, batches=2, seed=3)
+    batch = ii.Batch(frozen.policy, frozen.rollouts[1], frozen.coefficients, frozen.entropy_coef)
+    first = ii.Batch(frozen.policy, frozen.rollouts[0], frozen.coefficients, frozen.entropy_coef)
+    expected = [
+        (a.cosine["value"] + b.cosine["value"]) / 2 for a, b in zip(*map(ii.blocks, (first, batch)), strict=True)
+    ]
+    assert found["cosine"]["value"] == pytest.approx(expected, abs=1e-6) and len(found["blocks"]) == len(expected)
+    assert all(kl >= 0 for kl in found["dropped"]["kl"])
