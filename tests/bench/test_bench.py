@@ -51,6 +51,7 @@ def test_a_learner_that_dies_ends_the_benchmark_and_is_named():
         job.close()
 
 
+@pytest.mark.long
 def test_the_roofline_counts_rows_of_all_processes_at_work():
     roof = Roofline(parse_config(WORDS))
     try:

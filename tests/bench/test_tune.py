@@ -33,6 +33,7 @@ def test_variants_of_the_best_change_how_it_runs_and_not_what():
     assert not list(variants(replace(config, envs_per_learner=7)))
 
 
+@pytest.mark.long
 def test_what_was_tuned_is_used_and_the_command_line_wins(capsys):
     with pytest.raises(ValueError, match=f"^learners=auto: .* run `gala tune {PRESET}` first"):
         parse_config([PRESET, "learners=auto"])
