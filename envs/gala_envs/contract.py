@@ -61,7 +61,8 @@ class BatchedEnv(Protocol):
 
     ``obs_space`` and ``action_space`` describe ONE simulator. ``frames_per_step`` is the action repeat (frames =
     env_steps x frames_per_step). Arrays that ``reset`` and ``step`` return belong to the caller and are never
-    overwritten by a later step.
+    overwritten by a later step. Simulators that a resumed run can put back as they were have a state besides: see
+    ``gala_envs.snapshots``.
     """
 
     num_envs: int
@@ -90,6 +91,8 @@ class BatchedEnv(Protocol):
 
 class EpisodeTracker:
     """Sums unclipped rewards and decisions per row until a whole episode is over."""
+
+    SAVED = ("_return", "_length")
 
     def __init__(self, num_envs: int) -> None:
         self._return = np.zeros(num_envs, np.float64)
