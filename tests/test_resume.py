@@ -126,6 +126,20 @@ def test_a_checkpoint_can_be_named_and_without_a_whole_one_nothing_is_changed(ru
     assert (code, started) == (2, []) and "no checkpoint can be resumed from" in said and content(run.path) == before
 
 
+def test_a_run_whose_simulators_are_not_restored_says_so(run, resume):
+    assert "new episodes" not in resume()[2]
+    meta = run.checkpoint_meta("latest")
+    for rank, why in ((0, {}), (1, {"new_episodes": "rows[0][0].engine is a lock"})):
+        tensors, part = run.load_part("latest", f"learner{rank}")
+        kept = tensors if rank == 0 else {k: v for k, v in tensors.items() if k != "in_progress"}
+        run.write_part("staging", f"learner{rank}", kept, part | why)
+    run.commit_checkpoint("staging", ["latest"], meta)
+    line = (
+        "helper_envs:Walk-v0 begins new episodes, so the run differs from one that never stopped: rows[0][0].engine is"
+    )
+    assert line in resume()[2]
+
+
 def test_the_checkpoint_of_another_run_is_refused(run, resume, tmp_path):
     versions = json.loads((run.path / "versions.json").read_text())
     (run.path / "versions.json").write_text(json.dumps({**versions, "run": "0123"}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -143,7 +143,22 @@ class Collector:
             obs = self._observe(group.reset(int(its_seed) % 2**30), group.rows.start)
             first = torch.ones(len(obs), dtype=torch.bool, device=self.device)
             self._turns.append(_Turn(group, obs, policy.initial_state(len(obs), self.device), first, []))
-        obs, state, first = (torch.cat([getattr(turn, x) for turn in self._turns]) for x in ("obs", "state", "first"))
+        self._make_buffers(policy)
+
+    def standing(self) -> dict[str, Tensor]:
+        """Between two rollouts: what the policy reads next, as it reads it, of all rows; ``obs``, ``state``,
+        ``first``."""
+        return {name: torch.cat([getattr(turn, name) for turn in self._turns]) for name in ("obs", "state", "first")}
+
+    def go_on(self, policy: Policy, standing: Mapping[str, Tensor]) -> None:
+        """Go on from where ``standing`` was read; the simulators must stand there too."""
+        rows = [group.rows for group in self._groups]
+        obs, state, first = (standing[name].to(self.device) for name in ("obs", "state", "first"))
+        self._turns = [_Turn(g, obs[r], state[r], first[r], []) for g, r in zip(self._groups, rows, strict=True)]
+        self._make_buffers(policy)
+
+    def _make_buffers(self, policy: Policy) -> None:
+        obs, state, first = self.standing().values()
         action = policy.act(policy(obs, state, first).params, greedy=True)
         n, t, on = len(obs), self.num_steps, self.device
         flags = [torch.zeros(t, n, dtype=torch.bool, device=on) for _ in range(4)]

@@ -59,6 +59,15 @@ class Telemetry:
         self.latest[rank] = tags
         return tags
 
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on from, as JSON: the last episodes, and the seconds that the run has taken."""
+        return {"episodes": self.episodes.state(), "wall_s": time.monotonic() - self.started}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        self.episodes.load_state(state["episodes"])
+        self.started = time.monotonic() - state["wall_s"]
+
     def forget(self, rank: int) -> None:
         """This learner is gone: its last tags are no news any more."""
         self.latest[rank], self._ages[rank] = {}, {}
