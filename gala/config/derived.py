@@ -23,13 +23,18 @@ def threads_per_learner(config: Config) -> int:
 def with_threads(config: Config, threads: int) -> Config:
     """``config`` for a learner that has ``threads`` to itself, on a machine that others may share."""
     env = dataclasses.replace(config.env, threads=config.env.threads or threads)
-    network = config.torch_threads or (1 if config.model.encoder == "mlp" else threads)
+    network = config.torch_threads or (1 if _is_dense(config) else threads)
     return dataclasses.replace(config, env=env, torch_threads=network)
 
 
 def network_threads(config: Config) -> int:
     """PyTorch threads of a learner. Dense layers of a few dozen units are slower on two threads than on one."""
-    return config.torch_threads or (1 if config.model.encoder == "mlp" else threads_per_learner(config))
+    return config.torch_threads or (1 if _is_dense(config) else threads_per_learner(config))
+
+
+def _is_dense(config: Config) -> bool:
+    """auto is replaced before a run starts, see ``gala.build.auto``."""
+    return config.model.encoder in ("mlp", "auto")
 
 
 def is_one_pass(config: Config) -> bool:
@@ -40,7 +45,7 @@ def is_one_pass(config: Config) -> bool:
     if config.model.compile == "cuda-graphs":  # each replay overwrites the outputs of the one before
         return False
     if config.a2c.passes == "auto":
-        return config.model.encoder != "mlp" or config.model.dropout > 0 or config.model.augment != "none"
+        return not _is_dense(config) or config.model.dropout > 0 or config.model.augment != "none"
     return config.a2c.passes == "1"
 
 

@@ -62,8 +62,9 @@ class EnvConfig:
 class ModelConfig:
     """Policy and value network."""
 
-    encoder: Literal["mlp", "nature_cnn", "a3c_cnn", "minatar_cnn"] | str = "mlp"
-    """Or module:attribute, an encoder of your own: see ``gala.models.encoders.Encoder``."""
+    encoder: Literal["auto", "mlp", "nature_cnn", "a3c_cnn", "minatar_cnn"] | str = "auto"
+    """auto: nature_cnn for images, minatar_cnn for those of fewer than 36 pixels a side, mlp for the rest. Or
+    module:attribute, an encoder of your own: see ``gala.models.encoders.Encoder``."""
     hidden: tuple[int, ...] = bounded(
         (64, 64), Bound(lambda widths: all(w >= 1 for w in widths), "widths of at least 1")
     )
@@ -131,8 +132,9 @@ class NormalizeConfig:
 
     obs: bool = False
     obs_clip: float = bounded(10.0, POSITIVE)
-    reward: Literal["none", "sign", "scale"] = "none"
-    """sign: -1, 0, 1 (Atari). scale: divide by the running std of the discounted return."""
+    reward: Literal["auto", "none", "sign", "scale"] = "auto"
+    """auto: sign for Atari, none for the rest. sign: -1, 0, 1. scale: divide by the running std of the discounted
+    return."""
     reward_clip: float = bounded(10.0, POSITIVE)
 
 

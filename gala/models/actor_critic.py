@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gala.models.augment import AUGMENTATIONS
 from gala.models.distributions import distribution_for
 from gala.models.dynamics import Dynamics
-from gala.models.encoders import make_encoder, orthogonal_
+from gala.models.encoders import encoder_for, make_encoder, orthogonal_
 
 
 class Outputs(NamedTuple):
@@ -171,11 +171,11 @@ def num_parameters(module: nn.Module) -> int:
 
 
 def build_actor_critic(obs_space: gym.Space, action_space: gym.Space, model: Any) -> ActorCritic:
-    """From any record with the fields of ``ModelConfig``."""
+    """From any record with the fields of ``ModelConfig``; the encoder auto is ``encoder_for`` the space."""
     network = ActorCritic(
         obs_space,
         action_space,
-        encoder=model.encoder,
+        encoder=encoder_for(obs_space) if model.encoder == "auto" else model.encoder,
         hidden=model.hidden,
         activation=model.activation,
         separate_critic=model.separate_critic,

@@ -93,6 +93,19 @@ ENCODERS: dict[str, Encoder] = {
 }
 
 
+_NATURE_SIDE = 36
+"""Pixels: below, the convolutions of the Nature network have nothing left to see."""
+
+
+def encoder_for(obs_space: gym.Space) -> str:
+    """The usual encoder: convolutions for images ``[C, H, W]`` whose values have an upper bound, else dense layers."""
+    if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 3:
+        return "mlp"
+    if not np.isfinite(obs_space.high).all() or min(obs_space.shape[1:]) < 3:
+        return "mlp"
+    return "nature_cnn" if min(obs_space.shape[1:]) >= _NATURE_SIDE else "minatar_cnn"
+
+
 def make_encoder(name: str, obs_space: gym.spaces.Box, hidden: Sequence[int], activation: str) -> nn.Module:
     """The encoder ``name``: of ``ENCODERS``, or ``module:attribute``.
 

@@ -152,7 +152,10 @@ def test_the_parts_are_the_users_own():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model.encoder=nature_ccn"], "wants one of mlp, nature_cnn, a3c_cnn, minatar_cnn, or module:attribute; did"),
+        (
+            ["model.encoder=nature_ccn"],
+            "wants one of auto, mlp, nature_cnn, a3c_cnn, minatar_cnn, or module:attribute",
+        ),
         (
             ["optim.name=adamw"],
             "optim.name=adamw: wants one of rmsprop_tf, rmsprop, adam, or module:attribute; did you",
