@@ -19,7 +19,7 @@ def choose(config: Config, spaces: Spaces) -> tuple[Config, str]:
     model, normalize, backend = config.model, config.normalize, resolve_backend(config.env.id, config.env.backend)
     if model.encoder == AUTO:
         model = dataclasses.replace(model, encoder=encoder_for(spaces.obs))
-        chosen.append(f"model.encoder={model.encoder} for {spaces.obs.dtype} {list(spaces.obs.shape)}")
+        chosen.append(f"model.encoder={model.encoder} for {spaces.obs.dtype} {list(spaces.obs.shape or ())}")
     if normalize.reward == AUTO:
         normalize = dataclasses.replace(normalize, reward="sign" if backend == "atari" else "none")
         if backend == "atari":
