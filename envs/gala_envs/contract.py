@@ -120,6 +120,14 @@ def row_seeds(seed: int | None, num_envs: int) -> list[int]:
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(num_envs)]
 
 
+def to_bounds(actions: Array, space: gym.spaces.Box) -> Array:
+    """Clipped to the bounds, as all continuous-control baselines do, and in the dtype of the space, rounded if that is
+    an integer."""
+    clipped = np.clip(actions, space.low, space.high)
+    whole = np.issubdtype(space.dtype, np.integer)
+    return np.asarray(np.rint(clipped) if whole else clipped, space.dtype)
+
+
 def check_actions(actions: Array, space: gym.Space, num_envs: int) -> Array:
     """Actions as the simulators want them (contiguous, the space's dtype), or a ValueError naming the first bad row.
 
@@ -135,7 +143,7 @@ def check_actions(actions: Array, space: gym.Space, num_envs: int) -> Array:
         if not np.isfinite(actions).all():
             row = int(np.argwhere(~np.isfinite(actions))[0][0])
             raise ValueError(f"row {row}: action {actions[row]} is not finite; the policy has probably diverged")
-        return np.ascontiguousarray(np.clip(actions, space.low, space.high), dtype=space.dtype)
+        return np.ascontiguousarray(to_bounds(actions, space))
     if isinstance(space, gym.spaces.Discrete):
         low, high = np.asarray(space.start), np.asarray(space.start + space.n)
     elif isinstance(space, gym.spaces.MultiDiscrete):

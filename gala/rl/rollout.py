@@ -131,6 +131,10 @@ class Collector:
         self.env, self.num_steps, self.device, self.generator = env, num_steps, device, generator
         self.normalizer, self.shape_reward, self.keep_graph = normalizer, shape_reward, keep_graph
         self.simulate_s = self.act_s = 0.0
+        self.actions = self.clipped_actions = 0
+        """Numbers of continuous actions chosen, and those of them that the simulators clip to their bounds."""
+        space: Any = getattr(env, "action_space", None)
+        self._bounds = (space.low, space.high) if hasattr(space, "low") else None
         self.on_step: Callable[[], None] = lambda: None
         self._groups = getattr(env, "groups", None) or [_Whole(env)]
         self._buffers: Rollout | None = None
@@ -232,7 +236,11 @@ class Collector:
         turn.state = out.state
         action = policy.act(out.params, greedy=False, generator=self.generator)
         r.action[t, rows] = action
-        turn.group.send(action.cpu().numpy())
+        numbers = action.cpu().numpy()
+        if self._bounds is not None:
+            self.actions += numbers.size
+            self.clipped_actions += int(((numbers < self._bounds[0]) | (numbers > self._bounds[1])).sum())
+        turn.group.send(numbers)
         self.act_s += time.perf_counter() - started
 
     def _receive(self, t: int, turn: _Turn, episodes: Episodes, policy: Policy) -> None:
