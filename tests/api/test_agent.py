@@ -56,7 +56,7 @@ def test_an_agent_acts_as_the_averaged_policy_behind_the_pooled_normaliser(tmp_p
 def test_one_observation_is_a_batch_of_one_and_actions_belong_to_their_space(obs_space, action_space):
     encoder = "mlp" if obs_space is VECTOR else "minatar_cnn"
     agent, _ = agent_for(obs_space, action_space, encoder=encoder)
-    obs = observations(6, obs_space)
+    obs = observations(30, obs_space)
     actions = agent.act(obs)
     for row, action in zip(obs, actions, strict=True):
         one = agent.act(row)
