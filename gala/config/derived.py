@@ -80,6 +80,14 @@ def total_updates(config: Config) -> int:
     return -(-config.steps // per_update)
 
 
+def scheduled(config: Config, progress: float) -> float:
+    """Where schedules stand, in [0, 1], when this share of the run is done."""
+    if not (config.schedule_from or config.schedule_to):
+        return progress
+    begin, end = config.schedule_from, config.schedule_to or config.steps
+    return min(1.0, max(0.0, (progress * config.steps - begin) / max(end - begin, 1)))
+
+
 def gossips(config: Config) -> bool:
     return config.algo == "gala" and config.learners > 1
 

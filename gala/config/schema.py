@@ -241,6 +241,10 @@ class Config:
     """Groups of a learner's simulators: with 2, one half steps while the network acts for the other."""
     steps: int = bounded(500_000, AT_LEAST_ONE)
     """env_steps (agent decisions) over all learners."""
+    schedule_from: int = bounded(0, NOT_NEGATIVE)
+    """env_steps at which schedules begin; see ``gala resume`` with schedule=restart."""
+    schedule_to: int = bounded(0, NOT_NEGATIVE)
+    """env_steps at which schedules end, and hold their last value; 0 is the end of the run."""
     seed: int = bounded(1, NOT_NEGATIVE)
     device: str = bounded("auto", Bound(lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"))
     """auto, cpu, or cuda (learners are placed round-robin on the GPUs there are)."""

@@ -133,10 +133,12 @@ class LearnerProcess:
         self._rendezvous("finished")
 
     def _progress(self) -> float:
-        """Share of the run that is done, in [0, 1]; in lock-step runs the same in every learner, to the last bit."""
+        """Where schedules stand, in [0, 1]; in lock-step runs the same in every learner, to the last bit."""
         if self.lock_step:
-            return self.updates / derived.total_updates(self.config)
-        return min(1.0, self.board.total_env_steps() / self.config.steps)
+            done = self.updates / derived.total_updates(self.config)
+        else:
+            done = min(1.0, self.board.total_env_steps() / self.config.steps)
+        return derived.scheduled(self.config, done)
 
     def _finished(self) -> bool:
         """Obeys the commands that have arrived; True when this learner has nothing left to do."""
