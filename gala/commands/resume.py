@@ -33,9 +33,7 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     run_dir = RunDir.open(argv[0])
-    words = [word.removeprefix("--").partition("=") for word in argv[1:]]
-    own = {key: value for key, _, value in words if key in _OWN}
-    rest = [word for word, (key, _, _) in zip(argv[1:], words, strict=True) if key not in _OWN]
+    own, rest = split(argv[1:])
     config = override(run_dir.config, rest, MAY_CHANGE)
     config = dataclasses.replace(config, run=str(run_dir.path))  # the directory may have been moved
     validate(config)
@@ -53,6 +51,13 @@ def main(argv: Sequence[str]) -> int:
     run_dir.replace_config(config)
     run_dir.rewind_metrics(done_steps if name else -1)
     return supervisor.train(config, run_dir, resume_from=name)
+
+
+def split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """(what is this command's own, settings of the run)."""
+    pairs = [word.removeprefix("--").partition("=") for word in words]
+    own = {key: value for key, _, value in pairs if key in _OWN}
+    return own, [word for word, (key, _, _) in zip(words, pairs, strict=True) if key not in _OWN]
 
 
 def _extended(before: Config, config: Config, done_steps: int, choice: str) -> Config:
