@@ -1,5 +1,6 @@
 """When a checkpoint is kept as the best: at a new highest mean return, and not too soon after another checkpoint."""
 
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from gala.config.schema import Config, LogConfig
 from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.protocol import LearnerStates
-from gala.training.returns import BestRule
+from gala.training.returns import BestRule, EpisodeWindows
 
 
 @pytest.fixture
@@ -53,6 +54,26 @@ def test_short_episodes_do_not_make_a_policy_the_best():
         rule.add(0, [row] * 50, [value] * 50)
     assert rule.score([0], -math.inf) == rule.score([0], -math.inf) == -40.0
     assert rule.score([0], -40.0) is None, "the same windows again"
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 7, 30])
+def test_a_run_that_is_resumed_chooses_its_best_as_if_it_had_not_stopped(stop_at):
+    values = [float(x) for x in np.random.default_rng(0).normal(size=40).cumsum()]
+
+    def play(stops):
+        rule, windows, scores = BestRule(2, 10), EpisodeWindows(2), []
+        for i, value in enumerate(values):
+            if i in stops:
+                saved = json.loads(json.dumps([rule.state(), windows.state()], allow_nan=False))
+                rule, windows = BestRule(2, 10), EpisodeWindows(2)
+                rule.load_state(saved[0]), windows.load_state(saved[1])
+            for rank in range(2):
+                rule.add(rank, list(range(10)) * 2, [value + rank] * 20)
+                windows.add(rank, [value] * 20, [i] * 20)
+            scores.append((rule.score([0, 1], -math.inf), windows.means([0, 1]), windows.count))
+        return scores
+
+    assert play([stop_at]) == play([]) and play([])[-1][0] is not None
 
 
 def test_a_lucky_window_does_not_replace_the_best_and_two_better_ones_do():

@@ -33,7 +33,7 @@ def test_an_exact_average_in_lock_step_and_slow_momentum_survive_checkpoints(tmp
     assert meta["updates"] == other["updates"] == 2_000 // 16
     assert int(a["slowmo"]["updates"]) == meta["updates"] and float(a["slowmo"]["u0"].abs().max()) > 0
     assert 0 < distance(a, b) < 0.1  # one update (and a slow step) apart since the last average
-    resumed = Gala(run.path, "steps=2_432", command="resume")
+    resumed = Gala(run.path, "steps=2_432", "schedule=stretch", command="resume")
     assert resumed.end()[0] == 0
     (a, meta), (b, _) = parts(run)
     assert int(a["slowmo"]["updates"]) == meta["updates"] == 152  # an average, and no slow step of each learner's own
@@ -64,7 +64,7 @@ def test_sharded_encoded_overlapped_gossip_loses_no_weight(tmp_path):
 def test_a_certified_run_stays_in_its_ball_through_a_resumption(tmp_path):
     words = ["algo=gala", "learners=3", "gossip.certify=true", "gossip.overlap=true", "gossip.every=2", "steps=4_000"]
     assert Gala(tmp_path / "run", *TINY, *words, "slowmo.every=8").end()[0] == 0
-    assert Gala(tmp_path / "run", "steps=6_000", command="resume").end()[0] == 0
+    assert Gala(tmp_path / "run", "steps=6_000", "schedule=stretch", command="resume").end()[0] == 0
     run = RunDir.open(tmp_path / "run")
     points = [r for r in run.read_metrics() if "gossip/epsilon_bound" in r]
     assert len(points) >= 2 and points[-1]["global_step"] >= 6_000

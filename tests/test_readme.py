@@ -39,7 +39,7 @@ def test_every_gala_line_parses(line):
         assert words[0].startswith("runs/")
         parse_options(evaluate.Options, [word for word in words[1:] if word != "--json"])
     elif command == "resume":
-        override(Config(), words[1:], resume.MAY_CHANGE)
+        override(Config(), resume.split(words[1:])[1], resume.MAY_CHANGE)
     elif command == "supervised":
         supervised.validate(parse_options(SupervisedConfig, words))
     elif command == "bench":

@@ -13,7 +13,9 @@ import pytest
 import torch
 from training import TINY, Gala, parts, status
 
+from gala.build.learning import learning_rate
 from gala.cli import main
+from gala.config import derived
 from gala.runs.run_dir import RunDir
 from gala.training import supervisor
 
@@ -42,7 +44,7 @@ def run(finished, tmp_path):
 def resume(run, monkeypatch, capsys):
     """``gala resume RUN steps=3000 WORDS``: (exit status, what would be resumed from, what was said)."""
 
-    def call(*words):
+    def call(*words, schedule="stretch"):
         started = []
 
         def train(config, run_dir, resume_from):
@@ -51,7 +53,7 @@ def resume(run, monkeypatch, capsys):
             return 0
 
         monkeypatch.setattr(supervisor, "train", train)
-        code = main(["resume", str(run.path), "steps=3000", *words])
+        code = main(["resume", str(run.path), "steps=3000", *words, *[f"schedule={schedule}"][: len(schedule)]])
         said = capsys.readouterr()
         return code, started, said.out + said.err
 
@@ -126,6 +128,46 @@ def test_a_checkpoint_can_be_named_and_without_a_whole_one_nothing_is_changed(ru
     assert (code, started) == (2, []) and "no checkpoint can be resumed from" in said and content(run.path) == before
 
 
+def test_a_run_whose_simulators_are_not_restored_says_so(run, resume):
+    assert "new episodes" not in resume()[2]
+    meta = run.checkpoint_meta("latest")
+    for rank, why in ((0, {}), (1, {"new_episodes": "rows[0][0].engine is a lock"})):
+        tensors, part = run.load_part("latest", f"learner{rank}")
+        kept = tensors if rank == 0 else {k: v for k, v in tensors.items() if k != "in_progress"}
+        run.write_part("staging", f"learner{rank}", kept, part | why)
+    run.commit_checkpoint("staging", ["latest"], meta)
+    line = (
+        "helper_envs:Walk-v0 begins new episodes, so the run differs from one that never stopped: rows[0][0].engine is"
+    )
+    assert line in resume()[2]
+
+
+DECAYED = {"hold": (0, 1_000, 0.0), "stretch": (0, 0, 2 / 3), "restart": (1_000, 0, 1.0)}
+
+
+def test_an_extended_run_whose_learning_rate_has_decayed_asks_how_it_goes_on(run, resume):
+    before, lr = content(run.path), run.config.optim.lr
+    done = run.checkpoint_meta("latest")["env_steps"]
+    code, started, said = resume(schedule="")
+    assert (code, started) == (2, []) and content(run.path) == before
+    assert f"the learning rate has decayed to 0 at {done:,} of 1,000 env_steps" in said
+    assert f"schedule=stretch (jumps to {lr * (1 - done / 3000):.3g}) or schedule=restart (jumps to {lr:.3g})" in said
+    assert "schedule=up: wants hold, stretch or restart" in resume(schedule="up")[2]
+
+
+@pytest.mark.parametrize("choice", DECAYED)
+def test_a_schedule_goes_on_as_chosen(run, resume, choice):
+    assert resume(schedule=choice)[:2] == (0, ["latest"])
+    config, done = RunDir.open(run.path).config, run.checkpoint_meta("latest")["env_steps"]
+    begin, end, factor = DECAYED[choice]
+    assert (config.schedule_from, config.schedule_to) == (begin and done, end)
+    at = lambda steps: learning_rate(config)(derived.scheduled(config, steps / 3000)) / config.optim.lr  # noqa: E731
+    assert at(1_000 if choice == "stretch" else done) == pytest.approx(factor)
+    assert at(3_000) == 0.0 and (at(2_000) == 0.0) == (choice == "hold")
+    if choice == "restart":
+        assert at((done + 3_000) / 2) == pytest.approx(0.5)
+
+
 def test_the_checkpoint_of_another_run_is_refused(run, resume, tmp_path):
     versions = json.loads((run.path / "versions.json").read_text())
     (run.path / "versions.json").write_text(json.dumps({**versions, "run": "0123"}))
@@ -155,7 +197,7 @@ def test_a_copy_of_a_run_is_a_run(finished, tmp_path, links):
     run = RunDir.open(copy)
     before = run.checkpoint_meta("latest")["env_steps"]
     assert main(["eval", str(copy), "episodes=1"]) == 0
-    code, _, err = Gala(copy, "steps=2_000", command="resume").end()
+    code, _, err = Gala(copy, "steps=2_000", "schedule=hold", command="resume").end()
     assert (code, err) == (0, "")
     assert run.checkpoint_meta("latest")["env_steps"] >= 2_000 > before and len(parts(run)) == 2
     assert run.checkpoint_meta("step500")["env_steps"] < before

@@ -58,10 +58,8 @@ def test_a_gossiping_run_is_interrupted_resumed_and_killed(tmp_path):
     code, _, err = resumed.end(END_S)
     assert (code, err) == (130, "")
     for (tensors, part), (old_tensors, old_part) in zip(parts(run), saved, strict=True):
-        seen, before = tensors.pop("obs_moments")["packed"], old_tensors.pop("obs_moments")["packed"]
-        assert seen[0] == before[0] + 2 and (seen[5:] >= before[5:]).all()  # count and M2: two simulators were reset
         assert same(tensors, old_tensors) and part == old_part
-        assert {"policy", "optimizer", "return_moments"} <= tensors.keys()
+        assert {"policy", "optimizer", "obs_moments", "return_moments", "in_progress"} <= tensors.keys()
 
     again = Gala(path, command="resume")
     again.wait_for_checkpoint(after=meta["env_steps"])

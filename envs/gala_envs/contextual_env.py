@@ -32,6 +32,10 @@ class ContextualEnv:
     """
 
     autoreset: Autoreset = "same-step"
+    SAVED = (
+        *("simulators", "_streams", "_plans", "_noise", "_index", "_elapsed", "_dealt"),
+        *("_last_action", "_tracker"),
+    )
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class ContextualEnv:
         self._index = np.zeros(num_envs, np.int64)
         self._elapsed = np.zeros(num_envs, np.int64)
         self._dealt = np.arange(num_envs)
+        self._last_action: Array | None = None
         self._tracker = EpisodeTracker(num_envs)
         self.episodes = np.zeros(len(contexts), np.int64)
 
@@ -90,7 +95,7 @@ class ContextualEnv:
 
     def _begin(self) -> Array:
         self._tracker.reset()
-        self._last_action: Array | None = None
+        self._last_action = None
         return self._start(np.arange(self.num_envs))
 
     def step(self, actions: Array) -> Step:

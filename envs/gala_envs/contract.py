@@ -61,7 +61,8 @@ class BatchedEnv(Protocol):
 
     ``obs_space`` and ``action_space`` describe ONE simulator. ``frames_per_step`` is the action repeat (frames =
     env_steps x frames_per_step). Arrays that ``reset`` and ``step`` return belong to the caller and are never
-    overwritten by a later step.
+    overwritten by a later step. Simulators that a resumed run can put back as they were have a state besides: see
+    ``gala_envs.snapshots``.
     """
 
     num_envs: int
@@ -91,6 +92,8 @@ class BatchedEnv(Protocol):
 class EpisodeTracker:
     """Sums unclipped rewards and decisions per row until a whole episode is over."""
 
+    SAVED = ("_return", "_length")
+
     def __init__(self, num_envs: int) -> None:
         self._return = np.zeros(num_envs, np.float64)
         self._length = np.zeros(num_envs, np.int64)
@@ -117,6 +120,14 @@ def row_seeds(seed: int | None, num_envs: int) -> list[int]:
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(num_envs)]
 
 
+def to_bounds(actions: Array, space: gym.spaces.Box) -> Array:
+    """Clipped to the bounds, as all continuous-control baselines do, and in the dtype of the space, rounded if that is
+    an integer."""
+    clipped = np.clip(actions, space.low, space.high)
+    whole = np.issubdtype(space.dtype, np.integer)
+    return np.asarray(np.rint(clipped) if whole else clipped, space.dtype)
+
+
 def check_actions(actions: Array, space: gym.Space, num_envs: int) -> Array:
     """Actions as the simulators want them (contiguous, the space's dtype), or a ValueError naming the first bad row.
 
@@ -132,7 +143,7 @@ def check_actions(actions: Array, space: gym.Space, num_envs: int) -> Array:
         if not np.isfinite(actions).all():
             row = int(np.argwhere(~np.isfinite(actions))[0][0])
             raise ValueError(f"row {row}: action {actions[row]} is not finite; the policy has probably diverged")
-        return np.ascontiguousarray(np.clip(actions, space.low, space.high), dtype=space.dtype)
+        return np.ascontiguousarray(to_bounds(actions, space))
     if isinstance(space, gym.spaces.Discrete):
         low, high = np.asarray(space.start), np.asarray(space.start + space.n)
     elif isinstance(space, gym.spaces.MultiDiscrete):

@@ -21,6 +21,8 @@ class DelayedEnv:
         ValueError: ``mean_s`` or ``sigma`` below 0, or ``factor`` not above 0.
     """
 
+    SAVED = ("_env", "_rng")
+
     def __init__(self, env: BatchedEnv, mean_s: float, sigma: float, seed: int, factor: float = 1.0) -> None:
         if mean_s < 0 or sigma < 0 or factor <= 0:
             raise ValueError(f"delays want mean_s, sigma >= 0 and factor > 0; got {mean_s}, {sigma}, {factor}")

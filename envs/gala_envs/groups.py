@@ -13,6 +13,8 @@ from gala_envs.contract import Array, BatchedEnv, Step
 class Group:
     """One group: ``send`` its actions, and ``recv`` later what they led to. ``rows``: its place among all rows."""
 
+    SAVED = ("env",)
+
     def __init__(self, env: BatchedEnv, start: int) -> None:
         self.env, self.rows = env, slice(start, start + env.num_envs)
         self._thread = ThreadPoolExecutor(1, "simulate")
@@ -43,6 +45,8 @@ class Group:
 
 class GroupedEnv:
     """``groups`` of one task's simulators, stepped group by group; all else is read from the first of them."""
+
+    SAVED = ("groups",)
 
     def __init__(self, envs: Sequence[BatchedEnv]) -> None:
         *starts, self.num_envs = accumulate((env.num_envs for env in envs), initial=0)

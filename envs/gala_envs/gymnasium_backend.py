@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
+from gala_envs.snapshots import State, Unrestorable, get_state, python_state, set_python_state, set_state
 from gala_envs.spaces import action_adapter, observation_adapter
 
 _MODES = {"same-step": gym.vector.AutoresetMode.SAME_STEP, "next-step": gym.vector.AutoresetMode.NEXT_STEP}
@@ -100,6 +101,21 @@ class GymnasiumEnv:
         returns, lengths = self._tracker.update(reward, valid, done)
         return Step(obs, reward, terminated, truncated, first, valid, final_obs, done, returns, lengths)
 
+    def get_state(self) -> State:
+        """See ``gala_envs.snapshots``; what the simulators hold must be data."""
+        if self._processes:
+            raise Unrestorable(f"{self.id}: simulators in processes of their own (env.vectorization=async)")
+        rows = [python_state(row.simulator) for row in self._env.envs]
+        return {"rows": rows, "tracker": get_state(self._tracker), "waiting": self._waiting}
+
+    def set_state(self, state: State) -> None:
+        self.reset(0)
+        for row, its in zip(self._env.envs, state["rows"], strict=True):
+            set_python_state(row.simulator, its)
+        set_state(self._tracker, state["tracker"])
+        self._waiting = state["waiting"]
+        self._env._autoreset_envs = self._waiting.copy()  # read with next-step autoreset only
+
     def close(self) -> None:
         if self._env is None:
             return
@@ -168,6 +184,10 @@ class _Row:
 
     def __init__(self, env: gym.Env, row: int, name: str) -> None:
         self._env, self._row, self._name = env, row, name
+
+    @property
+    def simulator(self) -> gym.Env:
+        return self._env
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
+from gala_envs.snapshots import State, get_state, python_state, set_python_state, set_state
 
 GAMES = {
     "MinAtar/Asterix-v1": "asterix",
@@ -108,6 +109,18 @@ class MinAtarEnv:
                 chosen[row] = self._last_action[row]
         self._last_action = chosen
         return chosen
+
+    def get_state(self) -> State:
+        """See ``gala_envs.snapshots``."""
+        games = [python_state(game) for game in self._games]
+        rest = {"elapsed": self._elapsed, "last_action": self._last_action, "tracker": get_state(self._tracker)}
+        return {"games": games, **rest}
+
+    def set_state(self, state: State) -> None:
+        for game, its in zip(self._games, state["games"], strict=True):
+            set_python_state(game, its)
+        self._elapsed, self._last_action = state["elapsed"], state["last_action"]
+        set_state(self._tracker, state["tracker"])
 
     def close(self) -> None:
         """Nothing is held but memory."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
 from gala_envs.mujoco_tasks import TASKS, Sim
+from gala_envs.snapshots import State
 
 
 class Physics:
@@ -42,17 +43,19 @@ class Physics:
         low, high = model.actuator_ctrlrange.astype(np.float32).T
         self.action_space: gym.Space = gym.spaces.Box(low, high, dtype=np.float32)
         self.obs_space: gym.Space = gym.spaces.Box(-np.inf, np.inf, self.task.obs(self.sim).shape[1:], np.float32)
+        self._position = self.task.position(self.sim).copy()
 
     def advance(self, action: Array) -> tuple[Array, Array, Array]:
         """One decision ``[B, actions]`` in every simulation: (obs, reward, alive)."""
         task, sim = self.task, self.sim
-        before = task.position(sim).copy()
+        before = self._position
         self._ctrl[:] = action
         self.call(self.batch.step, nstep=task.frame_skip)
         if self._contacts:
             self._contact_forces()
         obs, alive = task.obs(sim), task.alive(sim)
-        return obs, task.reward(sim, (task.position(sim) - before) / sim.dt, action, alive), alive
+        self._position = task.position(sim).copy()
+        return obs, task.reward(sim, (self._position - before) / sim.dt, action, alive), alive
 
     def start(self, rows: Array, states: Sequence[tuple[Array, Array]]) -> None:
         """Put simulation ``rows[i]`` at ``states[i]`` = (qpos, qvel); ``task.obs(sim)`` then shows it."""
@@ -64,6 +67,14 @@ class Physics:
         self.call(self.batch.forward, rows)
         if self._contacts:
             self._forces[rows] = 0.0
+        self._position = self.task.position(self.sim).copy()
+
+    def get_state(self) -> State:
+        """MuJoCo's state vectors; the position is kept apart, since it may be derived, one substep behind them."""
+        return {"vectors": self.batch.state, "position": self._position}
+
+    def set_state(self, state: State) -> None:
+        self.batch.state[:], self._position = state["vectors"], state["position"]
 
     def call(self, method: Any, *args: Any, **kwargs: Any) -> None:
         """A call of the batch; a simulation that fails is named."""
@@ -95,6 +106,7 @@ class MujocoEnv:
     """
 
     autoreset: Autoreset = "same-step"
+    SAVED = ("_physics", "_streams", "_elapsed", "_tracker")
 
     def __init__(self, id: str, num_envs: int, *, threads: int = 0, max_episode_steps: int = 0) -> None:
         """``threads`` 0 uses every core that this process may use; ``max_episode_steps`` 0 keeps the task's limit.
@@ -107,6 +119,7 @@ class MujocoEnv:
         self.obs_space, self.action_space = self._physics.obs_space, self._physics.action_space
         self.frames_per_step = self.task.frame_skip
         self.max_episode_steps = max_episode_steps or self.task.max_episode_steps
+        self._streams: list[np.random.Generator] = []
         self._tracker = EpisodeTracker(num_envs)
         self._elapsed = np.zeros(num_envs, np.int64)
 

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from gala_envs.contract import Array
+from gala_envs.contract import Array, to_bounds
 
 
 def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Callable[[Array], Array]]:
@@ -105,5 +105,5 @@ def _as_array(numbers: list[float | str], shape: tuple[int, ...], dtype: np.dtyp
 def clip_actions(actions: Array, space: gym.Space) -> Array:
     """Within the bounds of a Box and in its dtype, as all continuous-control baselines do; other actions as int64."""
     if isinstance(space, gym.spaces.Box):
-        return np.clip(actions, space.low, space.high).astype(space.dtype)
+        return to_bounds(actions, space)
     return actions.astype(np.int64)

@@ -102,17 +102,18 @@ def throughput(config: Config, options: Options, say: Any) -> dict[str, Any]:
     except ValueError:
         raise ValueError(f"learners={options.learners}: wants whole numbers with commas between them") from None
     jobs = throughput.variants(config, options.envs, options.algos.split(","), counts)
-    for job in jobs.values():
-        from gala.training.new_run import check
+    from gala.training.new_run import check
 
-        check(job)
+    jobs = {name: check(job)[0] for name, job in jobs.items()}
     plan = throughput.Plan(rounds=options.rounds or throughput.Plan.rounds, block_s=options.block_s)
     return throughput.run(jobs, plan, say) | {"out": str(out)}
 
 
 def roofline(config: Config, options: Options, say: Any) -> dict[str, Any]:
     from gala.bench.roofline import Roofline, average
+    from gala.training.new_run import check
 
+    config, _ = check(config)
     say("trying batches and threads")
     roof = Roofline(config)
     try:

@@ -5,38 +5,45 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from gala.config import derived
 from gala.config.parse import override
+from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
 
 MAY_CHANGE = ("steps", "cluster.address", "device", "torch_threads", "env.threads", "log.panel", "log.interval_s")
 """What may differ in the second part of a run; anything else would make it another experiment."""
 
-USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [key=value ...]
+USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [schedule=hold|stretch|restart] [key=value ...]
 
 Continue RUN from checkpoint NAME, by default from latest, or else from the newest that is whole; a run without one
-starts anew. steps=N extends it. May be changed: {", ".join(MAY_CHANGE)}.
+starts anew. steps=N extends it; where the learning rate or the entropy coefficient decays, schedule=hold keeps their
+end values, schedule=stretch lets them decay over all N steps, and schedule=restart over those added.
+May be changed: {", ".join(MAY_CHANGE)}.
 Records in metrics.jsonl that are newer than the checkpoint are dropped: those steps are lived through again."""
 
-_CHECKPOINT = "checkpoint="
+_OWN = ("checkpoint", "schedule")
+_SCHEDULES = ("hold", "stretch", "restart")
 
 
 def main(argv: Sequence[str]) -> int:
-    """``RUN``, ``checkpoint=NAME`` and settings from ``MAY_CHANGE``. Returns the exit status of the training."""
+    """``RUN``, ``checkpoint=NAME``, ``schedule=NAME`` and settings from ``MAY_CHANGE``. Returns the exit
+    status of the training."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
     run_dir = RunDir.open(argv[0])
-    named = [word.removeprefix("--").removeprefix(_CHECKPOINT) for word in argv[1:] if _is_checkpoint(word)]
-    config = override(run_dir.config, [word for word in argv[1:] if not _is_checkpoint(word)], MAY_CHANGE)
+    own, rest = split(argv[1:])
+    config = override(run_dir.config, rest, MAY_CHANGE)
     config = dataclasses.replace(config, run=str(run_dir.path))  # the directory may have been moved
     validate(config)
     from gala.training import restoring, supervisor
 
-    name, lines = restoring.choose(run_dir, config, named[-1] if named else "")
+    name, lines = restoring.choose(run_dir, config, own.get("checkpoint", ""))
     done_steps = run_dir.checkpoint_meta(name)["env_steps"] if name else 0
     if config.steps <= done_steps:
         raise ValueError(f"{run_dir.path} has done {done_steps} of {config.steps} env_steps; add steps=N to go on")
+    config = _extended(run_dir.config, config, done_steps, own.get("schedule", ""))
     supervisor.connect_cluster(config)
     run_dir.claim()
     for line in lines:
@@ -46,5 +53,35 @@ def main(argv: Sequence[str]) -> int:
     return supervisor.train(config, run_dir, resume_from=name)
 
 
-def _is_checkpoint(word: str) -> bool:
-    return word.removeprefix("--").startswith(_CHECKPOINT)
+def split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """(what is this command's own, settings of the run)."""
+    pairs = [word.removeprefix("--").partition("=") for word in words]
+    own = {key: value for key, _, value in pairs if key in _OWN}
+    return own, [word for word, (key, _, _) in zip(words, pairs, strict=True) if key not in _OWN]
+
+
+def _extended(before: Config, config: Config, done_steps: int, choice: str) -> Config:
+    """The settings with the user's choice of what becomes of schedules. Raises ValueError if there is one to make."""
+    from gala.build.learning import entropy_coefficient, learning_rate
+
+    if choice and choice not in _SCHEDULES:
+        raise ValueError(f"schedule={choice}: wants hold, stretch or restart")
+    decays = {"learning rate": learning_rate, "entropy coefficient": entropy_coefficient}
+    decays = {name: of for name, of in decays.items() if of(config)(0.0) != of(config)(1.0)}
+    if not decays or not done_steps or config.steps == before.steps:
+        return config
+    ends = {
+        "hold": dataclasses.replace(config, schedule_to=before.schedule_to or before.steps),
+        "stretch": dataclasses.replace(config, schedule_from=0, schedule_to=0),
+        "restart": dataclasses.replace(config, schedule_from=done_steps, schedule_to=0),
+    }
+    if choice:
+        return ends[choice]
+    name, of = next(iter(decays.items()))
+    now = of(before)(derived.scheduled(before, min(1.0, done_steps / before.steps)))
+    values = {key: of(new)(derived.scheduled(new, done_steps / new.steps)) for key, new in ends.items()}
+    raise ValueError(
+        f"the {name} has decayed to {now:.3g} at {done_steps:,} of {before.steps:,} env_steps; say how it goes on: "
+        f"schedule=hold (towards {of(config)(1.0):.3g}), schedule=stretch (jumps to {values['stretch']:.3g}) or "
+        f"schedule=restart (jumps to {values['restart']:.3g})"
+    )

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("algo=a2c has one learner; tune algo=gala, independent or allreduce")
     from gala.training.new_run import check
 
-    check(config)
+    config, _ = check(config)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from gala.bench.job import BenchFailed
     from gala.bench.tune import label, settings, tune

@@ -23,13 +23,18 @@ def threads_per_learner(config: Config) -> int:
 def with_threads(config: Config, threads: int) -> Config:
     """``config`` for a learner that has ``threads`` to itself, on a machine that others may share."""
     env = dataclasses.replace(config.env, threads=config.env.threads or threads)
-    network = config.torch_threads or (1 if config.model.encoder == "mlp" else threads)
+    network = config.torch_threads or (1 if _is_dense(config) else threads)
     return dataclasses.replace(config, env=env, torch_threads=network)
 
 
 def network_threads(config: Config) -> int:
     """PyTorch threads of a learner. Dense layers of a few dozen units are slower on two threads than on one."""
-    return config.torch_threads or (1 if config.model.encoder == "mlp" else threads_per_learner(config))
+    return config.torch_threads or (1 if _is_dense(config) else threads_per_learner(config))
+
+
+def _is_dense(config: Config) -> bool:
+    """auto is replaced before a run starts, see ``gala.build.auto``."""
+    return config.model.encoder in ("mlp", "auto")
 
 
 def is_one_pass(config: Config) -> bool:
@@ -40,7 +45,7 @@ def is_one_pass(config: Config) -> bool:
     if config.model.compile == "cuda-graphs":  # each replay overwrites the outputs of the one before
         return False
     if config.a2c.passes == "auto":
-        return config.model.encoder != "mlp" or config.model.dropout > 0 or config.model.augment != "none"
+        return not _is_dense(config) or config.model.dropout > 0 or config.model.augment != "none"
     return config.a2c.passes == "1"
 
 
@@ -73,6 +78,14 @@ def total_updates(config: Config) -> int:
     """Updates of each learner in a lock-step run."""
     per_update = total_envs(config) * config.a2c.num_steps
     return -(-config.steps // per_update)
+
+
+def scheduled(config: Config, progress: float) -> float:
+    """Where schedules stand, in [0, 1], when this share of the run is done."""
+    if not (config.schedule_from or config.schedule_to):
+        return progress
+    begin, end = config.schedule_from, config.schedule_to or config.steps
+    return min(1.0, max(0.0, (progress * config.steps - begin) / max(end - begin, 1)))
 
 
 def gossips(config: Config) -> bool:

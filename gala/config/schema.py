@@ -63,8 +63,9 @@ class EnvConfig:
 class ModelConfig:
     """Policy and value network."""
 
-    encoder: Literal["mlp", "nature_cnn", "a3c_cnn", "minatar_cnn", "impala", "bagnet"] | str = "mlp"
-    """Or module:attribute, an encoder of your own: see ``gala.models.encoders.Encoder``."""
+    encoder: Literal["auto", "mlp", "nature_cnn", "a3c_cnn", "minatar_cnn", "impala", "bagnet"] | str = "auto"
+    """auto: nature_cnn for images, minatar_cnn for those of fewer than 36 pixels a side, mlp for the rest. Or
+    module:attribute, an encoder of your own: see ``gala.models.encoders.Encoder``."""
     hidden: tuple[int, ...] = bounded(
         (64, 64), Bound(lambda widths: all(w >= 1 for w in widths), "widths of at least 1")
     )
@@ -175,8 +176,9 @@ class NormalizeConfig:
 
     obs: bool = False
     obs_clip: float = bounded(10.0, POSITIVE)
-    reward: Literal["none", "sign", "scale"] = "none"
-    """sign: -1, 0, 1 (Atari). scale: divide by the running std of the discounted return."""
+    reward: Literal["auto", "none", "sign", "scale"] = "auto"
+    """auto: sign for Atari, none for the rest. sign: -1, 0, 1. scale: divide by the running std of the discounted
+    return."""
     reward_clip: float = bounded(10.0, POSITIVE)
 
 
@@ -217,6 +219,10 @@ class Config:
     """Groups of a learner's simulators: with 2, one half steps while the network acts for the other."""
     steps: int = bounded(500_000, AT_LEAST_ONE)
     """env_steps (agent decisions) over all learners."""
+    schedule_from: int = bounded(0, NOT_NEGATIVE)
+    """env_steps at which schedules begin; see ``gala resume`` with schedule=restart."""
+    schedule_to: int = bounded(0, NOT_NEGATIVE)
+    """env_steps at which schedules end, and hold their last value; 0 is the end of the run."""
     seed: int = bounded(1, NOT_NEGATIVE)
     device: str = bounded("auto", Bound(lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"))
     """auto, cpu, or cuda (learners are placed round-robin on the GPUs there are)."""

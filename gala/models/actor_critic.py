@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from gala.models.augment import AUGMENTATIONS
 from gala.models.distributions import distribution_for
 from gala.models.dynamics import Dynamics
-from gala.models.encoders import make_encoder
+from gala.models.encoders import encoder_for, make_encoder
 from gala.models.residual import orthogonal_
 
 
@@ -164,7 +165,9 @@ def num_parameters(module: nn.Module) -> int:
 
 
 def build_actor_critic(obs_space: gym.Space, action_space: gym.Space, model: Any) -> ActorCritic:
-    """From any record with the fields of ``ModelConfig``."""
+    """From any dataclass with the fields of ``ModelConfig``; the encoder auto is ``encoder_for`` the space."""
+    if model.encoder == "auto":
+        model = dataclasses.replace(model, encoder=encoder_for(obs_space))
     network = ActorCritic(obs_space, action_space, model)
     assert isinstance(obs_space, gym.spaces.Box)
     network.regularise(model, obs_space, action_space)

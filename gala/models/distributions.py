@@ -53,7 +53,7 @@ def distribution_for(space: gym.Space) -> Distribution:
     if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return _multi_categorical([int(n) for n in space.nvec])
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
-        return _diagonal_gaussian(space.shape[0])
+        return _on_bounds(_diagonal_gaussian(space.shape[0]), *policy_range(space))
     raise ValueError(f"action space {space} is not supported; use Discrete, MultiDiscrete or a flat Box")
 
 
@@ -120,6 +120,43 @@ def _multi_categorical(nvec: Sequence[int]) -> Distribution:
         lambda params: sum(_categorical_entropy(h) for h in heads(params)),  # type: ignore[arg-type,return-value]
         fisher_root,
         lambda p, q: sum(_categorical_kl(a, b) for a, b in zip(heads(p), heads(q), strict=True)),  # type: ignore[arg-type,return-value]
+    )
+
+
+_NEAR, _UNBOUNDED = 4.0, 1e6
+
+
+def policy_range(space: gym.spaces.Box) -> tuple[Tensor, Tensor]:
+    """(centre, half width) [d] of where a policy starts to explore, which draws about within -1..1 of its own unit.
+
+    (0, 1) where that reaches the bounds (each between 1/4 and 4 away from 0 on its side, as in MuJoCo, whose published
+    settings are for raw actions) and where a bound is missing; else the middle and the half width of the bounds.
+    """
+    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in (space.low, space.high))
+    near = (low >= -_NEAR) & (low <= -1 / _NEAR) & (high >= 1 / _NEAR) & (high <= _NEAR)
+    raw = near | (torch.maximum(-low, high) >= _UNBOUNDED) | (low >= high)
+    centre, half = torch.where(raw, 0.0, (low + high) / 2), torch.where(raw, 1.0, (high - low) / 2)
+    return centre.float(), half.float()
+
+
+def _on_bounds(unit: Distribution, centre: Tensor, half: Tensor) -> Distribution:
+    """``unit`` with its actions stretched by ``half`` and moved to ``centre``.
+
+    Densities and entropies stay those of ``unit``, so that an entropy coefficient means the same whatever the bounds.
+    """
+    if not centre.any() and bool((half == 1).all()):
+        return unit
+
+    def stretched(action: Tensor) -> Tensor:
+        return centre.to(action.device) + half.to(action.device) * action
+
+    def log_prob(params: Tensor, action: Tensor) -> Tensor:
+        return unit.log_prob(params, (action - centre.to(action.device)) / half.to(action.device))
+
+    return unit._replace(
+        sample=lambda params, generator: stretched(unit.sample(params, generator)),
+        mode=lambda params: stretched(unit.mode(params)),
+        log_prob=log_prob,
     )
 
 

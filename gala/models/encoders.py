@@ -168,6 +168,19 @@ ENCODERS: dict[str, Callable[[gym.spaces.Box, EncoderSettings], nn.Module]] = {
 """gala's own, which read more settings than an ``Encoder`` is given."""
 
 
+_NATURE_SIDE = 36
+"""Pixels: below, the convolutions of the Nature network have nothing left to see."""
+
+
+def encoder_for(obs_space: gym.Space) -> str:
+    """The usual encoder: convolutions for images ``[C, H, W]`` whose values have an upper bound, else dense layers."""
+    if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 3:
+        return "mlp"
+    if not np.isfinite(obs_space.high).all() or min(obs_space.shape[1:]) < 3:
+        return "mlp"
+    return "nature_cnn" if min(obs_space.shape[1:]) >= _NATURE_SIDE else "minatar_cnn"
+
+
 def make_encoder(obs_space: gym.spaces.Box, model: EncoderSettings) -> nn.Module:
     """The encoder ``model.encoder``: of ``ENCODERS``, or ``module:attribute``.
 

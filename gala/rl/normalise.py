@@ -101,13 +101,14 @@ class ReturnScaler:
     def __init__(self, num_envs: int, gamma: float, clip: float) -> None:
         self.own = self.applied = RunningMoments()
         self.gamma, self.clip = gamma, clip
-        self._returns = np.zeros(num_envs, np.float64)
+        self.running_returns = np.zeros(num_envs, np.float64)
+        """Discounted return of each row's episode so far."""
 
     def __call__(self, reward: NDArray, done: NDArray, valid: NDArray) -> NDArray:
         """``reward, done, valid [B]`` -> scaled float32 ``[B]``; learns from the valid rows."""
-        self._returns = np.where(valid, self._returns * self.gamma + reward, 0.0)
-        self.own.update(self._returns[valid])
-        self._returns[done] = 0.0
+        self.running_returns = np.where(valid, self.running_returns * self.gamma + reward, 0.0)
+        self.own.update(self.running_returns[valid])
+        self.running_returns[done] = 0.0
         scaled = reward / np.sqrt(self.applied.std**2 + 1e-8)
         return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -135,6 +135,10 @@ class Collector:
         self.env, self.num_steps, self.device, self.generator = env, num_steps, device, generator
         self.normalizer, self.shape_reward, self.keep_graph = normalizer, shape_reward, keep_graph
         self.simulate_s = self.act_s = 0.0
+        self.actions = self.clipped_actions = 0
+        """Numbers of continuous actions chosen, and those of them that the simulators clip to their bounds."""
+        space: Any = getattr(env, "action_space", None)
+        self._bounds = (space.low, space.high) if hasattr(space, "low") else None
         self.on_step: Callable[[], None] = lambda: None
         self._groups = getattr(env, "groups", None) or [_Whole(env)]
         self._buffers: Rollout | None = None
@@ -147,7 +151,22 @@ class Collector:
             obs = self._observe(group.reset(int(its_seed) % 2**30), group.rows.start)
             first = torch.ones(len(obs), dtype=torch.bool, device=self.device)
             self._turns.append(_Turn(group, obs, policy.initial_state(len(obs), self.device), first, []))
-        obs, state, first = (torch.cat([getattr(turn, x) for turn in self._turns]) for x in ("obs", "state", "first"))
+        self._make_buffers(policy)
+
+    def standing(self) -> dict[str, Tensor]:
+        """Between two rollouts: what the policy reads next, as it reads it, of all rows; ``obs``, ``state``,
+        ``first``."""
+        return {name: torch.cat([getattr(turn, name) for turn in self._turns]) for name in ("obs", "state", "first")}
+
+    def go_on(self, policy: Policy, standing: Mapping[str, Tensor]) -> None:
+        """Go on from where ``standing`` was read; the simulators must stand there too."""
+        rows = [group.rows for group in self._groups]
+        obs, state, first = (standing[name].to(self.device) for name in ("obs", "state", "first"))
+        self._turns = [_Turn(g, obs[r], state[r], first[r], []) for g, r in zip(self._groups, rows, strict=True)]
+        self._make_buffers(policy)
+
+    def _make_buffers(self, policy: Policy) -> None:
+        obs, state, first = self.standing().values()
         action = policy.act(policy(obs, state, first).params, greedy=True)
         n, t, on = len(obs), self.num_steps, self.device
         flags = [torch.zeros(t, n, dtype=torch.bool, device=on) for _ in range(4)]
@@ -221,7 +240,11 @@ class Collector:
         turn.state = out.state
         action = policy.act(out.params, greedy=False, generator=self.generator)
         r.action[t, rows] = action
-        turn.group.send(action.cpu().numpy())
+        numbers = action.cpu().numpy()
+        if self._bounds is not None:
+            self.actions += numbers.size
+            self.clipped_actions += int(((numbers < self._bounds[0]) | (numbers > self._bounds[1])).sum())
+        turn.group.send(numbers)
         self.act_s += time.perf_counter() - started
 
     def _receive(self, t: int, turn: _Turn, episodes: Episodes, policy: Policy) -> None:

@@ -39,6 +39,8 @@ class CommonCheckpoint:
         self.names: list[str] = []  # under which the checkpoint being taken will be kept
         self.best = self._best_before = -float("inf")
         self.on_commit: Callable[[Path], None] = lambda path: None
+        self.parent_state: Callable[[], dict[str, Any]] = dict
+        """What the parent needs to go on from the checkpoint, as JSON."""
         self.lock_step = derived.is_lock_step(config)
         self._started = time.monotonic()
         self._next = self._started + config.log.checkpoint_interval_s
@@ -146,6 +148,7 @@ class CommonCheckpoint:
             "weights": self.mailboxes.weights(ranks) if self.mailboxes else [],
             "return_mean": self.best,
             "run": self.run_dir.identity(),
+            "parent": self.parent_state(),
         }
         self.board.control[CHECKPOINT_AT] = 0
         try:

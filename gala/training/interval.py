@@ -39,6 +39,9 @@ class IntervalStats:
             names = ("policy_loss", "value_loss", "entropy", "grad_norm", "explained_variance")
             record |= {f"losses/{name}": mean for name, mean in zip(names, means, strict=True)}
         c = learner.collector
+        if c.actions:
+            record["charts/clipped_actions"] = c.clipped_actions / c.actions
+        c.actions = c.clipped_actions = 0
         record |= {"simulate_s": c.simulate_s, "act_s": c.act_s, "learn_s": learner.learn_s}
         record["gossip_s"] = learner.learning_step.exchange_s
         c.simulate_s = c.act_s = learner.learn_s = learner.learning_step.exchange_s = 0.0

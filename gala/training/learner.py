@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gala_envs.snapshots import Unrestorable
 
 from gala.build.envs import Spaces, add_episodes_by_context, episodes_by_context, make_training_env
 from gala.build.gossip import make_averager, make_event_log, make_gradient_reducer
@@ -33,6 +34,7 @@ from gala.rl.rollout import Collector
 from gala.runs.checkpoints import pack, unpack
 from gala.runs.run_dir import RunDir
 from gala.training.board import UPDATES, Board
+from gala.training.in_progress import InProgress
 from gala.training.interval import IntervalStats
 from gala.training.learner_state import LearnerState
 from gala.training.pooling import MomentPool
@@ -76,16 +78,17 @@ class LearnerProcess:
         shape_reward, return_scaler = make_reward_shaper(config)
         self.state = LearnerState(self.policy, optimizer, slowmo, Normalizers(normalizer, return_scaler), ekfac)
         self.moments = MomentPool(config, self.board, self.rank, self.state.normalizers)
-        self.generator = torch.Generator(device)
+        generator = torch.Generator(device)
         self.collector = Collector(
             self.env,
             config.a2c.num_steps,
             device=device,
-            generator=self.generator,
+            generator=generator,
             normalizer=normalizer,
             shape_reward=shape_reward,
             keep_graph=derived.is_one_pass(config),
         )
+        self.in_progress = InProgress(self.env, self.collector, self.policy, generator, return_scaler)
         step = LearningStep(
             optimizer,
             reduce_gradients=make_gradient_reducer(config, self.rank, spec.store_port),
@@ -94,7 +97,7 @@ class LearnerProcess:
             averager=self.averager,
             slowmo=slowmo,
         )
-        observe = make_rollout_fisher(config, ekfac, self.generator)
+        observe = make_rollout_fisher(config, ekfac, generator)
         self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c, observe)
         self.collector.on_step, self.learner.on_rollout = beats_of(self.board, self.rank)
         self.learning_rate, self.entropy_coef = learning_rate(config), entropy_coefficient(config)
@@ -105,16 +108,19 @@ class LearnerProcess:
 
     def run(self) -> None:
         """Train until the run's total is reached or the parent says stop; then stay to save, and end by ``Exit``."""
+        in_progress: dict[str, torch.Tensor] = {}
         if self.spec.resume_from:
-            self._load(*self.checkpoint_parts.load_part(self.spec.resume_from, f"learner{self.rank}"))
+            tensors, meta = self.checkpoint_parts.load_part(self.spec.resume_from, f"learner{self.rank}")
+            self._load(tensors, meta)
+            in_progress = tensors.get("in_progress", {})
         elif self.spec.donated:
             self._join(unpack(self.spec.donated))
         if self.spec.resume_from or self.spec.donated:
             self.moments.pool(self.updates)
-        env_seed, action_seed = derived.seeds(self.config, self.rank, self.env_steps)
-        self.generator.manual_seed(action_seed)
-        torch.manual_seed(action_seed)  # for dropout and augmentation
-        self.collector.reset(self.policy, env_seed)
+        if in_progress:
+            self.in_progress.restore(in_progress)
+        else:
+            self.in_progress.begin(*derived.seeds(self.config, self.rank, self.env_steps))
         self._publish()
         self.send(("ready", None))
         while not self._finished():
@@ -132,10 +138,12 @@ class LearnerProcess:
         self._rendezvous("finished")
 
     def _progress(self) -> float:
-        """Share of the run that is done, in [0, 1]; in lock-step runs the same in every learner, to the last bit."""
+        """Where schedules stand, in [0, 1]; in lock-step runs the same in every learner, to the last bit."""
         if self.lock_step:
-            return self.updates / derived.total_updates(self.config)
-        return min(1.0, self.board.total_env_steps() / self.config.steps)
+            done = self.updates / derived.total_updates(self.config)
+        else:
+            done = min(1.0, self.board.total_env_steps() / self.config.steps)
+        return derived.scheduled(self.config, done)
 
     def _finished(self) -> bool:
         """Obeys the commands that have arrived; True when this learner has nothing left to do."""
@@ -177,6 +185,8 @@ class LearnerProcess:
     def _rendezvous(self, state: State) -> None:
         """Stand still, so that no parameter mass is in flight while all save; returns when told to resume."""
         self._rest(True)
+        if self.interval.results:  # so that the parent saves the episodes of all updates that are saved
+            self._report(self.learning_rate(self._progress()))
         self.send((state, self.updates))
         while True:
             command = self.commands.get()
@@ -219,8 +229,13 @@ class LearnerProcess:
         if self.averager is not None:
             meta |= {"gossip": self.averager.state_dict(), "slice_weights": self.averager.slice_weights()}
         meta["contexts"] = episodes_by_context(self.env)
+        tensors = self.state.tensors()
         try:
-            self.checkpoint_parts.write_part("staging", f"learner{self.rank}", self.state.tensors(), meta)
+            tensors["in_progress"] = self.in_progress.tensors()
+        except Unrestorable as error:
+            meta["new_episodes"] = str(error)
+        try:
+            self.checkpoint_parts.write_part("staging", f"learner{self.rank}", tensors, meta)
         except OSError as error:  # a full disk, say: the training goes on, and the next checkpoint may succeed
             return f"{error.filename or 'a checkpoint'} cannot be written: {error.strerror}"
         return ""

@@ -56,6 +56,7 @@ class Run:
         self.next_record = time.monotonic() + config.log.interval_s
         self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
         self.checkpoint.on_commit = callbacks.on_checkpoint
+        self.checkpoint.parent_state = lambda: {"telemetry": telemetry.state(), "best": self.best.state()}
         self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
         self.watchdog = Watchdog(board, self.states, config.env.watchdog_s)
 
@@ -67,6 +68,9 @@ class Run:
             self.mailboxes.restore(saved["weights"])
         if saved:
             self.checkpoint.best = -float("inf") if saved["return_mean"] is None else saved["return_mean"]
+        if parent := saved.get("parent"):
+            self.telemetry.load_state(parent["telemetry"])
+            self.best.load_state(parent["best"])
         for rank in range(self.config.learners):
             if not saved or rank in saved["ranks"]:
                 self.fleet.spawn(self._spec(rank))

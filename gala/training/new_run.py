@@ -21,12 +21,18 @@ def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
         config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
     if start_processes and not config.cluster.address:
         start_method("gala.training.learner")  # its imports go on beside ours
-    check(config)
+    config, chosen = check(config)
+    if chosen and start_processes:
+        print(chosen)
     return config
 
 
-def check(config: Config) -> None:
-    """Refuse, before a file is written, what only environment, topology or place can tell. Raises ValueError."""
+def check(config: Config) -> tuple[Config, str]:
+    """Refuse, before a file is written, what only environment, topology or place can tell.
+
+    Returns the settings with what the environment decides, and that in words. Raises ValueError.
+    """
+    from gala.build.auto import choose
     from gala.build.envs import probe_spaces
     from gala.build.gossip import check_exchange
     from gala.build.learning import check_optimizer
@@ -36,7 +42,11 @@ def check(config: Config) -> None:
     if not config.cluster.address:  # there, the learners' machines may have what this one has not
         pick_device(config, 0)
     check_optimizer(config)
-    check_exchange(config, count_parameters(config, probe_spaces(config)))
+    spaces = probe_spaces(config)
+    config, chosen = choose(config, spaces)
+    validate(config)  # what was chosen may not go with the rest
+    check_exchange(config, count_parameters(config, spaces))
+    return config, chosen
 
 
 def default_run(config: Config, stamp: str) -> str:

@@ -22,7 +22,7 @@ def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]
     """
     if wanted:
         check(run_dir, config, wanted)
-        return wanted, []
+        return wanted, new_episodes(run_dir, config, wanted)
     names = run_dir.checkpoints.names()
     problems: list[str] = []
     for name in sorted(names, key=lambda name: (name != LATEST, -_env_steps(run_dir, name), name)):
@@ -31,10 +31,21 @@ def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]
         except ValueError as error:
             problems.append(str(error))
         else:
-            return name, [f"warning: {problem}" for problem in problems] + ([] if name == LATEST else [_falls(name)])
+            lines = [f"warning: {problem}" for problem in problems] + ([] if name == LATEST else [_falls(name)])
+            return name, lines + new_episodes(run_dir, config, name)
     if problems:
         raise ValueError(f"no checkpoint can be resumed from: {problems[0]}")
     return "", [f"{run_dir.path} has no checkpoint yet: it starts anew"]
+
+
+def new_episodes(run_dir: RunDir, config: Config, name: str) -> list[str]:
+    """A line that says why simulators are not restored, if they are not."""
+    for rank in run_dir.checkpoint_meta(name)["ranks"]:
+        tensors, meta = run_dir.load_part(name, f"learner{rank}")
+        if "in_progress" not in tensors:
+            why = meta.get("new_episodes", "the checkpoint is of an earlier version")
+            return [f"{config.env.id} begins new episodes, so the run differs from one that never stopped: {why}"]
+    return []
 
 
 def _falls(name: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,18 @@ class EpisodeWindows:
         self.count += len(returns)
         self._returns[rank].extend(returns)
         self._lengths[rank].extend(lengths)
+
+    def state(self) -> dict[str, Any]:
+        """As JSON, for a checkpoint."""
+        returns, lengths = ([list(window) for window in every] for every in (self._returns, self._lengths))
+        return {"returns": returns, "lengths": lengths, "count": self.count}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave; learners for whom there is no room any more are left out."""
+        for rank, (returns, lengths) in enumerate(zip(state["returns"], state["lengths"], strict=True)):
+            if rank < len(self._returns):
+                self.add(rank, returns, lengths)
+        self.count = int(state["count"])
 
     def return_of(self, rank: int) -> float | None:
         """Mean return of one learner; None before its first episode has ended."""
@@ -63,6 +76,16 @@ class BestRule:
             episodes = self._window.setdefault((rank, row), [])
             if len(episodes) < self.quota:
                 episodes.append(value)
+
+    def state(self) -> dict[str, Any]:
+        """As JSON, for a checkpoint."""
+        window = [[*simulator, episodes] for simulator, episodes in self._window.items()]
+        return {"window": window, "scores": [None if math.isinf(x) else x for x in (self._last, self._score)]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        self._window = {(int(rank), int(row)): list(episodes) for rank, row, episodes in state["window"]}
+        self._last, self._score = (-math.inf if x is None else float(x) for x in state["scores"])
 
     def score(self, ranks: Iterable[int], best: float) -> float | None:
         """The score of a policy that beats ``best``, or None. ``ranks``: the learners that are to be heard."""

@@ -18,6 +18,8 @@ from gala.training.returns import EPISODE_WINDOW, EpisodeWindows
 
 QUIET_ROUNDS = 100
 """Rounds in a row without any message, after which a person should know."""
+CLIPPED_RECORDS = 10
+"""Records in a row with most actions clipped, after which a person should know."""
 STAGES = ("simulate", "act", "learn", "gossip")
 
 
@@ -35,6 +37,7 @@ class Telemetry:
         self._steady: list[tuple[float, int]] = []
         self._held_up_by = [-1] * num_learners
         self._quiet: set[int] = set()  # who is known to exchange nothing
+        self._clipped_records = 0
         self._silent: set[int] = set()  # who is known to make no updates
 
     def add(self, rank: int, record: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +61,15 @@ class Telemetry:
         tags |= {"env_steps": record["env_steps"], "updates": record["updates"]}
         self.latest[rank] = tags
         return tags
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on from, as JSON: the last episodes, and the seconds that the run has taken."""
+        return {"episodes": self.episodes.state(), "wall_s": time.monotonic() - self.started}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        self.episodes.load_state(state["episodes"])
+        self.started = time.monotonic() - state["wall_s"]
 
     def forget(self, rank: int) -> None:
         """This learner is gone: its last tags are no news any more."""
@@ -86,7 +98,15 @@ class Telemetry:
             elif quiet < QUIET_ROUNDS and rank in self._quiet:
                 self._quiet.remove(rank)
                 lines.append(f"learner {rank} exchanges again")
-        return lines
+        return lines + self._clipping()
+
+    def _clipping(self) -> list[str]:
+        shares = [tags["charts/clipped_actions"] for tags in self.latest if "charts/clipped_actions" in tags]
+        self._clipped_records = self._clipped_records + 1 if shares and np.mean(shares) > 0.5 else 0
+        if self._clipped_records != CLIPPED_RECORDS:
+            return []
+        share = f"{100 * np.mean(shares):.0f} % of the actions lie outside the bounds of the action space"
+        return [f"warning: {share} and are clipped: much of what the policy tries is one and the same action"]
 
     def record(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
         """The aggregate over all learners, as it stands now; ``ranks`` are those that are there."""

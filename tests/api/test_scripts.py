@@ -81,7 +81,7 @@ def test_a_script_without_a_guard_trains_once_with_parts_of_its_own_which_are_fo
     agent = run.load()
     agent.save("weights")
     assert gala.load("weights").act([1, 1, 1]) == agent.act([1, 1, 1])
-    assert cli.main(["resume", str(run_path), "steps=400"]) == 0
+    assert cli.main(["resume", str(run_path), "steps=400", "schedule=hold"]) == 0
     assert run.summary["status"] == "finished" and run.summary["env_steps"] >= 400
 
 

@@ -10,6 +10,7 @@ from gala.config.schema import ModelConfig
 from gala.config.validate import validate
 from gala.models.actor_critic import build_actor_critic
 from gala.models.pooling import POOLING, Attention, log_mean_exp, make_pooling
+from gala.training.new_run import check
 
 MAPS = (5, 6, 7)
 
@@ -74,7 +75,7 @@ def test_every_encoder_of_images_learns_through_every_pooling(encoder, pooling):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["model.pooling=mean"], r"model.width and model.pooling are for encoders of images"),
+        (["model.encoder=mlp", "model.pooling=mean"], r"model.width and model.pooling are for encoders of images"),
         (
             ["model.encoder=impala", "model.pool_temperature=3"],
             "model.pool_temperature does nothing with pooling=flatten",
@@ -96,3 +97,9 @@ def test_maps_too_small_are_refused():
         build_actor_critic(space, action, ModelConfig(encoder="impala", pooling="top_k", pool_top_k=5))
     with pytest.raises(ValueError, match=r"too small for model.encoder=nature_cnn"):
         build_actor_critic(space, action, ModelConfig(encoder="nature_cnn"))
+
+
+def test_what_the_environment_chooses_must_go_with_the_rest():
+    """CartPole's encoder is dense layers, which pool nothing."""
+    with pytest.raises(ValueError, match=r"model\.pooling are for encoders of images"):
+        check(parse_config(["env.id=CartPole-v1", "model.pooling=mean"]))

@@ -103,4 +103,4 @@ def test_a_run_says_what_its_encoder_sees():
         f"impala: receptive field {seen.size} px of 64 x 64, stride 8 px, pooling mean, 106,048 parameters"
     )
     vector = Spaces(gym.spaces.Box(-1, 1, (5,)), gym.spaces.Discrete(2), 1)
-    assert encoder_summary(parse_config([]), vector) == "mlp"
+    assert encoder_summary(parse_config(["model.encoder=mlp"]), vector) == "mlp"

@@ -86,7 +86,7 @@ def test_a_rollout_is_what_a_loop_by_hand_plays(keep_graph):
             returns += step.episode_return[step.episode_over].tolist()
             lengths += step.episode_length[step.episode_over].tolist()
         torch.testing.assert_close(rollout.last_value, policy(x, state, first).value)
-        assert episodes == (returns, lengths) and len(lengths) >= ROWS
+        assert episodes[:2] == (returns, lengths) and len(lengths) >= ROWS
         np.testing.assert_allclose(normalizer.own.pack(), own.own.pack(), rtol=1e-12)
         assert (rollout.acting is not None) == keep_graph
     assert truncations >= 2 * ROWS and normalizer.own.count == ROWS * (1 + 2 * STEPS)

@@ -118,6 +118,8 @@ DRAWINGS: dict[str, Callable[[Array, Array], list[tuple[Array, Array]]]] = {"Car
 class _Pictures:
     """See ``Simulators``."""
 
+    SAVED = ("_base", "_scale", "_background", "_last")
+
     def __init__(self, base: Simulators, family: Backgrounds, num_envs: int) -> None:
         self._base, self._family = base, family
         self._known: dict[str, Array] = {}

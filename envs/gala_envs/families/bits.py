@@ -60,6 +60,7 @@ def level(context: Context) -> tuple[Array, Array, Array]:
 class _Strings:
     """See ``Simulators``."""
 
+    SAVED = ("_at", "_bits", "_cues", "_code")
     frames_per_step = 1
 
     def __init__(self, num_envs: int, length: int) -> None:

@@ -66,6 +66,7 @@ class Classic:
 class Rows:
     """See ``Simulators``. ``params``: what each row's physics is at the moment; ``state``: in float64."""
 
+    SAVED = ("params", "state", "_elapsed", "_calm")
     frames_per_step = 1
 
     def __init__(self, task: Task, parameters: Mapping[str, Parameter], num_envs: int) -> None:

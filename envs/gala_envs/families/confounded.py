@@ -68,6 +68,8 @@ def projection(context: Context, num_inputs: int) -> Array:
 class _Confounded:
     """See ``Simulators``."""
 
+    SAVED = ("_base", "_w")
+
     def __init__(self, base: Simulators, family: Confounded, like: Context, num_envs: int) -> None:
         space = base.obs_space
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype != np.float32:

@@ -145,6 +145,7 @@ def _is_playable(level: Level) -> bool:
 class Mazes:
     """See ``Simulators``. Observations: uint8 0/1 [5, size, size], the channels WALL, GOOD, BAD, KEY, AGENT."""
 
+    SAVED = ("_walls", "_cells", "_values", "_left", "_agent", "_key", "_elapsed", "_limit", "_picture")
     frames_per_step = 1
 
     def __init__(self, contexts: Sequence[Context], num_envs: int) -> None:

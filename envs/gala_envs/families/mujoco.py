@@ -20,6 +20,7 @@ from gala_envs.contract import Array
 from gala_envs.families import packer
 from gala_envs.mujoco_batch import Physics
 from gala_envs.mujoco_tasks import TASKS, Task
+from gala_envs.snapshots import State, get_state, set_state
 from gala_envs.splits import check_settings
 
 Range = tuple[packer.Interval, tuple[packer.Interval, packer.Interval]]
@@ -154,7 +155,10 @@ class Bodies:
 
     def _edit(self, rows: Array, contexts: Sequence[Context]) -> None:
         """Gives rows the models of their contexts; ``mj_setConst`` costs 12 us (Hopper) to 40 us (Humanoid) a row."""
-        wanted = np.array([[c.get(name, 1.0) for name in self._changing] for c in contexts], np.float64)
+        self._multiply(rows, np.array([[c.get(name, 1.0) for name in self._changing] for c in contexts], np.float64))
+
+    def _multiply(self, rows: Array, wanted: Array) -> None:
+        """``wanted`` [rows, fields that change]."""
         stale = (self._multipliers[rows] != wanted).any(1)
         if not stale.any():
             return
@@ -199,6 +203,16 @@ class Bodies:
             if self._sigma[row]:
                 obs[i] += self._sigma[row] * self._noise[row].standard_normal(obs.shape[1])
         return obs.astype(np.float32)
+
+    def get_state(self) -> State:
+        """See ``gala_envs.snapshots``."""
+        names = ("_multipliers", "_queues", "_sigma", "_elapsed", "_noise")
+        return {"physics": get_state(self.physics)} | {name: getattr(self, name) for name in names}
+
+    def set_state(self, state: State) -> None:
+        self._multiply(np.arange(len(self._elapsed)), state.pop("_multipliers"))
+        set_state(self.physics, state.pop("physics"))
+        vars(self).update(state)
 
     def close(self) -> None:
         """Nothing runs between calls."""

@@ -17,6 +17,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from gala_envs.contexts import Context, Parameter, Scalar, Transition, array_hash, draw_distinct
 from gala_envs.contract import Array, EnvError
+from gala_envs.snapshots import State, python_state, set_python_state
 from gala_envs.spaces import action_adapter, observation_adapter
 
 _STARTS: dict[str, dict[str, float]] = {
@@ -153,6 +154,19 @@ class _Rows:
         return Transition(
             self._convert(np.stack(obs)), np.array(reward, float), np.array(terminated, bool), np.array(truncated, bool)
         )
+
+    def get_state(self) -> State:
+        """See ``gala_envs.snapshots``; what the environments hold must be data."""
+        pairs = zip(self._made, self._rows, strict=True)
+        return [[next(m for m, env in made.items() if env is row), python_state(row)] for made, row in pairs]
+
+    def set_state(self, state: State) -> None:
+        for row, (mult, its) in enumerate(state):
+            if mult not in self._made[row]:
+                self._made[row][mult] = self._family.make(mult, self._bins)
+            self._rows[row] = self._made[row][mult]
+            self._rows[row].reset()
+            set_python_state(self._rows[row], its)
 
     def close(self) -> None:
         for made in self._made:
