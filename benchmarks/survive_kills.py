@@ -2,6 +2,7 @@
 
     python benchmarks/survive_kills.py                 50 kills, about a quarter of an hour
     python benchmarks/survive_kills.py --kills 4
+    python benchmarks/survive_kills.py --pace-ms 20    an update every 20 ms, so that the cores are not the limit
 
 Four processes exchange 866,439 parameters (the Atari network's number) over shared memory as fast as they can, so that
 an exchange that became slower, or waits, shows. On fewer cores than processes the others get what the victim has used:
@@ -36,7 +37,7 @@ WINDOW_S, START_S = 10.0, 60.0
 RESULTS = Path(__file__).parent / "results" / "survive_kills.jsonl"
 
 
-def learn(handle: Handle, rank: int, joins: bool) -> None:
+def learn(handle: Handle, rank: int, joins: bool, pace_s: float) -> None:
     """Small random updates, gossiped over a ring, for ever."""
     torch.set_num_threads(1)
     averager = GossipAverager(
@@ -45,15 +46,18 @@ def learn(handle: Handle, rank: int, joins: bool) -> None:
     if joins:
         averager.join()
     noise = 1e-3 * torch.randn(NUMEL, generator=torch.Generator().manual_seed(rank))
+    due_s = time.monotonic()
     while True:
         averager.flat.add_(noise)
         averager.step()
+        due_s = max(due_s + pace_s, time.monotonic())  # what was late is not made up for
+        time.sleep(max(due_s - time.monotonic(), 0.0) if pace_s else 0.0)
 
 
-def start(boxes: SharedMemoryMailboxes, rank: int, joins: bool) -> BaseProcess:
+def start(boxes: SharedMemoryMailboxes, rank: int, joins: bool, pace_s: float) -> BaseProcess:
     """A learner that has made its first updates."""
     before = boxes.progress()[rank]
-    process = mp.get_context("spawn").Process(target=learn, args=(boxes.handle, rank, joins), daemon=True)
+    process = mp.get_context("spawn").Process(target=learn, args=(boxes.handle, rank, joins, pace_s), daemon=True)
     process.start()
     deadline = time.monotonic() + START_S
     while boxes.progress()[rank] in (before, 0):
@@ -85,12 +89,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pace-ms", type=float, default=0.0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    pace_s = options.pace_ms / 1000
     rng, shm = np.random.default_rng(options.seed), set(os.listdir("/dev/shm"))
     pairs = [(i, j) for i in range(LEARNERS) for j in range(LEARNERS) if i != j]
     boxes = SharedMemoryMailboxes.create(LEARNERS, NUMEL, pairs, silent_after_s=30.0)
-    processes = [start(boxes, rank, joins=False) for rank in range(LEARNERS)]
+    processes = [start(boxes, rank, joins=False, pace_s=pace_s) for rank in range(LEARNERS)]
     rows = []
     for i in range(options.kills):
         victim = int(rng.integers(LEARNERS))
@@ -114,7 +120,7 @@ def main() -> None:
         )
         print(json.dumps(rows[-1]), flush=True)
         boxes.admit(victim)
-        processes[victim] = start(boxes, victim, joins=True)
+        processes[victim] = start(boxes, victim, joins=True, pace_s=pace_s)
     for process in processes:
         process.kill()
         process.join()
@@ -124,7 +130,7 @@ def main() -> None:
     boxes.close()
     ratios = [row["ratio"] for row in rows]
     summary = {
-        "command": f"python benchmarks/survive_kills.py --kills {options.kills} --seed {options.seed}",
+        "command": f"python benchmarks/survive_kills.py --kills {options.kills} --seed {options.seed} --pace-ms {options.pace_ms:g}",
         "kills": len(rows),
         "writes_cut_off": sum(bool(row["write_cut_off"]) for row in rows),
         "ratio_min": min(ratios),
