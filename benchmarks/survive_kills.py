@@ -130,7 +130,8 @@ def main() -> None:
     boxes.close()
     ratios = [row["ratio"] for row in rows]
     summary = {
-        "command": f"python benchmarks/survive_kills.py --kills {options.kills} --seed {options.seed} --pace-ms {options.pace_ms:g}",
+        "command": "python benchmarks/survive_kills.py "
+        f"--kills {options.kills} --seed {options.seed} --pace-ms {options.pace_ms:g}",
         "kills": len(rows),
         "writes_cut_off": sum(bool(row["write_cut_off"]) for row in rows),
         "ratio_min": min(ratios),
