@@ -1,4 +1,4 @@
-"""``gala video train|resume``: a model that predicts videos, with its bound, samples and checkpoints on disk."""
+"""``gala video train|resume|eval``: a model that predicts videos, with its bound, samples and checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -21,10 +21,24 @@ if TYPE_CHECKING:
 
 USAGE = """usage: gala video train [preset=video/moving-digits] [key=value ...]
        gala video resume RUN [key=value ...]
+       gala video eval RUN [videos=64] [weights=20] [samples=20] [seed=1]
 
 train    learn to predict videos made by rule; Ctrl-C saves, `gala video train --help` lists the settings
-resume   go on from RUN's checkpoint as if it had never stopped; iterations, log_every and save_every may change"""
+resume   go on from RUN's checkpoint as if it had never stopped; iterations, log_every and save_every may change
+eval     the importance-weighted bound on new held-out videos, and PSNR and SSIM of the best of some samples, as JSON"""
 METRICS, SETTINGS, PART, LATEST = "metrics.jsonl", "config.yaml", "learner0", "latest"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """What ``gala video eval`` accepts."""
+
+    videos: int = 64
+    weights: int = 20
+    samples: int = 20
+    seed: int = 1
+
+
 _MAY_CHANGE = ("iterations", "log_every", "save_every")
 
 
@@ -38,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
         return _train(words[1:])
     if words[0] == "resume" and len(words) > 1:
         return _resume(Path(words[1]), words[2:])
-    raise ValueError(f"gala video {' '.join(words[:2])}: give `train` with settings, or `resume RUN`")
+    if words[0] == "eval" and len(words) > 1:
+        return _evaluate(Path(words[1]), words[2:])
+    raise ValueError(f"gala video {' '.join(words[:2])}: give `train` with settings, `resume RUN` or `eval RUN`")
 
 
 def _train(words: Sequence[str]) -> int:
@@ -57,15 +73,36 @@ def _train(words: Sequence[str]) -> int:
 
 
 def _resume(out: Path, words: Sequence[str]) -> int:
-    path = out / SETTINGS
-    if not path.is_file():
-        raise ValueError(f"{out} holds no {SETTINGS} of `gala video train`")
-    config = override(load_options(path, VideoConfig), words, _MAY_CHANGE)
+    config = override(_settings(out), words, _MAY_CHANGE)
     config = dataclasses.replace(config, out=str(out))
     _check(config)
     Checkpoints(out / "checkpoints").meta(LATEST)
-    write_atomically(path, dump_config(config).encode())
+    write_atomically(out / SETTINGS, dump_config(config).encode())
     return _run(config, out, resumed=True)
+
+
+def _evaluate(out: Path, words: Sequence[str]) -> int:
+    options = parse_options(EvalOptions, words)
+    for name, least in (("videos", 2), ("weights", 1), ("samples", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
+    config = _settings(out)
+    _check(config)
+    from gala.supervised.video import make_model
+    from gala.supervised.video_eval import evaluate
+
+    model, checkpoints = make_model(config), Checkpoints(out / "checkpoints")
+    model.load_state_dict(checkpoints.load_part(LATEST, PART)[0]["model"])
+    report = {"iteration": checkpoints.meta(LATEST)["iteration"], **evaluate(config, model, **vars(options))}
+    write_atomically(out / "eval.json", json.dumps(report, indent=2, allow_nan=False).encode())
+    print(json.dumps(report, indent=2, allow_nan=False))
+    return 0
+
+
+def _settings(out: Path) -> VideoConfig:
+    if not (out / SETTINGS).is_file():
+        raise ValueError(f"{out} holds no {SETTINGS} of `gala video train`")
+    return load_options(out / SETTINGS, VideoConfig)
 
 
 def _check(config: VideoConfig) -> None:

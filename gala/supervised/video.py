@@ -18,6 +18,7 @@ from gala.models.vrnn_shape import VrnnShape
 from gala.optim.update import LearningStep
 from gala.supervised.loop import Batch, SupervisedLearner
 from gala.supervised.video_data import PROCESSES, draw
+from gala.supervised.video_eval import continuations
 
 Row = dict[str, Any]
 HELD_OUT = 64
@@ -113,14 +114,11 @@ def sample_grid(config: VideoConfig, model: VRNN, videos: int = 4, samples: int 
     """A picture [H', W'] in [0, 1] of held-out videos, time from left to right: for each, a row of what happened, and a
     row for each of ``samples`` continuations of its context."""
     truth = draw(config.data, "test", videos, config.frames, config.seed).frames
-    state = model.initial(videos * samples)
-    for frame in truth[: config.context].repeat_interleave(samples, 1):
-        state, _ = model.observe(state, frame)
-    generator = torch.Generator().manual_seed(config.seed)
-    _, imagined = model.imagine(state, config.frames - config.context, generator=generator)
-    context = truth[: config.context].repeat_interleave(samples, 1)
-    continued = torch.cat([context, imagined]).unflatten(1, (videos, samples))
-    rows = torch.cat([truth.unsqueeze(2), continued], 2).flatten(1, 2)[:, :, 0]  # [T, videos * (1 + samples), H, W]
+    imagined = continuations(config, model, truth, samples, torch.Generator().manual_seed(config.seed))
+    context = truth[: config.context].unsqueeze(2).expand(-1, -1, samples, -1, -1, -1)
+    rows = torch.cat([truth.unsqueeze(2), torch.cat([context, imagined])], 2).flatten(1, 2)[
+        :, :, 0
+    ]  # [T, videos * (1 + samples), H, W]
     framed = torch.nn.functional.pad(rows.clamp(0, 1), (0, 1, 0, 1), value=0.5)
     return framed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
 
