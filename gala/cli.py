@@ -17,6 +17,7 @@ COMMANDS = {
     "tune": ("gala.commands.tune", "find the fastest learners and threads for a preset on this machine"),
     "overfit": ("gala.commands.overfit.dispatch", "does an agent generalise, or has it memorised its training MDPs?"),
     "supervised": ("gala.commands.supervised", "compare gossip, all-reduce and local SGD on a small classifier"),
+    "video": ("gala.commands.video", "learn to predict videos, with the bound on held-out ones"),
     "presets": ("gala.commands.presets", "list the presets"),
     "envs": ("gala.commands.envs", "list the environments of each backend"),
     "audit-objects": ("gala.commands.audit_objects", "the smallest thing in an environment's pictures: is it seen?"),

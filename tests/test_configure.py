@@ -6,11 +6,12 @@ import sys
 import pytest
 import yaml
 
-from gala.config import supervised
+from gala.config import supervised, video
 from gala.config.parse import dump_config, load_config, parse_config, parse_options, preset_names, preset_path, schema
 from gala.config.schema import Config, flatten
 from gala.config.supervised import SupervisedConfig
 from gala.config.validate import validate
+from gala.config.video import VideoConfig
 
 
 def one_line_error(*argv: str) -> str:
@@ -133,7 +134,7 @@ def test_dump_and_load_are_inverse(tmp_path):
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_valid_and_cites_its_source(name):
     c = parse_options(schema(name), [f"preset={name}"])
-    {Config: validate, SupervisedConfig: supervised.validate}[type(c)](c)
+    {Config: validate, SupervisedConfig: supervised.validate, VideoConfig: video.validate}[type(c)](c)
     if isinstance(c, Config):
         assert dataclasses.replace(c, preset="") != Config()
     assert preset_path(name).read_text().startswith("# ")
@@ -143,7 +144,8 @@ def test_the_presets_are_the_promised_ones():
     families: dict[str, int] = {}
     for name in preset_names():
         families[name.split("/")[0]] = families.get(name.split("/")[0], 0) + 1
-    assert families == {"atari": 8, "classic": 5, "digits": 3, "minatar": 6, "mujoco": 10, "overfit": 2}
+    expected = {"atari": 8, "classic": 5, "digits": 3, "minatar": 6, "mujoco": 10, "overfit": 2, "video": 3}
+    assert families == expected
 
 
 @pytest.mark.parametrize("argv", [["train", "optim.lrr=2"], ["train", "learners=0"], ["trian"], ["resume", "nowhere"]])

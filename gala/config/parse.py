@@ -22,6 +22,7 @@ import yaml
 from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
+from gala.config.video import VideoConfig
 from gala.plain_yaml import read_yaml
 from gala.plugins import loading, naming
 
@@ -32,9 +33,9 @@ T = TypeVar("T")
 ALIASES = {"topology": "gossip.topology"}
 """Short names that the command line accepts for a nested setting."""
 
-SCHEMAS: dict[str, type] = {"digits": SupervisedConfig}
+SCHEMAS: dict[str, type] = {"digits": SupervisedConfig, "video": VideoConfig}
 """Families of presets whose settings are not those of ``gala train``."""
-COMMANDS = {Config: "gala train", SupervisedConfig: "gala supervised"}
+COMMANDS = {Config: "gala train", SupervisedConfig: "gala supervised", VideoConfig: "gala video train"}
 
 
 class Setting(NamedTuple):
@@ -55,13 +56,18 @@ def parse_config(argv: Sequence[str]) -> Config:
 
 def load_config(path: Path) -> Config:
     """The Config that ``dump_config`` wrote to ``path``, exactly. Raises ValueError in one line."""
-    return _build(_read_yaml(path), Config)
+    return load_options(path, Config)
 
 
-def override(config: Config, argv: Sequence[str], allowed: Sequence[str] = ()) -> Config:
+def load_options(path: Path, cls: type[T]) -> T:
+    """The same for the settings ``cls`` of any command."""
+    return _build(_read_yaml(path), cls)
+
+
+def override(config: T, argv: Sequence[str], allowed: Sequence[str] = ()) -> T:
     """``config`` with the settings of ``argv``, each in ``allowed`` if that is given. Raises ValueError in one line."""
-    changes = _split(argv)
-    changed = _build([*_flatten(yaml.load(dump_config(config), yaml.BaseLoader), "", ""), *changes], Config)
+    changes = _split(argv, type(config))
+    changed = _build([*_flatten(yaml.load(dump_config(config), yaml.BaseLoader), "", ""), *changes], type(config))
     for s in changes:
         if allowed and s.key not in allowed:
             raise ValueError(f"{s.key} cannot change in a resumed run; only {', '.join(allowed)} can")

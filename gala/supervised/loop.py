@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class SupervisedLearner:
         self,
         model: nn.Module,
         batches: Iterator[Batch],
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Callable[[Any, Tensor], Tensor],
         learning_step: LearningStep,
         *,
         compute_s: float = 0.0,

@@ -1,0 +1,59 @@
+"""Defaults of ``gala video train``, as a frozen dataclass. A preset (configs/video/*.yaml) overrides a default; the
+command line overrides both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gala.config.bounds import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Bound, bounded, check_bounds
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """One training of a model that predicts videos (arXiv 1904.12165)."""
+
+    data: Literal["moving-digits", "wall-bounce", "coin-flip", "alternating"] = "moving-digits"
+    """Videos made by rule; those of the last three have a known entropy."""
+    frames: int = bounded(12, Bound(lambda v: v >= 2, "at least 2"))
+    """Frames of a training video, with the context."""
+    context: int = bounded(4, NOT_NEGATIVE)
+    """Frames that are given; those after them are predicted."""
+    scales: int = bounded(4, AT_LEAST_ONE)
+    """Resolutions of the network, each half of the one before."""
+    levels: int = bounded(2, Bound(lambda v: 1 <= v <= 3, "1 to 3"))
+    """Latents, from the coarsest scale upward; one per scale at most."""
+    width: int = bounded(32, AT_LEAST_ONE)
+    """Channels of every layer."""
+    latent: int = bounded(8, AT_LEAST_ONE)
+    """Channels of each latent."""
+    likelihood: Literal["bernoulli", "gaussian", "disc-logistic"] = "bernoulli"
+    """bernoulli: pixels in [0, 1]. gaussian: any numbers. disc-logistic: pixels of k / 255."""
+    learned_prior: bool = True
+    """false: every latent's prior is N(0, 1)."""
+    batch_size: int = bounded(16, AT_LEAST_ONE)
+    iterations: int = bounded(3000, AT_LEAST_ONE)
+    lr: float = bounded(1e-3, POSITIVE)
+    """Adam's."""
+    max_grad_norm: float = bounded(100.0, NOT_NEGATIVE)
+    """0 is no limit."""
+    warm_up: int = bounded(1000, NOT_NEGATIVE)
+    """Iterations in which the weight of the KL rises from 0 to 1; 0: it is 1 from the start."""
+    seed: int = bounded(0, NOT_NEGATIVE)
+    log_every: int = bounded(100, AT_LEAST_ONE)
+    """Iterations between records, each of which judges the model on held-out videos."""
+    save_every: int = bounded(500, AT_LEAST_ONE)
+    """Iterations between checkpoints, with a picture of samples each."""
+    out: str = ""
+    """Directory of the run; empty makes runs/video-<time>."""
+    preset: str = ""
+    """Set by preset=NAME; kept for the record."""
+
+
+def validate(config: VideoConfig) -> None:
+    """Refuse values that cannot work. Raises ValueError: one line that names the setting and what it may be."""
+    check_bounds(config)
+    if config.context >= config.frames:
+        raise ValueError(f"context={config.context} leaves nothing of frames={config.frames} to predict; lower it")
+    if config.data in ("coin-flip", "alternating") and config.likelihood != "gaussian":
+        raise ValueError(f"data={config.data} holds real numbers; it needs likelihood=gaussian")

@@ -1,0 +1,48 @@
+"""What a VRNN is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gala.models.likelihoods import LIKELIHOODS
+
+
+@dataclass(frozen=True)
+class VrnnShape:
+    """The sizes and choices of one model.
+
+    Attributes:
+        frame: (C, H, W); H and W are multiples of 2 ** (scales - 1).
+        scales: resolutions: H, H / 2, ..; the coarsest has the first latent.
+        levels: latents, at most one per scale, from coarse to fine.
+        width: channels of every layer.
+        latent: channels of each latent, at its level's resolution.
+        actions: numbers in an action, 0 for none.
+        context: frames that are conditioned on.
+        likelihood: a key of ``LIKELIHOODS``.
+        learned_prior: False: every prior is N(0, 1).
+    """
+
+    frame: tuple[int, int, int]
+    scales: int = 3
+    levels: int = 1
+    width: int = 32
+    latent: int = 8
+    actions: int = 0
+    context: int = 2
+    likelihood: str = "bernoulli"
+    learned_prior: bool = True
+
+    def check(self) -> None:
+        """Raises ValueError: one line that says what to change."""
+        if not 1 <= self.levels <= min(3, self.scales):
+            raise ValueError(f"levels={self.levels} must be 1 to 3 and at most scales={self.scales}")
+        step = 2 ** (self.scales - 1)
+        if any(side % step for side in self.frame[1:]):
+            raise ValueError(
+                f"frames of {self.frame[1]} x {self.frame[2]} do not halve {self.scales - 1} times; lower scales"
+            )
+        if self.likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood={self.likelihood!r} is unknown; there are {', '.join(LIKELIHOODS)}")
+        if self.context < 0 or min(self.width, self.latent) < 1:
+            raise ValueError("context must be at least 0, width and latent at least 1")

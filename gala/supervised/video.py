@@ -1,0 +1,127 @@
+"""A VRNN trained on videos made by rule, by the supervised loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gala.config.video import VideoConfig
+from gala.models.bounds import warm_up
+from gala.models.vrnn import VRNN, Trace
+from gala.models.vrnn_shape import VrnnShape
+from gala.optim.update import LearningStep
+from gala.supervised.loop import Batch, SupervisedLearner
+from gala.supervised.video_data import PROCESSES, draw
+from gala.supervised.video_eval import continuations
+
+Row = dict[str, Any]
+HELD_OUT = 64
+"""Videos that a record is about: always the same ones, of the test split."""
+
+
+def make_model(config: VideoConfig) -> VRNN:
+    """The model with the initial parameters of its seed. Raises ValueError: the settings do not fit the frames."""
+    shape = VrnnShape(
+        PROCESSES[config.data].frame,
+        scales=config.scales,
+        levels=config.levels,
+        width=config.width,
+        latent=config.latent,
+        context=config.context,
+        likelihood=config.likelihood,
+        learned_prior=config.learned_prior,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return VRNN(shape)
+
+
+def make_learner(config: VideoConfig, model: VRNN, start: int = 0) -> SupervisedLearner:
+    """The learner of ``model``, about to do iteration ``start``."""
+    step = LearningStep(torch.optim.Adam(model.parameters(), config.lr), max_grad_norm=config.max_grad_norm)
+    return SupervisedLearner(model, batches(config, start), model.loss, step)
+
+
+def batches(config: VideoConfig, start: int) -> Iterator[Batch]:
+    """(frames [T, B, C, H, W], weight of the KL, a scalar) for iterations ``start``, ``start`` + 1, ...: a video is its
+    own target, so that what the loss is told beside the model's output is how to weigh it."""
+    for i in range(start, config.iterations):
+        seed = _stream(config, i)
+        frames = draw(config.data, "train", config.batch_size, config.frames, seed).frames
+        yield frames, torch.tensor(warm_up(i, config.warm_up))
+
+
+def train(
+    config: VideoConfig,
+    learner: SupervisedLearner,
+    start: int,
+    record: Callable[[Row], None],
+    goes_on: Callable[[], bool] = lambda: True,
+) -> Iterator[int]:
+    """Iterations from ``start`` on; yields the number done after each, so that the caller may save the state.
+
+    Noise of an iteration is drawn from the seed and its number: a resumed training is the one that was not interrupted.
+    ``record`` gets a row every ``log_every`` iterations, ``goes_on`` is asked before each.
+
+    Raises:
+        FloatingPointError: the gradient is not finite.
+    """
+    started = time.monotonic()
+    for i in range(start, config.iterations):
+        if not goes_on():
+            return
+        torch.manual_seed(_stream(config, i))
+        loss = learner.update()
+        done = i + 1
+        if done % config.log_every == 0 or done == config.iterations:
+            judged = judge(config, learner.model)
+            beta, wall_s = warm_up(i, config.warm_up), time.monotonic() - started
+            record({"iteration": done, "train_loss": loss.item(), "beta": beta, "wall_s": wall_s, **judged})
+        yield done
+
+
+@torch.no_grad()
+def judge(config: VideoConfig, model: torch.nn.Module, split: Any = "test") -> Row:
+    """The bound on ``HELD_OUT`` videos, per predicted frame.
+
+    ``nats`` is minus the evidence lower bound, ``bits_per_dim`` the same per number of a frame; ``nats_if_known`` the
+    entropy of the law that drew the videos, where known, which no model can pass; ``kl`` is of each level, from coarse
+    to fine, ``kl_by_frame`` of each predicted frame.
+    """
+    videos = draw(config.data, split, HELD_OUT, config.frames, config.seed)
+    trace: Trace = model(videos.frames, None, torch.Generator().manual_seed(config.seed))
+    predicted = len(trace.log_prob)
+    nats = -trace.bound.mean().item() / predicted
+    row = {
+        "nats": nats,
+        "bits_per_dim": nats / (math.log(2) * math.prod(PROCESSES[config.data].frame)),
+        "kl": trace.kl.mean((0, 2)).tolist(),
+        "kl_by_frame": trace.kl.sum(1).mean(1).tolist(),
+    }
+    if videos.entropy is not None:
+        row["nats_if_known"] = videos.entropy[config.context :].mean().item()
+    return row
+
+
+@torch.no_grad()
+def sample_grid(config: VideoConfig, model: VRNN, videos: int = 4, samples: int = 3) -> Tensor:
+    """A picture [H', W'] in [0, 1] of held-out videos, time from left to right: for each, a row of what happened, and a
+    row for each of ``samples`` continuations of its context."""
+    truth = draw(config.data, "test", videos, config.frames, config.seed).frames
+    imagined = continuations(config, model, truth, samples, torch.Generator().manual_seed(config.seed))
+    context = truth[: config.context].unsqueeze(2).expand(-1, -1, samples, -1, -1, -1)
+    rows = torch.cat([truth.unsqueeze(2), torch.cat([context, imagined])], 2).flatten(1, 2)[
+        :, :, 0
+    ]  # [T, videos * (1 + samples), H, W]
+    framed = torch.nn.functional.pad(rows.clamp(0, 1), (0, 1, 0, 1), value=0.5)
+    return framed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
+
+
+def _stream(config: VideoConfig, iteration: int) -> int:
+    return int(np.random.SeedSequence([config.seed, iteration]).generate_state(1)[0])

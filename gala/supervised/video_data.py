@@ -1,0 +1,159 @@
+"""Videos made by rule: stochastic moving digits, and processes whose entropy is known exactly.
+
+Every function is pure in its seed, and draws videos ``[T, B, 1, H, W]`` float32. Nothing is stored: batch i of a
+training is drawn from (seed, i), so a resumed one goes on with the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gala.supervised.comparison import digits
+
+Split = Literal["train", "test"]
+GLYPH_PX = 8
+_SPLIT_SEED, _TEST_FRACTION = 0, 0.2
+_SPLITS = {"train": 0, "test": 1}
+COIN_STD = 0.1
+TURNS = (-2, -1, 1, 2)
+"""Pixels per frame along the wall after a hit, each as likely."""
+SPRITE_PX = 2
+
+
+class Videos(NamedTuple):
+    frames: Tensor
+    """[T, B, 1, H, W]"""
+    entropy: Tensor | None
+    """[T, B]: entropy in nats of each frame given all before it, under the law that drew it; None: not known."""
+
+
+def draw(name: str, split: Split, count: int, steps: int, seed: int) -> Videos:
+    """``count`` videos of ``steps`` frames of a process of ``PROCESSES``. Splits differ in their draws, and moving
+    digits in the handwritten digits too.
+
+    Raises:
+        ValueError: the name is unknown, or scikit-learn is needed and not installed.
+    """
+    if name not in PROCESSES:
+        raise ValueError(f"data={name!r} is unknown; there are {', '.join(PROCESSES)}")
+    rng = np.random.default_rng(np.random.SeedSequence([seed, _SPLITS[split]]))
+    return PROCESSES[name].draw(rng, split, count, steps)
+
+
+def moving_digits(
+    rng: np.random.Generator, split: Split, count: int, steps: int, *, size: int = 32, digits_per_video: int = 2
+) -> Videos:
+    """Handwritten digits of 16 x 16 that fly over a black canvas; frames are in [0, 1].
+
+    As in stochastic moving MNIST (arXiv 1802.07687), a digit that hits a wall leaves it with a velocity drawn anew,
+    each part of it uniform over -3 .. 3 pixels per frame without 0, the one across the wall inward. Where digits
+    overlap, the brighter pixel is seen.
+    """
+    shown = glyphs(split)
+    side = shown.shape[-1]
+    room = size - side
+    frames = np.zeros((steps, count, size, size), np.float32)
+    row, rows_in = np.arange(count)[:, None, None], np.arange(side)
+    for _ in range(digits_per_video):
+        glyph = shown[rng.integers(len(shown), size=count)]
+        place = rng.integers(0, room + 1, size=(count, 2))
+        velocity = _speeds(rng, count)
+        for t in range(steps):
+            y, x = place[:, 0, None, None] + rows_in[:, None], place[:, 1, None, None] + rows_in
+            frames[t, row, y, x] = np.maximum(frames[t, row, y, x], glyph)
+            ahead = place + velocity
+            low, high = ahead < 0, ahead > room
+            hit = (low | high).any(1)
+            drawn = _speeds(rng, count)
+            inward = np.where(low, np.abs(drawn), np.where(high, -np.abs(drawn), drawn))
+            velocity = np.where(hit[:, None], inward, velocity)
+            place = np.clip(ahead, 0, room)
+    return Videos(torch.from_numpy(frames).unsqueeze(2), None)
+
+
+def _speeds(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+    return rng.integers(1, 4, size=(count, 2)) * rng.choice([-1, 1], size=(count, 2))
+
+
+@cache
+def glyphs(split: Split) -> NDArray[np.float32]:
+    """[N, 16, 16] in [0, 1]: scikit-learn's digits at twice their size. No digit is in both splits."""
+    data = digits.load(_TEST_FRACTION, _SPLIT_SEED)
+    images = data.train_images if split == "train" else data.test_images
+    larger = torch.nn.functional.interpolate(images, scale_factor=2, mode="bilinear")
+    return larger[:, 0].numpy()
+
+
+def coin_flip(rng: np.random.Generator, split: Split, count: int, steps: int) -> Videos:
+    """One number per frame: a fair coin, +-1, plus N(0, 0.1^2).
+
+    The two Gaussians overlap nowhere that matters, so a frame's entropy is ln 2 + ln(0.1 sqrt(2 pi e)) = -0.190 nats.
+    """
+    coins = rng.choice([-1.0, 1.0], size=(steps, count))
+    return _numbers(rng, coins, np.full((steps, count), math.log(2)))
+
+
+def alternating(rng: np.random.Generator, split: Split, count: int, steps: int) -> Videos:
+    """The coin's twin without chance: the sign of the frame before, turned, plus N(0, 0.1^2); the first is a coin."""
+    signs = rng.choice([-1.0, 1.0], size=count) * (-1.0) ** np.arange(steps)[:, None]
+    return _numbers(rng, signs, np.where(np.arange(steps)[:, None] == 0, math.log(2), 0.0).repeat(count, 1))
+
+
+def _numbers(rng: np.random.Generator, centres: NDArray, entropy: NDArray) -> Videos:
+    noise_entropy = math.log(COIN_STD) + 0.5 * math.log(2 * math.pi * math.e)
+    frames = centres + COIN_STD * rng.standard_normal(centres.shape)
+    return Videos(
+        torch.from_numpy(frames.astype(np.float32))[..., None, None, None],
+        torch.from_numpy((entropy + noise_entropy).astype(np.float32)),
+    )
+
+
+def wall_bounce(rng: np.random.Generator, split: Split, count: int, steps: int, *, size: int = 16) -> Videos:
+    """A white 2 x 2 sprite that turns at random at the walls left and right, and only there; frames are 0 or 1.
+
+    It moves one pixel per frame across and one of ``TURNS`` along the wall, where the canvas closes into a ring. At a
+    wall it turns inward and draws its pace along the wall anew: the next frame has entropy ln 4. Where it starts (off
+    the walls) and how it moves is uniform: ln((size - SPRITE_PX - 1) size) for frame 0 and ln(2 len(TURNS)) for frame
+    1, which show both, so that every other frame has entropy 0.
+    """
+    far = size - SPRITE_PX
+    x, y = rng.integers(1, far, size=count), rng.integers(0, size, size=count)
+    across, along = rng.choice([-1, 1], size=count), rng.choice(TURNS, size=count)
+    frames, entropy = np.zeros((steps, count, size, size), np.float32), np.zeros((steps, count), np.float32)
+    row = np.arange(count)
+    uncertain = np.full(count, math.log((far - 1) * size))
+    for t in range(steps):
+        for dy in range(SPRITE_PX):
+            for dx in range(SPRITE_PX):
+                frames[t, row, (y + dy) % size, x + dx] = 1.0
+        entropy[t] = uncertain
+        hit = (x == 0) | (x == far)
+        across = np.where(x == 0, 1, np.where(x == far, -1, across))
+        along = np.where(hit, rng.choice(TURNS, size=count), along)
+        uncertain = np.where(hit, math.log(len(TURNS)), math.log(2 * len(TURNS)) if t == 0 else 0.0)
+        x, y = x + across, (y + along) % size
+    return Videos(torch.from_numpy(frames).unsqueeze(2), torch.from_numpy(entropy))
+
+
+class Process(NamedTuple):
+    """How videos are drawn, and what a model of them is built for."""
+
+    draw: Callable[[np.random.Generator, Split, int, int], Videos]
+    frame: tuple[int, int, int]
+    summary: str
+
+
+PROCESSES: dict[str, Process] = {
+    "moving-digits": Process(moving_digits, (1, 32, 32), "two handwritten digits that bounce off walls at random"),
+    "wall-bounce": Process(wall_bounce, (1, 16, 16), "a sprite that turns in one of 4 directions at walls: ln 4 nats"),
+    "coin-flip": Process(coin_flip, (1, 1, 1), "a fair coin per frame, with noise: -0.190 nats"),
+    "alternating": Process(alternating, (1, 1, 1), "+-1 in turns, with noise: -0.884 nats"),
+}

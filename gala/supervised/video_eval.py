@@ -1,0 +1,100 @@
+"""How good a model's predictions are: a tighter bound, and how near its best continuations come to what happened."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gala.config.video import VideoConfig
+from gala.models.bounds import importance_weighted_bound
+from gala.models.vrnn import VRNN
+from gala.supervised.video_data import draw
+
+SSIM_RADIUS, SSIM_SIGMA = 5, 1.5
+
+
+@torch.no_grad()
+def evaluate(
+    config: VideoConfig, model: VRNN, *, videos: int, weights: int, samples: int, seed: int = 1
+) -> dict[str, Any]:
+    """Judge ``model`` on held-out videos that no record of its training was about.
+
+    ``nats`` is minus the evidence lower bound per predicted frame, ``nats_weighted`` minus the importance-weighted one
+    (arXiv 1509.00519) of ``weights`` draws, which is nearer to the truth; ``standard_error`` is that of the latter over
+    videos. ``psnr`` (dB) and ``ssim`` are of each predicted frame, mean over videos of the best of ``samples``
+    continuations, chosen for each video by its mean over frames, the usual protocol (arXiv 1802.07687). SSIM needs
+    frames of 11 x 11 and more; both need frames in [0, 1]: where they cannot be had they are left out.
+    """
+    drawn = draw(config.data, "test", videos, config.frames, _other_than(config.seed, seed))
+    generator = torch.Generator().manual_seed(seed)
+    predicted = config.frames - config.context
+    elbo = model(drawn.frames, None, generator).bound / predicted
+    weighted = importance_weighted_bound(model, drawn.frames, None, weights, generator) / predicted
+    report: dict[str, Any] = {
+        "videos": videos,
+        "weights": weights,
+        "samples": samples,
+        "nats": -elbo.mean().item(),
+        "nats_weighted": -weighted.mean().item(),
+        "standard_error": weighted.std().item() / math.sqrt(videos),
+    }
+    if drawn.entropy is not None:
+        report["nats_if_known"] = drawn.entropy[config.context :].mean().item()
+    if config.likelihood == "gaussian":
+        return report
+    truth = drawn.frames[config.context :].unsqueeze(2)
+    imagined = continuations(config, model, drawn.frames, samples, generator)
+    report["psnr"] = best_of(psnr(imagined, truth))
+    if min(truth.shape[-2:]) > 2 * SSIM_RADIUS:
+        report["ssim"] = best_of(ssim(imagined, truth))
+    return report
+
+
+def continuations(
+    config: VideoConfig, model: VRNN, frames: Tensor, samples: int, generator: torch.Generator | None
+) -> Tensor:
+    """[S, B, samples, C, H, W]: what may follow the context of videos [T, B, C, H, W], S = T - context."""
+    state = model.initial(frames.shape[1] * samples)
+    for frame in frames[: config.context].repeat_interleave(samples, 1):
+        state, _ = model.observe(state, frame, generator=generator)
+    _, imagined = model.imagine(state, len(frames) - config.context, generator=generator)
+    return imagined.unflatten(1, (-1, samples))
+
+
+def best_of(scores: Tensor) -> list[float]:
+    """Scores [S, B, samples], higher is better -> [S]: those of each video's best sample, mean over videos."""
+    best = scores.mean(0).argmax(-1)
+    return scores.gather(2, best.expand(len(scores), -1).unsqueeze(2)).mean((1, 2)).tolist()
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of pictures [..., C, H, W] in [0, 1]; at most 100."""
+    return -10 * ((a - b) ** 2).mean((-3, -2, -1)).clamp(min=1e-10).log10()
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of pictures [..., C, H, W] in [0, 1] (Wang et al. 2004): a Gaussian window of 11 x 11 with
+    sigma 1.5, mean over the places where it lies wholly on the picture, and over channels."""
+    a, b = torch.broadcast_tensors(a, b)
+    offsets = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=a.dtype)
+    window = torch.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    window /= window.sum()
+    kernel = (window[:, None] * window).view(1, 1, *2 * window.shape)
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(x.reshape(-1, 1, *x.shape[-2:]), kernel)
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b, cov = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    score = (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return score.mean((1, 2, 3)).view(a.shape[:-2]).mean(-1)
+
+
+def _other_than(training_seed: int, seed: int) -> int:
+    """A seed of videos apart from the one that the records of training are judged on."""
+    return (training_seed + 1) * 1_000_003 + seed

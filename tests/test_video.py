@@ -1,0 +1,152 @@
+"""``gala video``: what a short training learns, and that an interrupted one is the one that was not."""
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from gala import cli
+from gala.config.parse import parse_options
+from gala.config.video import VideoConfig
+from gala.runs.checkpoints import Checkpoints
+from gala.supervised import video
+from gala.supervised.video_data import draw
+
+TINY = ("frames=4", "context=1", "scales=2", "width=4", "latent=2", "batch_size=2", "log_every=2", "save_every=2")
+WITHOUT_LATENTS = 0.5 * math.log(2 * math.pi * math.e * 1.01)
+"""Nats of a coin under the best single Gaussian."""
+
+
+def copy_of_last_frame(config):
+    """Nats of a Gaussian around the frame before, with the best deviation."""
+    x = draw(config.data, "test", video.HELD_OUT, config.frames, config.seed).frames
+    return 0.5 * math.log(2 * math.pi * math.e * ((x[1:] - x[:-1]) ** 2).mean())
+
+
+def test_a_coin_takes_a_latent_and_its_bound_lies_between_chance_and_the_truth():
+    config = parse_options(VideoConfig, ["preset=video/coin-flip", "iterations=350", "warm_up=200"])
+    model, rows = video.make_model(config), []
+    before = video.judge(config, model)
+    for _ in video.train(config, video.make_learner(config, model), 0, rows.append):
+        pass
+    last = rows[-1]
+    assert last["nats"] < before["nats"] - 0.3
+    assert last["nats"] < WITHOUT_LATENTS - 0.2 < copy_of_last_frame(config)
+    assert last["nats"] > last["nats_if_known"]
+    assert 0.9 * math.log(2) < sum(last["kl"]) < 3
+
+
+def run(*words):
+    return cli.main(["video", *words])
+
+
+def left(out):
+    """(tensors of the checkpoint, its iteration, records without their times)."""
+    checkpoints = Checkpoints(out / "checkpoints")
+    tensors, _ = checkpoints.load_part("latest", "learner0")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return (
+        tensors,
+        checkpoints.meta("latest")["iteration"],
+        [{k: v for k, v in r.items() if k != "wall_s"} for r in rows],
+    )
+
+
+def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = ("data=wall-bounce", *TINY, "warm_up=3")
+    assert run("train", *settings, "iterations=6", f"out={whole}") == 0
+    assert run("train", *settings, "iterations=2", f"out={parts}") == 0
+    (parts / "metrics.jsonl").open("a").write('{"iteration": 4, "wall_s": 0}\n')  # past the checkpoint
+    assert run("resume", str(parts), "iterations=6") == 0
+    (expected, i, rows), (tensors, j, others) = left(whole), left(parts)
+    assert (i, rows) == (j, others) and i == 6 and [r["iteration"] for r in rows] == [2, 4, 6]
+    assert expected.keys() == tensors.keys() == {"model", "optimizer"}
+    for group in expected:
+        assert expected[group].keys() == tensors[group].keys()
+        assert all(torch.equal(expected[group][name], tensors[group][name]) for name in expected[group])
+
+
+def test_a_signal_saves_and_the_run_can_go_on(tmp_path):
+    out = tmp_path / "run"
+
+    def end_when_it_trains():
+        while not (out / "metrics.jsonl").is_file():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=end_when_it_trains)
+    killer.start()
+    words = ("data=wall-bounce", *TINY, "iterations=1000000", "save_every=1000000", f"out={out}")
+    assert run("train", *words) == 128 + signal.SIGTERM
+    killer.join()
+    done = left(out)[1]
+    assert 2 <= done < 1_000_000
+    assert run("resume", str(out), f"iterations={done + 2}") == 0
+    assert left(out)[1] == done + 2
+
+
+def test_the_picture_of_samples_shows_the_truth_above_its_continuations(tmp_path):
+    config = parse_options(VideoConfig, ["data=wall-bounce", *TINY])
+    model = video.make_model(config)
+    grid = video.sample_grid(config, model, videos=2, samples=3)
+    side = 17
+    assert grid.shape == (2 * 4 * side, 4 * side) and grid.min() >= 0 and grid.max() <= 1
+    truth = draw("wall-bounce", "test", 2, 4, config.seed).frames[:, :, 0]
+    cells = grid.unflatten(0, (2, 4, side)).unflatten(3, (4, side))[:, :, :16, :, :16].permute(0, 1, 3, 2, 4)
+    assert torch.equal(cells[:, 0], truth.transpose(0, 1))
+    assert all(torch.equal(cells[:, k, 0], truth[0]) for k in range(4))  # the context
+    assert run("train", "data=wall-bounce", *TINY, "iterations=2", f"out={tmp_path / 'run'}") == 0
+    png = (tmp_path / "run" / "samples-0000002.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
+    at = png.index(b"IDAT")
+    pixels = zlib.decompress(png[at + 4 : at + 4 + int.from_bytes(png[at - 4 : at])])
+    lines = np.frombuffer(pixels, np.uint8).reshape(height, width + 1)
+    first = draw("wall-bounce", "test", 4, 4, config.seed).frames[0, 0, 0]
+    assert (lines[:, 0] == 0).all() and (lines[:16, 1:17] == (first * 255).numpy()).all()
+
+
+def test_moving_digits_are_learned_from_the_preset():
+    pytest.importorskip("sklearn")
+    config = parse_options(VideoConfig, ["preset=video/moving-digits", "width=8", "batch_size=4", "iterations=2"])
+    rows = []
+    assert list(video.train(config, video.make_learner(config, video.make_model(config)), 0, rows.append)) == [1, 2]
+    assert len(rows) == 1 and len(rows[0]["kl"]) == config.levels and len(rows[0]["kl_by_frame"]) == 8
+    assert rows[0]["bits_per_dim"] == pytest.approx(rows[0]["nats"] / math.log(2) / 1024)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "context=12"], "context=12 leaves nothing"),
+        (["train", "data=coin-flip"], "likelihood=gaussian"),
+        (["train", "data=wall-bounce", "scales=6"], "lower scales"),
+        (["train", "levels=3", "scales=2"], "at most scales=2"),
+        (["train", "preset=digits/compare"], "preset"),
+        (["resume", "nowhere"], "nowhere holds no config.yaml"),
+        (["watch"], "give `train`"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_was_built_from_cannot_change(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert run("train", "data=wall-bounce", *TINY, "iterations=2", f"out={out}") == 0
+    assert run("train", "data=wall-bounce", *TINY, "iterations=2", f"out={out}") == 2
+    assert "gala video resume" in capsys.readouterr().err
+    assert run("resume", out, "width=8") == 2
+    assert "width cannot change" in capsys.readouterr().err
