@@ -30,6 +30,7 @@ def copy_of_last_frame(config):
     return 0.5 * math.log(2 * math.pi * math.e * ((x[1:] - x[:-1]) ** 2).mean())
 
 
+@pytest.mark.long
 def test_a_coin_takes_a_latent_and_its_bound_lies_between_chance_and_the_truth():
     config = parse_options(VideoConfig, ["preset=video/coin-flip", "iterations=350", "warm_up=200"])
     model, rows = video.make_model(config), []

@@ -43,10 +43,14 @@ def register(
     """
     given = {"encoder": encoder, "env": env, "topology": topology, "optimizer": optimizer}
     for kind, things in given.items():
+        if things is not None and not isinstance(things, Mapping):
+            raise ValueError(f"{kind}={things!r} must map names to objects, as {kind}={{'mine': Mine}}")
         taken = _taken(kind) if things else ()
         for name, thing in (things or {}).items():
             if name in taken:
-                raise ValueError(f"{name!r} is the name of a {kind} of gala's own; choose another")
+                raise ValueError(f"{name!r} is the name of one of gala's own ({kind}); choose another")
+            if not (isinstance(thing, str) or callable(thing) or kind == "topology"):
+                raise ValueError(f"{kind} {name!r}: {thing!r} cannot be called; give a class, a function or its path")
             naming.register(naming.SETTINGS[kind], name, thing)
 
 

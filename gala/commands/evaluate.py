@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gala.config.derived import averages_parameters
 from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
@@ -60,7 +61,9 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(results if options.mode == "both" else results[options.mode]))
     else:
         print("\n".join(describe(result) for result in results.values()))
-        print(f"run {run_dir.path} · checkpoint {options.checkpoint} · learner {options.learner}")
+        alone = options.learner == "consensus" and not averages_parameters(run_dir.config)
+        whose = "0 (nothing is averaged in this run)" if alone else options.learner
+        print(f"run {run_dir.path} · checkpoint {options.checkpoint} · learner {whose}")
         print(f"curves: tensorboard --logdir {run_dir.path}")
     return 0
 

@@ -18,8 +18,8 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"no preset has {argv[0]!r} in its name{nearest(argv[0], preset_names())}")
     for name in names:
         if schema(name) is not Config:
-            print(f"{name:<34} for `{COMMANDS[schema(name)]}`")
+            print(f"{name:<30} for `{COMMANDS[schema(name)]}`")
             continue
         config = parse_config([f"preset={name}"])
-        print(f"{name:<34} {config.env.id:<30} {config.model.encoder:<12} {config.steps:>12,} env_steps")
+        print(f"{name:<30} {config.env.id:<28} {config.model.encoder:<11} {config.steps:>7.2g}")
     return 0

@@ -43,7 +43,7 @@ def load(path: str, setting: str) -> Any:
         raise ValueError(f"{setting}={path} is not module:attribute")
     try:
         module = _import(match["module"])
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's own sys.exit must not end ours, as if all were well
         raise ValueError(f"{setting}={path}: {_reason(match['module'], error)}") from error
     try:
         return attribute_of(module, match["attribute"])
@@ -131,7 +131,7 @@ def _importing(name: str) -> Iterator[None]:
         _being_imported.reset(outer)
 
 
-def _reason(module: str, error: Exception) -> str:
+def _reason(module: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and (module + ".").startswith(f"{error.name}."):
         return f"there is no module {error.name}, neither installed nor in {os.getcwd()}"
     return f"{module} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"

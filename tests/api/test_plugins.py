@@ -118,7 +118,7 @@ def test_a_registered_name_stands_for_an_importable_one_in_every_spelling(tmp_pa
 
 def test_names_of_galas_own_and_names_that_are_none_are_refused():
     for kind, name in (("encoder", "mlp"), ("env", "CartPole-v1"), ("topology", "ring"), ("optimizer", "adam")):
-        with pytest.raises(ValueError, match=f"'{name}' is the name of a {kind} of gala's own"):
+        with pytest.raises(ValueError, match=f"'{name}' is the name of one of gala's own"):
             gala.register(**{kind: {name: own_parts.TinyNet}})
     with pytest.raises(ValueError, match="'a:b' cannot be the name of a"):
         gala.register(encoder={"a:b": own_parts.TinyNet})
@@ -221,3 +221,18 @@ def test_an_environment_of_ones_own_is_drawn_if_it_can_be():
     env.close()
     with pytest.raises(ValueError, match="own_parts:Ten cannot be drawn: it must take render_mode='rgb_array'"):
         make_drawn("own_parts:Ten", make_env=own_env(Config(env=EnvConfig(id="own_parts:Ten"))), max_episode_steps=0)
+
+
+def test_what_cannot_be_a_part_is_refused_where_it_is_registered():
+    with pytest.raises(ValueError, match="encoder=3 must map names to objects"):
+        gala.register(encoder=3)
+    with pytest.raises(ValueError, match="env 'e': 3 cannot be called"):
+        gala.register(env={"e": 3})
+
+
+def test_a_module_that_exits_while_it_is_imported_is_an_error(tmp_path, monkeypatch, capsys):
+    """Before, the command ended with status 0 and had trained nothing."""
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "env.id=CartPole-v1", "model.encoder=exits:Net", "--dry-run"]) == 2
+    assert "exits cannot be imported: SystemExit" in capsys.readouterr().err
