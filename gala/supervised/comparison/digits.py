@@ -26,7 +26,7 @@ def load(test_fraction: float, split_seed: int) -> Digits:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ValueError("gala supervised needs scikit-learn: pip install 'gala-rl[supervised]'") from None
+        raise ValueError("the digits need scikit-learn: pip install 'gala-rl[supervised]'") from None
     raw = load_digits()
     images = torch.from_numpy(raw.images).float().div_(16.0).unsqueeze(1)
     labels = torch.from_numpy(raw.target).long()
