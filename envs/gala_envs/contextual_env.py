@@ -172,6 +172,17 @@ class _Noise:
     def generator(self) -> np.random.Generator:
         return np.random.default_rng(self._seed)
 
+    def get_state(self) -> dict[str, Any]:
+        """See ``gala_envs.snapshots``."""
+        return {"seed": self._seed, "generator": vars(self).get("generator")}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See ``gala_envs.snapshots``."""
+        self._seed = state["seed"]
+        vars(self).pop("generator", None)
+        if state["generator"] is not None:
+            vars(self)["generator"] = state["generator"]
+
 
 class _Generators:
     """Those of some rows, as the sequence that ``Simulators.start`` wants."""

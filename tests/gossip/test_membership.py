@@ -109,8 +109,9 @@ def test_mass_is_accounted_for_whoever_comes_and_goes(n: int, actions: list[tupl
             assert total == pytest.approx(weight - lost, abs=1e-12) and lost >= gone.weight - 1e-12
             before, weight = after, total
         elif action == "leave" and rank in alive and len(alive) > 1:
-            alive.pop(rank).leave()
-            boxes.table.retire(rank)
+            if alive[rank].leave():  # else the others all rest
+                del alive[rank]
+                boxes.table.retire(rank)
         elif action == "join" and rank not in alive:
             boxes.admit(rank)
             donor = alive[min(alive)]
