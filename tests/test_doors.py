@@ -47,7 +47,14 @@ def test_a_socket_that_listens_is_seen():
             assert (address, listener.getsockname()[1]) in listening([os.getpid()])
 
 
-@pytest.mark.parametrize("algo", [("algo=allreduce",), ("algo=gala",), ("algo=gala", "gossip.mixing=allreduce")])
+@pytest.mark.parametrize(
+    "algo",
+    [
+        ("algo=allreduce",),
+        pytest.param(("algo=gala",), marks=pytest.mark.long),
+        pytest.param(("algo=gala", "gossip.mixing=allreduce"), marks=pytest.mark.long),
+    ],
+)
 def test_a_training_listens_on_loopback_only(tmp_path, algo):
     gala = Gala(tmp_path / "run", *TINY, *algo, "learners=2")
     gala.wait_for((gala.run / "metrics.jsonl").is_file, "metrics")

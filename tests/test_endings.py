@@ -113,6 +113,7 @@ def test_ctrl_c_ends_a_lock_step_run_and_names_the_learner_that_hangs(tmp_path, 
     assert line.startswith("learner 1 has not moved for") and "without a new checkpoint" in line
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algo", [ALLREDUCE, SYNCHRONOUS])
 def test_a_simulator_that_hangs_ends_a_run_whose_learners_wait_for_each_other(tmp_path, algo):
     words = (*algo, "learners=3", "env.id=helper_envs:StuckOne-v0", "env.watchdog_s=3")

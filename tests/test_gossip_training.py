@@ -9,7 +9,12 @@ from gala.runs.run_dir import RunDir
 
 
 @pytest.mark.parametrize(
-    "words", [["gossip.tau=0"], ["gossip.tau=1", "gossip.at_bound=wait", "gossip.every=4"]], ids=["tau0", "wait"]
+    "words",
+    [
+        pytest.param(["gossip.tau=0"], marks=pytest.mark.long),
+        ["gossip.tau=1", "gossip.at_bound=wait", "gossip.every=4"],
+    ],
+    ids=["tau0", "wait"],
 )
 def test_learners_that_wait_for_each_other_survive_checkpoints_and_the_end(tmp_path, words):
     """Learner 1 is slow. Where one stands still, for a checkpoint or at its end, no other may wait for its messages."""

@@ -25,7 +25,9 @@ def train(path, *words: str) -> dict[str, Any]:
     return summary
 
 
-@pytest.mark.parametrize("words", [["algo=a2c"], ["algo=gala", "learners=2"]], ids=["a2c", "gala"])
+@pytest.mark.parametrize(
+    "words", [pytest.param(["algo=a2c"], marks=pytest.mark.long), ["algo=gala", "learners=2"]], ids=["a2c", "gala"]
+)
 def test_cartpole_is_learned(tmp_path, words):
     steps = 100_000 * (1 if "algo=a2c" in words else 2)
     summary = train(tmp_path / "run", "preset=classic/cartpole", *words, f"steps={steps}")
@@ -33,6 +35,7 @@ def test_cartpole_is_learned(tmp_path, words):
     assert all(learner["return_mean"] >= 100.0 for learner in summary["learners"])
 
 
+@pytest.mark.long
 def test_without_a_learning_rate_cartpole_is_not_learned(tmp_path):
     summary = train(
         tmp_path / "run", "preset=classic/cartpole", "algo=gala", "learners=2", "steps=10_000", "optim.lr=0"

@@ -190,7 +190,7 @@ def spoil(path: Path) -> None:
         (path / folder / "Thumbs.db").write_text("x")
 
 
-@pytest.mark.parametrize("links", ["kept", "followed"])
+@pytest.mark.parametrize("links", [pytest.param("kept", marks=pytest.mark.long), "followed"])
 def test_a_copy_of_a_run_is_a_run(finished, tmp_path, links):
     copy = Path(shutil.copytree(finished, tmp_path / "copy", symlinks=links == "kept"))
     spoil(copy)

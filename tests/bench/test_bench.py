@@ -14,7 +14,7 @@ from gala.config.parse import parse_config
 WORDS = ["preset=classic/cartpole", "envs_per_learner=4", "torch_threads=1"]
 
 
-@pytest.mark.parametrize("algo", ["gala", "allreduce"])
+@pytest.mark.parametrize("algo", ["gala", pytest.param("allreduce", marks=pytest.mark.long)])
 def test_a_job_stands_still_while_it_is_frozen_and_its_rate_is_that_of_its_counts(algo):
     job = BenchJob(parse_config([*WORDS, f"algo={algo}", "learners=2"]))
     try:
@@ -64,6 +64,7 @@ def test_the_roofline_counts_rows_of_all_processes_at_work():
         roof.close()
 
 
+@pytest.mark.long
 def test_bench_throughput_writes_what_it_prints(tmp_path, capsys):
     out = tmp_path / "bench"
     words = [*WORDS, "learners=2", "algos=a2c,gala", "envs=8", "rounds=2", "block_s=2", f"out={out}"]

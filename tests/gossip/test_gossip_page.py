@@ -44,6 +44,7 @@ def test_torchrun_on_one_machine(tmp_path):
     assert sorted(re.findall(r"^learner (\d): \d+ messages read$", said, re.M)) == ["0", "1"]
 
 
+@pytest.mark.long
 def test_torchrun_on_several_hosts(tmp_path):
     write("learn.py", tmp_path)
     port = str(free_port())
