@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gala.build.auto import choose
 from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.config.validate import validate
@@ -76,6 +77,7 @@ def _report(config: Config, frames: NDArray, breaks: NDArray, out: str) -> list[
     lines = [f"{config.env.id}: {len(frames)} pictures of {height} x {width} px, by random actions"]
     found = {"moving": smallest_moving(frames, breaks), "of a rare colour": smallest_rare(frames)}
     spaces = probe_spaces(config)
+    config, _ = choose(config, spaces)
     encoder = make_policy(config, spaces).encoder
     for name, thing in found.items():
         if thing is None:

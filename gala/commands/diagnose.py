@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import field, make_dataclass
@@ -75,6 +76,8 @@ def _findings(frozen: Frozen, named: Sequence[str]) -> dict[str, Finding]:
     """What was asked for by name, or all that there can be, by name of the diagnostic."""
     findings = {}
     for name in named or DIAGNOSTICS:
+        if sys.stderr.isatty():
+            print(f"{name}: looking at {frozen.config.env.id} ...", file=sys.stderr, flush=True)
         try:
             findings[name] = DIAGNOSTICS[name].judge(frozen)
         except ValueError as error:

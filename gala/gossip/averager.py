@@ -195,8 +195,8 @@ class GossipAverager:
         Raises ValueError in lockstep, where every learner has a place from the start."""
         if self.bound.lockstep:
             raise ValueError("learners cannot join a synchronous run (tau=0); use tau=1 or more, or none")
-        self.weight, self.updates, self.fingerprint = 0.0, updates, without_start(self.fingerprint)
-        self._mass.count_as_others()
+        self.updates, self.fingerprint = updates, without_start(self.fingerprint)
+        self._mass.begin_with_none()
 
     def stats(self) -> dict[str, float]:
         """This learner's weight, and its traffic: see ``Exchange.stats``. Nothing of a callable, which has its own."""

@@ -31,12 +31,18 @@ class Mass:
         """Count the weight in ``unit`` from now on, unless that is a larger one."""
         if unit > self.unit:
             self.weight, self.unit = in_unit(self.weight, self.unit, unit), unit
-        self.publish()
+            self.publish()
 
     def count_as_others(self) -> None:
         """Count in the smallest unit that anybody has taken."""
         if self._roster is not None:
             self.count_in(self._roster.highest_unit())
+
+    def begin_with_none(self) -> None:
+        """As one that joins: the others' average does not move."""
+        self.weight = 0.0
+        self.count_as_others()
+        self.publish()
 
     def mean_weight(self) -> float:
         """Weight per learner, after a look whether the unit is still right. If none is left anywhere, all that held

@@ -197,6 +197,8 @@ def make_encoder(obs_space: gym.spaces.Box, model: EncoderSettings) -> nn.Module
         raise ValueError(f"model.encoder={name} is called with (obs_space, hidden, activation): {error}") from error
     if not isinstance(module, nn.Module) or not isinstance(getattr(module, "num_features", None), int):
         raise ValueError(f"model.encoder={name} must make a torch.nn.Module with a whole number num_features")
+    if others := {str(p.dtype) for p in module.parameters() if p.dtype != torch.float32}:
+        raise ValueError(f"model.encoder={name} has parameters of {', '.join(sorted(others))}; make it .float()")
     _check_features(name, module, obs_space)
     return module
 

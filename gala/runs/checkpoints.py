@@ -79,7 +79,8 @@ class Checkpoints:
 
     def names(self) -> list[str]:
         """Every checkpoint that can be loaded by name."""
-        return sorted(p.name for p in self.root.glob("[!.]*") if _is_name(p)) if self.root.is_dir() else []
+        names = [p.name for p in self.root.glob("[!.]*") if _is_name(p)] if self.root.is_dir() else []
+        return sorted(names, key=lambda name: (name.rstrip("0123456789"), len(name), name))  # step600, step1200
 
     def meta(self, name: str) -> dict[str, Any]:
         """What was given to ``commit``, with ``schema`` and ``files``. Raises ValueError in one line."""
@@ -128,7 +129,10 @@ class Checkpoints:
         return meta
 
     def _damaged(self, path: Path) -> ValueError:
-        return ValueError(f"{path} is damaged (size or SHA-256 differ); load another checkpoint: {self.names()}")
+        others = (
+            ", ".join(name for name in self.names() if self._target(name) != path.parent.resolve()) or "there is none"
+        )
+        return ValueError(f"{path} is damaged (size or SHA-256 differ); other checkpoints: {others}")
 
     def _resolve(self, name: str) -> Path:
         if name not in self.names():

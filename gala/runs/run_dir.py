@@ -53,11 +53,7 @@ class RunDir:
     def create(cls, config: Config, argv: Sequence[str], overwrite: bool) -> RunDir:
         """Make ``config.run``. Raises ValueError if it holds anything and ``overwrite`` is False, or is no run."""
         path = Path(config.run)
-        exists = path.exists() and (not path.is_dir() or not is_empty(path))
-        if exists and not overwrite:
-            raise ValueError(f"{path} already exists; continue it with `gala resume {path}` or add overwrite=true")
-        if exists:
-            check_removable(path)
+        exists = cls.check_new(path, overwrite)
         run = cls(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -71,6 +67,16 @@ class RunDir:
             run.close()
             raise ValueError(f"cannot make the run directory {path}: {error.strerror}; give another run=") from None
         return run
+
+    @staticmethod
+    def check_new(path: Path, overwrite: bool) -> bool:
+        """Whether there is something at ``path``. Raises ValueError if it is in the way: see ``create``."""
+        exists = path.exists() and (not path.is_dir() or not is_empty(path))
+        if exists and not overwrite:
+            raise ValueError(f"{path} already exists; continue it with `gala resume {path}` or add overwrite=true")
+        if exists:
+            check_removable(path)
+        return exists
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:

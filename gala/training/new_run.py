@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.config.validate import check_cluster, validate
 from gala.plugins import loading
 from gala.processes.start import start_method
+from gala.runs.run_dir import RunDir
 
 
 def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
@@ -19,6 +21,8 @@ def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
     validate(config)
     if not config.run:
         config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
+    if start_processes:
+        RunDir.check_new(Path(config.run), config.overwrite)  # before the seconds that the rest takes
     if start_processes and not config.cluster.address:
         start_method("gala.training.learner")  # its imports go on beside ours
     config, chosen = check(config)

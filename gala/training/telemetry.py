@@ -82,7 +82,7 @@ class Telemetry:
         """A line for each learner that has fallen ``silent`` (makes no updates), or has begun to exchange nothing, and
         for each that is back, since the last call."""
         lines = [
-            f"warning: learner {rank} makes no updates any more; it is left out until it does"
+            f"warning: learner {rank} makes no updates; it is left out until it does"
             for rank in silent
             if rank not in self._silent
         ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from gala.build.auto import choose
 from gala.build.envs import Spaces
 from gala.build.policy import encoder_summary
 from gala.config.parse import parse_config
@@ -103,4 +104,4 @@ def test_a_run_says_what_its_encoder_sees():
         f"impala: receptive field {seen.size} px of 64 x 64, stride 8 px, pooling mean, 106,048 parameters"
     )
     vector = Spaces(gym.spaces.Box(-1, 1, (5,)), gym.spaces.Discrete(2), 1)
-    assert encoder_summary(parse_config(["model.encoder=mlp"]), vector) == "mlp"
+    assert encoder_summary(choose(parse_config([]), vector)[0], vector) == "mlp"
