@@ -146,9 +146,9 @@ def test_a_learner_that_exchanges_nothing_is_named_once_with_the_peer_that_holds
 
 def test_a_learner_that_makes_no_updates_is_named_once_and_so_is_its_return():
     telemetry = Telemetry(3, 1)
-    assert telemetry.warnings([1]) == ["warning: learner 1 makes no updates any more; it is left out until it does"]
+    assert telemetry.warnings([1]) == ["warning: learner 1 makes no updates; it is left out until it does"]
     assert telemetry.warnings([1]) == []
-    assert telemetry.warnings([1, 2]) == ["warning: learner 2 makes no updates any more; it is left out until it does"]
+    assert telemetry.warnings([1, 2]) == ["warning: learner 2 makes no updates; it is left out until it does"]
     assert telemetry.warnings([2]) == ["learner 1 makes updates again"]
     telemetry.forget(2)
     assert telemetry.warnings([]) == [], "what has died is not back"
