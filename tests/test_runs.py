@@ -235,6 +235,7 @@ def test_overwrite_deletes_only_what_a_run_of_ours_has_and_follows_no_link(tmp_p
     (tmp_path / "elsewhere/kept").write_text("x")
     (run.path / "learner0").symlink_to(tmp_path / "elsewhere")
     (run.path / ".DS_Store").write_text("x")
+    (run.path / "diagnose").mkdir()  # of `gala diagnose`
     again = RunDir.create(run.config, [], overwrite=True)
     assert again.checkpoints.names() == [] and (tmp_path / "elsewhere/kept").exists()
     assert not (run.path / "learner0").exists()

@@ -73,7 +73,7 @@ class ContextualEnv:
             raise ValueError(f"obs_noise needs observations of floating point; those of {family.name} are not")
         self._plans: list[deque[tuple[int, int]]] | None = None
         self._streams: list[np.random.Generator] = []
-        self._noise = [_Noise(0)] * num_envs
+        self._noise = [_Noise(0) for _ in range(num_envs)]  # one each: they are restored one by one
         self._index = np.zeros(num_envs, np.int64)
         self._elapsed = np.zeros(num_envs, np.int64)
         self._dealt = np.arange(num_envs)

@@ -138,7 +138,8 @@ class Collector:
         self.actions = self.clipped_actions = 0
         """Numbers of continuous actions chosen, and those of them that the simulators clip to their bounds."""
         space: Any = getattr(env, "action_space", None)
-        self._bounds = (space.low, space.high) if hasattr(space, "low") else None
+        bounds = (space.low, space.high) if hasattr(space, "low") else None
+        self._bounds = tuple(torch.from_numpy(bound).to(device) for bound in bounds) if bounds else None
         self.on_step: Callable[[], None] = lambda: None
         self._groups = getattr(env, "groups", None) or [_Whole(env)]
         self._buffers: Rollout | None = None
@@ -228,6 +229,9 @@ class Collector:
                 r.acting = policy.stack([turn.outputs for turn in self._turns])
         for turn in self._turns:
             turn.state = turn.state.detach()
+        if self._bounds is not None:  # of the whole rollout: once a step would cost the simulators' time
+            self.actions += r.action.numel()
+            self.clipped_actions += int(((r.action < self._bounds[0]) | (r.action > self._bounds[1])).sum())
         return r, episodes
 
     def _act(self, t: int, turn: _Turn, policy: Policy) -> None:
@@ -240,11 +244,7 @@ class Collector:
         turn.state = out.state
         action = policy.act(out.params, greedy=False, generator=self.generator)
         r.action[t, rows] = action
-        numbers = action.cpu().numpy()
-        if self._bounds is not None:
-            self.actions += numbers.size
-            self.clipped_actions += int(((numbers < self._bounds[0]) | (numbers > self._bounds[1])).sum())
-        turn.group.send(numbers)
+        turn.group.send(action.cpu().numpy())
         self.act_s += time.perf_counter() - started
 
     def _receive(self, t: int, turn: _Turn, episodes: Episodes, policy: Policy) -> None:
