@@ -163,8 +163,10 @@ def test_gossiping_learners_train_with_it_and_keep_their_curvature(tmp_path):
     assert Gala(tmp_path / "run", *TINY, *words).end()[0] == 0
     saved = [tensors["ekfac"] for tensors, _ in parts(RunDir.open(tmp_path / "run"))]
     for one in saved:
-        assert int(one["layer policy_head/count"]) > 100
+        assert int(one["layer policy_head/count"]) > 0
         basis = one["layer policy_head/basis_a"]
         torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis)), atol=1e-4, rtol=0)
         assert all(math.isfinite(x.sum().item()) for x in one.values())
+    # each learner at its own speed, both together as often as there were updates of two simulators by four steps
+    assert sum(int(one["layer policy_head/count"]) for one in saved) >= 250
     assert not torch.equal(saved[0]["layer policy_head/moments"], saved[1]["layer policy_head/moments"])
