@@ -114,6 +114,7 @@ def test_a_stopped_learner_is_left_out_and_comes_back(tmp_path):
     assert sum(weights) == pytest.approx(3, abs=1e-9)
 
 
+@pytest.mark.long
 def test_a_fault_that_all_learners_share_ends_the_run_with_one_traceback(tmp_path):
     code, out, err = Gala(tmp_path / "run", *TINY, *WORDS, "env.id=helper_envs:Raises-v0").end()
     assert code == 1 and "the run has ended" in err

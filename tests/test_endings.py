@@ -102,7 +102,7 @@ SYNCHRONOUS = ("algo=gala", "gossip.tau=0", "gossip.wait_timeout_s=1000")
 
 @pytest.mark.parametrize("algo", [ALLREDUCE, SYNCHRONOUS])
 def test_ctrl_c_ends_a_lock_step_run_and_names_the_learner_that_hangs(tmp_path, algo):
-    words = (*TINY, *algo, "learners=3", "env.id=helper_envs:StuckOne-v0")
+    words = (*TINY, *algo, "learners=3", "env.id=helper_envs:StuckOne-v0", "env.watchdog_s=5")
     gala = Gala(tmp_path / "run", *words, GALA_TEST_TRACE=str(tmp_path))
     trace = tmp_path / "gala-learner-1"
     gala.wait_for(lambda: trace.is_file() and "stuck" in trace.read_text(), "a learner that hangs")
@@ -122,6 +122,7 @@ def test_a_simulator_that_hangs_ends_a_run_whose_learners_wait_for_each_other(tm
     assert err.count("\n") == 3 and "gala resume" in err
 
 
+@pytest.mark.long
 def test_a_simulator_that_hangs_costs_its_learner_only_where_the_others_do_not_wait(tmp_path):
     words = ("algo=gala", "learners=3", "env.id=helper_envs:StuckOne-v0", "env.watchdog_s=3")
     gala = Gala(tmp_path / "run", *TINY, *words)

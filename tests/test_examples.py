@@ -22,6 +22,7 @@ def run(name, *words, cwd=None):
     return done.stdout
 
 
+@pytest.mark.long
 def test_gossip_in_a_loop_of_ones_own_teaches_every_learner_what_only_others_saw():
     errors = [float(x) for x in re.findall(r"largest error of a weight (\S+)", run("gossip_in_your_loop.py"))]
     assert len(errors) == 4 and max(errors) < 0.3  # alone, a learner keeps an error of 0.71 or 1

@@ -30,6 +30,7 @@ def test_learners_that_wait_for_each_other_survive_checkpoints_and_the_end(tmp_p
             assert len({meta["updates"] for _, meta in parts(run, name)}) == 1
 
 
+@pytest.mark.long
 def test_an_exact_average_in_lock_step_and_slow_momentum_survive_checkpoints(tmp_path):
     words = ["algo=gala", "learners=2", "gossip.mixing=allreduce", "gossip.every=2", "slowmo.every=3", "steps=2_000"]
     assert Gala(tmp_path / "run", *TINY, *words).end()[0] == 0

@@ -120,6 +120,7 @@ def test_the_scale_of_the_optimiser_is_in_the_order_of_the_parameters():
     assert optimizer_scale(OptimConfig(name="ekfac"), {"momentum_buffer": flat_params}, policy) is None
 
 
+@pytest.mark.long
 def test_residual_blocks_are_judged_where_there_are_any(run, tmp_path, capsys):
     assert cli.main(["diagnose", str(run), "iterative=true", "envs=2", "batches=1"]) == 2
     assert "no residual blocks" in capsys.readouterr().err

@@ -19,6 +19,7 @@ def test_every_process_learns_what_only_the_others_saw():
     check_errors(run("torchrun --standalone --nproc-per-node 3 examples/gossip_with_torchrun.py"), 3)
 
 
+@pytest.mark.long
 def test_on_two_nodes_every_process_learns_what_only_the_others_saw():
     """Two agents on this machine, each of which knows of two local ranks only."""
     node = f"torchrun --nnodes 2 --nproc-per-node 2 --master-addr 127.0.0.1 --master-port {free_port()} --node-rank"

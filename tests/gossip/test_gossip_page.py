@@ -52,6 +52,7 @@ def test_torchrun_on_several_hosts(tmp_path):
     assert sorted(re.findall(r"^learner (\d): \d+ messages read$", said, re.M)) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.long
 def test_checkpoints_hold_all_mass_and_are_resumed(tmp_path):
     command = write("with_checkpoints.py", tmp_path)
     for start, end in ((0, 100), (100, 200)):

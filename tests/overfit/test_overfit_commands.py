@@ -135,6 +135,7 @@ def test_a_budget_makes_the_sets_smaller_and_the_report_says_so(trained, capsys,
     assert "budget 0.01s" in (tmp_path / "study" / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_sweep_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(capsys, tmp_path):
     words = ["sweep", "bits", "length=4", "n=2", "runs=3", "test=8", *TINY, f"out={tmp_path / 'study'}"]
     code, _, _ = run(capsys, *words)
