@@ -75,7 +75,7 @@ class Team:
     """All ranks, and what they have done."""
 
     def __init__(self, seed: int) -> None:
-        self._context: Any = start_method(__name__)
+        self._context: Any = start_method("gala.gossip.averager")
         self.boxes = SharedMemoryMailboxes.create(RANKS, NUMEL, silent_after_s=30.0, watch=True)
         self.rng = np.random.default_rng(seed)
         self.ranks = [Rank(self._start(rank)) for rank in range(RANKS)]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from gala.processes.start import ENDING_SIGNALS
 from gala.runs.run_dir import RunDir
 
 ROOT = Path(__file__).parent.parent
@@ -37,12 +38,14 @@ def spawn(words: Sequence[str], **environ: str) -> tuple[subprocess.Popen[str], 
 def spawn_program(argv: Sequence[str], **environ: str) -> tuple[subprocess.Popen[str], str]:
     """A program as from a terminal, and the mark by which ``marked`` finds it and all that it starts.
 
-    Ctrl-C works there, though whoever runs the tests (``nohup make test &``) may have it ignored. What is still there
-    when the test is over is killed, see ``conftest.py``.
+    Ctrl-C and the end of a terminal work there, though whoever runs the tests (``nohup make test &``) may have them
+    ignored. What is still there when the test is over is killed, see ``conftest.py``.
     """
     _marks.append(str(uuid.uuid4()))
     path = os.pathsep.join(map(str, (ROOT, ROOT / "envs", ROOT / "tests")))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits what is ignored
+    # A child inherits what is ignored.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING_SIGNALS if number != signal.SIGINT}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
             argv,
@@ -53,7 +56,8 @@ def spawn_program(argv: Sequence[str], **environ: str) -> tuple[subprocess.Popen
             start_new_session=True,
         )
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return process, _marks[-1]
 
 
