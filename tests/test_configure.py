@@ -2,8 +2,11 @@ import dataclasses
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tyro
 import yaml
 
 from gala.config import supervised, video
@@ -168,3 +171,24 @@ def test_a_base_is_looked_for_beside_the_preset_and_a_missing_one_is_named_with_
     preset.write_text("base: 7e-4\n")
     with pytest.raises(ValueError, match=r"one\.yaml: base: unknown preset '7e-4'"):
         parse_config([f"preset={preset}"])
+
+
+def test_threads_that_read_settings_take_turns_at_tyro_which_has_state_of_the_process(monkeypatch):
+    real, inside, most = tyro.cli, [0], [0]
+
+    def cli(*args, **kwargs):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.01)  # the others would come in meanwhile
+        try:
+            return real(*args, **kwargs)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(tyro, "cli", cli)
+    before = sys.stderr
+    with ThreadPoolExecutor(4) as pool:
+        seeds = list(
+            pool.map(lambda number: parse_config(["preset=classic/cartpole", f"seed={number}"]).seed, range(8))
+        )
+    assert (seeds, most[0], sys.stderr) == (list(range(8)), 1, before)

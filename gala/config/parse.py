@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -155,6 +156,8 @@ def _fields(cls: Any, prefix: str = "") -> dict[str, Any]:
 
 
 _TYRO = (tyro.conf.FlagConversionOff, tyro.conf.UsePythonSyntaxForLiteralCollections)
+_TYRO_LOCK = threading.Lock()
+"""tyro works with state of the process's own: in two threads at once, one would get the other's answer."""
 
 
 def _split(argv: Sequence[str], cls: type = Config) -> list[Setting]:
@@ -247,7 +250,7 @@ def _tyro(settings: list[Setting], cls: type[T], hints: dict[str, Any]) -> T | N
     """tyro's answer, or None where it would have printed an error box and left."""
     args = [f"--{s.key}={_normal(s.text, hints[s.key])}" for s in settings]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with _TYRO_LOCK, contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(cls, args=args, config=_TYRO, console_outputs=False)
     except SystemExit:
         return None
