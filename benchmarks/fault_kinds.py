@@ -1,9 +1,9 @@
 """What ``benchmarks/faults.py`` does to a training, and what must become of it.
 
-A kind is a function of a ``Trial`` whose training has saved a checkpoint. It injects the fault at a random moment and
-returns how the run must end: ``GOES_ON`` (the run itself makes further updates, and finishes when it is told to), a
-number (it ends in order with this exit status, having saved all that it had done), ``DIES`` (it ends, and ``gala
-resume`` goes on from the newest whole checkpoint) or ``GONE`` (it ends in one line; its files are lost).
+A kind is a function of a ``Trial`` whose training has saved a checkpoint. It injects the fault and returns what must
+become of the run: ``GOES_ON`` (it makes further updates), a number (it ends in order with this exit status, having
+saved all that it had done), ``DIES`` (it ends, and ``gala resume`` goes on from the newest whole checkpoint) or
+``GONE`` (it ends in one line; its files are lost).
 """
 
 from __future__ import annotations
@@ -211,74 +211,60 @@ def clock_set_back(trial: Any) -> str:
     return GOES_ON
 
 
-CLOCK = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/time.h>
-#include <time.h>
-static long back(void) {  /* seconds, read anew each time: the clock is set while the program runs */
-    long seconds = 0;
-    FILE *file = fopen(getenv("GALA_FAULT_CLOCK"), "r");
-    if (file) { if (fscanf(file, "%ld", &seconds) != 1) seconds = 0; fclose(file); }
-    return seconds;
+KINDS: dict[str, tuple[Kind, int, tuple[str, ...]]] = {
+    "learner killed": (learner_killed, 2, ("on_failure=continue",)),
+    "learner killed, restarted": (
+        learner_killed,
+        8,
+        (
+            "on_failure=restart",
+            "max_restarts=100",
+        ),
+    ),
+    "learner stopped": (learner_stopped, 8, ()),
+    "learner gets SIGTERM": (learner_told_to_end, 8, ()),
+    "parent stopped": (parent_stopped, 8, ()),
+    "all suspended": (job_suspended, 8, ()),
+    "parent killed": (parent_killed, 1, ()),
+    "all killed": (all_killed, 1, ()),
+    "helper process killed": (helper_killed, 1, ()),
+    "killed while saving": (killed_while_saving, 1, ("log.checkpoint_interval_s=0.1",)),
+    "SIGTERM": (_ends_by(signal.SIGTERM), 1, ()),
+    "SIGINT": (_ends_by(signal.SIGINT), 1, ()),
+    "SIGHUP": (_ends_by(signal.SIGHUP), 1, ()),
+    "SIGUSR1": (_ends_by(signal.SIGUSR1), 1, ()),
+    "simulator raises": (_env("raise", GOES_ON), 2, ("on_failure=continue",)),
+    "simulator raises, restarted": (
+        _env("raise", GOES_ON),
+        8,
+        (
+            "on_failure=restart",
+            "max_restarts=100",
+        ),
+    ),
+    "simulator hangs": (_env("hang", GOES_ON), 2, ("on_failure=continue", "env.watchdog_s=1")),
+    "NaN reward": (_env("nan reward", GOES_ON), 2, ("on_failure=continue",)),
+    "NaN observation": (_env("nan observation", GOES_ON), 2, ("on_failure=continue",)),
+    "reader of the output gone": (reader_gone, 1, ()),
+    "metrics garbled": (metrics_garbled, 8, ()),
+    "disk full": (disk_full, 8, ()),
+    "file size limit": (file_size_limit, 8, ()),
+    "folder removed": (folder_removed, 1, ()),
+    "checkpoint bit flipped": (_damage(_flip), 1, ("log.keep_milestones=50",)),
+    "checkpoint cut": (_damage(_cut), 1, ("log.keep_milestones=50",)),
+    "checkpoint file removed": (_damage(_remove), 1, ("log.keep_milestones=50",)),
+    "no descriptors": (few_descriptors, 8, ()),
+    "no memory for a learner": (
+        little_memory,
+        4,
+        (
+            "on_failure=restart",
+            "max_restarts=100",
+        ),
+    ),
+    "clock set back": (clock_set_back, 1, ()),
 }
-int clock_gettime(clockid_t which, struct timespec *now) {
-    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
-    int failed = real(which, now);
-    if (!failed && which == CLOCK_REALTIME) now->tv_sec -= back();
-    return failed;
-}
-int gettimeofday(struct timeval *now, void *zone) {
-    struct timespec precise;
-    clock_gettime(CLOCK_REALTIME, &precise);
-    now->tv_sec = precise.tv_sec; now->tv_usec = precise.tv_nsec / 1000;
-    return 0;
-}
-time_t time(time_t *into) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (into) *into = now.tv_sec;
-    return now.tv_sec;
-}
-"""
-"""A library that stands between a program and the C library's clock."""
-
-
-KINDS: dict[str, tuple[Kind, tuple[str, ...]]] = {
-    "learner killed": (learner_killed, ("on_failure=continue",)),
-    "learner killed, restarted": (learner_killed, ("on_failure=restart",)),
-    "learner stopped": (learner_stopped, ()),
-    "learner gets SIGTERM": (learner_told_to_end, ()),
-    "parent stopped": (parent_stopped, ()),
-    "all suspended": (job_suspended, ()),
-    "parent killed": (parent_killed, ()),
-    "all killed": (all_killed, ()),
-    "helper process killed": (helper_killed, ()),
-    "killed while saving": (killed_while_saving, ("log.checkpoint_interval_s=0.1",)),
-    "SIGTERM": (_ends_by(signal.SIGTERM), ()),
-    "SIGINT": (_ends_by(signal.SIGINT), ()),
-    "SIGHUP": (_ends_by(signal.SIGHUP), ()),
-    "SIGUSR1": (_ends_by(signal.SIGUSR1), ()),
-    "simulator raises": (_env("raise", GOES_ON), ("on_failure=continue",)),
-    "simulator raises, restarted": (_env("raise", GOES_ON), ("on_failure=restart",)),
-    "simulator hangs": (_env("hang", GOES_ON), ("on_failure=continue", "env.watchdog_s=1")),
-    "NaN reward": (_env("nan reward", GOES_ON), ("on_failure=continue",)),
-    "NaN observation": (_env("nan observation", GOES_ON), ("on_failure=continue",)),
-    "reader of the output gone": (reader_gone, ()),
-    "metrics garbled": (metrics_garbled, ()),
-    "disk full": (disk_full, ()),
-    "file size limit": (file_size_limit, ()),
-    "folder removed": (folder_removed, ()),
-    "checkpoint bit flipped": (_damage(_flip), ("log.keep_milestones=50",)),
-    "checkpoint cut": (_damage(_cut), ("log.keep_milestones=50",)),
-    "checkpoint file removed": (_damage(_remove), ("log.keep_milestones=50",)),
-    "no descriptors": (few_descriptors, ()),
-    "no memory for a learner": (little_memory, ("on_failure=restart",)),
-    "clock set back": (clock_set_back, ()),
-}
-"""name -> (what is done, settings of the run that it is done to)."""
+"""name -> (what is done, how often to one run, settings of that run)."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """Faults of thirty kinds, injected into real trainings at random moments: what survives, and what is lost?
 
-    python benchmarks/faults.py                                  17 of each kind, 510 in all; about an hour; resumable
-    python benchmarks/faults.py --kinds "disk full" --times 3
+    python benchmarks/faults.py                                  16 or more of each kind, 500 in all; resumable
+    python benchmarks/faults.py --kinds "disk full" --times 8
     python benchmarks/faults.py --table                          prints the table of the rows that are there
 
 Each trial trains three gossiping learners on a small environment, waits for a checkpoint and then for up to two more
 seconds, injects the fault (``fault_kinds.py`` has one function a kind), and looks what becomes of the run: does it go
 on or end as ``docs/reproducibility.md`` says, how many env_steps are missing afterwards, how long does it take until
-there are new ones, is a process or a file in /dev/shm left behind, does a traceback reach the user. One that ended is
-resumed and must finish. Needs Linux, root for the small file system, and a C compiler for the clock; kinds that lack
-what they need are skipped, and said to be. One JSON line a trial.
+there are 2,000 new ones, is a process or a file in /dev/shm left behind, does a traceback reach the user. One that
+ended is resumed and must finish; one that goes on gets the next fault. Needs Linux, root for the small file system, and
+a C compiler for the clock; kinds that lack what they need are skipped, and said to be. One JSON line a run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from fault_kinds import CLOCK, DIES, GOES_ON, GONE, KINDS, read_json
+from fault_kinds import DIES, GOES_ON, GONE, KINDS, read_json
 
 from gala.bench.machine import machine_facts
 from gala.runs.run_dir import RunDir
@@ -78,10 +78,9 @@ class Trial:
         )
 
     def _clock(self) -> Path:
-        source, library = self.folder / "clock.c", self.folder / "clock.so"
+        library = self.folder / "clock.so"
         if not library.exists():
-            source.write_text(CLOCK)
-            subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+            subprocess.run(["cc", "-shared", "-fPIC", "-o", library, HERE / "faulty_clock.c", "-ldl"], check=True)
         return library
 
     def pids(self) -> list[int]:
@@ -151,34 +150,45 @@ def _group(pid: int) -> int:
         return -1
 
 
-def outcome(trial: Trial, settings: tuple[str, ...]) -> Row:
-    """Inject the fault, and see what becomes of the run. Raises RuntimeError if it is not what must become of it."""
+def outcome(trial: Trial, row: Row, times: int, settings: tuple[str, ...]) -> None:
+    """Inject the fault, as often as it can be injected into one run, and see what becomes of that, into ``row``.
+
+    Raises RuntimeError if it is not what must become of it.
+    """
     trial.start("train", f"run={trial.run}", *SETTINGS, *settings)
     trial.wait(trial.saved_steps, "checkpoint")
-    time.sleep(trial.rng.uniform(0.0, SPREAD_S))
-    before, begun_s = trial.steps(), time.monotonic()
-    expected = KINDS[trial.kind][0](trial)
-    row: Row = {"expected": str(expected), "env_steps": before, "env_steps_lost": 0}
-    if GOES_ON in str(expected) and not _ended(trial, before, f"or {DIES}" in str(expected)):
-        row["recovery_s"] = time.monotonic() - begun_s
+    expected = ""
+    while GOES_ON in str(expected) * (row["injected"] < times) or not row["injected"]:
+        time.sleep(trial.rng.uniform(0.0, SPREAD_S))
+        before, begun_s = trial.steps(), time.monotonic()
+        row["injected"] += 1
+        expected = KINDS[trial.kind][0](trial)
+        if GOES_ON in str(expected):
+            if _ended(trial, before, DIES in str(expected)):
+                expected = DIES
+            else:
+                row["survived"] += 1
+                row["recovery_s"].append(time.monotonic() - begun_s)
+    if GOES_ON in str(expected):
         trial.kill(trial.process.pid, signal.SIGINT)
         expected = 128 + signal.SIGINT
-    status = trial.process.wait(PATIENCE_S)
-    row |= {"status": status, "traceback": "Traceback" in trial.said()}
-    if isinstance(expected, int) and status != expected:
-        raise RuntimeError(f"ended with {status}, not {expected}: {trial.said()}")
+    _see_the_end(trial, row, expected, before)
+
+
+def _see_the_end(trial: Trial, row: Row, expected: str | int, before: int) -> None:
+    row["status"] = trial.process.wait(PATIENCE_S)
+    row["traceback"] = "Traceback" in trial.said()
+    if isinstance(expected, int) and row["status"] != expected:
+        raise RuntimeError(f"ended with {row['status']}, not {expected}: {trial.said()}")
     _leaves_nothing(trial)
-    if expected == GONE:
-        return row
-    saved = trial.saved_steps()
-    if isinstance(expected, int) and trial.steps() > saved[-1]:
-        raise RuntimeError(f"ended in order at {trial.steps()} env_steps, and saved {saved[-1]}")
-    begun_s = time.monotonic()
-    told = _resume(trial, MORE_STEPS)
-    if not isinstance(expected, int):
-        row["env_steps_lost"] = max(0, before - told)
-        row["recovery_s"] = time.monotonic() - begun_s
-    return row
+    if isinstance(expected, int) and trial.steps() > trial.saved_steps()[-1]:
+        raise RuntimeError(f"ended in order at {trial.steps()} env_steps, and saved {trial.saved_steps()[-1]}")
+    if expected != GONE and not row["recovery_s"]:
+        begun_s = time.monotonic()
+        went_on_from = _resume(trial, MORE_STEPS)
+        row["env_steps_lost"] = max(0, before - went_on_from)
+        row["recovery_s"].append(time.monotonic() - begun_s)
+    row["survived"] = row["injected"]
 
 
 def _ended(trial: Trial, before: int, may_die: bool) -> bool:
@@ -224,33 +234,33 @@ def _env_steps(run: RunDir, name: str) -> int:
 
 
 def attempt(kind: str, number: int) -> Row:
-    """One row."""
-    trial = Trial(kind, number)
+    """One row: a run, and what was done to it."""
+    trial, (_, times, settings) = Trial(kind, number), KINDS[kind]
+    row: Row = {"kind": kind, "number": number, "injected": 0, "survived": 0, "recovery_s": [], "env_steps_lost": 0}
     try:
-        row = {"survived": True, **outcome(trial, KINDS[kind][1])}
+        outcome(trial, row, times, settings)
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        row = {"survived": False, "why": str(error).replace(str(trial.folder), "RUN")}
+        row["why"] = str(error).replace(str(trial.folder), "RUN")
     finally:
         trial.clean()
-    return {"kind": kind, "number": number, **row}
+    return row
 
 
 def table(rows: list[Row]) -> str:
     """Markdown, a line a kind."""
-    lines = [
-        "| fault | injected | survived | env_steps lost, most | seconds to recover, median and most |",
-        "|---" * 5 + "|",
-    ]
+    head = "| fault | injected | survived | env_steps lost, most | seconds to recover, median and most |"
+    lines = [head, "|---" * 5 + "|"]
     for kind in KINDS:
         group = [row for row in rows if row["kind"] == kind]
         if not group:
             continue
-        lost = max((row.get("env_steps_lost", 0) for row in group), default=0)
-        took = [row["recovery_s"] for row in group if "recovery_s" in row] or [float("nan")]
-        survived = sum(row["survived"] for row in group)
-        lines.append(f"| {kind} | {len(group)} | {survived} | {lost:,} | {np.median(took):.1f}, {max(took):.1f} |")
-    total = sum(row["survived"] for row in rows)
-    return "\n".join([*lines, f"| all | {len(rows)} | {total} | | |"])
+        injected, survived = (sum(row[key] for row in group) for key in ("injected", "survived"))
+        lost = max(row["env_steps_lost"] for row in group)
+        took = [seconds for row in group for seconds in row["recovery_s"]]
+        seconds = f"{np.median(took):.1f}, {max(took):.1f}" if took else ""
+        lines.append(f"| {kind} | {injected} | {survived} | {lost:,} | {seconds} |")
+    injected, survived = (sum(row[key] for row in rows) for key in ("injected", "survived"))
+    return "\n".join([*lines, f"| all | {injected} | {survived} | | |"])
 
 
 def possible(kind: str) -> bool:
@@ -266,7 +276,7 @@ def possible(kind: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--times", type=int, default=17)
+    parser.add_argument("--times", type=int, default=16)
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -274,14 +284,15 @@ def main() -> None:
     rows = [json.loads(line) for line in words.out.read_text().splitlines()] if words.out.exists() else []
     done, lock = {(row["kind"], row["number"]) for row in rows}, Lock()
     kinds = [] if words.table else [kind for kind in words.kinds if possible(kind)]
-    todo = [(kind, number) for number in range(words.times) for kind in kinds if (kind, number) not in done]
+    runs = {kind: -(-words.times // KINDS[kind][1]) for kind in kinds}
+    todo = [(k, i) for i in range(max(runs.values(), default=0)) for k in kinds if i < runs[k] and (k, i) not in done]
 
     def one(what: tuple[str, int]) -> None:
         row = {**attempt(*what), **machine_facts()}
         with lock, words.out.open("a") as file:
             rows.append(row)
             file.write(json.dumps(row) + "\n")
-            if not row["survived"]:
+            if "why" in row:
                 print(f"{row['kind']} {row['number']}: {row['why']}", flush=True)
 
     with ThreadPoolExecutor(words.at_once) as pool:
