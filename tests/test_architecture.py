@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training": _SETTINGS,
     "cluster": (*_SETTINGS, "training"),
     "evaluation": _SETTINGS,
-    "experiments": ("config", "runs"),
+    "experiments": ("config", "processes", "runs", "build", "evaluation"),
     "diagnostics": ("experiments", "evaluation", "models", "optim", "plugins", "rl", ENVS),
     "bench": (*_SETTINGS, "training"),
     "reports": ("diagnostics", "experiments", "gossip", "runs"),
