@@ -24,7 +24,9 @@ from gala.experiments.scores import (
 from gala.experiments.statistics import Interval, cvar, iqm, performance_profile, wilson
 
 WORST = 0.25
-MEASURES = ("score", "worst", "auc_steps", "auc_seconds", "above", "env_steps", "seconds", "joules")
+"""The mean of the worst quarter has no interval and is not ranked: of ten normal trainings, a bootstrap would hold the
+truth in 69 % of cases (of five in 41 %); those of IQM and median hold it in 93 to 96 %."""
+MEASURES = ("score", "auc_steps", "auc_seconds", "above", "env_steps", "seconds", "joules")
 """What groups are ordered by. The last three are what it takes to reach the threshold: less is better."""
 COSTS = MEASURES[-3:]
 Figures = dict[str, Any]
@@ -141,7 +143,7 @@ def _figures(comparison: Comparison, group: str) -> Figures:
         "scores": scores.tolist(),
         "score": interval([[scores]], pooled(iqm)),
         "mean": interval([[scores]], pooled(np.mean)),
-        "worst": interval([[scores]], pooled(lambda s: cvar(s, WORST))),
+        "worst": cvar(scores, WORST),
         "auc_steps": _interval(comparison.areas(group, "env_steps"), np.mean),
         "auc_seconds": _interval(comparison.areas(group, "seconds"), np.mean),
         "above": above,
@@ -197,12 +199,12 @@ def answers(orders: Mapping[str, str], as_well: str, terms: Terms) -> dict[str, 
     """As well, faster, more robustly than the baseline: shown, refuted or undecided.
 
     Faster: fewer seconds to the threshold, or where none is known a larger area under the curve against seconds. More
-    robustly: a higher mean of the worst quarter of the seeds.
+    robustly: a larger share of the seeds scores the threshold; undecided where none is known.
     """
     shown = {"higher": "shown", "lower": "refuted", "undecided": "undecided"}
     less = {"lower": "shown", "higher": "refuted", "undecided": "undecided"}
     faster = shown[orders["auc_seconds"]] if terms.threshold is None else less[orders["seconds"]]
-    return {"as_well": as_well, "faster": faster, "more_robustly": shown[orders["worst"]]}
+    return {"as_well": as_well, "faster": faster, "more_robustly": shown[orders["above"]]}
 
 
 def notes(comparison: Comparison, whence: str) -> list[str]:

@@ -40,8 +40,6 @@ def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: floa
     config, meta = run_dir.config, run_dir.checkpoint_meta("latest")
     records = run_dir.read_metrics()
     seconds = records[-1].get("perf/wall_s", math.nan) if records else math.nan
-    trained_with = json.loads((run_dir.path / "versions.json").read_text())
-    trained_with.pop("run", None)
     return {
         "name": run_dir.path.name,
         "group": group,
@@ -55,8 +53,16 @@ def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: floa
         "watts": watts,
         "evaluation": {key: judged[key] for key in ("score", "policies", "random_return")},
         "curve": curve(records),
-        "trained_with": trained_with,
+        "trained_with": trained_with(run_dir),
     }
+
+
+def trained_with(run_dir: RunDir) -> dict[str, Any]:
+    """The versions of all that decided the result, as the run has recorded them; nothing where it has not."""
+    path = run_dir.path / "versions.json"
+    known = dict(json.loads(path.read_text())) if path.is_file() else {}
+    known.pop("run", None)
+    return known
 
 
 def _command(run_dir: RunDir) -> str:

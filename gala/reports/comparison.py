@@ -19,7 +19,6 @@ from gala.runs.checkpoints import write_atomically
 Analysis = Mapping[str, Any]
 UNKNOWN = "-"
 QUESTIONS = {"as_well": "learns as well", "faster": "faster", "more_robustly": "more robust"}
-_WORDS = {"env_steps": "env_steps", "seconds": "seconds", "joules": "joules"}
 
 
 def write_report(rows: Sequence[Row], terms: Terms, folder: Path, command: str) -> dict[str, Any]:
@@ -54,32 +53,37 @@ def interval_text(interval: Sequence[float] | None) -> str:
     return f"{number(estimate)} [{number(low)}, {number(high)}]"
 
 
-def sentences(analysis: Analysis) -> list[str]:
-    """The verdict on each group against the baseline."""
-    base, lines = analysis["baseline"], []
-    for group, found in analysis["against"].items():
-        mine, theirs, orders = analysis["groups"][group], analysis["groups"][base], found["order"]
-        margin = f"{number(analysis['margin']['return'])} ({analysis['margin']['share']:.3g} of the score range)"
-        lines += [
-            f"{group} against {base}: " + ", ".join(f"{QUESTIONS[q]}: {a}" for q, a in found["answers"].items()) + ".",
-            f"Score {interval_text(mine['score'])} against {interval_text(theirs['score'])}: {orders['score']}; "
-            f"no worse by more than {margin}: {found['non_inferior']}.",
-            f"Worst quarter of the seeds {interval_text(mine['worst'])} against {interval_text(theirs['worst'])}: "
-            f"{orders['worst']}.",
-        ]
-        if analysis["threshold"] is not None:
+def sentences(analysis: Analysis, group: str) -> list[str]:
+    """The verdict on one group against the baseline."""
+    base, found = analysis["baseline"], analysis["against"][group]
+    mine, theirs, orders = analysis["groups"][group], analysis["groups"][base], found["order"]
+    margin = f"{number(analysis['margin']['return'])} ({analysis['margin']['share']:.3g} of the score range)"
+    lines = [
+        f"Score {interval_text(mine['score'])} against {interval_text(theirs['score'])}: {orders['score']}; "
+        f"no worse by more than {margin}: {found['non_inferior']}.",
+        f"Mean of the worst quarter of the seeds: {number(mine['worst'])} against {number(theirs['worst'])}.",
+        f"Area under the curve by seconds {interval_text(mine['auc_seconds'])} against "
+        f"{interval_text(theirs['auc_seconds'])}: {orders['auc_seconds']}.",
+    ]
+    if analysis["threshold"] is None:
+        return lines
+    solved = number(analysis["threshold"])
+    lines.append(f"Seeds that score {solved} or more: {_share(mine)} against {_share(theirs)}: {orders['above']}.")
+    for what in COSTS:
+        key = f"to_threshold_{what}"
+        if mine[key] is not None and theirs[key] is not None:
             lines.append(
-                f"Seeds that score {number(analysis['threshold'])} or more: {_share(mine)} against {_share(theirs)}: "
-                f"{orders['above']}."
+                f"Median {what} to a training return of {solved}: {interval_text(mine[key])} against "
+                f"{interval_text(theirs[key])}: {orders[what]}."
             )
-            for what in COSTS:
-                key = f"to_threshold_{what}"
-                if mine[key] is not None and theirs[key] is not None:
-                    lines.append(
-                        f"Median {_WORDS[what]} to a training return of {number(analysis['threshold'])}: "
-                        f"{interval_text(mine[key])} against {interval_text(theirs[key])}: {orders[what]}."
-                    )
     return lines
+
+
+def answers(analysis: Analysis, group: str) -> str:
+    """The three questions and their answers, in one line."""
+    found = analysis["against"][group]["answers"]
+    told = ", ".join(f"{QUESTIONS[question]}: {answer}" for question, answer in found.items())
+    return f"{group} against {analysis['baseline']}: {told}"
 
 
 def _share(figures: Analysis) -> str:
@@ -91,18 +95,18 @@ def tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
     groups = analysis["groups"]
     scores = [["", "learners", "seeds", "score (IQM)", "mean", "worst quarter", "single learners"]]
     curves = [["", "area by env_steps", "area by seconds", "seconds of training"]]
-    reach = [["", "seeds that score it", *(f"{_WORDS[what]} to it, median (reached by)" for what in COSTS)]]
+    reach = [["", "seeds that score it", *(f"{what} to it, median (reached by)" for what in COSTS)]]
     for name, f in groups.items():
         shape = f"{f['learners']} x {f['envs_per_learner']}"
-        each = (f["score"], f["mean"], f["worst"], f["each_learner"])
-        scores.append([name, shape, str(len(f["seeds"])), *map(interval_text, each)])
+        each = (interval_text(f["score"]), interval_text(f["mean"]), number(f["worst"]))
+        scores.append([name, shape, str(len(f["seeds"])), *each, interval_text(f["each_learner"])])
         curves.append([name, *map(interval_text, (f["auc_steps"], f["auc_seconds"], f["wall_s"]))])
         reach.append([name, f"{_share(f)} {_rate(f['above'])}", *(_cost(f, what) for what in COSTS)])
-    against = [["", "difference of IQM", "P(improvement)", "no worse", "score", "worst quarter", "area", "solved"]]
+    against = [["", "difference of IQM", "P(improvement)", "no worse", "score", "area", "solved"]]
     for name, a in analysis["against"].items():
         orders = a["order"]
         texts = [interval_text(a["difference"]), interval_text(a["improvement"]), a["non_inferior"]]
-        against.append([name, *texts, *(orders[m] for m in ("score", "worst", "auc_steps", "above"))])
+        against.append([name, *texts, *(orders[m] for m in ("score", "auc_steps", "above"))])
     found = [("Scores of the trained policies", scores), ("Learning", curves)]
     if analysis["threshold"] is not None:
         found.append((f"Reaching {number(analysis['threshold'])}", reach))
@@ -125,27 +129,30 @@ def plain(analysis: Analysis) -> str:
     lines = [f"{analysis['task']}, scores by {analysis['mode']} actions; score: interquartile mean, 95 % interval"]
     for name, figures in analysis["groups"].items():
         lines.append(f"  {name}: {interval_text(figures['score'])}, {len(figures['seeds'])} seeds")
-    lines += sentences(analysis)
+    for group in analysis["against"]:
+        lines += [answers(analysis, group), *(f"  {line}" for line in sentences(analysis, group))]
     lines += [f"note: {note}" for note in analysis["notes"]]
-    return "\n".join(textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
+    return "\n".join(textwrap.fill(line, 80, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
 
 
 def _page(rows: Sequence[Row], analysis: Analysis, pictures: Sequence[tuple[Path, str]]) -> str:
-    verdicts = "".join(
-        f"<section><h2>{html.escape(group)} against {html.escape(analysis['baseline'])}</h2><p class='answers'>"
-        + "".join(f"<span class='{a}'>{QUESTIONS[q]}: <b>{a}</b></span>" for q, a in found["answers"].items())
-        + "</p></section>"
-        for group, found in analysis["against"].items()
-    )
+    verdicts = "".join(_verdict(analysis, group) for group in analysis["against"])
     return _PAGE.format(
         title=html.escape(f"gala compare: {analysis['task']}"),
         verdicts=verdicts,
-        sentences="".join(f"<li>{html.escape(line)}</li>" for line in sentences(analysis)),
         notes="".join(f"<li>{html.escape(note)}</li>" for note in analysis["notes"]) or "<li>none</li>",
         tables="".join(f"<h3>{html.escape(title)}</h3>{_table(body)}" for title, body in tables(analysis)),
         figures="".join(_figure(path, caption) for path, caption in pictures),
         facts=_table([["what", "value"], *([k, v] for k, v in _facts(rows, analysis).items())], "facts"),
     )
+
+
+def _verdict(analysis: Analysis, group: str) -> str:
+    found = analysis["against"][group]["answers"]
+    title = html.escape(f"{group} against {analysis['baseline']}")
+    spans = "".join(f"<span class='{answer}'>{QUESTIONS[q]}: <b>{answer}</b></span>" for q, answer in found.items())
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in sentences(analysis, group))
+    return f"<section><h2>{title}</h2><p class='answers'>{spans}</p><ul>{items}</ul></section>"
 
 
 def _facts(rows: Sequence[Row], analysis: Analysis) -> dict[str, str]:
@@ -205,9 +212,8 @@ figure {{ margin: 0 }} figcaption {{ font-size: 13px; color: var(--open) }}
 img {{ max-width: 100%; background: #fff; border-radius: .3rem }}
 </style>
 <h1>{title}</h1>
-{verdicts}
 <p>Nothing is ranked whose intervals overlap: that is undecided. Intervals are 95 % bootstraps over trainings.</p>
-<ul>{sentences}</ul>
+{verdicts}
 <h2>Mind</h2>
 <ul>{notes}</ul>
 <h2>Figures</h2>

@@ -16,8 +16,9 @@ from gala.experiments.algorithms import ALGORITHMS
 from gala.experiments.algorithms import words as words_of
 from gala.experiments.grid import Cell
 
-USAGE = f"""usage: gala compare preset=NAME [algos=a2c,gala] [seeds=10] [envs=64] [learners=4]
-                    [jobs=0] [SETTING=VALUE ...] [--dry-run] [options]
+USAGE = f"""usage: gala compare preset=NAME [algos=a2c,gala] [seeds=10] [envs=64]
+                    [learners=4] [jobs=0] [SETTING=VALUE ...]
+                    [--dry-run] [options]
        gala compare RUN RUN ... [options]
        gala compare --from results.jsonl ... [options]
 
