@@ -19,6 +19,7 @@ COMMANDS = {
         "gala.commands.compare.dispatch",
         "does GALA learn as well as A2C, faster, more robustly? Or any two runs",
     ),
+    "sweep": ("gala.commands.sweep", "search settings: gala sweep preset=NAME 'optim.lr=log(1e-4,1e-2)' trials=30"),
     "overfit": ("gala.commands.overfit.dispatch", "does an agent generalise, or has it memorised its training MDPs?"),
     "supervised": ("gala.commands.supervised", "compare gossip, all-reduce and local SGD on a small classifier"),
     "video": ("gala.commands.video", "learn to predict videos, with the bound on held-out ones"),

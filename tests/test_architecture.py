@@ -75,6 +75,7 @@ ONLY_IN = {
     "ray": "gala.cluster",
     "transformers": "gala.gossip.integrations.transformers",
     "lightning": "gala.gossip.integrations.lightning",
+    "optuna": "gala.experiments.search",
     "gala.commands": "gala.cli",
     "gala.cli": "gala.__main__",
 }

@@ -96,6 +96,7 @@ class _Running:
     process: subprocess.Popen[bytes]
     started: float
     cores: frozenset[int]
+    unwanted: bool = False
 
 
 def train_all(jobs: Sequence[TrainingJob], parallel: int, say: Callable[[str], None]) -> float:
@@ -121,14 +122,18 @@ def run_all(
     ended: Callable[[Job, float], None],
     *,
     pinned: bool = False,
-    tick: Callable[[Sequence[Job]], None] = lambda running: None,
+    tick: Callable[[Sequence[Job]], Sequence[Job] | None] = lambda running: None,
+    failed: Callable[[Job, str], None] | None = None,
 ) -> None:
     """Runs the jobs of each chain in order, ``parallel`` chains at a time. Those that are finished are left out.
 
     Args:
+        chains: the next one is asked for when there is room for it.
         ended: called with a job and its seconds when it is done.
         pinned: each chain that runs has an equal share of the cores to itself, where the system can do that (Linux).
-        tick: called about once a second with the jobs that run.
+        tick: called about once a second with the jobs that run; those that it returns are asked to end, and are then
+            done whatever their exit status.
+        failed: called with a job that has failed and a message, instead of ending all.
 
     Whatever ends this function ends the jobs, trainings in order, with a checkpoint; so does the end of this process,
     by force if need be.
@@ -136,34 +141,47 @@ def run_all(
     Raises:
         RuntimeError: a job failed; its own last lines are the message.
     """
-    waiting = [chain for chain in ([job for job in chain if not job.finished] for chain in chains) if chain]
+    waiting = (chain for chain in ([job for job in chain if not job.finished] for chain in chains) if chain)
     free = _core_shares(parallel) if pinned else [frozenset[int]()] * parallel
     running: list[_Running] = []
     with ending_signals_blocked():
         watcher = Watcher()
     next_tick = 0.0
     try:
-        while waiting or running:
-            while waiting and free:
-                first, *then = waiting.pop(0)
-                running.append(_start(first, then, free.pop(), watcher))
+        while True:
+            while free and (chain := next(waiting, None)):
+                running.append(_start(chain[0], chain[1:], free.pop(), watcher))
+            if not running:
+                return
             time.sleep(_POLL_S)
             if time.monotonic() >= next_tick:
-                tick([one.job for one in running])
+                unwanted = tick([one.job for one in running]) or ()
+                for one in [one for one in running if one.job in unwanted]:
+                    one.process.send_signal(signal.SIGTERM)
+                    one.unwanted = True
                 next_tick = time.monotonic() + _TICK_S
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 watcher.release(one.process.pid)
-                if one.process.returncode:
-                    raise RuntimeError(f"{one.job.name} failed: python {' '.join(one.job.argv())}\n{_tail(one.job)}")
-                ended(one.job, time.monotonic() - one.started)
-                if one.then:
+                is_done = one.unwanted or not one.process.returncode
+                if is_done:
+                    ended(one.job, time.monotonic() - one.started)
+                else:
+                    _report_failure(one.job, failed)
+                if is_done and one.then:
                     running.append(_start(one.then[0], one.then[1:], one.cores, watcher))
                 else:
                     free.append(one.cores)
     finally:
         _end(running)
         watcher.close()
+
+
+def _report_failure(job: Job, failed: Callable[[Job, str], None] | None) -> None:
+    message = f"{job.name} failed: python {' '.join(job.argv())}\n{_tail(job)}"
+    if failed is None:
+        raise RuntimeError(message)
+    failed(job, message)
 
 
 def _end(running: Sequence[_Running]) -> None:
