@@ -120,11 +120,15 @@ class Grid:
             tick(running)
 
         left = [cell for cell in self.cells if cell.name not in done]
-        for cell in left:  # judged before it was cut off, but without a row
-            if self.training(cell).finished and self.judging(cell).finished:
-                self.keep(cell)
-        chains = [(self.training(cell), self.judging(cell)) for cell in left if cell.name not in self.done()]
+        chains = [(self.training(cell), self.judging(cell)) for cell in left]
         run_all(chains, self.plan.at_once, ended, pinned=True, tick=each_second)
+
+    def recover(self) -> None:
+        """Writes the rows of cells that were judged, and then cut off."""
+        done = self.done()
+        for cell in self.cells:
+            if cell.name not in done and self.training(cell).finished and self.judging(cell).finished:
+                self.keep(cell)
 
     def keep(self, cell: Cell) -> None:
         """Writes the row of a cell that is trained and judged, in the place of an older one."""

@@ -57,7 +57,8 @@ class TrainingJob(NamedTuple):
 
     @property
     def log(self) -> Path:
-        return self.run.with_name(f"{self.run.name}.log")
+        """Hidden, so that ``runs/*`` is runs alone."""
+        return self.run.with_name(f".{self.run.name}.log")
 
     @property
     def finished(self) -> bool:
@@ -199,9 +200,10 @@ def _end(running: Sequence[_Running]) -> None:
 
 
 def _core_shares(parallel: int) -> list[frozenset[int]]:
-    """As many sets of cores, of equal size and disjoint; empty ones, which pin nothing, where cores are too few."""
+    """As many sets of cores, of equal size and disjoint; empty ones, which pin nothing, where cores are too few or one
+    job at a time may have them all."""
     each = available_cores() // parallel
-    if not each or not hasattr(os, "sched_getaffinity"):
+    if parallel == 1 or not each or not hasattr(os, "sched_getaffinity"):
         return [frozenset[int]()] * parallel
     cores = sorted(os.sched_getaffinity(0))
     return [frozenset(cores[i * each : (i + 1) * each]) for i in range(parallel)]

@@ -163,6 +163,8 @@ def test_the_report_is_made_of_rows_alone_and_says_the_numbers_of_its_json(tmp_p
     assert found["against"]["gala"]["answers"]["as_well"] in page and "http" not in page.replace("http-equiv", "")
     assert page.count("data:image/png;base64,") == 5 == len(list(out.glob("*.png")))
     assert found["groups"]["a2c"]["to_threshold_env_steps"] == [None, None, None]
+    assert cli.main(["compare", "--from", *[str(tmp_path / "results.jsonl")] * 2, f"out={out}"]) == 2
+    assert "a2c-s1 is there twice" in capsys.readouterr().err
 
 
 def test_rows_are_read_up_to_a_line_that_was_cut_short(tmp_path):

@@ -27,10 +27,21 @@ def main(argv: Sequence[str]) -> int:
     check_output(Path("curves.png"), overwrite=True)
     command = shlex.join(["gala", "compare", *argv])
     if words.rows:
-        return _report(words, [row for path in words.rows for row in read_rows(path)], command)
+        return _report(words, _read_all(words.rows), command)
     if words.runs:
         return _compare_runs(words, command)
     return _grid(words, command, dry_run="--dry-run" in argv)
+
+
+def _read_all(paths: Sequence[Path]) -> list[Row]:
+    """Raises ValueError if a training is there twice, which would count it twice."""
+    rows: list[Row] = []
+    for path in paths:
+        for row in read_rows(path):
+            if row in rows:
+                raise ValueError(f"{path}: {row['name']} is there twice; a training counts once")
+            rows.append(row)
+    return rows
 
 
 def _out(words: Words, default: str) -> Path:
@@ -60,6 +71,7 @@ def _grid(words: Words, command: str, *, dry_run: bool) -> int:
         return 0
     out.mkdir(parents=True, exist_ok=True)
     held = lock(out)
+    grid.recover()
     progress = Progress(grid)
     try:
         with ending_signals():
@@ -90,7 +102,8 @@ def _plan_lines(grid: object) -> list[str]:
         c = mine[0].config
         finished = sum(cell.name in done for cell in mine)
         lines.append(f"{group:<14}{c.learners:>9}{c.envs_per_learner:>10}{c.steps:>12,}{len(mine):>7}{finished:>6}")
-    shares = f"{plan.at_once} at a time, {plan.cores_each or 'less than 1'} cores each"
+    cores = {0: "less than 1 core", 1: "1 core"}.get(plan.cores_each, f"{plan.cores_each} cores")
+    shares = f"{plan.at_once} at a time, {cores} each"
     return [*lines, f"{len(grid.cells)} trainings, {shares}", f"out {plan.out}"]
 
 
