@@ -101,7 +101,7 @@ def test_a_grid_that_is_stopped_goes_on_and_refuses_other_settings(tmp_path, cap
     pytest.importorskip("matplotlib")
     out = tmp_path / "grid"
     first = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=4000")
-    first.wait_for(lambda: len(rows_of(out)) == 1, "row")
+    first.wait_for((out / "runs" / ".gala-sync-s1.log").exists, "start of the second training")
     os.killpg(first.process.pid, signal.SIGTERM)
     status, text, _ = first.end()
     assert status == 128 + signal.SIGTERM
@@ -113,6 +113,8 @@ def test_a_grid_that_is_stopped_goes_on_and_refuses_other_settings(tmp_path, cap
     page = (out / "report.html").read_text()
     facts = json.loads((out / "report.json").read_text())
     assert f"{facts['groups']['a2c']['scores'][0]:.4g}" in page
+    parts = {row["name"]: row["parts"] for row in rows_of(out)}
+    assert parts["a2c-s1"] == 1 and parts["gala-sync-s1"] == 2
     for place in (str(tmp_path), os.uname().nodename):
         assert place not in (out / "results.jsonl").read_text()
     words = [*GRID, "algos=a2c", "seeds=1", "steps=4000", f"out={out}"]

@@ -224,6 +224,9 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
         told.append(f"the trainings differ in env_steps, {min(steps):,} to {max(steps):,}: this is no equal comparison")
     if len({row["settings"]["learners"] * row["settings"]["envs_per_learner"] for row in rows}) > 1:
         told.append("the groups differ in their numbers of simulators")
+    cut_off = sum((row.get("parts") or 1) > 1 for row in rows)
+    if cut_off:
+        told.append(f"trainings that were stopped and went on: {cut_off}; their seconds contain each start anew")
     hardware = ("cpu", "cores", "gpus", "cores_each", "at_once")
     if len({str([(row.get("machine") or {}).get(key) for key in hardware]) for row in rows}) > 1:
         told.append("the trainings had different machines, or shares of one: seconds and joules are not comparable")

@@ -136,7 +136,11 @@ class Grid:
         power = PowerMeter(self.plan.out / "power", self.plan.read_joules)
         row = make_row(run, cell.group, self.judging(cell).read(), power.watts(cell.name))
         shared = {"cores_each": self.plan.cores_each, "at_once": self.plan.at_once}
-        row |= {"judged": [self.plan.episodes, self.plan.mode], "machine": {**self.plan.facts, **shared}}
+        row |= {
+            "parts": self.training(cell).parts(),
+            "judged": [self.plan.episodes, self.plan.mode],
+            "machine": {**self.plan.facts, **shared},
+        }
         write_rows(self.plan.results, [*(r for r in self.plan.rows() if r["name"] != cell.name), row])
 
     def _result(self, cell: Cell) -> str:

@@ -24,6 +24,7 @@ from gala.runs.run_dir import RunDir
 
 _QUIET = ("log.panel=off", "log.tensorboard=false", "overwrite=true")
 _POLL_S, _TICK_S = 0.05, 1.0
+_STARTED = "$ python "
 _BEGUN = ("command.txt", "versions.json", "*.tmp")
 """All that there is of a run directory before its config.yaml."""
 
@@ -80,6 +81,11 @@ class TrainingJob(NamedTuple):
             for path in self.run.glob(pattern):
                 path.unlink()
         return ["-m", "gala", "train", *self.words, f"run={self.run}", *_QUIET]
+
+    def parts(self) -> int:
+        """How often it was started: once, unless it was cut off."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
+        return sum(line.startswith(_STARTED) for line in lines)
 
     def env_steps(self) -> int:
         """How far it has come, by its records."""
@@ -212,6 +218,8 @@ def _core_shares(parallel: int) -> list[frozenset[int]]:
 def _start(job: Job, then: list[Job], cores: frozenset[int], watcher: Watcher) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
+        log.write(f"{_STARTED}{' '.join(job.argv())}\n".encode())
+        log.flush()
         process = subprocess.Popen([sys.executable, *job.argv()], stdout=log, stderr=log, start_new_session=True)
     watcher.watch(process.pid)
     if cores:

@@ -68,15 +68,18 @@ def judge(run_dir: RunDir, episodes: int, mode: str) -> dict[str, Any]:
     there are several learners or nothing is averaged. Together the learners play as many episodes as the consensus, so
     the score is as sure whichever it is taken from. ``score``: mode -> mean return of the consensus, or the mean over
     the learners where each is a policy of its own. ``random_return``: that of uniformly random actions.
+
+    Episodes begin from seeds of each training's own: luck that all share would not show between trainings.
     """
     config = run_dir.config
     ranks = run_dir.checkpoint_meta("latest")["ranks"]
     averaged, share = averages_parameters(config), math.ceil(episodes / len(ranks))
+    seed = SEED + 100_000 * (config.seed % 10_000)
     policies: dict[str, dict[str, Any]] = {}
     for one in MODES[mode]:
-        policies[one] = {"consensus": _play(run_dir, "consensus", episodes, one, SEED)} if averaged else {}
+        policies[one] = {"consensus": _play(run_dir, "consensus", episodes, one, seed)} if averaged else {}
         for rank in ranks:
-            policies[one][f"learner{rank}"] = _play(run_dir, rank, share, one, SEED + 1000 * (1 + rank))
+            policies[one][f"learner{rank}"] = _play(run_dir, rank, share, one, seed + 1000 * (1 + rank))
     scores = {
         one: by["consensus"]["return_mean"] if averaged else float(np.mean([p["return_mean"] for p in by.values()]))
         for one, by in policies.items()

@@ -107,9 +107,15 @@ def test_without_a_solved_return_the_report_says_what_was_not_fixed():
 def test_unequal_conditions_are_noted():
     rows = rows_of(a2c=(BETTER, {}), gala=(BETTER, {"steps": 4000}))
     rows[0]["machine"]["cores"] = 4
+    rows[0]["parts"], rows[1]["parts"] = 2, 1
     rows[1]["settings"]["envs_per_learner"] = 64
     notes = " ".join(analyse(rows, TERMS)["notes"])
-    for part in ("differ in env_steps, 1,000 to 4,000", "numbers of simulators", "seconds and joules are not"):
+    for part in (
+        "differ in env_steps, 1,000 to 4,000",
+        "numbers of simulators",
+        "went on: 1;",
+        "seconds and joules are not",
+    ):
         assert part in notes
 
 

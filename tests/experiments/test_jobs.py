@@ -47,6 +47,7 @@ def test_chains_run_in_order_and_what_is_done_is_left_out(tmp_path):
     told = []
     run_all(chains, 2, lambda job, seconds: told.append(job.name))
     assert sorted(told) == ["a0", "a1", "b1", "c0", "c1"]
+    assert chains[0][0].log.read_text().startswith("$ python -S -c ")
     for first, second in (chains[0], chains[2]):
         assert float(first.done.read_text()) < float(second.done.read_text())
 
