@@ -48,7 +48,7 @@ def test_every_gala_line_parses(line):
         assert throughput.variants(config, options.envs, options.algos.split(","), [1, 2, 4])
     elif command == "compare":
         given = sort_words([word for word in words if word != "--dry-run"])
-        assert given.runs or cells(given)
+        assert given.runs or given.rows or cells(given)
     elif command == "tune":
         validate(parse_config(words))
     elif command == "topologies":
