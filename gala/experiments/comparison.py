@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gala.experiments.rows import Row
+from gala.experiments.rows import Row, version_of
 from gala.experiments.scores import (
     FEWEST,
     area_under,
@@ -224,6 +224,9 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
         told.append(f"the trainings differ in env_steps, {min(steps):,} to {max(steps):,}: this is no equal comparison")
     if len({row["settings"]["learners"] * row["settings"]["envs_per_learner"] for row in rows}) > 1:
         told.append("the groups differ in their numbers of simulators")
+    mixed = [group for group, found in comparison.groups.items() if len({version_of(row) for row in found}) > 1]
+    if mixed:
+        told.append(f"trainings of several versions of gala are taken together in {', '.join(mixed)}")
     cut_off = sum((row.get("parts") or 1) > 1 for row in rows)
     if cut_off:
         told.append(f"trainings that were stopped and went on: {cut_off}; their seconds contain each start anew")

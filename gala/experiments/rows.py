@@ -119,15 +119,21 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def name_groups(rows: Sequence[Row]) -> list[Row]:
-    """The rows with a ``group`` each: their own names where each stands for one set of settings, and otherwise the
-    settings, or the versions of gala, in which they differ."""
+    """The rows with a ``group`` each: their own names where each stands for one set of settings, with the version of
+    gala where one name has several; and otherwise the settings and versions in which they differ."""
     by_name: dict[str, set[str]] = {}
+    versions: dict[str, set[str]] = {}
     for row in rows:
-        by_name.setdefault(row["group"], set()).add(_identity(row))
-    identities = [identity for found in by_name.values() for identity in found]
-    if "" not in by_name and len(set(identities)) == len(by_name) == len(identities):
-        return list(rows)
-    flat = [{**row["settings"], "version": _version(row)} for row in rows]
+        by_name.setdefault(row["group"], set()).add(json.dumps(row["settings"], sort_keys=True))
+        versions.setdefault(row["group"], set()).add(version_of(row))
+    settings_sets = [found for name in by_name for found in by_name[name]]
+    if "" not in by_name and len(set(settings_sets)) == len(by_name) == len(settings_sets):
+        several = {name for name, found in versions.items() if len(found) > 1}
+        return [
+            {**row, "group": f"{row['group']} version={version_of(row)}"} if row["group"] in several else row
+            for row in rows
+        ]
+    flat = [{**row["settings"], "version": version_of(row)} for row in rows]
     names = dict.fromkeys(name for settings in flat for name in settings)
     differing = [n for n in names if len({json.dumps(settings.get(n)) for settings in flat}) > 1]
     return [
@@ -136,11 +142,7 @@ def name_groups(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _identity(row: Row) -> str:
-    return json.dumps([row["settings"], _version(row)], sort_keys=True)
-
-
-def _version(row: Row) -> str:
+def version_of(row: Row) -> str:
     """The commit, or else the version, that a row was trained with."""
     known = row.get("trained_with") or {}
     git = known.get("git")

@@ -168,8 +168,7 @@ def _facts(rows: Sequence[Row], analysis: Analysis) -> dict[str, str]:
     for key in ("machine", "trained_with"):
         values = dict.fromkeys(json.dumps(row.get(key)) for row in rows)
         facts[key.replace("_", " ")] = "; ".join(
-            ", ".join(f"{k} {v}" for k, v in (json.loads(value) or {}).items() if k != "versions" and v)
-            for value in values
+            ", ".join(f"{k} {v}" for k, v in (json.loads(value) or {}).items() if v) for value in values
         )
     return facts
 

@@ -143,6 +143,9 @@ def test_groups_are_named_by_the_settings_in_which_runs_differ():
     assert {one["group"] for one in name_groups(runs[:2])} == {"all"}
     named = rows_of(a2c=(BETTER, {}), gala=(BETTER, {}))
     assert name_groups(named) == named
+    named[0]["trained_with"] = {"gala-rl": "2"}
+    assert {one["group"] for one in name_groups(named)} == {"a2c version=2", "a2c version=012345678", "gala"}
+    assert "several versions of gala are taken together in a2c" in " ".join(analyse(named, TERMS)["notes"])
 
 
 def test_curves_are_thinned_and_keep_their_end():

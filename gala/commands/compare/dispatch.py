@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     check_output(Path("curves.png"), overwrite=True)
     command = shlex.join(["gala", "compare", *argv])
     if words.rows:
-        return _report(words, _read_all(words.rows), command)
+        return _report(words, name_groups(_read_all(words.rows)), command)
     if words.runs:
         return _compare_runs(words, command)
     return _grid(words, command, dry_run="--dry-run" in argv)
@@ -61,8 +61,8 @@ def _grid(words: Words, command: str, *, dry_run: bool) -> int:
     out = _out(words, preset.removesuffix(".yaml").replace("/", "-").replace(":", "-").lower())
     cores = available_cores()
     at_once = options.jobs or max(1, cores // max(cell.config.learners for cell in grid_cells))
-    read = counters()
-    plan = Plan(out, options.episodes, options.mode, at_once, cores // at_once, machine_facts(), lambda: joules(read))
+    read, facts = counters(), {key: fact for key, fact in machine_facts().items() if key != "versions"}
+    plan = Plan(out, options.episodes, options.mode, at_once, cores // at_once, facts, lambda: joules(read))
     grid = Grid(grid_cells, plan)
     terms(words, [{"group": cell.group, "solved_return": cell.config.solved_return} for cell in grid_cells])
     grid.check()
@@ -158,7 +158,6 @@ def _report(words: Words, rows: Sequence[Row], command: str, out: Path | None = 
 
     if not rows:
         raise ValueError("there is no finished training to compare")
-    rows = name_groups(rows)
     fixed = terms(words, rows)
     check(rows, fixed)
     out = out or _out(words, f"from-{words.rows[0].stem}")
