@@ -10,6 +10,7 @@ from pathlib import Path
 from gala.config.parse import nearest, parse_options, split_settings
 from gala.config.schema import Config, flatten
 from gala.experiments.search import Range, Search, Trials, best, check_optuna, command_of, open_study, parse_range
+from gala.processes.output import forgiving_output
 
 USAGE = """usage: gala sweep preset=NAME KEY=RANGE ... [trials=20] [jobs=0] [pruning=true]
                   [sampler_seed=0] [out=DIRECTORY] [SETTING=VALUE ...]
@@ -54,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not ranges:
         raise ValueError("nothing to search; give a range, such as 'optim.lr=log(1e-4,1e-2)'")
-    return _search(options, words, ranges, shlex.join(["gala", "sweep", *argv]))
+    with forgiving_output():
+        return _search(options, words, ranges, shlex.join(["gala", "sweep", *argv]))
 
 
 def sort_words(argv: Sequence[str]) -> tuple[Options, tuple[str, ...], dict[str, Range]]:

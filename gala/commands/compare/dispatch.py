@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     words = sort_words([word for word in argv if word != "--dry-run"])
+    from gala.processes.output import forgiving_output
     from gala.reports.figures import check_output
 
     check_output(Path("curves.png"), overwrite=True)
@@ -30,7 +31,8 @@ def main(argv: Sequence[str]) -> int:
         return _report(words, name_groups(_read_all(words.rows)), command)
     if words.runs:
         return _compare_runs(words, command)
-    return _grid(words, command, dry_run="--dry-run" in argv)
+    with forgiving_output():  # a terminal that is gone ends the trainings in order
+        return _grid(words, command, dry_run="--dry-run" in argv)
 
 
 def _read_all(paths: Sequence[Path]) -> list[Row]:
