@@ -15,6 +15,11 @@ COMMANDS = {
     "plot": ("gala.commands.plot", "draw a run's learning curve, or its epsilon ball"),
     "bench": ("gala.commands.bench", "rates of GALA, A2C and others side by side, and this machine's limit"),
     "tune": ("gala.commands.tune", "find the fastest learners and threads for a preset on this machine"),
+    "compare": (
+        "gala.commands.compare.dispatch",
+        "does GALA learn as well as A2C, faster, more robustly? Or any two runs",
+    ),
+    "sweep": ("gala.commands.sweep", "search settings: gala sweep preset=NAME 'optim.lr=log(1e-4,1e-2)' trials=30"),
     "overfit": ("gala.commands.overfit.dispatch", "does an agent generalise, or has it memorised its training MDPs?"),
     "supervised": ("gala.commands.supervised", "compare gossip, all-reduce and local SGD on a small classifier"),
     "video": ("gala.commands.video", "learn to predict videos, with the bound on held-out ones"),

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training": _SETTINGS,
     "cluster": (*_SETTINGS, "training"),
     "evaluation": _SETTINGS,
-    "experiments": ("config", "runs"),
+    "experiments": ("config", "processes", "runs", "build", "evaluation"),
     "diagnostics": ("experiments", "evaluation", "models", "optim", "plugins", "rl", ENVS),
     "bench": (*_SETTINGS, "training"),
     "reports": ("diagnostics", "experiments", "gossip", "runs"),
@@ -75,6 +75,7 @@ ONLY_IN = {
     "ray": "gala.cluster",
     "transformers": "gala.gossip.integrations.transformers",
     "lightning": "gala.gossip.integrations.lightning",
+    "optuna": "gala.experiments.search",
     "gala.commands": "gala.cli",
     "gala.cli": "gala.__main__",
 }

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gala import cli
-from gala.config.schema import Config, EnvConfig, LogConfig
+from gala.commands import plot
+from gala.config.schema import Config, EnvConfig, LogConfig, OptimConfig
 from gala.runs.run_dir import RunDir
 from gala.training.new_run import default_run
 
@@ -164,3 +165,34 @@ def test_plots_are_made_of_the_records_and_say_what_is_missing(tmp_path, capsys)
     capsys.readouterr()
     assert cli.main(["plot", str(run.path), "epsilon_ball"]) == 2
     assert "did you mean 'epsilon-ball'?" in error_line(capsys)
+
+
+def test_runs_of_one_setting_are_one_curve_and_groups_are_named_by_what_differs(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    paths = []
+    for k, rate in enumerate([1e-3, 1e-3, 1e-2]):
+        log, optim = LogConfig(tensorboard=False), OptimConfig(lr=rate)
+        config = Config(run=str(tmp_path / f"run{k}"), seed=k, log=log, optim=optim)
+        run = RunDir.create(config, [], overwrite=False)
+        for step in (10, 20, 30):
+            run.append_metrics({"global_step": step, "perf/wall_s": step / 10, "charts/episodic_return": float(step)})
+        run.close()
+        paths.append(str(run.path))
+    picture = tmp_path / "all.svg"
+    words = ["plot", *paths, f"out={picture}"]
+    assert cli.main([*words, "x=time", "smooth=2"]) == 0
+    text = picture.read_text()
+    assert "optim.lr=0.001 (2 trainings)" in text and "optim.lr=0.01 -->" in text and "seconds of training" in text
+    capsys.readouterr()
+    for more, message in [
+        ([], "all.svg already exists"),
+        (["overwrite=true", "y=consensus"], "run0 has no gossip/consensus_distance in its records"),
+        (["overwrite=true", "y=retrn"], "did you mean 'return'?"),
+        (["overwrite=true", "smooth=0"], "smooth=0 must be at least 1"),
+        (["overwrite=true", "x=frames"], "x=frames: wants one of steps, time"),
+    ]:
+        assert cli.main([*words, *more]) == 2
+        assert message in error_line(capsys)
+    assert cli.main(["plot", paths[0], "y=charts/episodic_return", f"out={tmp_path / 'one.svg'}"]) == 0
+    assert "run0" in (tmp_path / "one.svg").read_text()
+    assert plot.running_mean([1.0, 3.0, 5.0, 9.0], 2) == [1.0, 2.0, 4.0, 7.0]

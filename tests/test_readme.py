@@ -10,6 +10,7 @@ import pytest
 from gala import cli
 from gala.bench import throughput
 from gala.commands import bench, evaluate, resume, topologies
+from gala.commands.compare.words import cells, sort_words
 from gala.config import supervised
 from gala.config.parse import override, parse_config, parse_options
 from gala.config.schema import Config
@@ -45,6 +46,9 @@ def test_every_gala_line_parses(line):
     elif command == "bench":
         options, config = bench.parse(words[1:])
         assert throughput.variants(config, options.envs, options.algos.split(","), [1, 2, 4])
+    elif command == "compare":
+        given = sort_words([word for word in words if word != "--dry-run"])
+        assert given.runs or given.rows or cells(given)
     elif command == "tune":
         validate(parse_config(words))
     elif command == "topologies":

@@ -24,6 +24,14 @@ UNIT = Bound(lambda v: 0 <= v <= 1, "between 0 and 1")
 BELOW_ONE = Bound(lambda v: 0 <= v < 1, "at least 0 and below 1")
 
 
+def is_number_or_empty(text: str) -> bool:
+    """Whether a text is empty or a finite number."""
+    try:
+        return not text or math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def bounded(default: T, bound: Bound) -> T:
     """A dataclass field with a default and the bound that ``check_bounds`` holds it to."""
     field: Any = dataclasses.field(default=default, metadata={"bound": bound})

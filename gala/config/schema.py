@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, UNIT, Bound, bounded
+from gala.config.bounds import (
+    AT_LEAST_ONE,
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    UNIT,
+    Bound,
+    bounded,
+    is_number_or_empty,
+)
 from gala.config.several_learners import ClusterConfig, DelayConfig, GossipConfig, SlowMoConfig
 
 Algo = Literal["a2c", "gala", "independent", "allreduce"]
@@ -240,6 +249,8 @@ class Config:
     """Places for learners that join later, see `gala scale`; 0 is twice the learners."""
     overwrite: bool = False
     """Replace an existing run directory."""
+    solved_return: str = bounded("", Bound(is_number_or_empty, "a number, or empty where none is known"))
+    """The mean return at which the task counts as solved, for `gala compare`; training does not look at it."""
     preset: str = ""
     """Set by preset=NAME; kept for the record."""
 

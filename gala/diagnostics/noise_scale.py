@@ -33,13 +33,14 @@ def per_environment_gradients(
     share = rollout.valid.sum(0) * envs / rollout.valid.sum()
 
     def loss(env: int) -> Loss:
-        column = _columns(rollout, slice(env, env + 1))
+        column = columns(rollout, slice(env, env + 1))
         return lambda: share[env] * rollout_loss(policy, column, coefficients, entropy_coef).loss.total
 
     return torch.stack([gradient(loss(env), params) for env in range(envs)])
 
 
-def _columns(rollout: Rollout, chosen: slice) -> Rollout:
+def columns(rollout: Rollout, chosen: slice) -> Rollout:
+    """The rollout of some of its simulators, without the passes that chose the actions."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(rollout):
         value = getattr(rollout, field.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gala.diagnostics import gradient_noise, residual_blocks, sharpness
+from gala.diagnostics import gradient_diversity, gradient_noise, residual_blocks, sharpness
 from gala.diagnostics.finding import Finding
 from gala.evaluation.frozen import Frozen
 
@@ -21,5 +21,8 @@ class Diagnostic(NamedTuple):
 DIAGNOSTICS: dict[str, Diagnostic] = {
     "curvature": Diagnostic(sharpness.judge, "how sharply the loss bends, and how long the step is against that"),
     "noise": Diagnostic(gradient_noise.judge, "the noise of the gradient, and whether more simulators would help"),
+    "diversity": Diagnostic(
+        gradient_diversity.judge, "do learners' gradients differ more than those of A2C's simulators"
+    ),
     "iterative": Diagnostic(residual_blocks.judge, "what each residual block does, and which of them are needed"),
 }

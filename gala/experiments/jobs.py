@@ -1,18 +1,49 @@
-"""Many ``gala train`` runs, a few at a time, each in processes of its own; what is finished is not trained again."""
+"""Many ``gala`` processes, a few at a time: trainings, and what is done with each when it has ended.
+
+What is finished is not done again, and a training that was cut off goes on from its last checkpoint.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from gala.runs.checkpoints import Checkpoints
+from gala.processes.resources import available_cores
+from gala.processes.start import ending_signals_blocked
+from gala.processes.watcher import Watcher, kill_group
+from gala.runs.run_dir import RunDir
 
 _QUIET = ("log.panel=off", "log.tensorboard=false", "overwrite=true")
+_POLL_S, _TICK_S = 0.05, 1.0
+_STARTED = "$ python "
+_BEGUN = ("command.txt", "versions.json", "*.tmp")
+"""All that there is of a run directory before its config.yaml."""
+
+
+class Job(Protocol):
+    """One process of Python."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        ...
+
+    @property
+    def finished(self) -> bool: ...
+    def argv(self) -> list[str]:
+        """What follows ``python`` on the command line."""
+        ...
 
 
 class TrainingJob(NamedTuple):
@@ -22,9 +53,57 @@ class TrainingJob(NamedTuple):
     words: tuple[str, ...]
 
     @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def log(self) -> Path:
+        """Hidden, so that ``runs/*`` is runs alone."""
+        return self.run.with_name(f".{self.run.name}.log")
+
+    @property
     def finished(self) -> bool:
-        """``gala train`` writes the summary last."""
-        return (self.run / "summary.json").is_file() and "latest" in Checkpoints(self.run / "checkpoints").names()
+        """Whether its last checkpoint is of the last env_step. An interrupted run has a summary too."""
+        if not (self.run / "config.yaml").is_file():
+            return False
+        run = RunDir.open(self.run)
+        if "latest" not in run.checkpoints.names():
+            return False
+        with contextlib.suppress(ValueError):
+            if run.read_summary()["status"] == "finished":
+                return True
+        return bool(run.checkpoint_meta("latest")["env_steps"] >= run.config.steps)
+
+    def argv(self) -> list[str]:
+        if (self.run / "config.yaml").is_file():
+            return ["-m", "gala", "resume", str(self.run)]
+        for pattern in _BEGUN if self.run.is_dir() else ():  # cut off before it was a run
+            for path in self.run.glob(pattern):
+                path.unlink()
+        return ["-m", "gala", "train", *self.words, f"run={self.run}", *_QUIET]
+
+    def parts(self) -> int:
+        """How often it was started: once, unless it was cut off."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
+        return sum(line.startswith(_STARTED) for line in lines)
+
+    def env_steps(self) -> int:
+        """How far it has come, by its records."""
+        path = self.run / "metrics.jsonl"
+        with contextlib.suppress(OSError, ValueError, KeyError, IndexError), path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 2**16))
+            return int(json.loads(file.read().split(b"\n")[-2])["global_step"])
+        return 0
+
+
+@dataclass
+class _Running:
+    job: Job
+    then: list[Job]
+    process: subprocess.Popen[bytes]
+    started: float
+    cores: frozenset[int]
+    unwanted: bool = False
 
 
 def train_all(jobs: Sequence[TrainingJob], parallel: int, say: Callable[[str], None]) -> float:
@@ -33,42 +112,121 @@ def train_all(jobs: Sequence[TrainingJob], parallel: int, say: Callable[[str], N
     Raises:
         RuntimeError: a training failed; its own last lines are the message, and the others are ended.
     """
-    waiting = [job for job in jobs if not job.finished]
-    running: dict[TrainingJob, tuple[subprocess.Popen[bytes], float]] = {}
-    total, longest = len(jobs), 0.0
-    try:
-        while waiting or running:
-            while waiting and len(running) < parallel:
-                job = waiting.pop(0)
-                running[job] = (_start(job), time.monotonic())
-            time.sleep(0.05)
-            for job, (process, started) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[job]
-                if process.returncode:
-                    raise RuntimeError(f"gala train {' '.join(job.words)} failed:\n{_tail(job)}")
-                longest = max(longest, time.monotonic() - started)
-                say(f"trained {total - len(waiting) - len(running)} of {total}: {job.run.name}")
-    finally:
-        for process, _ in running.values():
-            process.terminate()
-            process.wait()
+    waiting, ended, longest = len([job for job in jobs if not job.finished]), 0, 0.0
+
+    def told(job: Job, seconds: float) -> None:
+        nonlocal ended, longest
+        ended, longest = ended + 1, max(longest, seconds)
+        say(f"trained {len(jobs) - waiting + ended} of {len(jobs)}: {job.name}")
+
+    run_all([[job] for job in jobs], parallel, told)
     return longest
 
 
-def _start(job: TrainingJob) -> subprocess.Popen[bytes]:
-    job.run.parent.mkdir(parents=True, exist_ok=True)
-    words = [*job.words, f"run={job.run}", *_QUIET]
-    with _log(job).open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "gala", "train", *words], stdout=log, stderr=log, start_new_session=True
-        )
+def run_all(
+    chains: Iterable[Sequence[Job]],
+    parallel: int,
+    ended: Callable[[Job, float], None],
+    *,
+    pinned: bool = False,
+    tick: Callable[[Sequence[Job]], Sequence[Job] | None] = lambda running: None,
+    failed: Callable[[Job, str], None] | None = None,
+) -> None:
+    """Runs the jobs of each chain in order, ``parallel`` chains at a time. Those that are finished are left out.
+
+    Args:
+        chains: the next one is asked for when there is room for it.
+        ended: called with a job and its seconds when it is done.
+        pinned: each chain that runs has an equal share of the cores to itself, where the system can do that (Linux).
+        tick: called about once a second with the jobs that run; those that it returns are asked to end, and are then
+            done whatever their exit status.
+        failed: called with a job that has failed and a message, instead of ending all.
+
+    Whatever ends this function ends the jobs, trainings in order, with a checkpoint; so does the end of this process,
+    by force if need be.
+
+    Raises:
+        RuntimeError: a job failed; its own last lines are the message.
+    """
+    waiting = (chain for chain in ([job for job in chain if not job.finished] for chain in chains) if chain)
+    free = _core_shares(parallel) if pinned else [frozenset[int]()] * parallel
+    running: list[_Running] = []
+    with ending_signals_blocked():
+        watcher = Watcher()
+    next_tick = 0.0
+    try:
+        while True:
+            while free and (chain := next(waiting, None)):
+                running.append(_start(chain[0], chain[1:], free.pop(), watcher))
+            if not running:
+                return
+            time.sleep(_POLL_S)
+            if time.monotonic() >= next_tick:
+                unwanted = tick([one.job for one in running]) or ()
+                for one in [one for one in running if one.job in unwanted]:
+                    one.process.send_signal(signal.SIGTERM)
+                    one.unwanted = True
+                next_tick = time.monotonic() + _TICK_S
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                watcher.release(one.process.pid)
+                is_done = one.unwanted or not one.process.returncode
+                if is_done:
+                    ended(one.job, time.monotonic() - one.started)
+                else:
+                    _report_failure(one.job, failed)
+                if is_done and one.then:
+                    running.append(_start(one.then[0], one.then[1:], one.cores, watcher))
+                else:
+                    free.append(one.cores)
+    finally:
+        _end(running)
+        watcher.close()
 
 
-def _log(job: TrainingJob) -> Path:
-    return job.run.with_suffix(".log")
+def _report_failure(job: Job, failed: Callable[[Job, str], None] | None) -> None:
+    message = f"{job.name} failed: python {' '.join(job.argv())}\n{_tail(job)}"
+    if failed is None:
+        raise RuntimeError(message)
+    failed(job, message)
 
 
-def _tail(job: TrainingJob) -> str:
-    return os.linesep.join(_log(job).read_text(errors="replace").splitlines()[-15:])
+def _end(running: Sequence[_Running]) -> None:
+    """In order, or at once where that is interrupted in its turn."""
+    try:
+        for one in running:
+            one.process.send_signal(signal.SIGTERM)
+        for one in running:
+            one.process.wait()
+    except BaseException:
+        for one in running:
+            kill_group(one.process.pid)
+            one.process.wait()
+        raise
+
+
+def _core_shares(parallel: int) -> list[frozenset[int]]:
+    """As many sets of cores, of equal size and disjoint; empty ones, which pin nothing, where cores are too few or one
+    job at a time may have them all."""
+    each = available_cores() // parallel
+    if parallel == 1 or not each or not hasattr(os, "sched_getaffinity"):
+        return [frozenset[int]()] * parallel
+    cores = sorted(os.sched_getaffinity(0))
+    return [frozenset(cores[i * each : (i + 1) * each]) for i in range(parallel)]
+
+
+def _start(job: Job, then: list[Job], cores: frozenset[int], watcher: Watcher) -> _Running:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        log.write(f"{_STARTED}{' '.join(job.argv())}\n".encode())
+        log.flush()
+        process = subprocess.Popen([sys.executable, *job.argv()], stdout=log, stderr=log, start_new_session=True)
+    watcher.watch(process.pid)
+    if cores:
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.sched_setaffinity(process.pid, cores)
+    return _Running(job, then, process, time.monotonic(), cores)
+
+
+def _tail(job: Job) -> str:
+    return os.linesep.join(job.log.read_text(errors="replace").splitlines()[-15:])

@@ -13,6 +13,7 @@ from gala import cli
 from gala.config.schema import OptimConfig
 from gala.diagnostics import iterative_inference as ii
 from gala.diagnostics.curvature import flat
+from gala.diagnostics.gradient_diversity import group_gradients
 from gala.diagnostics.landscape import frozen_losses
 from gala.diagnostics.noise_scale import moments, per_environment_gradients
 from gala.diagnostics.registry import DIAGNOSTICS
@@ -37,7 +38,7 @@ def test_a_run_is_judged_and_the_page_needs_no_network(run, capsys):
     out = capsys.readouterr().out
     found = json.loads((run / "diagnose" / "diagnose.json").read_text())
     page = (run / "diagnose" / "diagnose.html").read_text()
-    assert "http" not in page and page.count("data:image/png;base64,") == 3
+    assert "http" not in page and page.count("data:image/png;base64,") == 4
     assert {"Sharpness", "Noise of the gradient"} <= set(out.splitlines()) and str(run / "diagnose") in out
     frozen = load_frozen(RunDir.open(run), "latest", envs=6, batches=3, seed=4)
     loss = frozen_losses(frozen.policy, frozen.rollouts[0], frozen.coefficients, frozen.entropy_coef)["total"]
@@ -63,6 +64,15 @@ def test_a_run_is_judged_and_the_page_needs_no_network(run, capsys):
     assert found["noise"]["signal"] == pytest.approx(sum(m.signal for m in each) / 3, rel=1e-4)
     assert found["noise"]["noise"] == pytest.approx(sum(m.noise for m in each) / 3, rel=1e-4)
     assert found["noise"]["envs"] == 4
+    own = [frozen.points["learner0"], frozen.points["learner1"]]
+    gradients = [
+        group_gradients(frozen.policy, r, frozen.coefficients, frozen.entropy_coef, frozen.params, own)
+        for r in frozen.rollouts
+    ]
+    cosine = sum(float(torch.nn.functional.cosine_similarity(g[0], g[1], dim=0)) for g in gradients) / 3
+    assert found["diversity"]["mean_cosine_own"] == pytest.approx(cosine, rel=1e-4)
+    assert found["diversity"]["cosines_own"][0][1] == pytest.approx(cosine, rel=1e-4)
+    assert found["diversity"]["mean_cosine_equal"] != pytest.approx(cosine, rel=1e-4)
 
 
 def _plain(frozen):

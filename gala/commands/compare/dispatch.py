@@ -1,0 +1,170 @@
+"""``gala compare``: does one algorithm, setting or version learn as well as another, faster, more robustly?"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gala.commands.compare.words import USAGE, Words, cells, sort_words
+from gala.experiments.algorithms import BASELINE
+from gala.experiments.comparison import Terms, check
+from gala.experiments.rows import Row, name_groups, read_rows
+
+EXIT_FAILED = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns 0 when there is a report, 1 after a failed training, 128 + n if signal n has ended it."""
+    if not argv or "--help" in argv or "-h" in argv:
+        print(USAGE)
+        return 0
+    words = sort_words([word for word in argv if word != "--dry-run"])
+    from gala.processes.output import forgiving_output
+    from gala.reports.figures import check_output
+
+    check_output(Path("curves.png"), overwrite=True)
+    command = shlex.join(["gala", "compare", *argv])
+    if words.rows:
+        return _report(words, name_groups(_read_all(words.rows)), command)
+    if words.runs:
+        return _compare_runs(words, command)
+    with forgiving_output():  # a terminal that is gone ends the trainings in order
+        return _grid(words, command, dry_run="--dry-run" in argv)
+
+
+def _read_all(paths: Sequence[Path]) -> list[Row]:
+    """Raises ValueError if a training is there twice, which would count it twice."""
+    rows: list[Row] = []
+    for path in paths:
+        for row in read_rows(path):
+            if row in rows:
+                raise ValueError(f"{path}: {row['name']} is there twice; a training counts once")
+            rows.append(row)
+    return rows
+
+
+def _out(words: Words, default: str) -> Path:
+    return Path(words.options.out or f"runs/compare-{default}")
+
+
+def _grid(words: Words, command: str, *, dry_run: bool) -> int:
+    from gala.bench.energy import counters, joules
+    from gala.bench.machine import machine_facts
+    from gala.commands.compare.progress import Ended, Progress, ending_signals
+    from gala.experiments.grid import Grid, Plan
+    from gala.processes.resources import available_cores
+    from gala.runs.lock import lock
+
+    options, grid_cells = words.options, cells(words)
+    preset = grid_cells[0].config.preset or grid_cells[0].config.env.id
+    out = _out(words, preset.removesuffix(".yaml").replace("/", "-").replace(":", "-").lower())
+    cores = available_cores()
+    at_once = options.jobs or max(1, cores // max(cell.config.learners for cell in grid_cells))
+    read, facts = counters(), {key: fact for key, fact in machine_facts().items() if key != "versions"}
+    plan = Plan(out, options.episodes, options.mode, at_once, cores // at_once, facts, lambda: joules(read))
+    grid = Grid(grid_cells, plan)
+    terms(words, [{"group": cell.group, "solved_return": cell.config.solved_return} for cell in grid_cells])
+    grid.check()
+    print("\n".join(_plan_lines(grid)), flush=True)
+    if dry_run:
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    held = lock(out)
+    grid.recover()
+    progress = Progress(grid)
+    try:
+        with ending_signals():
+            grid.run(progress.say, progress.tick)
+    except (Ended, KeyboardInterrupt) as end:
+        progress.close()
+        print(f"stopped; this goes on where it was:\n{command}", flush=True)
+        return 128 + end.number if isinstance(end, Ended) else 130
+    except RuntimeError as failure:
+        progress.close()
+        print(f"{failure}\nall else is kept; this goes on where it was:\n{command}", file=sys.stderr)
+        return EXIT_FAILED
+    finally:
+        held.close()
+    progress.close()
+    return _report(words, grid.rows(), command, out)
+
+
+def _plan_lines(grid: object) -> list[str]:
+    """What will be trained, in lines of at most 80 columns."""
+    from gala.experiments.grid import Grid
+
+    assert isinstance(grid, Grid)
+    done, plan = grid.done(), grid.plan
+    lines = [f"{'algorithm':<14}{'learners':>9}{'envs each':>10}{'env_steps':>12}{'seeds':>7}{'done':>6}"]
+    for group in dict.fromkeys(cell.group for cell in grid.cells):
+        mine = [cell for cell in grid.cells if cell.group == group]
+        c = mine[0].config
+        finished = sum(cell.name in done for cell in mine)
+        lines.append(f"{group:<14}{c.learners:>9}{c.envs_per_learner:>10}{c.steps:>12,}{len(mine):>7}{finished:>6}")
+    cores = {0: "less than 1 core", 1: "1 core"}.get(plan.cores_each, f"{plan.cores_each} cores")
+    shares = f"{plan.at_once} at a time, {cores} each"
+    return [*lines, f"{len(grid.cells)} trainings, {shares}", f"out {plan.out}"]
+
+
+def _compare_runs(words: Words, command: str) -> int:
+    """Judges existing runs, one at a time, and compares them."""
+    from gala.commands.compare.progress import Ended, ending_signals
+    from gala.experiments.jobs import run_all
+    from gala.experiments.judging import JudgingJob
+    from gala.experiments.rows import make_row, write_rows
+    from gala.runs.run_dir import RunDir
+
+    runs = [RunDir.open(path) for path in words.runs]
+    if len({run.path.resolve() for run in runs}) < len(runs):
+        raise ValueError("one run is named twice")
+    for run in runs:
+        run.checkpoint_meta("latest")
+    out = _out(words, time.strftime("runs-%Y%m%d-%H%M%S"))
+    (out / "judged").mkdir(parents=True, exist_ok=True)
+    options = words.options
+    jobs = [
+        JudgingJob(run.path, out / "judged" / f"{k}-{run.path.name}.json", options.episodes, options.mode)
+        for k, run in enumerate(runs)
+    ]
+    try:
+        with ending_signals():
+            run_all([[job] for job in jobs], 1, lambda job, seconds: print(f"{job.name}: {seconds:.0f} s", flush=True))
+    except Ended as end:
+        return 128 + end.number
+    except RuntimeError as failure:
+        print(failure, file=sys.stderr)
+        return EXIT_FAILED
+    rows = [make_row(run, "", job.read(), None) for run, job in zip(runs, jobs, strict=True)]
+    rows = name_groups(rows)
+    write_rows(out / "results.jsonl", rows)
+    return _report(words, rows, command, out)
+
+
+def terms(words: Words, rows: Sequence[Row]) -> Terms:
+    """What is fixed before the scores are looked at: by the command, or by the presets. Raises ValueError."""
+    options = words.options
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    baseline = options.baseline or (BASELINE if BASELINE in groups else groups[0])
+    if baseline not in groups:
+        raise ValueError(f"baseline={baseline}: wants one of {', '.join(groups)}")
+    solved = {float(row["solved_return"]) for row in rows if row.get("solved_return") not in (None, "")}
+    threshold = float(options.threshold) if options.threshold else solved.pop() if len(solved) == 1 else None
+    return Terms(baseline, options.judged_by, threshold, options.margin)
+
+
+def _report(words: Words, rows: Sequence[Row], command: str, out: Path | None = None) -> int:
+    from gala.reports.comparison import plain, write_report
+
+    if not rows:
+        raise ValueError("there is no finished training to compare")
+    fixed = terms(words, rows)
+    check(rows, fixed)
+    out = out or _out(words, f"from-{words.rows[0].stem}")
+    out.mkdir(parents=True, exist_ok=True)
+    analysis = write_report(rows, fixed, out, command)
+    print(plain(analysis))
+    print(f"report: {out / 'report.html'}")
+    return 0

@@ -1,0 +1,98 @@
+"""How far a grid has come, and signals that end it in order."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from gala.experiments.grid import Grid
+from gala.experiments.jobs import Job, TrainingJob
+from gala.processes.start import ENDING_SIGNALS
+from gala.training.panel import clock, short
+
+WIDTH = 80
+LINE_S = 600.0
+"""Seconds between lines of progress in a log, where a terminal has one line that changes."""
+
+
+class Progress:
+    """One line on a terminal; in a log, what has ended, and a line every ten minutes."""
+
+    def __init__(self, grid: Grid) -> None:
+        done = grid.done()
+        self._jobs = {cell.name: grid.training(cell) for cell in grid.cells if cell.name not in done}
+        self._wanted = {cell.name: cell.config.steps for cell in grid.cells}
+        self._total, self._in_place = len(grid.cells), sys.stdout.isatty()
+        self._steps = {name: min(job.env_steps(), self._wanted[name]) for name, job in self._jobs.items()}
+        self._ended, self._started, self._from = self._total - len(self._jobs), time.monotonic(), self._sum()
+        self._next_line = self._started + LINE_S
+
+    def _sum(self) -> int:
+        return sum(self._steps.values())
+
+    def say(self, text: str) -> None:
+        """A line that stays: something has ended."""
+        self._ended += 1
+        self._write(f"{self._ended:>3}/{self._total} {text}", stays=True)
+
+    def tick(self, running: Sequence[Job]) -> None:
+        for job in running:
+            if isinstance(job, TrainingJob):
+                self._steps[job.name] = min(job.env_steps(), self._wanted[job.name])
+        now = time.monotonic()
+        if self._in_place or now >= self._next_line:
+            self._next_line = now + LINE_S
+            self._write(self.line(running, now - self._started), stays=not self._in_place)
+
+    def line(self, running: Sequence[Job], elapsed_s: float) -> str:
+        """At most 80 columns."""
+        wanted, steps = sum(self._wanted[name] for name in self._jobs), self._sum()
+        rate = (steps - self._from) / elapsed_s if elapsed_s > 0 else 0.0
+        eta = clock((wanted - steps) / rate if rate > 0 else None)
+        names = ", ".join(job.name for job in running)
+        text = f"{self._ended}/{self._total} done, {short(steps)}/{short(wanted)} env_steps, ETA {eta}: {names}"
+        return text if len(text) < WIDTH else text[: WIDTH - 4] + "..."
+
+    def _write(self, text: str, *, stays: bool) -> None:
+        if self._in_place:
+            print(f"\r\x1b[K{text}", end="\n" if stays else "", flush=True)
+        elif stays:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Ends the line that changes."""
+        if self._in_place:
+            print("\r\x1b[K", end="", flush=True)
+
+
+class Ended(Exception):
+    """A signal has asked for an end in order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def ending_signals() -> Iterator[None]:
+    """Inside, the first of ``ENDING_SIGNALS`` raises ``Ended``; Ctrl-C after it raises KeyboardInterrupt, to kill."""
+    came: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) == 1:
+            raise Ended(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    heard = [s for s in ENDING_SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
+    before = {number: signal.signal(number, hear) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,0 +1,124 @@
+"""``gala sweep``: a search for settings with Optuna, which can be cut off at any time and goes on."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gala.config.parse import nearest, parse_options, split_settings
+from gala.config.schema import Config, flatten
+from gala.experiments.search import Range, Search, Trials, best, check_optuna, command_of, open_study, parse_range
+from gala.processes.output import forgiving_output
+
+USAGE = """usage: gala sweep preset=NAME KEY=RANGE ... [trials=20] [jobs=0] [pruning=true]
+                  [sampler_seed=0] [out=DIRECTORY] [SETTING=VALUE ...]
+       gala sweep out=DIRECTORY replay=N
+
+Searches for the settings with the highest return of the last 100 training
+episodes. Trials whose return lies below the median of the others' at the same
+env_steps are ended early, unless pruning=false. The same command goes on with a
+search that was cut off; more trials= extend it. Quote the ranges:
+
+  'optim.lr=log(1e-4,1e-2)'         evenly in the logarithm
+  'a2c.gamma=uniform(0.9,0.999)'    evenly; whole numbers where the setting is
+  'optim.name=choice(adam,rmsprop)' one of these
+
+replay=N prints the `gala train` that repeats trial N. One training is one seed:
+confirm what is found with `gala compare` on other seeds."""
+
+_FIXED = ("run", "overwrite", "cluster.address")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``gala sweep`` accepts beside settings and ranges."""
+
+    trials: int = 20
+    jobs: int = 0
+    pruning: bool = True
+    sampler_seed: int = 0
+    out: str = ""
+    replay: int = -1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns 0, or 128 + n if signal n has ended it."""
+    if not argv or "--help" in argv or "-h" in argv:
+        print(USAGE)
+        return 0
+    options, words, ranges = sort_words(argv)
+    check_optuna()
+    if options.replay >= 0:
+        print(command_of(open_study(Path(options.out)), options.replay))
+        return 0
+    if not ranges:
+        raise ValueError("nothing to search; give a range, such as 'optim.lr=log(1e-4,1e-2)'")
+    with forgiving_output():
+        return _search(options, words, ranges, shlex.join(["gala", "sweep", *argv]))
+
+
+def sort_words(argv: Sequence[str]) -> tuple[Options, tuple[str, ...], dict[str, Range]]:
+    """(options, fixed settings, what is searched). Raises ValueError in one line."""
+    own, fixed, ranges = [], [], {}
+    names, known = set(Options.__dataclass_fields__), {*flatten(Config()), "preset", "topology"}
+    for key, text in split_settings(argv):
+        if key in names:
+            own.append(f"{key}={text}")
+        elif key in _FIXED:
+            raise ValueError(f"{key}={text}: a search decides that itself; leave it out")
+        elif key not in known:
+            raise ValueError(f"unknown setting {key!r}{nearest(key, [*names, *known])}")
+        elif chosen := parse_range(key, text):
+            ranges[key] = chosen
+        else:
+            fixed.append(f"{key}={text}")
+    options = parse_options(Options, own)
+    if options.trials < 1 or options.jobs < 0 or options.sampler_seed < 0:
+        raise ValueError("trials must be at least 1, jobs and sampler_seed 0 or more")
+    if options.replay >= 0 and not options.out:
+        raise ValueError("replay=N wants the search: gala sweep out=DIRECTORY replay=N")
+    return options, tuple(fixed), ranges
+
+
+def check_ends(words: Sequence[str], ranges: dict[str, Range]) -> Config:
+    """The settings at the first value of each range. Raises ValueError if they, or any other end or name, cannot be."""
+    from gala.training.new_run import prepare
+
+    first = {key: chosen.values[0] for key, chosen in ranges.items()}
+    config = prepare([*words, *(f"{k}={v}" for k, v in first.items())], start_processes=False)
+    for key, chosen in ranges.items():
+        for value in chosen.values[1:]:
+            prepare([*words, *(f"{k}={v}" for k, v in (first | {key: value}).items())], start_processes=False)
+    return config
+
+
+def _search(options: Options, words: tuple[str, ...], ranges: dict[str, Range], command: str) -> int:
+    from gala.commands.compare.progress import Ended, ending_signals
+    from gala.processes.resources import available_cores
+    from gala.runs.lock import lock
+
+    config = check_ends(words, ranges)
+    preset = config.preset.removesuffix(".yaml") or config.env.id
+    out = Path(options.out or f"runs/sweep-{preset.replace('/', '-').replace(':', '-').lower()}")
+    out.mkdir(parents=True, exist_ok=True)
+    held = lock(out)
+    search = Search(out, words, ranges, options.sampler_seed)
+    try:
+        study = open_study(out, search)
+        trials = Trials(search, study, options.trials, lambda text: print(text, flush=True), prunes=options.pruning)
+        with ending_signals():
+            trials.run(options.jobs or max(1, available_cores() // config.learners))
+    except (Ended, KeyboardInterrupt) as end:
+        print(f"stopped; this goes on where it was:\n{command}", flush=True)
+        return 128 + end.number if isinstance(end, Ended) else 130
+    finally:
+        held.close()
+    found = best(study)
+    if not found:
+        print("no trial has ended with a return")
+        return 0
+    print(f"best: trial {found[0].number}, return {found[0].value:.2f}; one seed, so confirm it with gala compare")
+    print(command_of(study, found[0].number))
+    return 0

@@ -1,0 +1,168 @@
+"""One finished training as a row of ``results.jsonl``, which says all that a report needs without the run directory."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gala.config.schema import Config, flatten
+from gala.runs.checkpoints import write_atomically
+from gala.runs.run_dir import RunDir
+
+Row = dict[str, Any]
+CURVE_POINTS = 200
+_NO_SETTINGS = ("run", "overwrite", "seed", "preset", "solved_return", "schedule_from", "schedule_to")
+_NEEDED = ("name", "group", "seed", "settings", "env_steps", "seconds", "evaluation", "curve")
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Dotted name -> value of what decides the result, the seed and where things are written left out."""
+    plain = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in flatten(config).items()
+        if key not in _NO_SETTINGS and not key.startswith("log.")
+    }
+    return dict(json.loads(json.dumps(plain)))
+
+
+def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: float | None) -> Row:
+    """The row of a run that has a checkpoint.
+
+    Args:
+        group: what it is compared as.
+        judged: what ``gala.experiments.judging`` has found.
+        watts: mean power of the machine while it trained alone, where that was measured.
+    """
+    config, meta = run_dir.config, run_dir.checkpoint_meta("latest")
+    records = run_dir.read_metrics()
+    seconds = records[-1].get("perf/wall_s", math.nan) if records else math.nan
+    return {
+        "name": run_dir.path.name,
+        "group": group,
+        "seed": config.seed,
+        "command": _command(run_dir),
+        "settings": settings_of(config),
+        "solved_return": float(config.solved_return) if config.solved_return else None,
+        "env_steps": meta["env_steps"],
+        "updates": records[-1].get("perf/updates") if records else None,
+        "seconds": seconds,
+        "watts": watts,
+        "evaluation": {key: judged[key] for key in ("score", "policies", "random_return")},
+        "curve": curve(records),
+        "trained_with": trained_with(run_dir),
+    }
+
+
+def trained_with(run_dir: RunDir) -> dict[str, Any]:
+    """The versions of all that decided the result, as the run has recorded them; nothing where it has not."""
+    path = run_dir.path / "versions.json"
+    known = dict(json.loads(path.read_text())) if path.is_file() else {}
+    known.pop("run", None)
+    return known
+
+
+def _command(run_dir: RunDir) -> str:
+    """What was typed, without what says where things are written."""
+    path = run_dir.path / "command.txt"
+    words = shlex.split(path.read_text()) if path.is_file() else []
+    return shlex.join(word for word in words if not word.startswith(("run=", "--run=", "overwrite=", "log.")))
+
+
+def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Columns env_steps, seconds and return (the mean over learners of each one's last 100 training episodes) and,
+    where there are several learners, consensus (their distance); every k-th record and the last, about 200."""
+    told = [r for r in records if r.get("charts/episodic_return") is not None and "perf/wall_s" in r]
+    kept = told[:: max(1, math.ceil(len(told) / CURVE_POINTS))]
+    kept += told[-1:] if told and kept[-1] is not told[-1] else []
+    columns: dict[str, list[float]] = {
+        "env_steps": [r["global_step"] for r in kept],
+        "seconds": [round(r["perf/wall_s"], 3) for r in kept],
+        "return": [round(r["charts/episodic_return"], 5) for r in kept],
+    }
+    if kept and all(r.get("gossip/consensus_distance") is not None for r in kept):
+        columns["consensus"] = [round(r["gossip/consensus_distance"], 8) for r in kept]
+    return columns
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All whole rows; a last line that was cut short is left out.
+
+    Raises:
+        ValueError: the file is missing, or a line is no such row; it names file and line.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    rows, lines = [], path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                continue
+            raise ValueError(f"{path}, line {number}, is no JSON") from None
+        missing = [key for key in _NEEDED if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise ValueError(f"{path}, line {number}, has no {missing[0]}: it is no row of `gala compare`")
+        rows.append(row)
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Replace the file as a whole."""
+    write_atomically(path, "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in rows).encode())
+
+
+def name_groups(rows: Sequence[Row]) -> list[Row]:
+    """The rows with a ``group`` each: their own names where each stands for one set of settings, with the version of
+    gala where one name has several; and otherwise the settings and versions in which they differ."""
+    by_name: dict[str, set[str]] = {}
+    versions: dict[str, set[str]] = {}
+    for row in rows:
+        by_name.setdefault(row["group"], set()).add(json.dumps(row["settings"], sort_keys=True))
+        versions.setdefault(row["group"], set()).add(version_of(row))
+    settings_sets = [found for name in by_name for found in by_name[name]]
+    if "" not in by_name and len(set(settings_sets)) == len(by_name) == len(settings_sets):
+        several = {name for name, found in versions.items() if len(found) > 1}
+        return [
+            {**row, "group": f"{row['group']} version={version_of(row)}"} if row["group"] in several else row
+            for row in rows
+        ]
+    flat = [{**row["settings"], "version": version_of(row)} for row in rows]
+    names = dict.fromkeys(name for settings in flat for name in settings)
+    differing = [n for n in names if len({json.dumps(settings.get(n)) for settings in flat}) > 1]
+    return [
+        {**row, "group": " ".join(f"{n}={_text(settings.get(n))}" for n in differing) or "all"}
+        for row, settings in zip(rows, flat, strict=True)
+    ]
+
+
+def version_of(row: Row) -> str:
+    """The commit, or else the version, that a row was trained with."""
+    known = row.get("trained_with") or {}
+    git = known.get("git")
+    return f"{git[:9]}{'-dirty' if git.endswith('-dirty') else ''}" if git else str(known.get("gala-rl"))
+
+
+def _text(value: Any) -> str:
+    return (
+        ",".join(map(str, value))
+        if isinstance(value, list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def finite(value: Any) -> Any:
+    """``value`` as JSON, which has no infinity: null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,119 @@
+"""Jobs run in the order and number that was asked for, and end with those who asked."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from gala.config.schema import Config
+from gala.experiments.grid import PowerMeter
+from gala.experiments.jobs import TrainingJob, run_all
+from gala.processes.resources import available_cores
+from gala.runs.run_dir import RunDir
+
+
+class Python(NamedTuple):
+    """A line of Python that leaves a file when it is done."""
+
+    folder: Path
+    name: str
+    code: str = "pass"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def done(self) -> Path:
+        return self.folder / self.name
+
+    @property
+    def finished(self) -> bool:
+        return self.done.exists()
+
+    def argv(self) -> list[str]:
+        code = (
+            f"import os, time, pathlib\n{self.code}\npathlib.Path({str(self.done)!r}).write_text(str(time.monotonic()))"
+        )
+        return ["-S", "-c", code]
+
+
+def test_chains_run_in_order_and_what_is_done_is_left_out(tmp_path):
+    chains = [[Python(tmp_path, f"{c}{i}") for i in range(2)] for c in "abc"]
+    chains[1][0].done.write_text("0")
+    told = []
+    run_all(chains, 2, lambda job, seconds: told.append(job.name))
+    assert sorted(told) == ["a0", "a1", "b1", "c0", "c1"]
+    assert chains[0][0].log.read_text().startswith("$ python -S -c ")
+    for first, second in (chains[0], chains[2]):
+        assert float(first.done.read_text()) < float(second.done.read_text())
+
+
+def test_a_job_that_fails_ends_the_others_and_its_last_words_are_the_message(tmp_path):
+    bad = Python(tmp_path, "bad", "time.sleep(0.3); raise KeyError('the reason')")
+    endless = Python(tmp_path, "endless", "pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(600)")
+    endless = endless._replace(code=endless.code.replace("'pid'", repr(str(tmp_path / "pid"))))
+    with pytest.raises(RuntimeError, match="the reason"):
+        run_all([[bad], [endless]], 2, lambda job, seconds: None)
+    pid = tmp_path / "pid"
+    assert not pid.exists() or not Path(f"/proc/{pid.read_text()}").exists()
+
+
+@pytest.mark.skipif(available_cores() < 2 or not hasattr(os, "sched_getaffinity"), reason="needs two cores and Linux")
+def test_jobs_that_are_pinned_share_no_core(tmp_path):
+    wait = f"until = time.monotonic() + 60\nwhile len(os.sched_getaffinity(0)) > {available_cores() // 2}:"
+    wait += " assert time.monotonic() < until; time.sleep(0.01)"
+    code = wait + "\npathlib.Path({!r}).write_text(str(sorted(os.sched_getaffinity(0))))"
+    files = [tmp_path / f"cores{i}" for i in range(2)]
+    jobs = [[Python(tmp_path, f"j{i}", code.format(str(file)))] for i, file in enumerate(files)]
+    run_all(jobs, 2, lambda job, seconds: None, pinned=True)
+    a, b = (set(json.loads(file.read_text())) for file in files)
+    assert a and len(a) == len(b) and not a & b
+
+
+def test_a_training_that_was_interrupted_is_not_finished_and_goes_on(tmp_path):
+    job = TrainingJob(tmp_path / "run", ("preset=classic/cartpole", "seed=1"))
+    assert not job.finished and job.argv()[2:4] == ["train", "preset=classic/cartpole"]
+    run = RunDir.create(Config(run=str(job.run), steps=100), [], overwrite=False)
+    run.write_part("staging", "learner0", {}, {})
+    run.commit_checkpoint("staging", ["latest"], {"ranks": [0], "env_steps": 40})
+    run.write_summary({"status": "interrupted"})
+    run.append_metrics({"global_step": 50})
+    run.close()
+    assert not job.finished and job.env_steps() == 50
+    assert job.argv()[1:] == ["gala", "resume", str(job.run)]
+    run.write_summary({"status": "finished"})
+    assert job.finished
+
+
+def test_a_training_that_was_killed_before_it_was_a_run_begins_anew(tmp_path):
+    job = TrainingJob(tmp_path / "run", ("seed=1",))
+    job.run.mkdir()
+    (job.run / "command.txt").write_text("gala train\n")
+    assert job.argv()[1:3] == ["gala", "train"] and RunDir.check_new(job.run, overwrite=False) is False
+
+
+def test_power_is_measured_while_one_training_is_alone_also_in_two_parts(tmp_path):
+    joules = iter([0.0, 100.0, 250.0, 1000.0, 1050.0])
+    job, other = (TrainingJob(tmp_path / name, ()) for name in ("a", "b"))
+    meter = PowerMeter(tmp_path, lambda: next(joules))
+    started = time.monotonic()
+    meter.tick([job])
+    time.sleep(0.02)
+    meter.tick([job])
+    meter.tick([job, other])  # nobody's
+    again = PowerMeter(tmp_path, lambda: next(joules))
+    again.tick([job])
+    time.sleep(0.02)
+    again.tick([job])
+    seconds = time.monotonic() - started
+    watts = again.watts("a")
+    assert watts is not None and 150.0 / seconds <= watts <= 150.0 / 0.04
+    assert meter.watts("b") is None
+    unknown = PowerMeter(tmp_path / "none", lambda: None)
+    unknown.tick([job])
+    unknown.tick([job])
+    assert unknown.watts("a") is None

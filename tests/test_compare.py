@@ -1,0 +1,147 @@
+"""``gala compare`` as a user types it: refusals, real grids that are cut off and go on, and runs that exist."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import gymnasium
+import pytest
+from training import TINY, Gala, spawn
+
+from gala import cli
+from gala.config.parse import parse_config, preset_names, schema
+from gala.config.schema import Config
+from gala.experiments.rows import read_rows
+
+GRID = (
+    *[word for word in TINY if not word.startswith(("steps=", "envs_per_learner=", "log.panel", "log.tensorboard"))],
+    *("learners=2", "envs=4", "episodes=4"),
+)
+SHOWN = ("group", "seed", "settings", "env_steps", "updates", "evaluation", "judged", "solved_return")
+"""What of a row does not depend on time. (Points of its curve are where a record happened to be written.)"""
+
+
+def rows_of(out: Path) -> list[dict]:
+    return read_rows(out / "results.jsonl") if (out / "results.jsonl").is_file() else []
+
+
+def shown(out: Path) -> dict[str, dict]:
+    return {row["name"]: {key: row[key] for key in SHOWN} for row in rows_of(out)}
+
+
+def grid(out: Path, *words: str) -> Gala:
+    program = " ".join(["python", "-m", "gala", "compare", *GRID, f"out={out}", *words])
+    return Gala(out, program=f"{os.fspath(Path(os.sys.executable).parent)}/{program}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["algos=a2c,gla"], "algos=gla is unknown; use some of a2c,"),
+        (["algos=a2c,a2c"], "names one twice"),
+        (["seeds=0"], "seeds=0 must be at least 1"),
+        (["envs=6"], "envs=6 cannot be shared equally among 4 learners"),
+        (["algo=gala"], "algo=gala: a comparison decides that by algos="),
+        (["seed=3"], "seed=3: a comparison decides that by seeds="),
+        (["optim.lt=1"], "unknown setting 'optim.lt'; did you mean 'optim.lr'?"),
+        (["optim.lr=x"], "optim.lr=x: wants a number"),
+        (["baseline=independent"], "baseline=independent: wants one of a2c, gala"),
+        (["threshold=many"], "threshold=many must be a number"),
+        (["margin=-1"], "margin=-1.0 must be 0 or more"),
+        (["steps=5"], "steps=5 is less than one update"),
+        (["runs/one"], "preset=classic/cartpole is a setting of training, which is over"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(words, message, capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "preset=classic/cartpole", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and not list(tmp_path.iterdir())
+
+
+def test_runs_and_rows_that_are_not_there_are_one_line(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    for words, message in [
+        ([str(tmp_path)], "one run cannot be compared"),
+        ([str(tmp_path / "a"), str(tmp_path / "b")], "is not a run directory"),
+        (["--from"], "--from wants a file of rows"),
+        (["--from", str(tmp_path / "x.jsonl")], "there is no file"),
+    ]:
+        assert cli.main(["compare", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_prints_the_grid_in_80_columns_and_writes_nothing(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    words = ["preset=classic/cartpole", "algos=a2c,gala,slowmo-gala", "steps=2e6", "--dry-run"]
+    assert cli.main(["compare", *words]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"a2c +1 +64 +2,000,000 +10 +0\n", out) and re.search(r"slowmo-gala +4 +16 +2,000,000", out)
+    assert "30 trainings" in out and max(map(len, out.splitlines())) <= 80 and not list(tmp_path.iterdir())
+    assert cli.main(["compare", "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_solved_returns_of_presets_are_those_that_gymnasium_registers():
+    told = 0
+    for name in preset_names():
+        config = parse_config([f"preset={name}"]) if schema(name) is Config else Config()
+        if config.solved_return and config.env.id in gymnasium.registry:
+            assert float(config.solved_return) == gymnasium.spec(config.env.id).reward_threshold, name
+            told += 1
+    assert told >= 10
+
+
+def test_a_grid_that_is_stopped_goes_on_and_refuses_other_settings(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "grid"
+    first = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=4000")
+    first.wait_for((out / "runs" / ".gala-sync-s1.log").exists, "start of the second training")
+    os.killpg(first.process.pid, signal.SIGTERM)
+    status, text, _ = first.end()
+    assert status == 128 + signal.SIGTERM
+    assert "this goes on where it was:\ngala compare preset=classic/cartpole" in text
+    second = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=4000")
+    status, text, err = second.end()
+    assert status == 0, err
+    assert "gala-sync against a2c: learns as well: undecided" in text and len(rows_of(out)) == 2
+    page = (out / "report.html").read_text()
+    facts = json.loads((out / "report.json").read_text())
+    assert f"{facts['groups']['a2c']['scores'][0]:.4g}" in page
+    parts = {row["name"]: row["parts"] for row in rows_of(out)}
+    assert parts["a2c-s1"] == 1 and parts["gala-sync-s1"] == 2
+    for place in (str(tmp_path), os.uname().nodename):
+        assert place not in (out / "results.jsonl").read_text()
+    words = [*GRID, "algos=a2c", "seeds=1", "steps=4000", f"out={out}"]
+    assert cli.main(["compare", *words, "optim.lr=0.01", "--dry-run"]) == 2
+    assert "holds a2c-s1 with optim.lr=0.003, not 0.01; choose another out=" in capsys.readouterr().err
+    assert cli.main(["compare", *words, "--dry-run"]) == 0
+
+
+@pytest.mark.long
+def test_a_grid_that_was_killed_ends_with_the_rows_of_one_that_never_stopped_and_its_runs_compare(tmp_path):
+    pytest.importorskip("matplotlib")
+    words = ("algos=a2c,gala-sync", "seeds=2", "steps=24000")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    status, _, err = grid(whole, *words).end(within_s=600.0)
+    assert status == 0, err
+    for name in ("a2c-s1", "gala-sync-s1", "gala-sync-s2"):
+        killed = grid(cut, *words)
+        checkpoint = cut / "runs" / name / "checkpoints" / "latest"
+        killed.wait_for(checkpoint.exists, f"checkpoint of {name}")
+        os.kill(killed.process.pid, signal.SIGKILL)
+        killed.process.wait()
+        killed.leaves_nothing()
+    status, _, err = grid(cut, *words).end(within_s=600.0)
+    assert status == 0, err
+    assert len(shown(whole)) == 4 and shown(cut) == shown(whole)
+    runs = [str(cut / "runs" / name) for name in ("a2c-s1", "gala-sync-s1")]
+    both, _ = spawn(["compare", *runs, "episodes=2", f"out={tmp_path / 'runs'}"])
+    text, err = both.communicate()
+    assert both.returncode == 0, err
+    assert "algo=gala" in text and len(rows_of(tmp_path / "runs")) == 2

@@ -1,0 +1,121 @@
+"""``gala sweep``: ranges, pruning, and a search that is cut off and goes on."""
+
+import os
+import shlex
+import signal
+import sys
+
+import pytest
+from training import TINY, Gala
+
+from gala import cli
+from gala.config.parse import parse_config
+from gala.config.schema import Config
+from gala.runs.run_dir import RunDir
+
+optuna = pytest.importorskip("optuna")
+
+from gala.experiments.search import Range, Search, Trials, open_study, parse_range  # noqa: E402
+
+RANGE = "optim.lr=log(1e-4,1e-2)"
+
+
+def test_ranges_are_read_by_the_type_of_their_setting():
+    assert parse_range("optim.lr", "log(1e-4,1e-2)") == Range("log", (1e-4, 1e-2))
+    assert parse_range("a2c.num_steps", "uniform(5, 20)") == Range("uniform", (5, 20))
+    assert isinstance(parse_range("a2c.num_steps", "log(5,20)").values[0], int)
+    assert parse_range("optim.name", "choice(adam,rmsprop)") == Range("choice", ("adam", "rmsprop"))
+    assert parse_range("optim.lr", "1e-3") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optim.lr=log(1e-2,1e-4)"], "wants a lower and a higher number, above 0"),
+        (["optim.lr=log(0,1)"], "wants a lower and a higher number, above 0"),
+        (["optim.lr=uniform(1)"], "wants two numbers"),
+        (["optim.name=log(1,2)"], "optim.name is no number; use choice"),
+        (["optim.name=choice(adam)"], "wants two values or more"),
+        (["optim.name=choice(adam,adm)"], "optim.name=adm: wants one of"),
+        (["a2c.gamma=uniform(0.5,1.5)"], "a2c.gamma=1.5 must be between 0 and 1"),
+        (["optim.lt=log(1,2)"], "did you mean 'optim.lr'?"),
+        (["run=x", RANGE], "a search decides that itself"),
+        ([], "nothing to search"),
+        (["replay=1"], "replay=N wants the search"),
+        (["replay=1", "out=nowhere"], "nowhere holds no search"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["sweep", "preset=classic/cartpole", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and not list(tmp_path.iterdir())
+
+
+def test_the_help_fits_80_columns(capsys):
+    assert cli.main(["sweep", "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_a_trial_below_the_median_of_the_others_is_hopeless_and_one_above_is_not(tmp_path):
+    search = Search(tmp_path, ("steps=2000",), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    study = open_study(tmp_path, search)
+    for value in (10.0, 20.0, 30.0, 40.0):
+        trial = study.ask()
+        for point in range(1, 20):
+            trial.report(value, point)
+        study.tell(trial, value)
+    trials = Trials(search, study, 6, print)
+    jobs = trials._jobs()
+    for value, hopeless in ((5.0, True), (35.0, False)):
+        (job,) = next(jobs)
+        run = RunDir.create(Config(run=str(job.run), steps=2000), [], overwrite=False)
+        run.append_metrics({"global_step": 300, "charts/episodic_return": value})
+        assert not trials._is_hopeless(job)  # it is too early to tell
+        run.append_metrics({"global_step": 1200, "charts/episodic_return": value})
+        assert trials._is_hopeless(job) is hopeless
+        assert not trials._is_hopeless(job)  # said once
+        run.close()
+    assert len(study.trials) == 6 and not list(jobs)
+
+
+def test_a_journal_of_another_search_is_refused_and_another_start_draws_other_trials(tmp_path):
+    search = Search(tmp_path, ("steps=10",), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    drawn = [search.ranges["optim.lr"].suggest(open_study(tmp_path, search).ask(), "optim.lr") for _ in range(3)]
+    assert len(set(drawn)) == 3 and all(1e-4 <= float(text) <= 1e-2 for text in drawn)
+    with pytest.raises(ValueError, match="holds another search"):
+        open_study(tmp_path, search._replace(words=("steps=20",)))
+
+
+def test_a_training_that_fails_is_a_trial_that_failed_and_the_search_goes_on(tmp_path):
+    search = Search(tmp_path, ("env.id=No/Such-v0",), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    said = []
+    study = open_study(tmp_path, search)
+    Trials(search, study, 2, said.append).run(2)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL"]
+    assert len(said) == 2 and all("failed, see" in line for line in said)
+
+
+@pytest.mark.long
+def test_a_search_that_was_killed_goes_on_and_its_trials_can_be_repeated(tmp_path, capsys):
+    out = tmp_path / "sweep"
+    tiny = [word for word in TINY if not word.startswith(("steps=", "log.panel", "log.tensorboard"))]
+    words = [*tiny, RANGE, "trials=3", "steps=12000", f"out={out}", "pruning=false"]
+    program = shlex.join([sys.executable, "-m", "gala", "sweep", *words])
+    killed = Gala(out, program=program)
+    killed.wait_for((out / "runs" / "trial-1" / "checkpoints" / "latest").exists, "checkpoint of trial 1")
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.process.wait()
+    killed.leaves_nothing()
+    before = open_study(out).trials
+    status, text, err = Gala(out, program=program).end()
+    assert status == 0, err
+    trials = open_study(out).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    assert [t.params for t in trials[: len(before)]] == [t.params for t in before]
+    best = max(trials, key=lambda trial: trial.value)
+    assert f"best: trial {best.number}, return {best.value:.2f}" in text
+    assert cli.main(["sweep", f"out={out}", f"replay={best.number}"]) == 0
+    command = shlex.split(capsys.readouterr().out)
+    config = parse_config(command[2:])
+    assert command[:2] == ["gala", "train"] and config.optim.lr == best.params["optim.lr"]
