@@ -8,6 +8,7 @@ saved all that it had done), ``DIES`` (it ends, and ``gala resume`` goes on from
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -119,13 +120,9 @@ def metrics_garbled(trial: Any) -> str:
 def disk_full(trial: Any) -> str:
     """For a while; the run's folder lies on a small file system of its own."""
     filler = trial.disk / "filler"
-    with filler.open("wb") as file:
-        try:
-            while True:
-                file.write(b"\0" * 65536)
-                file.flush()
-        except OSError:
-            pass
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"\0" * 65536):
+            continue
     time.sleep(trial.rng.uniform(0.5, 2.0))
     filler.unlink()
     return GOES_ON
