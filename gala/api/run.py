@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ class Run:
             mode: sampled draws actions as in training, greedy takes the most probable ones.
             checkpoint, learner: see ``load``.
             seed: of simulators and of sampled actions; far from training seeds, so that episodes are new ones.
-            video: an .mp4 of one episode is written there.
+            video: an .mp4 of one episode is written there. What goes wrong while it is drawn is a warning.
 
         Raises:
             ValueError: a wrong argument, no such checkpoint or learner, or an environment that is missing here.
@@ -138,6 +139,8 @@ class Run:
             device=device,
             video=Path(video) if video else None,
         )
+        if problem := result.pop("video_problem", ""):
+            warnings.warn(problem, stacklevel=2)
         result |= {"return_ci95": tuple(result["return_ci95"]), "returns": tuple(result["returns"])}
         return Evaluation(**result)
 
