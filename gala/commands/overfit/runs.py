@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +41,7 @@ from gala.overfit.judging import (
 from gala.overfit.options import EvalOptions, JudgeOptions, StressOptions, TrainOptions
 from gala.overfit.study import Study, describe_sets, read_sets
 from gala.overfit.sweep import budget_s
+from gala.plain_yaml import read_json
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
 
@@ -234,7 +234,7 @@ def report(words: Sequence[str]) -> int:
     path = Path(words[0])
     if not (path / "study.json").is_file():
         raise ValueError(f"{path} is no study: it has no study.json")
-    return conclude(Study(path, json.loads((path / "study.json").read_text())))
+    return conclude(Study(path, read_json(path / "study.json")))
 
 
 def _head(run: int, n_train: int | None, condition: str = "") -> dict[str, Any]:
