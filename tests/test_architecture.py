@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rl": ("optim",),
     "config": ("plain_yaml", "plugins", "processes"),
     "runs": ("plain_yaml", "config"),
-    "build": _FOUNDATIONS,
+    "build": ("plain_yaml", *_FOUNDATIONS),
     "supervised": ("config", "gossip", "models", "optim", "processes"),
     "training": _SETTINGS,
     "cluster": (*_SETTINGS, "training"),

@@ -12,6 +12,7 @@ from gala import cli
 from gala.build.envs import make_env, probe_spaces
 from gala.build.learning import make_normalizer
 from gala.build.policy import make_policy
+from gala.build.trust import remember
 from gala.config.parse import override, parse_config
 from gala.evaluation import evaluate, film
 from gala.runs.run_dir import RunDir
@@ -23,6 +24,7 @@ def make_run(path, *words, weights=(1.0,)):
     """A run whose learners' parameters are random, saved as a training would save them. Returns it and the policies."""
     config = parse_config([*SMALL, f"run={path}", f"learners={len(weights)}", *words])
     run = RunDir.create(config, words, overwrite=False)
+    remember(config)
     spaces = probe_spaces(config)
     policies = [make_policy(config, spaces) for _ in weights]
     for rank, (policy, weight) in enumerate(zip(policies, weights, strict=True)):

@@ -18,6 +18,7 @@ from gala_envs.spaces import describe_space, space_of
 from safetensors import SafetensorError, safe_open
 
 from gala import __version__
+from gala.build.trust import check_trusted
 from gala.config.schema import ModelConfig
 from gala.models.actor_critic import ActorCritic, build_actor_critic
 from gala.plain_yaml import parse_json
@@ -60,7 +61,7 @@ def write(
     write_atomically(path, pack(tensors, {"gala": json.dumps(description, allow_nan=False)}))
 
 
-def read(path: Path) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
+def read(path: Path, trust: bool) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
     """See ``gala.load``."""
     if path.is_dir():
         raise ValueError(f"{path} is a directory; of a run, gala.Run({str(path)!r}).load() makes an agent")
@@ -78,6 +79,8 @@ def read(path: Path) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')}; this version of gala reads {FORMAT}")
     try:
+        encoder = {"encoder": str(description["model"]["encoder"])} if ":" in description["model"]["encoder"] else {}
+        check_trusted(encoder, path, trust=trust, remedy=f"gala.load({str(path)!r}, trust=True)")
         return _built(tensors, description)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gala.commands.trusted import check_run
 from gala.config.bounds import NOT_NEGATIVE, bounded, check_bounds
 from gala.config.derived import averages_parameters
 from gala.config.parse import parse_options
@@ -16,7 +17,7 @@ from gala.runs.run_dir import RunDir
 
 USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both] [checkpoint=latest|best|NAME]
                     [learner=consensus|K] [seed=1000] [device=auto|cpu|cuda]
-                    [env.max_episode_steps=N] [--video FILE.mp4] [--json]
+                    [env.max_episode_steps=N] [trust=true] [--video FILE.mp4] [--json]
 
 Plays exactly `episodes` whole episodes and reports their mean return with its 95% confidence interval.
 learner=consensus averages all learners' parameters. env.max_episode_steps cuts an episode off after N decisions;
@@ -45,6 +46,8 @@ class Options:
     """Far from training seeds: evaluation episodes should be new ones."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     video: str = ""
+    trust: bool = False
+    """Import the code that the run names, whoever has made it."""
     env: EnvOptions = field(default_factory=EnvOptions)
 
 
@@ -57,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     check_bounds(options)
     run_dir = RunDir.open(argv[0])
     learner = _learner(options.learner)
+    check_run(run_dir, options.trust, "eval", argv)
     from gala.evaluation.evaluate import check_request, evaluate_run, with_episode_limit
 
     check_request(run_dir, options.checkpoint, learner, options.episodes, options.seed, options.video)

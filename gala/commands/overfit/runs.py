@@ -12,6 +12,7 @@ import numpy as np
 from gala_envs.contexts import ContextSet
 from gala_envs.families import make_family
 
+from gala.build.trust import check_trusted, family_code
 from gala.commands.overfit.verdict import conclude
 from gala.commands.overfit.words import (
     asks_for_help,
@@ -178,6 +179,7 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
         if n not in sizes:
             raise ValueError(f"{root} has no runs with {n} training MDPs; it has {', '.join(map(str, sorted(sizes)))}")
         test = ContextSet.read(root / "sets" / "test.json")
+        check_trusted(family_code(test.family), root, trust=options.judge.trust, remedy="add judge.trust=true")
         mine = [p for p in set_files if p.stem.startswith(f"n{n}-")]
         return [(RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine]
     if len(paths) < 3:
