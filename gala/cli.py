@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -48,13 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"unknown command {words[0]!r}{_nearest(words[0])}; `gala --help` lists them")
         return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
     except ValueError as error:
-        print(f"gala: error: {error}", file=sys.stderr)
+        print(f"gala: error: {_printable(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of a list, `head` say, has seen enough
+    except OSError as error:
+        return _failed_file(error)
+
+
+def _failed_file(error: OSError) -> int:
+    """The exit status after an error that is the words' or the reader's; raises any other again."""
+    if isinstance(error, BrokenPipeError):  # the reader of a list, `head` say, has seen enough
         sys.stderr.close()
         return 0
+    if error.errno != errno.ENAMETOOLONG:
+        raise error
+    name = _printable(str(error.filename)[:80])
+    print(f"gala: error: a name is too long for a file: {name}...", file=sys.stderr)
+    return EXIT_USAGE
 
 
 def _usage() -> str:
@@ -62,6 +74,11 @@ def _usage() -> str:
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
     title, more = "gala: gossip-based deep reinforcement learning", "`gala COMMAND --help` says more."
     return f"{title}\n\nusage: gala COMMAND ...\n\n{rows}\n\n{more}"
+
+
+def _printable(text: str) -> str:
+    """``text`` with what would end a line or move a terminal's cursor written out: words and files are quoted in it."""
+    return "".join(c if ord(c) >= 32 and not 127 <= ord(c) < 160 else ascii(c)[1:-1] for c in text)
 
 
 def _nearest(word: str) -> str:

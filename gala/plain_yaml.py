@@ -1,7 +1,8 @@
-"""YAML that people write by hand: plain mappings, lists and scalars, and one clear line for everything else."""
+"""YAML that people write by hand, and JSON: plain mappings, lists and scalars, and one clear line for the rest."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,28 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """``json.loads`` that raises ValueError for what is no JSON, and for what is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """The tree in the JSON file ``path``. Raises ValueError: one line that names the file."""
+    text = read_text(path)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def control_character(text: str) -> str:
+    """The first control character in ``text`` (it could move a terminal's cursor, or end a line), or nothing."""
+    return next((c for c in text if ord(c) < 32 or 127 <= ord(c) < 160), "")
 
 
 def _check(path: Path, node: Any, seen: set[int], depth: int = 0) -> None:

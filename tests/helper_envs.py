@@ -87,6 +87,30 @@ class TwoLengths(gym.Env):
         return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
 
 
+class Endless(gym.Env):
+    """Never ends, with a reward of 1 for each decision; ``pictures`` can be drawn, at the start only, or not at all."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, pictures: str = "none", render_mode: str = "") -> None:
+        self.pictures, self.age = pictures, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.age = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.age += 1
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+    def render(self) -> np.ndarray | None:
+        if self.pictures == "first" and self.age:
+            raise RuntimeError("the screen is gone")
+        return None if self.pictures == "none" else np.zeros((16, 16, 3), np.uint8)
+
+
 class Catch(gym.Env):
     """A ball falls down a 10x10 image; the paddle in the last row moves left, stays or moves right; +-1 at the end.
 
@@ -138,3 +162,5 @@ _register("StuckOne", Walk, fault="stuck one")
 _register("Chatty", Walk, fault="chatty")
 _register("TwoLengths", TwoLengths)
 _register("Catch", Catch)
+_register("Endless", Endless)
+_register("EndlessOnceDrawn", Endless, pictures="first")

@@ -14,7 +14,7 @@ ARGUMENTS_ALLOWED = {"gala.gossip.averager.__init__": 13}
 
 ENVS = "gala_envs"
 _FOUNDATIONS = ("plugins", "gossip", "models", "optim", "rl", "processes", "config", ENVS)
-_SETTINGS = (*_FOUNDATIONS, "build", "runs")
+_SETTINGS = ("plain_yaml", *_FOUNDATIONS, "build", "runs")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plain_yaml": (),
     "plugins": (),
@@ -24,8 +24,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "processes": (),
     "rl": ("optim",),
     "config": ("plain_yaml", "plugins", "processes"),
-    "runs": ("config",),
-    "build": _FOUNDATIONS,
+    "runs": ("plain_yaml", "config"),
+    "build": ("plain_yaml", *_FOUNDATIONS),
     "supervised": ("config", "gossip", "models", "optim", "processes"),
     "training": _SETTINGS,
     "cluster": (*_SETTINGS, "training"),
@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "experiments": ("config", "processes", "runs", "build", "evaluation"),
     "diagnostics": ("experiments", "evaluation", "models", "optim", "plugins", "rl", ENVS),
     "bench": (*_SETTINGS, "training"),
-    "reports": ("diagnostics", "experiments", "gossip", "runs"),
+    "reports": ("plain_yaml", "diagnostics", "experiments", "gossip", "runs"),
     "overfit": (*_SETTINGS, "diagnostics", "evaluation", "experiments"),
     "commands": (
         *(*_SETTINGS, "training", "evaluation", "experiments", "diagnostics"),

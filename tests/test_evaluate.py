@@ -1,5 +1,6 @@
 import dataclasses
 import importlib.util
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from gala import cli
 from gala.build.envs import make_env, probe_spaces
 from gala.build.learning import make_normalizer
 from gala.build.policy import make_policy
+from gala.build.trust import remember
 from gala.config.parse import override, parse_config
 from gala.evaluation import evaluate, film
 from gala.runs.run_dir import RunDir
@@ -22,6 +24,7 @@ def make_run(path, *words, weights=(1.0,)):
     """A run whose learners' parameters are random, saved as a training would save them. Returns it and the policies."""
     config = parse_config([*SMALL, f"run={path}", f"learners={len(weights)}", *words])
     run = RunDir.create(config, words, overwrite=False)
+    remember(config)
     spaces = probe_spaces(config)
     policies = [make_policy(config, spaces) for _ in weights]
     for rank, (policy, weight) in enumerate(zip(policies, weights, strict=True)):
@@ -56,6 +59,49 @@ def test_exactly_the_wanted_episodes_are_played_in_equal_shares(tmp_path, episod
     returns, lengths = evaluate.play(env, policy, None, episodes, mode="greedy", seed=3)
     quotas = [len(range(row, episodes, 16)) for row in range(16)]
     assert lengths == returns == [(1, 100)[k % 2] for quota in quotas for k in range(quota)]
+
+
+def test_an_episode_that_does_not_end_is_an_error_or_cut_off(tmp_path, monkeypatch, capsys):
+    run, (policy,) = make_run(tmp_path / "run", "env.id=helper_envs:Endless-v0")
+    env = make_env(run.config, 2)
+    with pytest.raises(ValueError, match=r"after 50 decisions \(0 of 2 episodes are done\).*env.max_episode_steps=N"):
+        evaluate.play(env, policy, None, 2, mode="greedy", seed=3, longest=50)
+    lengths = make_env(run.config, 1, id="helper_envs:TwoLengths-v0")  # 1, 100: the limit is each episode's own
+    assert evaluate.play(lengths, policy, None, 4, mode="greedy", seed=3, longest=100)[1] == [1, 100, 1, 100]
+
+    monkeypatch.setattr(evaluate, "LONGEST_EPISODE", 20)
+    assert cli.main(["eval", str(run.path), "episodes=3"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "after 20 decisions" in err
+    assert cli.main(["eval", str(run.path), "episodes=3", "env.max_episode_steps=30", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["returns"] == [30.0] * 3
+    assert cli.main(["eval", str(run.path), "env.max_episode_steps=-1"]) == 2
+    assert "env.max_episode_steps=-1 must be 0 or more" in capsys.readouterr().err
+
+
+def test_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch, capsys):
+    run, _ = make_run(tmp_path / "run", "env.id=helper_envs:TwoLengths-v0")
+    words = ["eval", str(run.path), "episodes=4"]
+    assert cli.main(words) == 0 and capsys.readouterr().err == ""
+    monkeypatch.setattr(evaluate, "_PROGRESS_S", 0.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().err
+    assert "4 of 4 episodes, 1 decisions" in shown and shown.endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize("env_id", ["Endless", "EndlessOnceDrawn"])
+def test_a_video_that_cannot_be_made_costs_no_evaluation(tmp_path, env_id, capsys):
+    pytest.importorskip("imageio_ffmpeg")
+    run, _ = make_run(tmp_path / "run", f"env.id=helper_envs:{env_id}-v0")
+    words = ["episodes=2", "env.max_episode_steps=9", f"video={tmp_path / 'x.mp4'}", "--json"]
+    status = cli.main(["eval", str(run.path), *words])
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and not (tmp_path / "x.mp4").exists()
+    if env_id == "Endless":  # it is known before the episodes are played
+        assert (status, out) == (2, "") and "render() gives no picture" in err
+    else:
+        assert status == 1 and json.loads(out)["returns"] == [9.0, 9.0] and "the screen is gone" in err
 
 
 def test_a_greedy_policy_repeats_itself_and_its_seed_decides(tmp_path):

@@ -151,8 +151,10 @@ class ContextSet:
             return cls.from_json(json.loads(Path(path).read_text()))
         except FileNotFoundError:
             raise ValueError(f"{path}: no such context set; write one with `gala overfit split`") from None
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path} is not a context set") from None
+        except OSError as error:
+            raise ValueError(f"cannot read {path}: {error.strerror}") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

@@ -52,9 +52,12 @@ def make_drawn(
 
     def picture(obs: NDArray) -> NDArray:
         try:
-            return np.asarray(game.render(), np.uint8)
+            drawn: Any = game.render()
         except gym.error.DependencyNotInstalled as error:
             raise ValueError(f"{id} cannot be drawn: {error}") from None
+        if not isinstance(drawn, np.ndarray) or drawn.ndim != 3:
+            raise ValueError(f"{id} cannot be drawn: its render() gives no picture [height, width, 3]")
+        return drawn.astype(np.uint8, copy=False)
 
     return env, picture
 

@@ -135,15 +135,16 @@ class Agent:
         return torch.from_numpy(given.reshape(rows)).to(self._device)
 
 
-def load(path: str | Path, device: str = "cpu") -> Agent:
+def load(path: str | Path, device: str = "cpu", *, trust: bool = False) -> Agent:
     """The agent that ``Agent.save`` wrote to ``path``; ``device``: cpu, cuda or cuda:N.
 
-    An encoder of your own is imported by the ``module:attribute`` that the file names: load only what you trust.
+    An encoder of your own is imported by the ``module:attribute`` that the file names. If this user has not trained
+    with it on this machine, that needs ``trust=True``.
 
     Raises:
-        ValueError: it is no such file, or it is damaged, or its encoder cannot be imported here.
+        ValueError: it is no such file, or it is damaged, or its encoder cannot be imported here, or is not trusted.
     """
-    policy, normalizer, content = weights.read(Path(path))
+    policy, normalizer, content = weights.read(Path(path), trust)
     return Agent(policy.to(_device(device)), normalizer, content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,16 @@ class Evaluation:
 class Run:
     """A directory that ``gala.train`` or ``gala train`` has written; it may still be training.
 
+    Args:
+        trust: ``load`` and ``evaluate`` import the modules that the run names, whoever has made it. Those that this
+            user has trained with on this machine need no trust.
+
     Raises:
         ValueError: ``path`` is not a run directory.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._dir = RunDir.open(path)
+    def __init__(self, path: str | Path, *, trust: bool = False) -> None:
+        self._dir, self._trust = RunDir.open(path), trust
 
     @property
     def path(self) -> Path:
@@ -97,10 +102,12 @@ class Run:
             device: cpu, cuda or cuda:N.
 
         Raises:
-            ValueError: there is no such checkpoint or learner, it is damaged, or it does not fit the environment.
+            ValueError: there is no such checkpoint or learner, it is damaged, it does not fit the environment, or the
+                run names code that is not trusted.
         """
         from gala.api.agent import agent_of_run
 
+        self._check_trusted()
         return agent_of_run(self._dir, checkpoint, learner, device)
 
     def evaluate(
@@ -120,13 +127,14 @@ class Run:
             mode: sampled draws actions as in training, greedy takes the most probable ones.
             checkpoint, learner: see ``load``.
             seed: of simulators and of sampled actions; far from training seeds, so that episodes are new ones.
-            video: an .mp4 of one episode is written there.
+            video: an .mp4 of one episode is written there. What goes wrong while it is drawn is a warning.
 
         Raises:
             ValueError: a wrong argument, no such checkpoint or learner, or an environment that is missing here.
         """
         from gala.evaluation.evaluate import check_request, evaluate_run
 
+        self._check_trusted()
         check_request(self._dir, checkpoint, learner, episodes, seed, str(video), mode)
         result = evaluate_run(
             self._dir,
@@ -138,8 +146,16 @@ class Run:
             device=device,
             video=Path(video) if video else None,
         )
+        if problem := result.pop("video_problem", ""):
+            warnings.warn(problem, stacklevel=2)
         result |= {"return_ci95": tuple(result["return_ci95"]), "returns": tuple(result["returns"])}
         return Evaluation(**result)
+
+    def _check_trusted(self) -> None:
+        from gala.build.trust import check_trusted, named_code
+
+        remedy = f"gala.Run({str(self.path)!r}, trust=True)"
+        check_trusted(named_code(self.config), self.path, trust=self._trust, remedy=remedy)
 
     def __repr__(self) -> str:
         c = self.config

@@ -75,7 +75,7 @@ def train(
         summary = supervisor.run_training(config, run_dir, callbacks=Callbacks(on_record, on_checkpoint))
         print("\n".join(closing_lines(summary, str(run_dir.path))))
     _raise_signal(summary["signal"])
-    return Run(run_dir.path)
+    return Run(run_dir.path, trust=True)  # all that it names has just been imported
 
 
 def _check_callbacks(**callbacks: Any) -> None:

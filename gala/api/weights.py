@@ -18,8 +18,10 @@ from gala_envs.spaces import describe_space, space_of
 from safetensors import SafetensorError, safe_open
 
 from gala import __version__
+from gala.build.trust import check_trusted
 from gala.config.schema import ModelConfig
 from gala.models.actor_critic import ActorCritic, build_actor_critic
+from gala.plain_yaml import parse_json
 from gala.rl.normalise import ObsNormalizer, RunningMoments
 from gala.runs.checkpoints import pack, write_atomically
 
@@ -59,7 +61,7 @@ def write(
     write_atomically(path, pack(tensors, {"gala": json.dumps(description, allow_nan=False)}))
 
 
-def read(path: Path) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
+def read(path: Path, trust: bool) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
     """See ``gala.load``."""
     if path.is_dir():
         raise ValueError(f"{path} is a directory; of a run, gala.Run({str(path)!r}).load() makes an agent")
@@ -73,13 +75,25 @@ def read(path: Path) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
         raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from None
     if "gala" not in metadata:
         raise ValueError(f"{path} was not written by gala.Agent.save: its metadata has no entry 'gala'")
-    description = json.loads(metadata["gala"])
+    description = _description(path, metadata["gala"])
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')}; this version of gala reads {FORMAT}")
     try:
+        encoder = {"encoder": str(description["model"]["encoder"])} if ":" in description["model"]["encoder"] else {}
+        check_trusted(encoder, path, trust=trust, remedy=f"gala.load({str(path)!r}, trust=True)")
         return _built(tensors, description)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+
+
+def _description(path: Path, text: str) -> dict[str, Any]:
+    try:
+        description = parse_json(text)
+        if isinstance(description, dict):
+            return description
+    except ValueError:
+        pass
+    raise ValueError(f"{path} is damaged: its metadata is no JSON object")
 
 
 def _built(

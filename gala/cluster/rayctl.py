@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gala.cluster.reachable import check_reachable
+
 MAIL = "mail"
 """Concurrency group with one thread, for the calls that must not wait for the learner's loop."""
 _PROBE_S = 60.0
@@ -40,6 +42,8 @@ def connect(address: str, cores: int) -> bool:
     if address == "local":
         _start(cores)
         return True
+    if address != "auto":
+        check_reachable(address)
     import ray
 
     try:

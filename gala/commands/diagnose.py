@@ -11,6 +11,7 @@ from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Any
 
+from gala.commands.trusted import check_run
 from gala.config.parse import parse_options
 from gala.diagnostics.finding import Finding
 from gala.diagnostics.registry import DIAGNOSTICS
@@ -22,7 +23,7 @@ from gala.runs.run_dir import RunDir
 _SWITCHES = " ".join(f"[{name}=true]" for name in DIAGNOSTICS)
 _ROWS = "\n".join(f"  {name:<12}{diagnostic.summary}" for name, diagnostic in DIAGNOSTICS.items())
 USAGE = f"""usage: gala diagnose RUN {_SWITCHES} [checkpoint=latest|best|NAME]
-                    [envs=32] [batches=8] [seed=1000] [out=FOLDER]
+                    [envs=32] [batches=8] [seed=1000] [out=FOLDER] [trust=true]
 
 Judges a checkpoint on new experience: `batches` rollouts of `envs` simulators. Without a name, with all of:
 
@@ -36,6 +37,7 @@ _COMMON: list[tuple[str, type, Any]] = [
     ("batches", int, 8),
     ("seed", int, 1000),
     ("out", str, ""),
+    ("trust", bool, False),
 ]
 Options = make_dataclass(
     "Options",
@@ -56,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
         if getattr(options, name) < least:
             raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
     check_matplotlib()
+    check_run(run_dir, options.trust, "diagnose", argv)
     run_dir.checkpoint_meta(options.checkpoint)
     named = [name for name in DIAGNOSTICS if getattr(options, name)]
     folder = Path(options.out) if options.out else run_dir.path / "diagnose"

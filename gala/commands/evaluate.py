@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gala.commands.trusted import check_run
+from gala.config.bounds import NOT_NEGATIVE, bounded, check_bounds
 from gala.config.derived import averages_parameters
 from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
 USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both] [checkpoint=latest|best|NAME]
-                    [learner=consensus|K] [seed=1000] [device=auto|cpu|cuda] [--video FILE.mp4] [--json]
+                    [learner=consensus|K] [seed=1000] [device=auto|cpu|cuda]
+                    [env.max_episode_steps=N] [trust=true] [--video FILE.mp4] [--json]
 
 Plays exactly `episodes` whole episodes and reports their mean return with its 95% confidence interval.
-learner=consensus averages all learners' parameters. --json prints one JSON object (mode=both: one per mode, nested)."""
+learner=consensus averages all learners' parameters. env.max_episode_steps cuts an episode off after N decisions;
+one that has not ended after 200,000 is an error. --json prints one JSON object (mode=both: one per mode, nested)."""
+
+EXIT_NO_VIDEO = 1
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """What of the environment may be another than in training."""
+
+    max_episode_steps: int = bounded(0, NOT_NEGATIVE)
+    """Agent decisions; 0 keeps the run's own limit."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +46,29 @@ class Options:
     """Far from training seeds: evaluation episodes should be new ones."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     video: str = ""
+    trust: bool = False
+    """Import the code that the run names, whoever has made it."""
+    env: EnvOptions = field(default_factory=EnvOptions)
 
 
 def main(argv: Sequence[str]) -> int:
-    """``RUN`` and the settings of ``Options``. Returns 0."""
+    """``RUN`` and the settings of ``Options``. Returns 0; 1 if the episodes were played, but not filmed."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
     options = parse_options(Options, [word for word in argv[1:] if word != "--json"])
+    check_bounds(options)
     run_dir = RunDir.open(argv[0])
     learner = _learner(options.learner)
-    from gala.evaluation.evaluate import check_request, evaluate_run
+    check_run(run_dir, options.trust, "eval", argv)
+    from gala.evaluation.evaluate import check_request, evaluate_run, with_episode_limit
 
     check_request(run_dir, options.checkpoint, learner, options.episodes, options.seed, options.video)
 
+    run_dir, problems = with_episode_limit(run_dir, options.env.max_episode_steps), []
     results: dict[str, dict[str, Any]] = {}
     for mode in ("greedy", "sampled") if options.mode == "both" else (options.mode,):
-        results[mode] = evaluate_run(
+        result = evaluate_run(
             run_dir,
             checkpoint=options.checkpoint,
             learner=learner,
@@ -57,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
             device=options.device,
             video=Path(options.video) if options.video and not results else None,
         )
+        problems.append(result.pop("video_problem", ""))
+        results[mode] = result
     if "--json" in argv:
         print(json.dumps(results if options.mode == "both" else results[options.mode]))
     else:
@@ -65,7 +88,9 @@ def main(argv: Sequence[str]) -> int:
         whose = "0 (nothing is averaged in this run)" if alone else options.learner
         print(f"run {run_dir.path} · checkpoint {options.checkpoint} · learner {whose}")
         print(f"curves: tensorboard --logdir {run_dir.path}")
-    return 0
+    if any(problems):
+        print(f"gala: error: {''.join(problems)}", file=sys.stderr)
+    return EXIT_NO_VIDEO if any(problems) else 0
 
 
 def describe(result: dict[str, Any]) -> str:

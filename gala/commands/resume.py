@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from gala.commands.trusted import check_run, is_yes
 from gala.config import derived
-from gala.config.parse import override
+from gala.config.parse import override, split_settings
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
@@ -14,7 +15,8 @@ from gala.runs.run_dir import RunDir
 MAY_CHANGE = ("steps", "cluster.address", "device", "torch_threads", "env.threads", "log.panel", "log.interval_s")
 """What may differ in the second part of a run; anything else would make it another experiment."""
 
-USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [schedule=hold|stretch|restart] [key=value ...]
+USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [schedule=hold|stretch|restart] [trust=true]
+                   [key=value ...]
 
 Continue RUN from checkpoint NAME, by default from latest, or else from the newest that is whole; a run without one
 starts anew. steps=N extends it; where the learning rate or the entropy coefficient decays, schedule=hold keeps their
@@ -22,7 +24,7 @@ end values, schedule=stretch lets them decay over all N steps, and schedule=rest
 May be changed: {", ".join(MAY_CHANGE)}.
 Records in metrics.jsonl that are newer than the checkpoint are dropped: those steps are lived through again."""
 
-_OWN = ("checkpoint", "schedule")
+_OWN = ("checkpoint", "schedule", "trust")
 _SCHEDULES = ("hold", "stretch", "restart")
 
 
@@ -34,7 +36,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     run_dir = RunDir.open(argv[0])
     own, rest = split(argv[1:])
+    check_run(run_dir, is_yes(own.get("trust", "false")), "resume", argv)
     config = override(run_dir.config, rest, MAY_CHANGE)
+    _check_address(run_dir, rest)
     config = dataclasses.replace(config, run=str(run_dir.path))  # the directory may have been moved
     validate(config)
     from gala.training import restoring, supervisor
@@ -51,6 +55,18 @@ def main(argv: Sequence[str]) -> int:
     run_dir.replace_config(config)
     run_dir.rewind_metrics(done_steps if name else -1)
     return supervisor.train(config, run_dir, resume_from=name)
+
+
+def _check_address(run_dir: RunDir, words: Sequence[str]) -> None:
+    """Raises ValueError if the run names a cluster and the command line does not: a directory from somebody else must
+    not decide where this machine connects to."""
+    address = run_dir.config.cluster.address
+    if address in ("", "auto", "local") or any(key == "cluster.address" for key, _ in split_settings(words)):
+        return
+    raise ValueError(
+        f"{run_dir.path} was trained on the Ray cluster {address}; say where it goes on: cluster.address={address}, or "
+        "cluster.address= for this machine alone"
+    )
 
 
 def split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

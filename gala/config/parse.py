@@ -24,7 +24,7 @@ from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
 from gala.config.video import VideoConfig
-from gala.plain_yaml import read_yaml
+from gala.plain_yaml import control_character, read_yaml
 from gala.plugins import loading, naming
 
 HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
@@ -224,6 +224,8 @@ def _build(settings: list[Setting], cls: type[T]) -> T:
     hints = _fields(cls)
     settings = [s._replace(text=naming.expand(s.key, s.text)) for s in settings]
     for s in settings:
+        if control_character(s.text):
+            raise s.error(f"{s.key}={s.text[:80]!r} holds a control character")
         if s.key not in hints:
             by_leaf = [name for name in hints if name.split(".")[-1] == s.key.split(".")[-1]]
             if group := [name for name in hints if name.startswith(f"{s.key}.")]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,15 @@ import numpy as np
 from gala.build.envs import Spaces, make_evaluation_env
 from gala.build.policy import pick_device
 from gala.config.schema import Config
-from gala.evaluation.film import check_encoder, record_episode
+from gala.evaluation.film import check_drawable, check_encoder, record_episode
 from gala.evaluation.load import load_policy
-from gala.evaluation.play import Mode, play
+from gala.evaluation.play import LONGEST_EPISODE, Mode, play
 from gala.runs.run_dir import RunDir
 
 MAX_PARALLEL = 16
+_PROGRESS_S = 0.2
+_CLEAR = "\x1b[K"
+"""The rest of a terminal's line, emptied."""
 
 
 def evaluate_run(
@@ -35,21 +42,33 @@ def evaluate_run(
 
     ``learner`` is a rank, or "consensus": the mass-weighted mean of all learners' parameters (learner 0 where nothing
     was exchanged). Returns the keys return_mean, return_std, return_ci95 (low, high), length_mean, episodes, seed,
-    mode, returns.
+    mode, returns, and video_problem if a video was asked for and there is none: why.
+
+    Raises:
+        ValueError: the environment is missing here, cannot be drawn for a video, or has an episode that does not end.
     """
+    config = run_dir.config
     if video is not None:
         check_encoder()
-    config = run_dir.config
+        check_drawable(config)  # before the minutes that the episodes may take
     env = make_evaluation_env(config, min(episodes, MAX_PARALLEL))
     try:
         spaces = Spaces(env.obs_space, env.action_space, env.frames_per_step)
         policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, learner)
         policy.to(pick_device(config if device == "auto" else _on(config, device), 0))
-        returns, lengths = play(env, policy, normalizer, episodes, mode=mode, seed=seed)
+        longest = max(LONGEST_EPISODE, config.env.max_episode_steps)
+        with _progress(episodes) as progress:
+            returns, lengths = play(
+                env, policy, normalizer, episodes, mode=mode, seed=seed, longest=longest, progress=progress
+            )
     finally:
         env.close()
+    problem = ""
     if video is not None:
-        record_episode(config, policy, normalizer, video, greedy=mode == "greedy", seed=seed)
+        try:
+            record_episode(config, policy, normalizer, video, greedy=mode == "greedy", seed=seed)
+        except Exception as error:  # whatever it is, the episodes have been played and count
+            problem = f"{video} was not written: {' '.join(str(error).split()) or type(error).__name__}"
     mean, std = float(np.mean(returns)), float(np.std(returns, ddof=1)) if episodes > 1 else 0.0
     half = 1.96 * std / math.sqrt(episodes)
     return {
@@ -61,6 +80,7 @@ def evaluate_run(
         "seed": seed,
         "mode": mode,
         "returns": returns,
+        **({"video_problem": problem} if problem else {}),
     }
 
 
@@ -88,6 +108,35 @@ def check_request(
         raise ValueError(f"seed={seed} must be 0 or more")
     if video and not video.endswith(".mp4"):
         raise ValueError(f"video={video} must end in .mp4")
+
+
+def with_episode_limit(run_dir: RunDir, max_episode_steps: int) -> RunDir:
+    """The run for an evaluation whose episodes are cut off after so many decisions; 0 keeps the run's own limit."""
+    if not max_episode_steps:
+        return run_dir
+    env = dataclasses.replace(run_dir.config.env, max_episode_steps=max_episode_steps)
+    return RunDir(run_dir.path, dataclasses.replace(run_dir.config, env=env))
+
+
+@contextlib.contextmanager
+def _progress(episodes: int) -> Iterator[Callable[[int, int], None]]:
+    """What ``play`` calls after each decision: on a terminal, a line on standard error that is gone in the end."""
+    if not sys.stderr.isatty():
+        yield lambda done, decisions: None
+        return
+    shown = 0.0
+
+    def show(done: int, decisions: int) -> None:
+        nonlocal shown
+        if (now := time.monotonic()) - shown > _PROGRESS_S:
+            shown = now
+            line = f"{done} of {episodes} episodes, {decisions:,} decisions of each simulator"
+            print(f"\r{line}{_CLEAR}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print(f"\r{_CLEAR}", end="", file=sys.stderr, flush=True)
 
 
 def _on(config: Config, device: str) -> Config:

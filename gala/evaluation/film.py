@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gala.build.envs import own_env
 from gala.config.schema import Config
-from gala.evaluation.play import play
+from gala.evaluation.play import LONGEST_EPISODE, play
 from gala.models.actor_critic import ActorCritic
 from gala.rl.normalise import ObsNormalizer
 
@@ -51,11 +51,11 @@ def record_episode(
         ValueError: the extra ``video`` is missing, or the simulator cannot draw here; the message says what to do.
     """
     check_encoder()
-    options = dataclasses.asdict(config.env) | {"threads": 1}
-    env, picture = make_drawn(**options, make_env=own_env(config))
+    env, picture = _drawn(config)
     filmed = Filmed(env, picture)
+    longest = max(LONGEST_EPISODE, config.env.max_episode_steps)
     try:
-        play(filmed, policy, normalizer, 1, mode="greedy" if greedy else "sampled", seed=seed)
+        play(filmed, policy, normalizer, 1, mode="greedy" if greedy else "sampled", seed=seed, longest=longest)
     finally:
         env.close()
     import imageio.v2 as imageio
@@ -64,6 +64,24 @@ def record_episode(
     # The encoder wants even sides; its own default of whole blocks of 16 would rescale an Atari screen.
     imageio.mimwrite(path, filmed.frames, fps=FPS, macro_block_size=2, codec="libx264")
     return len(filmed.frames)
+
+
+def check_drawable(config: Config) -> None:
+    """Raises ValueError, in one line, if not even the start of an episode can be drawn."""
+    env, picture = _drawn(config)
+    try:
+        Filmed(env, picture).reset(0)
+    except ValueError:
+        raise
+    except Exception as error:  # a simulator's own, of whatever kind, says that it has no pictures
+        raise ValueError(f"{config.env.id} cannot be drawn: {' '.join(str(error).split())}; leave out video") from None
+    finally:
+        env.close()
+
+
+def _drawn(config: Config) -> tuple[Any, Callable[[NDArray], NDArray]]:
+    """One simulator, and what draws it."""
+    return make_drawn(**dataclasses.asdict(config.env) | {"threads": 1}, make_env=own_env(config))
 
 
 def check_encoder() -> None:

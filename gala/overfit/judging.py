@@ -15,6 +15,7 @@ from gala_envs.contextual_env import ContextualEnv
 from gala_envs.families import make_family
 
 from gala.build.envs import Spaces
+from gala.build.trust import check_trusted, family_code, named_code
 from gala.diagnostics.overfitting.episodes import Row, evaluate
 from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy, TorchPolicy, python_policy
 from gala.evaluation.load import load_policy
@@ -67,6 +68,8 @@ def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
 
 def load_agent(run: RunDir, contexts: ContextSet, judging: JudgeOptions, checkpoint: str = "") -> TorchPolicy:
     """The run's policy. Raises ValueError if it was trained on another observation space than these contexts have."""
+    named = named_code(run.config) | family_code(contexts.family)
+    check_trusted(named, run.path, trust=judging.trust, remedy="add judge.trust=true")
     spaces = spaces_of(contexts, run.config.env.expose)
     network, normalizer = load_policy(run, run.config, spaces, checkpoint or judging.checkpoint, "consensus")
     return TorchPolicy(network, normalizer, spaces.action, judging.act == "greedy")

@@ -21,6 +21,8 @@ class JudgeOptions:
     reference: str = "auto"
     """What the adjusted gap is taken against: optimal, random, module:function or a run; auto: optimal where known."""
     checkpoint: str = "latest"
+    trust: bool = False
+    """Import the code that the runs name, whoever has made them."""
     budget: str = ""
     """Such as 90s, 5m or 1h: fewer runs or contexts, so that it fits; the report says so."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from gala_envs.contexts import ContextSet
 from gala_envs.splits import assert_disjoint
 
+from gala.plain_yaml import parse_json, read_json, read_text
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import versions
 
@@ -38,7 +39,7 @@ class Study:
         path = Path(path)
         known = path / "study.json"
         if known.is_file():
-            old = json.loads(known.read_text())
+            old = read_json(known)
             if old.get("command") != meta["command"]:
                 raise ValueError(f"{path} holds another study ({old.get('command')}); choose another out=DIRECTORY")
             return cls(path, old)
@@ -78,7 +79,7 @@ class Study:
 
     def _read(self, name: str) -> list[Row]:
         path = self.path / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return [parse_json(line) for line in read_text(path).splitlines()] if path.is_file() else []
 
 
 def read_sets(folder: str | Path) -> dict[str, ContextSet]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from gala.diagnostics.overfitting.generalisation import SIGN, GapGroup, judge
 from gala.experiments.statistics import verdict
+from gala.plain_yaml import parse_json, read_json
 from gala.reports.figures import figure_with_axes, save
 from gala.reports.overfitting_figures import PANELS, Study
 from gala.runs.checkpoints import write_atomically
@@ -30,7 +31,7 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
     Raises:
         ValueError: no rows, or fewer than 3 runs.
     """
-    meta = json.loads((folder / "study.json").read_text())
+    meta = read_json(folder / "study.json")
     rows, curves = _read(folder / "rows.jsonl"), _read(folder / "curves.jsonl")
     study = Study(meta, rows, curves, judge(rows, delta=meta["delta"]))
     pictures = _draw(study, folder / "figures", figures)
@@ -214,7 +215,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [parse_json(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 _PAGE = """<!doctype html>

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gala.plain_yaml import parse_json
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -112,11 +114,14 @@ class Checkpoints:
             if files.get(file) != {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
                 raise self._damaged(path)
             contents.append(data)
-        return unpack(contents[0]), json.loads(contents[1])
+        try:
+            return unpack(contents[0]), parse_json(contents[1])
+        except ValueError:
+            raise self._damaged(folder / f"{part}.json") from None
 
     def _meta(self, name: str, folder: Path) -> dict[str, Any]:
         try:
-            meta = json.loads((folder / "meta.json").read_text())
+            meta = parse_json((folder / "meta.json").read_bytes())
             schema = meta.get("schema")
         except (ValueError, AttributeError):
             raise self._damaged(folder / "meta.json") from None

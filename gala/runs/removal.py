@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 
+from gala.plain_yaml import parse_json
 from gala.runs.lock import LOCK
 
 _OURS = re.compile(
@@ -29,7 +29,7 @@ def check_removable(path: Path) -> None:
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
     try:
-        ours = "gala-rl" in json.loads((path / "versions.json").read_text())
+        ours = "gala-rl" in parse_json((path / "versions.json").read_bytes())
         ours = ours and (path / "command.txt").read_text().startswith("gala train")
     except (OSError, ValueError, TypeError):
         ours = False

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from gala.config.parse import dump_config, load_config
 from gala.config.schema import Config
+from gala.plain_yaml import parse_json, read_json
 from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
 from gala.runs.lock import lock
 from gala.runs.removal import check_removable, is_empty, remove_run
@@ -95,7 +96,7 @@ class RunDir:
     def identity(self) -> str | None:
         """What tells this run from all others, also when it has been copied; None of one that is older than that."""
         try:
-            identity = json.loads((self.path / "versions.json").read_text()).get("run")
+            identity = parse_json((self.path / "versions.json").read_bytes()).get("run")
         except (OSError, ValueError, AttributeError):
             return None
         return identity if isinstance(identity, str) else None
@@ -128,8 +129,8 @@ class RunDir:
         path = self.path / "metrics.jsonl"
         for line in path.read_bytes().split(b"\n") if path.is_file() else ():
             try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError):
+                record = parse_json(line)
+            except ValueError:
                 continue
             if isinstance(record, dict) and isinstance(record.get("global_step"), int):
                 records.append(record)
@@ -183,7 +184,10 @@ class RunDir:
         path = self.path / "summary.json"
         if not path.is_file():
             raise ValueError(f"{self.path} has no summary: it is still training, or was killed")
-        return dict(json.loads(path.read_text()))
+        summary = read_json(path)
+        if not isinstance(summary, dict):
+            raise ValueError(f"{path} is not a run's summary")
+        return summary
 
     def close(self) -> None:
         """Close the event files, and let others train here. May be called twice."""

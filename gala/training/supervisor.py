@@ -10,6 +10,7 @@ from gala.build.envs import Spaces, probe_spaces
 from gala.build.gossip import make_mailboxes, max_concurrent_learners
 from gala.build.learning import num_moments
 from gala.build.policy import count_parameters
+from gala.build.trust import remember
 from gala.config.schema import Config
 from gala.config.validate import check_cluster
 from gala.processes.fleet import Fleet, ProcessFleet
@@ -52,6 +53,8 @@ def run_training(
         Exception: what a callback has raised, once the run has ended with a checkpoint.
     """
     callbacks = callbacks or Callbacks()
+    if not resume_from:
+        remember(config)
     spaces = probe_spaces(config)
     saved = run_dir.checkpoint_meta(resume_from) if resume_from else {}
     board, mailboxes, fleet = open_run(config, run_dir, spaces)

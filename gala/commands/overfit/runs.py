@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from gala_envs.contexts import ContextSet
 from gala_envs.families import make_family
 
+from gala.build.trust import check_trusted, family_code
 from gala.commands.overfit.verdict import conclude
 from gala.commands.overfit.words import (
     asks_for_help,
@@ -42,6 +42,7 @@ from gala.overfit.judging import (
 from gala.overfit.options import EvalOptions, JudgeOptions, StressOptions, TrainOptions
 from gala.overfit.study import Study, describe_sets, read_sets
 from gala.overfit.sweep import budget_s
+from gala.plain_yaml import read_json
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
 
@@ -178,6 +179,7 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
         if n not in sizes:
             raise ValueError(f"{root} has no runs with {n} training MDPs; it has {', '.join(map(str, sorted(sizes)))}")
         test = ContextSet.read(root / "sets" / "test.json")
+        check_trusted(family_code(test.family), root, trust=options.judge.trust, remedy="add judge.trust=true")
         mine = [p for p in set_files if p.stem.startswith(f"n{n}-")]
         return [(RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine]
     if len(paths) < 3:
@@ -234,7 +236,7 @@ def report(words: Sequence[str]) -> int:
     path = Path(words[0])
     if not (path / "study.json").is_file():
         raise ValueError(f"{path} is no study: it has no study.json")
-    return conclude(Study(path, json.loads((path / "study.json").read_text())))
+    return conclude(Study(path, read_json(path / "study.json")))
 
 
 def _head(run: int, n_train: int | None, condition: str = "") -> dict[str, Any]:
