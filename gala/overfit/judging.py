@@ -13,6 +13,7 @@ import numpy as np
 from gala_envs.contexts import ContextSet
 from gala_envs.contextual_env import ContextualEnv
 from gala_envs.families import make_family
+from gala_envs.families.solved import solved_return
 
 from gala.build.envs import Spaces
 from gala.diagnostics.overfitting.episodes import Row, evaluate
@@ -130,6 +131,14 @@ def baselines(sets: Sequence[ContextSet], judging: JudgeOptions, head: Row) -> l
     else:
         policy = python_policy(reference)
     return rows + judge(policy, sets, judging, head | {"policy": "reference"})
+
+
+def solved(family: str, judging: JudgeOptions) -> dict[str, Any] | None:
+    """{return, source} of the return that counts as all of the task: what the user gave, or Gymnasium's."""
+    if judging.solved is not None:
+        return {"return": judging.solved, "source": "given by the user"}
+    known = solved_return(family)
+    return None if known is None else {"return": known.value, "source": known.source}
 
 
 def optimal_rows(contexts: ContextSet, head: Row) -> list[Row]:

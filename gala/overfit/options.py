@@ -19,7 +19,10 @@ class JudgeOptions:
     seed: int = 1000
     """Seed of the noise of the episodes: the same for all that is compared."""
     reference: str = "auto"
-    """What the adjusted gap is taken against: optimal, random, module:function or a run; auto: optimal where known."""
+    """What the adjusted gap is taken against: optimal, random, module:function or a run (one trained on many MDPs);
+    auto: optimal where known, else random."""
+    solved: float | None = None
+    """The return that counts as all of the task, where neither an optimum nor Gymnasium's reward_threshold is known."""
     checkpoint: str = "latest"
     budget: str = ""
     """Such as 90s, 5m or 1h: fewer runs or contexts, so that it fits; the report says so."""

@@ -37,6 +37,7 @@ from gala.overfit.judging import (
     judge,
     load_agent,
     normalizer_hash,
+    solved,
     spaces_of,
 )
 from gala.overfit.options import EvalOptions, JudgeOptions, StressOptions, TrainOptions
@@ -251,6 +252,7 @@ def _study(protocol: str, words: Sequence[str], out: str, sets: Sets, judging: J
         "command": command_line(protocol, [*given, f"out={out}"]),
         "sets": describe_sets(sets),
         "delta": judging.delta,
+        "solved": solved(sets["train"].family, judging),
         "mode": judging.act,
         "expose": False,
         "selection": f"{judging.checkpoint} checkpoint",
