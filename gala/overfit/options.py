@@ -45,6 +45,16 @@ class SplitOptions:
 
 
 @dataclass(frozen=True)
+class AuditOptions:
+    """What counts as the same MDP, beside what is the same to the last bit."""
+
+    tolerance: float = 0.0
+    """Above 0: training MDPs and others that fixed actions lead through alike, within so many standard deviations."""
+    symmetries: bool = False
+    """Mirror images and rotations too (mazes)."""
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """Several training runs on one training set."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from gala_envs.contexts import ContextSet
 from gala_envs.families import make_family
+from gala_envs.identity import assert_disjoint
 
 from gala.commands.overfit.verdict import conclude
 from gala.commands.overfit.words import (
@@ -79,7 +80,9 @@ def evaluate(words: Sequence[str]) -> int:
         check_training(run, options.judge.checkpoint, sets)
     study = _study("eval", words, options.out, sets, options.judge)
     sets, judging = _afford(study, runs, sets, options.judge)
-    study.meta["audit"] = audit_sets(sets)
+    study.meta["audit"] = audited = audit_sets(sets)
+    if audited["rows"]:
+        study.note(f"{len(audited['rows'])} MDPs are in one set twice, and count twice")
     study.append("baselines", baselines(list(sets.values()), judging, _head(-1, None)))
     if options.policy:
         _judge_python_policy(study, options, sets, judging)
@@ -180,7 +183,12 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
             raise ValueError(f"{root} has no runs with {n} training MDPs; it has {', '.join(map(str, sorted(sizes)))}")
         test = ContextSet.read(root / "sets" / "test.json")
         mine = [p for p in set_files if p.stem.startswith(f"n{n}-")]
-        return [(RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine]
+        pairs: list[tuple[RunDir, Sets]] = [
+            (RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine
+        ]
+        for _, sets in pairs:
+            assert_disjoint(list(sets.values()))
+        return pairs
     if len(paths) < 3:
         raise ValueError("usage: gala overfit stress RUN RUN RUN ... sets=DIRECTORY sticky=0.25, or stress STUDY ...")
     sets = {name: s for name, s in read_sets(options.sets).items() if name in ("train", "test")}
