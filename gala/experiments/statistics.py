@@ -44,8 +44,8 @@ def optimality_gap(scores: ArrayLike, gamma: float = 1.0) -> float:
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
     """P(X > Y) + P(X = Y) / 2 over all pairs: the Mann-Whitney statistic, scaled."""
-    difference = np.asarray(x, np.float64).ravel()[:, None] - np.asarray(y, np.float64).ravel()
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+    signs = np.sign(np.asarray(x, np.float64).ravel()[:, None] - np.asarray(y, np.float64).ravel())
+    return float((1 + signs).mean() / 2)
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> NDArray:
@@ -90,7 +90,7 @@ def gap_interval(train: Rows, test: Rows, *, nested: bool = False, level: float 
     Raises:
         ValueError: fewer than 3 runs, or runs with different contexts.
     """
-    _check_runs(len(train), len(test))
+    _check_runs(len(train), len(test), len(np.asarray(test[0])))
     estimate = float(np.mean([_mean(row) for row in train]) - np.mean([_mean(row) for row in test]))
     return _widened(estimate, gap_components(train, test, nested=nested), level)
 
@@ -164,9 +164,8 @@ def _runs(gaps: NDArray, floor: float, floor_df: int) -> Component:
 
 
 def _contexts(own: float, k: int, others: float, others_k: int) -> Component:
-    if own >= others:
-        return Component(own / k, max(k - 1, 1), own / k)
-    return Component(others / k, max(others_k - 1, 1), own / k)
+    used, df = (own, k - 1) if own >= others else (others, others_k - 1)
+    return Component(used / k, max(df, 1), own / k)
 
 
 def _mean(row: ArrayLike) -> float:
@@ -188,8 +187,8 @@ def t_quantile(level: float, df: int) -> float:
     P(|T| < t) = 2 gamma((df + 1) / 2) / (sqrt(pi) gamma(df / 2)) times the integral of cos^(df - 1) from 0 to
     atan(t / sqrt(df)); Newton's method from the normal quantile below converges from one side.
     """
-    t, scale = NormalDist().inv_cdf((1 + level) / 2), math.lgamma((df + 1) / 2) - math.lgamma(df / 2)
-    factor = 2 * math.exp(scale) / math.sqrt(math.pi)
+    t = NormalDist().inv_cdf((1 + level) / 2)
+    factor = 2 * math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi)
     for _ in range(100):
         angle = math.atan(t / math.sqrt(df))
         inside = factor * angle / 2 * float(_WEIGHTS @ np.cos(angle * (_NODES + 1) / 2) ** (df - 1))
@@ -292,8 +291,10 @@ def fit_power_law(n: ArrayLike, gaps: ArrayLike) -> PowerLaw:
     return best
 
 
-def _check_runs(train: int, test: int) -> None:
+def _check_runs(train: int, test: int, tests: int) -> None:
     if train != test:
         raise ValueError(f"{train} runs were scored on train contexts and {test} on test contexts")
+    if tests < 2:
+        raise ValueError(f"{tests} test MDP: its score may be luck; a gap needs at least 2, and 50 are few")
     if train < FEWEST_RUNS:
         raise ValueError(f"{train} training runs: a verdict needs at least {FEWEST_RUNS}, each trained anew")

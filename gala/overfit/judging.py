@@ -17,7 +17,9 @@ from gala_envs.families.solved import solved_return
 
 from gala.build.envs import Spaces
 from gala.diagnostics.overfitting.episodes import Row, evaluate
-from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy, TorchPolicy, python_policy
+from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy
+from gala.diagnostics.overfitting.python_policies import python_policies
+from gala.diagnostics.overfitting.torch_policy import TorchPolicy
 from gala.evaluation.load import load_policy
 from gala.overfit.options import JudgeOptions
 from gala.runs.run_dir import RunDir
@@ -108,6 +110,17 @@ def judge(
     return rows
 
 
+def try_policy(policy: JudgedPolicy, contexts: ContextSet) -> None:
+    """Raises ValueError if the policy cannot act on a first observation: before anything else is done."""
+    env = ContextualEnv(make_family(contexts.family), contexts.take(1), 2)
+    try:
+        obs = env.reset(0)
+        action = policy.act(obs, None, np.ones(2, bool), [np.random.default_rng(k) for k in range(2)]).action
+        env.step(np.asarray(action))
+    finally:
+        env.close()
+
+
 def baselines(sets: Sequence[ContextSet], judging: JudgeOptions, head: Row) -> list[Row]:
     """Rows of the uniformly random policy, and of the reference: the best return where the family knows it
     (``optimal``; ``auto`` where it does), a function ``module:function`` or the directory of a run.
@@ -129,7 +142,7 @@ def baselines(sets: Sequence[ContextSet], judging: JudgeOptions, head: Row) -> l
     if (Path(reference) / "config.yaml").is_file():
         policy = load_agent(RunDir.open(reference), sets[0], judging)
     else:
-        policy = python_policy(reference)
+        policy = python_policies(reference, 1, space)[0]
     return rows + judge(policy, sets, judging, head | {"policy": "reference"})
 
 

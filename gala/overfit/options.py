@@ -55,6 +55,27 @@ class AuditOptions:
 
 
 @dataclass(frozen=True)
+class ScoreOptions:
+    """Scores in a table: columns run, context, set, return; policy, success; others are conditions."""
+
+    delta: float = 0.05
+    """A normalised gap within +-delta counts as none."""
+    solved: float | None = None
+    """The return that counts as all of the task; without it, or rows of a reference, gaps are in units of return."""
+    random: float | None = None
+    """The random policy's return, where the table has no rows of it."""
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Tasks in a table: columns set, context, and what describes a task."""
+
+    same: str = ""
+    """module:function of a row (a dict), equal for the same task; without it, the texts are compared."""
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """Several training runs on one training set."""
 
@@ -72,9 +93,9 @@ class EvalOptions:
 
     sets: str = "sets"
     policy: str = ""
-    """module:function with act(obs, state, rng), instead of runs."""
+    """Instead of runs: module:act, module:make?seed={run}, sb3:FILE.zip, cleanrl:FILE, or several of them by commas."""
     repeats: int = 5
-    """Times that a policy in Python is judged, each with other noise."""
+    """Runs that {run} counts, from 0; without {run}, times that the one policy is judged, each with other noise."""
     out: str = ""
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 

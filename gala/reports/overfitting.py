@@ -32,11 +32,16 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
     """
     meta = json.loads((folder / "study.json").read_text())
     rows, curves = _read(folder / "rows.jsonl"), _read(folder / "curves.jsonl")
-    study = Study(meta, rows, curves, judge(rows, delta=meta["delta"], solved=(meta.get("solved") or {}).get("return")))
+    study = Study(meta, rows, curves, _judge(rows, meta))
     pictures = _draw(study, folder / "figures", figures)
     write_atomically(folder / "rows.csv", _csv(rows).encode())
     write_atomically(out, _page(study, pictures).encode())
     return study.result | {"lines": lines(study)}
+
+
+def _judge(rows: list[dict[str, Any]], meta: dict[str, Any]) -> dict[str, Any]:
+    solved = (meta.get("solved") or {}).get("return")
+    return judge(rows, delta=meta["delta"], solved=solved, random=meta.get("random"))
 
 
 def lines(study: Study) -> list[str]:
@@ -169,11 +174,16 @@ def _threats(study: Study) -> list[str]:
     meta, head = study.meta, study.head
     threats = [
         f"{head.runs} training runs, {head.sets['test']['contexts']} test MDPs; {head.design}.",
-        f"Checkpoint: {meta['selection']}.",
-        f"Observation normaliser: {meta['normaliser']}. Actions: {meta['mode']}.",
-        f"The policy {'is' if meta['expose'] else 'is not'} told the parameters of its MDP.",
-        "Score on the evaluated MDPs without the noise that training may have had, unless a condition says so.",
     ]
+    if meta.get("outside"):
+        threats.append("The scores were made elsewhere: that no test MDP was trained on, or chosen by, is not checked.")
+    else:
+        threats += [
+            f"Checkpoint: {meta['selection']}.",
+            f"Observation normaliser: {meta['normaliser']}. Actions: {meta['mode']}.",
+            f"The policy {'is' if meta['expose'] else 'is not'} told the parameters of its MDP.",
+            "Scores are without the noise that training may have had, unless a condition says so.",
+        ]
     return [*threats, *meta.get("notes", []), *head.warnings]
 
 

@@ -26,7 +26,8 @@ from gala.commands.overfit.words import (
 from gala.diagnostics.overfitting import probes
 from gala.diagnostics.overfitting.audit import audit_sets
 from gala.diagnostics.overfitting.generalisation import scores
-from gala.diagnostics.overfitting.policies import RandomPolicy, python_policy
+from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy
+from gala.diagnostics.overfitting.python_policies import python_policies
 from gala.experiments.jobs import TrainingJob, train_all
 from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import (
@@ -40,6 +41,7 @@ from gala.overfit.judging import (
     normalizer_hash,
     solved,
     spaces_of,
+    try_policy,
 )
 from gala.overfit.options import EvalOptions, JudgeOptions, StressOptions, TrainOptions
 from gala.overfit.study import Study, describe_sets, read_sets
@@ -72,9 +74,13 @@ def evaluate(words: Sequence[str]) -> int:
     options, _, training = sort_words(rest, EvalOptions, None)
     if training or bool(paths) == bool(options.policy):
         raise ValueError("usage: gala overfit eval RUN ... sets=DIRECTORY, or policy=module:function instead of runs")
-    if len(paths) in (1, 2) or (options.policy and options.repeats < 3):
+    several = options.policy.split(",") if "," in options.policy else [options.policy] * options.repeats
+    if len(paths) in (1, 2) or (options.policy and len(several) < 3):
         raise ValueError("a verdict needs at least 3 training runs; one run cannot tell luck from overfitting")
     sets = read_sets(options.sets)
+    policies = python_policies(options.policy, options.repeats, spaces_of(sets["train"]).action) if not paths else []
+    for policy in policies:
+        try_policy(policy, sets["train"])
     runs = [RunDir.open(path) for path in paths]
     for run in runs:
         check_training(run, options.judge.checkpoint, sets)
@@ -84,19 +90,19 @@ def evaluate(words: Sequence[str]) -> int:
     if audited["rows"]:
         study.note(f"{len(audited['rows'])} MDPs are in one set twice, and count twice")
     study.append("baselines", baselines(list(sets.values()), judging, _head(-1, None)))
-    if options.policy:
-        _judge_python_policy(study, options, sets, judging)
+    if policies:
+        if "," not in options.policy and "{run}" not in options.policy:
+            study.note("one policy: its repetitions differ in noise only, so the interval holds for this one policy")
+        _judge_policies(study, policies, sets, judging)
     else:
         _judge_runs(study, runs, sets, judging)
     return conclude(study)
 
 
-def _judge_python_policy(study: Study, options: EvalOptions, sets: Sets, judging: JudgeOptions) -> None:
-    """Rows of one policy in Python, ``options.repeats`` times under other noise."""
-    study.note("a policy in Python: its repetitions differ in noise only, so the interval holds for this one policy")
-    for k in range(options.repeats):
+def _judge_policies(study: Study, policies: Sequence[JudgedPolicy], sets: Sets, judging: JudgeOptions) -> None:
+    """Rows of policies that were trained elsewhere, each under noise of its own."""
+    for k, policy in enumerate(policies):
         again = dataclasses.replace(judging, seed=judging.seed + k)
-        policy = python_policy(options.policy)
         head = _head(k, len(sets["train"])) | {"policy": "agent"}
         study.append(f"run{k}", judge(policy, list(sets.values()), again, head))
         study.meta["normaliser"] = f"frozen, {normalizer_hash(policy)}"

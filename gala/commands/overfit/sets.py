@@ -25,6 +25,9 @@ def split(words: Sequence[str]) -> int:
     sizes = {name: getattr(options, name) for name in SETS}
     if negative := [name for name, size in sizes.items() if size < 0]:
         raise ValueError(f"{negative[0]}={sizes[negative[0]]} must be 0 or more")
+    for name, least in (("train", 1), ("test", 2)):
+        if sizes[name] < least:
+            raise ValueError(f"{name}={sizes[name]} must be at least {least}: a gap is between a train and a test set")
     folder = Path(options.out)
     if existing := [name for name in SETS if (folder / f"{name}.json").exists()]:
         raise ValueError(f"{folder / existing[0]}.json already exists; choose another out=DIRECTORY")
@@ -50,7 +53,8 @@ def audit(words: Sequence[str]) -> int:
     report = audit_sets(sets, tolerance=options.tolerance, symmetries=options.symmetries)
     print(f"{report['checked']} contexts of {report['family']}, random policy:")
     for name, score in report["random"].items():
-        print(f"  {name:<7} return {score['mean']:8.3f} ± {score['standard_error']:.3f}")
+        spread = "" if score["standard_error"] is None else f" ± {score['standard_error']:.3f}"
+        print(f"  {name:<7} return {score['mean']:8.3f}{spread}")
     for row in report["rows"][:20]:
         print(f"  {row['a']} ({row['sets'][0]}) and {row['b']} ({row['sets'][1]}): {row['why']}")
     found = f"{len(report['rows'])} pairs" if report["rows"] else "nothing"

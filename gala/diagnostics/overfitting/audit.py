@@ -57,16 +57,16 @@ def audit_sets(
     return {"family": first.family, "checked": checked, "looked_for": looked_for, "rows": rows, "random": random}
 
 
-def random_returns(sets: Mapping[str, ContextSet], seed: int, episodes: int) -> dict[str, dict[str, float]]:
+def random_returns(sets: Mapping[str, ContextSet], seed: int, episodes: int) -> dict[str, dict[str, float | None]]:
     """{set: {mean, standard_error}} of the random policy's return."""
     first = next(iter(sets.values()))
     env = ContextualEnv(make_family(first.family), first.take(1), 1)
     env.close()
-    random = {}
+    random: dict[str, dict[str, float | None]] = {}
     for name, contexts in sets.items():
         rows = evaluate(RandomPolicy(env.action_space), contexts, episodes=episodes, seed=seed)
         means = np.array([row["return"] for row in rows]).reshape(len(contexts), episodes).mean(1)
-        spread = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")
+        spread = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None
         random[name] = {"mean": float(means.mean()), "standard_error": spread}
     return random
 

@@ -68,12 +68,14 @@ def scores(rows: Iterable[Row]) -> Scores:
     return {run: {c: float(np.mean(v)) for c, v in by.items()} for run, by in sorted(returns.items())}
 
 
-def judge(rows: Sequence[Row], *, delta: float = 0.05, solved: float | None = None) -> dict[str, Any]:
+def judge(
+    rows: Sequence[Row], *, delta: float = 0.05, solved: float | None = None, random: float | None = None
+) -> dict[str, Any]:
     """All groups of (condition, number of training MDPs), and the verdict of the one that heads the report.
 
     That is the group with the most training MDPs; of several, the one with the largest gap. Conditions of a stress test
     (sticky=, sigma=, init_mult=) speak of robustness: they get scores and no verdict. ``solved``: the return at which
-    the task counts as solved, for the scale where no reference was played.
+    the task counts as solved, for the scale where no reference was played; ``random``: the same of the random policy.
 
     Raises:
         ValueError: no rows of an agent, fewer than 3 runs, or no train or test scores.
@@ -89,7 +91,7 @@ def judge(rows: Sequence[Row], *, delta: float = 0.05, solved: float | None = No
         mine = [r for r in agents if (r["condition"], r["n_train"]) == (condition, n_train)]
         robust = _is_stress(condition)
         others = [r for r in rows if r["policy"] != "agent" and r["condition"] in ("" if robust else condition, "")]
-        group = _group(mine, others, solved, delta)
+        group = _group(mine, others, (solved, random), delta)
         verdict = None if robust else group.verdict
         groups.append(
             dataclasses.replace(group, condition=condition, n_train=n_train, robustness=robust, verdict=verdict)
@@ -112,14 +114,16 @@ def _is_stress(condition: str) -> bool:
     return condition.partition("=")[0] in STRESS
 
 
-def _group(agents: Sequence[Row], others: Sequence[Row], solved: float | None, delta: float) -> GapGroup:
+def _group(
+    agents: Sequence[Row], others: Sequence[Row], known_returns: tuple[float | None, float | None], delta: float
+) -> GapGroup:
     by_set = {name: by_run for name in SETS if (by_run := scores(r for r in agents if r["set"] == name))}
     if "train" not in by_set or "test" not in by_set:
         raise ValueError("a gap needs scores on train and on test contexts")
     train, test = by_set["train"], by_set["test"]
     _check_tables(train, test)
     random, reference = (_by_context(others, policy) for policy in ("random", "reference"))
-    scale = scale_of(random, reference, solved, _contexts(test))
+    scale = scale_of(random, reference, known_returns, _contexts(test))
     nested = len({frozenset(by) for by in train.values()}) > 1
     against = reference or random
     known = all(c in against for by_run in (train, test) for c in _contexts(by_run))

@@ -40,11 +40,16 @@ class Scale(NamedTuple):
 
 
 def scale_of(
-    random: Mapping[str, float], reference: Mapping[str, float], solved: float | None, test_ids: Sequence[str]
+    random: Mapping[str, float],
+    reference: Mapping[str, float],
+    known: tuple[float | None, float | None],
+    test_ids: Sequence[str],
 ) -> Scale:
-    """From returns by context of the random and the reference policy, and the return that counts as solved."""
+    """From returns by context of the random and the reference policy; ``known``: the return that counts as solved and
+    the random policy's, where they were not played."""
     j_random, j_reference = mean(random, test_ids), mean(reference, test_ids)
-    best = solved if j_reference is None else j_reference
+    best = known[0] if j_reference is None else j_reference
+    j_random = known[1] if j_random is None else j_random
     if best is None:
         told = "nobody knows what return solves this task: gaps are in units of return, and none is small enough for "
         return Scale(1.0, j_random, None, True, [told + "NO-GAP; give solved=RETURN, or reference=RUN"])
