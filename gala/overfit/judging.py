@@ -14,6 +14,8 @@ from gala_envs.contexts import ContextSet
 from gala_envs.contextual_env import ContextualEnv
 from gala_envs.families import make_family
 from gala_envs.families.solved import solved_return
+from gala_envs.for_gymnasium import read_log
+from gala_envs.identity import identity
 
 from gala.build.envs import Spaces
 from gala.diagnostics.overfitting.episodes import Row, evaluate
@@ -60,6 +62,22 @@ def check_training(run: RunDir, checkpoint: str, sets: Mapping[str, ContextSet])
             )
     if foreign := set(seen) - set(sets["train"].uids):
         raise ValueError(f"{run.path} has trained on {len(foreign)} MDPs outside the train set ({min(foreign)}, ...)")
+
+
+def check_played(logs: str, sets: Mapping[str, ContextSet]) -> None:
+    """As ``check_training``, for logs of ``gala_envs.as_gymnasium``, by commas."""
+    family = make_family(sets["train"].family)
+    for path in filter(None, logs.split(",")):
+        played = read_log(path)
+        if any(c.family != family.name for c in played):
+            raise ValueError(f"{path} is of another family than {family.name}")
+        seen = {identity(family, c) for c in played}
+        for name, contexts in sets.items():
+            leaked = [c.uid for c in contexts if identity(family, c) in seen]
+            if name != "train" and leaked:
+                raise ValueError(f"{path}: {len(leaked)} MDPs of the {name} set were trained on ({leaked[0]}, ...)")
+        if foreign := seen - {identity(family, c) for c in sets["train"]}:
+            raise ValueError(f"{path}: {len(foreign)} MDPs outside the train set were trained on")
 
 
 def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
