@@ -92,7 +92,7 @@ BASES_OUTSIDE = {
     "Generic",
     "Module",
 }
-BASES_OUTSIDE |= {"Optimizer", "Function", "Enum", "StrEnum", "TrainerCallback", "Callback"}
+BASES_OUTSIDE |= {"Optimizer", "Function", "Enum", "StrEnum", "TrainerCallback", "Callback", "Env", "VectorEnv"}
 """A class may derive from these, or from nothing: behaviour is composed."""
 
 

@@ -130,7 +130,12 @@ class ContextSet:
             raise ValueError(f"context set of schema {tree.get('schema')}; this version reads {SCHEMA_VERSION}")
         contexts = tuple(Context.from_json(c) for c in tree["contexts"])
         read = cls(contexts, tree["split"], tree["region"], tree["sampler_seed"])
-        if tree.get("sha256", read.sha256) != read.sha256:
+        if "sha256" not in tree:
+            raise ValueError(
+                "the context set has no hash, so nobody can tell whether it is what was written; sets are "
+                "written by `gala overfit split`, or by ContextSet.write"
+            )
+        if tree["sha256"] != read.sha256:
             raise ValueError("the context set was edited after it was written: its hash does not fit its contents")
         return read
 
@@ -202,13 +207,15 @@ class Simulators(Protocol):
 class Family(Protocol):
     """A kind of contextual MDP; ``gala_envs.families.FAMILIES`` lists them.
 
-    ``name`` is what ``Context.family`` holds, such as maze or classic:CartPole-v1. ``regions``: the distributions that
+    ``name`` is what ``Context.family`` holds, such as maze or classic:CartPole-v1. ``compares``: what two contexts must
+    have in common to be one MDP, in words. ``regions``: the distributions that
     contexts can be drawn from, the usual one first. ``parameters``: everything that a context of it may set.
     """
 
     name: str
     regions: tuple[str, ...]
     parameters: Mapping[str, Parameter]
+    compares: str
 
     def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
         """``n`` contexts, no two of them the same MDP (by ``fingerprint``). ``settings`` fix parameters of them all.
@@ -223,7 +230,8 @@ class Family(Protocol):
         ...
 
     def fingerprint(self, context: Context) -> str:
-        """Equal for two contexts that are the same MDP in spite of their seeds: a hash of layout or initial state."""
+        """Equal for two contexts that are the same MDP in spite of their seeds: a hash of all that dynamics, reward and
+        start depend on, or of what comes of fixed actions. See ``identity`` for contexts that were not drawn here."""
         ...
 
     def optimal_return(self, context: Context) -> float | None:
@@ -243,8 +251,9 @@ def draw_distinct(
     repeated = 0
     while len(known) < min(n, cardinality) and repeated < _PATIENCE + 10 * n:
         context = draw()
-        repeated = repeated + 1 if fingerprint(context) in known else 0
-        known.setdefault(fingerprint(context), context)
+        print_ = fingerprint(context)
+        repeated = repeated + 1 if print_ in known else 0
+        known.setdefault(print_, context)
     if len(known) < n:
         raise ValueError(f"{n} different contexts were asked for, but with these settings there are only {len(known)}")
     return list(known.values())
@@ -253,7 +262,8 @@ def draw_distinct(
 def array_hash(*arrays: Array) -> str:
     """A hash of shapes, dtypes and bytes."""
     sha = hashlib.sha256()
-    for a in map(np.ascontiguousarray, arrays):
+    for array in arrays:
+        a = np.ascontiguousarray(array + 0.0 if array.dtype.kind == "f" else array)  # -0.0 is 0.0
         sha.update(f"{a.shape}{a.dtype.str}".encode())
         sha.update(a.tobytes())
     return sha.hexdigest()[:16]

@@ -120,6 +120,11 @@ class ContextualEnv:
             obs, reward, t.terminated, truncated, done, valid, final_obs, done, returns, lengths, played, success
         )
 
+    @property
+    def playing(self) -> Array:
+        """The index, in the set, of the MDP that each row plays now."""
+        return self._index
+
     def _start(self, rows: Array) -> Array:
         for row in rows:
             self._index[row], noise_seed = self._next_episode(int(row))

@@ -13,11 +13,16 @@ import numpy as np
 from gala_envs.contexts import ContextSet
 from gala_envs.contextual_env import ContextualEnv
 from gala_envs.families import make_family
+from gala_envs.families.solved import solved_return
+from gala_envs.for_gymnasium import read_log
+from gala_envs.identity import identity
 
 from gala.build.envs import Spaces
 from gala.build.trust import check_trusted, family_code, named_code
 from gala.diagnostics.overfitting.episodes import Row, evaluate
-from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy, TorchPolicy, python_policy
+from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy
+from gala.diagnostics.overfitting.python_policies import python_policies
+from gala.diagnostics.overfitting.torch_policy import TorchPolicy
 from gala.evaluation.load import load_policy
 from gala.overfit.options import JudgeOptions
 from gala.runs.run_dir import RunDir
@@ -58,6 +63,22 @@ def check_training(run: RunDir, checkpoint: str, sets: Mapping[str, ContextSet])
             )
     if foreign := set(seen) - set(sets["train"].uids):
         raise ValueError(f"{run.path} has trained on {len(foreign)} MDPs outside the train set ({min(foreign)}, ...)")
+
+
+def check_played(logs: str, sets: Mapping[str, ContextSet]) -> None:
+    """As ``check_training``, for logs of ``gala_envs.as_gymnasium``, by commas."""
+    family = make_family(sets["train"].family)
+    for path in filter(None, logs.split(",")):
+        played = read_log(path)
+        if any(c.family != family.name for c in played):
+            raise ValueError(f"{path} is of another family than {family.name}")
+        seen = {identity(family, c) for c in played}
+        for name, contexts in sets.items():
+            leaked = [c.uid for c in contexts if identity(family, c) in seen]
+            if name != "train" and leaked:
+                raise ValueError(f"{path}: {len(leaked)} MDPs of the {name} set were trained on ({leaked[0]}, ...)")
+        if foreign := seen - {identity(family, c) for c in sets["train"]}:
+            raise ValueError(f"{path}: {len(foreign)} MDPs outside the train set were trained on")
 
 
 def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
@@ -110,6 +131,17 @@ def judge(
     return rows
 
 
+def try_policy(policy: JudgedPolicy, contexts: ContextSet) -> None:
+    """Raises ValueError if the policy cannot act on a first observation: before anything else is done."""
+    env = ContextualEnv(make_family(contexts.family), contexts.take(1), 2)
+    try:
+        obs = env.reset(0)
+        action = policy.act(obs, None, np.ones(2, bool), [np.random.default_rng(k) for k in range(2)]).action
+        env.step(np.asarray(action))
+    finally:
+        env.close()
+
+
 def baselines(sets: Sequence[ContextSet], judging: JudgeOptions, head: Row) -> list[Row]:
     """Rows of the uniformly random policy, and of the reference: the best return where the family knows it
     (``optimal``; ``auto`` where it does), a function ``module:function`` or the directory of a run.
@@ -131,8 +163,16 @@ def baselines(sets: Sequence[ContextSet], judging: JudgeOptions, head: Row) -> l
     if (Path(reference) / "config.yaml").is_file():
         policy = load_agent(RunDir.open(reference), sets[0], judging)
     else:
-        policy = python_policy(reference)
+        policy = python_policies(reference, 1, space)[0]
     return rows + judge(policy, sets, judging, head | {"policy": "reference"})
+
+
+def solved(family: str, judging: JudgeOptions) -> dict[str, Any] | None:
+    """{return, source} of the return that counts as all of the task: what the user gave, or Gymnasium's."""
+    if judging.solved is not None:
+        return {"return": judging.solved, "source": "given by the user"}
+    known = solved_return(family)
+    return None if known is None else {"return": known.value, "source": known.source}
 
 
 def optimal_rows(contexts: ContextSet, head: Row) -> list[Row]:

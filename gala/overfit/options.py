@@ -19,7 +19,10 @@ class JudgeOptions:
     seed: int = 1000
     """Seed of the noise of the episodes: the same for all that is compared."""
     reference: str = "auto"
-    """What the adjusted gap is taken against: optimal, random, module:function or a run; auto: optimal where known."""
+    """What the adjusted gap is taken against: optimal, random, module:function or a run (one trained on many MDPs);
+    auto: optimal where known, else random."""
+    solved: float | None = None
+    """The return that counts as all of the task, where neither an optimum nor Gymnasium's reward_threshold is known."""
     checkpoint: str = "latest"
     trust: bool = False
     """Import the code that the runs name, whoever has made them."""
@@ -44,6 +47,37 @@ class SplitOptions:
 
 
 @dataclass(frozen=True)
+class AuditOptions:
+    """What counts as the same MDP, beside what is the same to the last bit."""
+
+    tolerance: float = 0.0
+    """Above 0: training MDPs and others that fixed actions lead through alike, within so many standard deviations."""
+    symmetries: bool = False
+    """Mirror images and rotations too (mazes)."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Scores in a table: columns run, context, set, return; policy, success; others are conditions."""
+
+    delta: float = 0.05
+    """A normalised gap within +-delta counts as none."""
+    solved: float | None = None
+    """The return that counts as all of the task; without it, or rows of a reference, gaps are in units of return."""
+    random: float | None = None
+    """The random policy's return, where the table has no rows of it."""
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Tasks in a table: columns set, context, and what describes a task."""
+
+    same: str = ""
+    """module:function of a row (a dict), equal for the same task; without it, the texts are compared."""
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """Several training runs on one training set."""
 
@@ -61,9 +95,11 @@ class EvalOptions:
 
     sets: str = "sets"
     policy: str = ""
-    """module:function with act(obs, state, rng), instead of runs."""
+    """Instead of runs: module:act, module:make?seed={run}, sb3:FILE.zip, cleanrl:FILE, or several of them by commas."""
+    played: str = ""
+    """Logs of gala_envs.as_gymnasium, by commas, of the policies' training: refused if a test MDP is among them."""
     repeats: int = 5
-    """Times that a policy in Python is judged, each with other noise."""
+    """Runs that {run} counts, from 0; without {run}, times that the one policy is judged, each with other noise."""
     out: str = ""
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gala_envs.contexts import ContextSet
-from gala_envs.splits import assert_disjoint
+from gala_envs.identity import assert_disjoint
 
 from gala.plain_yaml import parse_json, read_json, read_text
 from gala.runs.checkpoints import write_atomically
@@ -82,11 +82,12 @@ class Study:
         return [parse_json(line) for line in read_text(path).splitlines()] if path.is_file() else []
 
 
-def read_sets(folder: str | Path) -> dict[str, ContextSet]:
+def read_sets(folder: str | Path, *, overlapping: bool = False) -> dict[str, ContextSet]:
     """The sets in a folder that ``gala overfit split`` wrote, by split.
 
     Raises:
-        ValueError: no training or no test set, sets of several families, or sets that overlap.
+        ValueError: no training or no test set, sets of several families, or, unless they are to be audited
+            (``overlapping``), sets with an MDP in common.
     """
     folder = Path(folder)
     sets = {name: ContextSet.read(folder / f"{name}.json") for name in SETS if (folder / f"{name}.json").is_file()}
@@ -97,7 +98,8 @@ def read_sets(folder: str | Path) -> dict[str, ContextSet]:
             raise ValueError(f"{folder / name}.json holds the {contexts.split} set")
     if len(families := {s.family for s in sets.values()}) > 1:
         raise ValueError(f"{folder}: the sets belong to several families: {', '.join(sorted(families))}")
-    assert_disjoint(*sets.values())
+    if not overlapping:
+        assert_disjoint(list(sets.values()))
     return sets
 
 

@@ -15,7 +15,16 @@ from gala_envs.contexts import ContextSet, Family, Scalar
 from gala_envs.splits import split
 
 from gala.experiments.jobs import TrainingJob, train_all
-from gala.overfit.judging import baselines, check_training, checkpoint_hash, curves, env_options, judge, load_agent
+from gala.overfit.judging import (
+    baselines,
+    check_training,
+    checkpoint_hash,
+    curves,
+    env_options,
+    judge,
+    load_agent,
+    solved,
+)
 from gala.overfit.options import SweepOptions
 from gala.overfit.study import Study, describe_sets
 from gala.processes.resources import available_cores
@@ -188,6 +197,7 @@ def open_study(
         "command": command,
         "sets": describe_sets(sets),
         "delta": options.judge.delta,
+        "solved": solved(family.name, options.judge),
         "mode": options.judge.act,
         "expose": False,
         "selection": f"{options.judge.checkpoint} checkpoint",

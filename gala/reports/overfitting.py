@@ -33,19 +33,24 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
     """
     meta = read_json(folder / "study.json")
     rows, curves = _read(folder / "rows.jsonl"), _read(folder / "curves.jsonl")
-    study = Study(meta, rows, curves, judge(rows, delta=meta["delta"]))
+    study = Study(meta, rows, curves, _judge(rows, meta))
     pictures = _draw(study, folder / "figures", figures)
     write_atomically(folder / "rows.csv", _csv(rows).encode())
     write_atomically(out, _page(study, pictures).encode())
     return study.result | {"lines": lines(study)}
 
 
+def _judge(rows: list[dict[str, Any]], meta: dict[str, Any]) -> dict[str, Any]:
+    solved = (meta.get("solved") or {}).get("return")
+    return judge(rows, delta=meta["delta"], solved=solved, random=meta.get("random"))
+
+
 def lines(study: Study) -> list[str]:
     """The verdict and its reasons, at most 80 columns wide."""
     head, told = study.head, [f"{study.result['verdict']}: {name(study.head)}"]
     low, mid, high = head.judged
-    kind = "adjusted and normalised" if head.adjusted else "normalised"
-    told.append(f"  gap {mid:+.3f} [{low:+.3f}, {high:+.3f}], {kind}; delta {study.result['delta']:g}")
+    margin = "" if head.in_return else f"; delta {study.result['delta']:g}"
+    told.append(f"  gap {mid:+.3f} [{low:+.3f}, {high:+.3f}], {kind(head)}{margin}")
     told += _wrap(why(study))
     for g in study.result["groups"]:
         if g is not head:
@@ -54,6 +59,11 @@ def lines(study: Study) -> list[str]:
             brief = " ".join(filter(None, [g.condition, f"N={g.n_train}"]))
             told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
     return told + [line for w in head.warnings for line in _wrap(f"warning: {w}")]
+
+
+def kind(group: GapGroup) -> str:
+    """What the judged gap is a difference of."""
+    return f"{'adjusted, ' if group.adjusted else ''}{'in units of return' if group.in_return else 'normalised'}"
 
 
 def _wrap(text: str) -> list[str]:
@@ -71,6 +81,8 @@ def why(study: Study) -> str:
     train, test = (study.head.sets[s]["mean"].estimate for s in ("train", "test"))
     head, delta = study.head, study.result["delta"]
     # The two scores alone would contradict a verdict that comes from the adjustment.
+    if head.refusals:
+        return f"no verdict: {head.refusals[0]}"
     adjusted = head.adjusted and verdict(head.normalised, delta) != head.verdict
     scores = f"it scores {train:.3g} on training MDPs and {test:.3g} on others: "
     scores += "next to the reference, " if adjusted else ""
@@ -118,9 +130,9 @@ def _group_table(group: GapGroup) -> str:
         body += f"<tr data-set={split}><td>{split}</td>{cells}<td>{s['contexts']}</td><td>{s['episodes']}</td></tr>"
     gaps = []
     for key in ("gap", "normalised", "adjusted"):
-        if getattr(group, key) is not None:
+        if getattr(group, key) is not None and not (key == "normalised" and group.in_return):
             low, mid, high = getattr(group, key)
-            label = {"gap": "gap", "normalised": "normalised", "adjusted": "adjusted, normalised"}[key]
+            label = {"gap": "gap", "normalised": "normalised", "adjusted": kind(group)}[key]
             values = f"{low!r} {mid!r} {high!r}"
             gaps.append(f'{label} <b data-gap={key} data-value="{values}">{mid:+.3f} [{low:+.3f}, {high:+.3f}]</b>')
     verdict = f"<span style='color:{COLOR[group.verdict]}'>{group.verdict}</span>: " if group.verdict else ""
@@ -150,8 +162,11 @@ def _trend(condition: str, t: dict[str, Any]) -> str:
     if t["law"]:
         text += f"; fit {t['law'].a:.2f} N^-{t['law'].b:.2f} + {t['law'].c:.2f}; "
         # A power law says nothing far beyond the N that it was fitted to.
-        known = t["n05"] <= 10 * t["n"][-1]
-        text += f"below 0.05 from N = {t['n05']:,.0f}" if known else f"not below 0.05 by N = {10 * t['n'][-1]:,}"
+        if t["n05"] is not None:
+            known = t["n05"] <= 10 * t["n"][-1]
+            text += f"below 0.05 from N = {t['n05']:,.0f}" if known else f"not below 0.05 by N = {10 * t['n'][-1]:,}"
+    if t["capacity"] is None:
+        return text + "."
     text += "; normalised train score "
     return text + (f"at 0.9 or more up to N = {t['capacity']:,}." if t["capacity"] else "below 0.9 at every N.")
 
@@ -160,11 +175,16 @@ def _threats(study: Study) -> list[str]:
     meta, head = study.meta, study.head
     threats = [
         f"{head.runs} training runs, {head.sets['test']['contexts']} test MDPs; {head.design}.",
-        f"Checkpoint: {meta['selection']}.",
-        f"Observation normaliser: {meta['normaliser']}. Actions: {meta['mode']}.",
-        f"The policy {'is' if meta['expose'] else 'is not'} told the parameters of its MDP.",
-        "Score on the evaluated MDPs without the noise that training may have had, unless a condition says so.",
     ]
+    if meta.get("outside"):
+        threats.append("The scores were made elsewhere: that no test MDP was trained on, or chosen by, is not checked.")
+    else:
+        threats += [
+            f"Checkpoint: {meta['selection']}.",
+            f"Observation normaliser: {meta['normaliser']}. Actions: {meta['mode']}.",
+            f"The policy {'is' if meta['expose'] else 'is not'} told the parameters of its MDP.",
+            "Scores are without the noise that training may have had, unless a condition says so.",
+        ]
     return [*threats, *meta.get("notes", []), *head.warnings]
 
 
@@ -181,6 +201,7 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
         panels += f"<section id={key}><h3>{k}. {html.escape(title)}</h3>{content}</section>"
     facts: dict[str, Any] = {"family": meta["family"], "settings": meta.get("settings"), "created": meta["created"]}
     facts |= {f"{n} set": f"{s['size']} MDPs, sha256 {s['sha256'][:16]}" for n, s in meta["sets"].items()}
+    facts |= {"scale": _scale(head, meta)}
     facts |= {"checkpoints": ", ".join(f"{run} {sha}" for run, sha in meta.get("checkpoints", {}).items())}
     facts |= {"versions": ", ".join(f"{k} {v}" for k, v in meta["versions"].items() if v)}
     return _PAGE.format(
@@ -188,8 +209,8 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
         verdict=study.result["verdict"],
         what=html.escape(f"{meta['family']}: {name(head)}"),
         interval=f'<span data-headline="{low!r} {mid!r} {high!r}">{interval}</span>',
-        kind="adjusted for the reference and normalised" if head.adjusted else "normalised",
-        delta=f"{study.result['delta']:g}",
+        kind=kind(head),
+        delta="none" if head.in_return else f"{study.result['delta']:g}",
         why=html.escape(why(study)),
         sign=html.escape(SIGN),
         overview=_overview(study),
@@ -199,6 +220,17 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
         facts="".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items()),
         command=html.escape(meta["command"]),
     )
+
+
+def _scale(group: GapGroup, meta: dict[str, Any]) -> str:
+    if group.in_return:
+        return "none: gaps are in units of return"
+    random = (
+        "0 (no random policy was played)" if group.j_random is None else f"{group.j_random:.4g} of the random policy"
+    )
+    played = any(s["reference"] is not None for s in group.sets.values())
+    source = "the reference policy" if played else (meta.get("solved") or {}).get("source", "")
+    return f"gaps are divided by {group.scale:.4g}: {group.j_reference:.4g} ({source}) less {random}"
 
 
 def _image(path: Path) -> str:

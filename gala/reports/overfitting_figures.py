@@ -99,8 +99,10 @@ def gap_against_n(study: Study, axes: Any) -> str | None:
         if trend and trend["law"]:
             x = np.geomspace(n[0], n[-1], 60)
             axes.plot(x, trend["law"](x), color=color, lw=0.8, ls=":")
-    axes.axhspan(-study.result["delta"], study.result["delta"], color=GREY, alpha=0.3, lw=0)
-    axes.set(ylabel="gap, adjusted and normalised")
+    in_return = any(g.in_return for groups in by_condition.values() for g in groups)
+    if not in_return:
+        axes.axhspan(-study.result["delta"], study.result["delta"], color=GREY, alpha=0.3, lw=0)
+    axes.set(ylabel="gap, in units of return" if in_return else "gap, normalised")
     _number_axis(axes, by_condition)
     axes.legend(fontsize=8)
     return None
@@ -132,7 +134,9 @@ def per_context(study: Study, axes: Any) -> str | None:
 
 
 def capacity(study: Study, axes: Any) -> str | None:
-    by_condition = {c: g for c, g in _conditions(study).items() if c.startswith("flip=")}
+    flipped = {c: g for c, g in _conditions(study).items() if c.startswith("flip=")}
+    by_condition = {c: [x for x in g if not x.in_return] for c, g in flipped.items()}
+    by_condition = {c: g for c, g in by_condition.items() if g}
     if not by_condition:
         return "no rewards were randomised; `gala overfit flip` does that"
     for (condition, groups), color in zip(by_condition.items(), CYCLE, strict=False):

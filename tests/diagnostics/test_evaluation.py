@@ -9,7 +9,8 @@ from gala_envs.families import make_family
 from gala_envs.splits import split
 
 from gala.diagnostics.overfitting.episodes import evaluate, noise_seed
-from gala.diagnostics.overfitting.policies import Decision, PythonPolicy, RandomPolicy, python_policy, sample
+from gala.diagnostics.overfitting.policies import Decision, RandomPolicy, sample
+from gala.diagnostics.overfitting.python_policies import PythonPolicy, python_policies
 from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import judge, normalizer_hash
 from gala.overfit.options import JudgeOptions
@@ -106,10 +107,10 @@ def test_a_policy_in_python_gets_one_row_at_a_time_and_its_state_opens_as_none(m
         assert obs.shape == (5, 5, 5)
         return int(rng.integers(5)), (state or 0) + 1
 
-    rows = evaluate(PythonPolicy(act), MAZE["test"].take(3), episodes=1, seed=0)
+    rows = evaluate(PythonPolicy(act, ACTIONS), MAZE["test"].take(3), episodes=1, seed=0)
     assert seen.count(None) >= 3 and max(s for s in seen if s) >= max(r["length"] for r in rows) - 1
     with pytest.raises(ValueError, match="policy=no_such_module:act: there is no module"):
-        python_policy("no_such_module:act")
+        python_policies("no_such_module:act", 1, ACTIONS)
 
 
 def test_statistics_that_move_while_a_policy_is_judged_are_refused():
@@ -136,6 +137,6 @@ def test_a_random_policy_has_no_gap_on_fresh_splits():
         for name in ("train", "test"):
             runs = [evaluate(RandomPolicy(ACTIONS), sets[name], episodes=1, seed=100 * seed + k) for k in range(5)]
             scores.append([[row["return"] for row in rows] for rows in runs])
-        interval = gap_interval(*scores, repeats=300, seed=seed)
+        interval = gap_interval(*scores)
         held += interval.low <= 0 <= interval.high
     assert held >= 18

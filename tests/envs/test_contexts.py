@@ -11,8 +11,9 @@ from gala_envs.contexts import Context, ContextSet
 from gala_envs.contextual_env import ContextualEnv, default_set
 from gala_envs.contract import check_batched_env
 from gala_envs.families import FAMILIES, make_family
+from gala_envs.identity import assert_disjoint
 from gala_envs.registry import make
-from gala_envs.splits import assert_disjoint, split
+from gala_envs.splits import split
 
 SMALL = {"size": 5, "bads": 1, "limit": 30}
 
@@ -45,6 +46,11 @@ def test_a_set_survives_its_file_and_an_edited_file_is_refused(tmp_path):
     (tmp_path / "train.json").write_text(text.replace('"limit": 30', '"limit": 31', 1))
     with pytest.raises(ValueError, match="edited after it was written"):
         ContextSet.read(tmp_path / "train.json")
+    tree = json.loads(text)
+    del tree["sha256"]
+    (tmp_path / "train.json").write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match="has no hash"):
+        ContextSet.read(tmp_path / "train.json")
     with pytest.raises(ValueError, match="gala overfit split"):
         ContextSet.read(tmp_path / "missing.json")
     (tmp_path / "bad.json").write_text("[1")
@@ -64,8 +70,8 @@ def test_splits_never_overlap_by_layout_and_a_small_family_is_not_stretched(seed
 
 def test_overlapping_sets_unknown_regions_and_settings_are_refused():
     sets = split(make_family("maze"), {"train": 5, "test": 5}, **SMALL)
-    with pytest.raises(ValueError, match="share 1 contexts"):
-        assert_disjoint(sets["train"], ContextSet((*sets["test"].contexts, sets["train"].contexts[2]), "test"))
+    with pytest.raises(ValueError, match="share 1 MDPs"):
+        assert_disjoint([sets["train"], ContextSet((*sets["test"].contexts, sets["train"].contexts[2]), "test")])
     with pytest.raises(ValueError, match="no region E"):
         split(make_family("maze"), {"train": 1, "extrap": 1})
     with pytest.raises(ValueError, match="no parameter 'wind'"):

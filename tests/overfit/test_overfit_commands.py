@@ -82,17 +82,27 @@ def test_an_evaluation_in_another_order_gives_the_same_rows(trained, capsys, tmp
 
 
 def test_a_run_that_has_peeked_at_one_test_context_is_caught(trained, capsys, tmp_path):
-    train, test = (json.loads((trained / "sets" / f"{name}.json").read_text()) for name in ("train", "test"))
-    peeked = test | {"contexts": [*test["contexts"], train["contexts"][1]]}
-    del peeked["sha256"]
-    other = train | {"contexts": train["contexts"][:1] + train["contexts"][2:]}
-    del other["sha256"]
-    (tmp_path / "sets").mkdir()
-    for name, tree in (("train", other), ("test", peeked)):
-        (tmp_path / "sets" / f"{name}.json").write_text(json.dumps(tree))
+    train, test = (ContextSet.read(trained / "sets" / f"{name}.json") for name in ("train", "test"))
+    peeked = ContextSet((*test.contexts, train.contexts[1]), "test")
+    other = ContextSet(train.contexts[:1] + train.contexts[2:], "train")
+    for name, contexts in (("train", other), ("test", peeked)):
+        contexts.write(tmp_path / "sets" / f"{name}.json")
     code, _, err = run(capsys, "eval", *runs_of(trained), f"sets={tmp_path / 'sets'}", f"out={tmp_path / 'study'}")
     assert code == 2 and re.search(r"has trained on 1 MDPs of the test set \(\w+: \d+ episodes\)", err)
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("command", ["eval", "train", "value"])
+def test_training_mdps_in_other_words_are_no_test_set(command, trained, capsys, tmp_path):
+    train = ContextSet.read(trained / "sets" / "train.json")
+    train.write(tmp_path / "sets" / "train.json")
+    spelled = tuple(c.with_params(cue=0.5) for c in train.contexts)
+    ContextSet(spelled, "test").write(tmp_path / "sets" / "test.json")
+    runs = {"eval": runs_of(trained), "train": [], "value": runs_of(trained)[:1]}[command]
+    code, out, err = run(capsys, command, *runs, f"sets={tmp_path / 'sets'}")
+    assert code == 2 and "the train and test sets share 4 MDPs" in err and err.count("\n") == 1 and not out
+    code, out, _ = run(capsys, "audit", tmp_path / "sets")
+    assert code == 1 and "Found 4 pairs" in " ".join(out.split()) and max(map(len, out.splitlines())) <= 80
 
 
 def test_stress_and_value_of_trained_runs(trained, capsys, tmp_path):
@@ -179,7 +189,11 @@ def test_a_sweep_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(capsy
         (["audit"], "usage"),
         (["audit", "nowhere"], "no train.json"),
         (["report", "nowhere"], "no study"),
-        (["judge"], "unknown subcommand 'judge'"),
+        (["judge"], "usage: gala overfit judge SCORES.csv"),
+        (["judges"], "unknown subcommand 'judges'"),
+        (["split", "maze", "train=0"], "train=0 must be at least 1"),
+        (["split", "maze", "test=1"], "test=1 must be at least 2"),
+        (["audit", "sets", "tolerance=-1"], "tolerance=-1 must be 0 or more"),
     ],
 )
 def test_bad_input_gets_one_line(words, message, capsys, tmp_path, monkeypatch):

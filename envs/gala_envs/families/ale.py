@@ -36,6 +36,7 @@ class Ale:
     """
 
     ARGUMENT = "Pong"
+    compares = "game, mode, difficulty, sticky actions and no-ops"
     regions: tuple[str, ...] = ("flavours",)
 
     def __init__(self, game: str) -> None:

@@ -33,6 +33,7 @@ class Backgrounds:
     fraction of the picture's.
     """
 
+    compares = "what the base family compares, and the background"
     ARGUMENT = "classic:CartPole-v1"
 
     def __init__(self, base: str) -> None:

@@ -23,6 +23,7 @@ class Bits:
     """See ``Family``. Two levels are the same MDP if their strings are equal."""
 
     name = "bits"
+    compares = "the string of right bits"
     regions: tuple[str, ...] = ("levels",)
     parameters: Mapping[str, Parameter] = MappingProxyType(
         {"length": Parameter(16, 1, 1024), "cue": Parameter(0.5, 0.0, 1.0)}

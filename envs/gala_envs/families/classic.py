@@ -25,6 +25,7 @@ class Classic:
         ValueError: ``task`` is not one of ``TASKS``.
     """
 
+    compares = "all parameters, and the start where the level seed fixes it"
     ARGUMENT = "CartPole-v1"
 
     def __init__(self, task: str) -> None:
@@ -55,9 +56,11 @@ class Classic:
 
     def fingerprint(self, context: Context) -> str:
         """Parameters of the physics, and of the start where the level seed fixes it."""
-        values = np.array([float(context.get(name, p.default)) for name, p in self.parameters.items()])
-        fixed = [] if context.seed is None else [self.task.start(np.random.default_rng(context.seed))]
-        return array_hash(values, *fixed)
+        values = {name: float(context.get(name, p.default)) for name, p in self.parameters.items()}
+        if context.seed is None:
+            return array_hash(np.array(list(values.values())))
+        start = self.task.start(np.random.default_rng(context.seed)) * values.pop("init_mult")
+        return array_hash(np.array(list(values.values())), start)
 
     def optimal_return(self, context: Context) -> float | None:
         return None

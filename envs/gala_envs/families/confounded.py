@@ -31,6 +31,7 @@ class Confounded:
     control that cannot be confounded, g measures how much the policy can memorise. ``noise_dims``: the width of g.
     """
 
+    compares = "what the base family compares, and the projection"
     ARGUMENT = "classic:CartPole-v1"
 
     def __init__(self, base: str) -> None:

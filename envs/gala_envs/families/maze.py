@@ -54,6 +54,7 @@ class Maze:
     """See ``Family``. Two levels are the same MDP if the same things lie in the same places with the same worth."""
 
     name = "maze"
+    compares = "places, looks and worth of all things, and the time limit"
     regions: tuple[str, ...] = ("levels",)
     parameters: Mapping[str, Parameter] = PARAMETERS
 
@@ -82,6 +83,20 @@ class Maze:
         order = np.argsort(level.cells)
         places = np.array([level.start, level.key, level.limit])
         return array_hash(level.walls, places, level.cells[order], level.values[order], level.good_looking[order])
+
+    def up_to_symmetry(self, context: Context) -> str:
+        """As ``fingerprint``, and equal for reflections and rotations of one maze."""
+        level, size = build(context), int(context.get("size", PARAMETERS["size"].default))
+        cells, prints = np.arange(size * size).reshape(size, size), []
+        for turned in (np.rot90(square, k) for square in (cells, cells.T) for k in range(4)):
+            to = np.empty(size * size, np.int64)
+            to[turned.ravel()] = np.arange(size * size)
+            moved = to[level.cells]
+            order = np.argsort(moved)
+            things = (level.values[order], level.good_looking[order])
+            places = np.array([to[level.start], to[level.key], level.limit])
+            prints.append(array_hash(level.walls.ravel()[turned.ravel()], places, moved[order], *things))
+        return min(prints)
 
     def optimal_return(self, context: Context) -> float | None:
         return solve(build(context))[0]

@@ -56,6 +56,7 @@ class Mujoco:
         ValueError: ``task`` is not one of ``TASKS``.
     """
 
+    compares = "all parameters, and the start where the level seed fixes it"
     ARGUMENT = "Hopper-v5"
 
     def __init__(self, task: str) -> None:
@@ -88,10 +89,11 @@ class Mujoco:
 
     def fingerprint(self, context: Context) -> str:
         """A hash of the parameters, and of the start where the level seed fixes it."""
-        values = np.array([float(context.get(name, p.default)) for name, p in self.parameters.items()])
-        return array_hash(
-            values, *([] if context.seed is None else start_of(TASKS[self.task_id], self._model, context))
-        )
+        values = {name: float(context.get(name, p.default)) for name, p in self.parameters.items()}
+        if context.seed is None:
+            return array_hash(np.array(list(values.values())))
+        values.pop("init_mult")
+        return array_hash(np.array(list(values.values())), *start_of(TASKS[self.task_id], self._model, context))
 
     @cached_property
     def _model(self) -> Any:

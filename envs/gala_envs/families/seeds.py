@@ -17,6 +17,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from gala_envs.contexts import Context, Parameter, Scalar, Transition, array_hash, draw_distinct
 from gala_envs.contract import Array, EnvError
+from gala_envs.identity import roll_hash
 from gala_envs.snapshots import State, python_state, set_python_state
 from gala_envs.spaces import action_adapter, observation_adapter
 
@@ -31,7 +32,8 @@ _STARTS: dict[str, dict[str, float]] = {
 
 
 class Seeds:
-    """See ``Family``. Two contexts are the same MDP if they start in the same observation and state.
+    """See ``Family``. Two contexts are the same MDP if they start in the same state, and fixed actions lead through
+    the same observations and rewards.
 
     ``init_mult`` k multiplies the initial state of classic control: state(k) = k state(1), seed by seed. In MuJoCo it
     multiplies ``reset_noise_scale``, the deviation from the pose at rest. Other environments have no such parameter.
@@ -39,6 +41,7 @@ class Seeds:
     """
 
     ARGUMENT = "CartPole-v1"
+    compares = "the start, and what comes of 4 fixed sequences of 16 actions"
     regions: tuple[str, ...] = ("seeds",)
 
     def __init__(self, env_id: str) -> None:
@@ -60,7 +63,7 @@ class Seeds:
         self._noise_scale = signature["reset_noise_scale"].default if "reset_noise_scale" in signature else None
         wider = {"init_mult": Parameter(1.0, 0.0)} if self._start or self._noise_scale else {}
         self.parameters: Mapping[str, Parameter] = {"action_bins": Parameter(0, 0, 1001)} | wider
-        self._probes: dict[float, gym.Env] = {}
+        self._probes: dict[int, _Rows] = {}
 
     def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
         return draw_distinct(n, lambda: Context.of(self.name, int(rng.integers(2**31)), **settings), self.fingerprint)
@@ -72,16 +75,18 @@ class Seeds:
         return _Rows(self, num_envs, bins.pop())
 
     def fingerprint(self, context: Context) -> str:
-        mult = init_mult(context)
-        if mult not in self._probes:
-            self._probes[mult] = self.make(mult)
-        env: Any = self._probes[mult]
-        obs = np.asarray(self.reset(env, context))
-        simulator: Any = getattr(env.unwrapped, "data", None)
-        if hasattr(simulator, "qpos"):
-            return array_hash(obs, simulator.qpos, simulator.qvel)
-        state = getattr(env.unwrapped, "state", None)
-        return array_hash(obs, state) if isinstance(state, np.ndarray) else array_hash(obs)
+        """A hash of what fixed actions lead to, and of the state at the start where the environment shows it."""
+        bins = int(context.get("action_bins", 0))
+        if bins not in self._probes:
+            self._probes[bins] = _Rows(self, 1, bins)
+        probe = self._probes[bins]
+        rolled = roll_hash(probe, context)
+        probe.start(np.arange(1), [context], [np.random.default_rng(0)])
+        env: Any = probe._rows[0].unwrapped
+        simulator: Any = getattr(env, "data", None)
+        state = getattr(env, "state", None)
+        start = [simulator.qpos, simulator.qvel] if hasattr(simulator, "qpos") else [state]
+        return array_hash(np.array(rolled), *(x for x in start if isinstance(x, np.ndarray)))
 
     def optimal_return(self, context: Context) -> float | None:
         return None
@@ -125,6 +130,7 @@ class _Rows:
         self._family, self._bins = family, action_bins
         self._made: list[dict[float, gym.Env]] = [{} for _ in range(num_envs)]
         space = family.make(1.0, action_bins)
+        self.obs_space: gym.Space
         self.obs_space, self._convert = observation_adapter(space.observation_space, family.name)
         self.action_space, self._first_action = action_adapter(space.action_space, family.name)
         self._rows: list[Any] = [space] * num_envs

@@ -58,6 +58,7 @@ class TinyObjects:
     """See ``Family``. No two contexts of a sample, so none of a training and a test set, share a glyph's bitmap."""
 
     name = "tiny_objects"
+    compares = "the picture, its answer, where the object lies and where the agent starts"
     regions: tuple[str, ...] = ("levels",)
     parameters: Mapping[str, Parameter] = PARAMETERS
 

@@ -8,13 +8,20 @@ from collections.abc import Callable, Sequence
 
 SUBCOMMANDS = {
     "split": ("gala.commands.overfit.sets:split", "draw disjoint sets of MDPs: split maze train=10 test=200 size=5"),
-    "audit": ("gala.commands.overfit.sets:audit", "look for leaks and duplicates in the sets of a directory"),
+    "audit": (
+        "gala.commands.overfit.sets:audit",
+        "look for leaks in the sets of a directory, or in a table: audit tasks.csv",
+    ),
     "train": ("gala.commands.overfit.runs:train", "train several runs on a training set"),
     "eval": ("gala.commands.overfit.runs:evaluate", "judge runs, or a policy in Python: eval RUN ... sets=DIR"),
+    "judge": (
+        "gala.commands.overfit.outside:judge",
+        "judge scores that were made anywhere: judge scores.csv solved=500",
+    ),
     "sweep": ("gala.commands.overfit.sweeps:sweep", "gap against the number of training MDPs: sweep maze n=1,10,100"),
     "flip": ("gala.commands.overfit.sweeps:flip", "the same with randomised rewards: flip maze flip=0,0.2,0.5"),
     "stress": ("gala.commands.overfit.runs:stress", "robustness of runs: stress RUN ... sticky=0,0.25 obs_sigma=0,0.3"),
-    "value": ("gala.commands.overfit.runs:value", "value function, policy shift, replay and features of one run"),
+    "value": ("gala.commands.overfit.value:value", "value function, policy shift, replay and features of one run"),
     "report": ("gala.commands.overfit.runs:report", "write the report of a study again"),
     "selftest": ("gala.commands.overfit.selftest:main", "check the statistics against closed forms, in a minute"),
 }
@@ -27,7 +34,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if argv[0] not in SUBCOMMANDS:
         raise ValueError(f"unknown subcommand {argv[0]!r}; `gala overfit` lists them")
-    module, function = SUBCOMMANDS[argv[0]][0].split(":")
+    target = SUBCOMMANDS[argv[0]][0]
+    if argv[0] == "audit" and any(word.endswith(".csv") for word in argv[1:2]):
+        target = "gala.commands.overfit.outside:audit"
+    module, function = target.split(":")
     run: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), function)
     try:
         return run(argv[1:])

@@ -1,4 +1,4 @@
-"""``gala overfit train``, ``eval``, ``stress``, ``value`` and ``report``: trained runs and what becomes of them."""
+"""``gala overfit train``, ``eval``, ``stress`` and ``report``: trained runs and what becomes of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gala_envs.contexts import ContextSet
 from gala_envs.families import make_family
+from gala_envs.identity import assert_disjoint
 
 from gala.build.trust import check_trusted, family_code
 from gala.commands.overfit.verdict import conclude
@@ -25,11 +25,13 @@ from gala.commands.overfit.words import (
 from gala.diagnostics.overfitting import probes
 from gala.diagnostics.overfitting.audit import audit_sets
 from gala.diagnostics.overfitting.generalisation import scores
-from gala.diagnostics.overfitting.policies import RandomPolicy, python_policy
+from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy
+from gala.diagnostics.overfitting.python_policies import python_policies
 from gala.experiments.jobs import TrainingJob, train_all
 from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import (
     baselines,
+    check_played,
     check_training,
     checkpoint_hash,
     curves,
@@ -37,7 +39,9 @@ from gala.overfit.judging import (
     judge,
     load_agent,
     normalizer_hash,
+    solved,
     spaces_of,
+    try_policy,
 )
 from gala.overfit.options import EvalOptions, JudgeOptions, StressOptions, TrainOptions
 from gala.overfit.study import Study, describe_sets, read_sets
@@ -71,29 +75,38 @@ def evaluate(words: Sequence[str]) -> int:
     options, _, training = sort_words(rest, EvalOptions, None)
     if training or bool(paths) == bool(options.policy):
         raise ValueError("usage: gala overfit eval RUN ... sets=DIRECTORY, or policy=module:function instead of runs")
-    if len(paths) in (1, 2) or (options.policy and options.repeats < 3):
+    several = options.policy.split(",") if "," in options.policy else [options.policy] * options.repeats
+    if len(paths) in (1, 2) or (options.policy and len(several) < 3):
         raise ValueError("a verdict needs at least 3 training runs; one run cannot tell luck from overfitting")
     sets = read_sets(options.sets)
+    policies = python_policies(options.policy, options.repeats, spaces_of(sets["train"]).action) if not paths else []
+    check_played(options.played, sets)
+    for policy in policies:
+        try_policy(policy, sets["train"])
     runs = [RunDir.open(path) for path in paths]
     for run in runs:
         check_training(run, options.judge.checkpoint, sets)
     study = _study("eval", words, options.out, sets, options.judge)
     sets, judging = _afford(study, runs, sets, options.judge)
-    study.meta["audit"] = audit_sets(sets)
+    study.meta["audit"] = audited = audit_sets(sets)
+    if audited["rows"]:
+        study.note(f"{len(audited['rows'])} MDPs are in one set twice, and count twice")
     study.append("baselines", baselines(list(sets.values()), judging, _head(-1, None)))
-    if options.policy:
-        _judge_python_policy(study, options, sets, judging)
+    if policies:
+        if not options.played:
+            study.note("no log of the training MDPs was given (played=FILE): a test MDP among them is unchecked")
+        if "," not in options.policy and "{run}" not in options.policy:
+            study.note("one policy: its repetitions differ in noise only, so the interval holds for this one policy")
+        _judge_policies(study, policies, sets, judging)
     else:
         _judge_runs(study, runs, sets, judging)
     return conclude(study)
 
 
-def _judge_python_policy(study: Study, options: EvalOptions, sets: Sets, judging: JudgeOptions) -> None:
-    """Rows of one policy in Python, ``options.repeats`` times under other noise."""
-    study.note("a policy in Python: its repetitions differ in noise only, so the interval holds for this one policy")
-    for k in range(options.repeats):
+def _judge_policies(study: Study, policies: Sequence[JudgedPolicy], sets: Sets, judging: JudgeOptions) -> None:
+    """Rows of policies that were trained elsewhere, each under noise of its own."""
+    for k, policy in enumerate(policies):
         again = dataclasses.replace(judging, seed=judging.seed + k)
-        policy = python_policy(options.policy)
         head = _head(k, len(sets["train"])) | {"policy": "agent"}
         study.append(f"run{k}", judge(policy, list(sets.values()), again, head))
         study.meta["normaliser"] = f"frozen, {normalizer_hash(policy)}"
@@ -181,52 +194,16 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
         test = ContextSet.read(root / "sets" / "test.json")
         check_trusted(family_code(test.family), root, trust=options.judge.trust, remedy="add judge.trust=true")
         mine = [p for p in set_files if p.stem.startswith(f"n{n}-")]
-        return [(RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine]
+        pairs: list[tuple[RunDir, Sets]] = [
+            (RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine
+        ]
+        for _, sets in pairs:
+            assert_disjoint(list(sets.values()))
+        return pairs
     if len(paths) < 3:
         raise ValueError("usage: gala overfit stress RUN RUN RUN ... sets=DIRECTORY sticky=0.25, or stress STUDY ...")
     sets = {name: s for name, s in read_sets(options.sets).items() if name in ("train", "test")}
     return [(RunDir.open(path), sets) for path in paths]
-
-
-def value(words: Sequence[str]) -> int:
-    """RUN sets=DIR: errors of V(s0), shift of the policy under noise, blind replay, what features tell of the MDP."""
-    if asks_for_help(words):
-        return show_help("value RUN", EvalOptions)
-    paths, rest = take_paths(words)
-    options, _, training = sort_words(rest, EvalOptions, None)
-    if training or len(paths) != 1:
-        raise ValueError("usage: gala overfit value RUN sets=DIRECTORY")
-    sets, run, judging = read_sets(options.sets), RunDir.open(paths[0]), options.judge
-    check_training(run, judging.checkpoint, sets)
-    print(f"{'':<18}{'train':>10}{'test':>10}")
-    probed: dict[str, dict[str, float]] = {}
-    for name in ("train", "test"):
-        agent = load_agent(run, sets[name], judging)
-        rows = judge(agent, [sets[name]], judging, {"policy": "agent"}, run.config.a2c.gamma, **env_options(run))
-        probed[name] = _probe(agent, sets[name], rows, judging.seed)
-    for key in probed["train"]:
-        print(f"{key:<18}" + "".join(f"{probed[name][key]:>10.3f}" for name in probed))
-    if probed["train"]["value mse"]:
-        ratio = probed["test"]["value mse"] / probed["train"]["value mse"]
-        print(f"value mse, test / train: {ratio:.2f} (1: the value function generalises)")
-    return 0
-
-
-def _probe(agent: Any, contexts: ContextSet, rows: list[dict[str, Any]], seed: int) -> dict[str, float]:
-    errors = probes.value_errors(rows)
-    probed = {"return": float(np.mean([r["return"] for r in rows]))}
-    probed |= {"entropy": float(np.mean([r["entropy"] for r in rows]))}
-    probed |= {"value bias": errors.bias, "value mse": errors.mse, "value explained": errors.explained}
-    obs, _ = probes.visited(agent, contexts, seed=seed)
-    if obs.dtype.kind == "f" and hasattr(agent.space, "n"):
-        noisy = obs + 0.1 * obs.std(0) * np.random.default_rng(seed).standard_normal(obs.shape)
-        shift = probes.policy_shift(agent, obs, noisy.astype(obs.dtype))
-        probed |= {"KL, sigma 0.1": shift.kl, "agreement": shift.agreement}
-    replay = probes.open_loop_replay(agent, contexts, seed=seed, sticky_actions=0.25)
-    probed |= {"sticky 0.25": replay.closed_loop, "blind replay": replay.open_loop}
-    if len(contexts) > 1 and not agent.network.gru_size:
-        probed["MDP decoded"], probed["by chance"] = probes.context_decodability(agent, contexts, seed=seed)
-    return probed
 
 
 def report(words: Sequence[str]) -> int:
@@ -253,6 +230,7 @@ def _study(protocol: str, words: Sequence[str], out: str, sets: Sets, judging: J
         "command": command_line(protocol, [*given, f"out={out}"]),
         "sets": describe_sets(sets),
         "delta": judging.delta,
+        "solved": solved(sets["train"].family, judging),
         "mode": judging.act,
         "expose": False,
         "selection": f"{judging.checkpoint} checkpoint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from gala_envs.splits import split as split_family
 
 from gala.commands.overfit.words import asks_for_help, show_help, sort_words, take_family, take_paths
 from gala.diagnostics.overfitting.audit import audit_sets
-from gala.overfit.options import SplitOptions
+from gala.overfit.options import AuditOptions, SplitOptions
 from gala.overfit.study import SETS, read_sets
 
 
@@ -24,6 +25,9 @@ def split(words: Sequence[str]) -> int:
     sizes = {name: getattr(options, name) for name in SETS}
     if negative := [name for name, size in sizes.items() if size < 0]:
         raise ValueError(f"{negative[0]}={sizes[negative[0]]} must be 0 or more")
+    for name, least in (("train", 1), ("test", 2)):
+        if sizes[name] < least:
+            raise ValueError(f"{name}={sizes[name]} must be at least {least}: a gap is between a train and a test set")
     folder = Path(options.out)
     if existing := [name for name in SETS if (folder / f"{name}.json").exists()]:
         raise ValueError(f"{folder / existing[0]}.json already exists; choose another out=DIRECTORY")
@@ -36,15 +40,24 @@ def split(words: Sequence[str]) -> int:
 
 
 def audit(words: Sequence[str]) -> int:
-    """DIRECTORY. Exit status 0 if no two contexts are the same MDP, otherwise 1."""
+    """DIRECTORY. Exit status 0 if nothing was found, otherwise 1."""
+    if asks_for_help(words):
+        return show_help("audit DIRECTORY", AuditOptions)
     paths, rest = take_paths(words)
-    if len(paths) != 1 or rest:
-        raise ValueError("usage: gala overfit audit DIRECTORY")
-    report = audit_sets(read_sets(paths[0]))
+    options, _, training = sort_words(rest, AuditOptions, None)
+    if len(paths) != 1 or training:
+        raise ValueError("usage: gala overfit audit DIRECTORY [tolerance=0.01] [symmetries=true]")
+    if options.tolerance < 0:
+        raise ValueError(f"tolerance={options.tolerance:g} must be 0 or more")
+    sets = read_sets(paths[0], overlapping=True)
+    report = audit_sets(sets, tolerance=options.tolerance, symmetries=options.symmetries)
     print(f"{report['checked']} contexts of {report['family']}, random policy:")
     for name, score in report["random"].items():
-        print(f"  {name:<7} return {score['mean']:8.3f} ± {score['standard_error']:.3f}")
+        spread = "" if score["standard_error"] is None else f" ± {score['standard_error']:.3f}"
+        print(f"  {name:<7} return {score['mean']:8.3f}{spread}")
     for row in report["rows"][:20]:
         print(f"  {row['a']} ({row['sets'][0]}) and {row['b']} ({row['sets'][1]}): {row['why']}")
-    print("no two contexts are the same MDP" if not report["rows"] else f"{len(report['rows'])} pairs are the same MDP")
+    found = f"{len(report['rows'])} pairs" if report["rows"] else "nothing"
+    text = f"looked for {'; '.join(report['looked_for'])}. Found {found}."
+    print("\n".join(textwrap.wrap(text, 80)))
     return int(bool(report["rows"]))

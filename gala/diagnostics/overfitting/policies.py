@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
-
-from gala.models.actor_critic import ActorCritic
-from gala.plugins import loading
-from gala.rl.normalise import ObsNormalizer
 
 Noise = Sequence[np.random.Generator]
 
@@ -38,36 +33,6 @@ class JudgedPolicy(Protocol):
     def act(self, obs: NDArray, state: Any, first: NDArray, noise: Noise) -> Decision: ...
 
 
-class TorchPolicy:
-    """A trained network with its observation normaliser, which is never updated here. ``greedy`` takes modes."""
-
-    def __init__(self, network: ActorCritic, normalizer: ObsNormalizer | None, space: gym.Space, greedy: bool) -> None:
-        self.network, self.normalizer, self.space, self.greedy = network.eval(), normalizer, space, greedy
-
-    @torch.no_grad()
-    def act(self, obs: NDArray, state: Any, first: NDArray, noise: Noise) -> Decision:
-        out = self.outputs(obs, state, first)
-        params = out.params.cpu().numpy()
-        mode = self.network.act(out.params, greedy=True).cpu().numpy()
-        action = mode if self.greedy else sample(self.space, params, noise)
-        entropy = self.network.distribution.entropy(out.params).cpu().numpy()
-        return Decision(action, out.state, out.value.cpu().numpy(), entropy, params)
-
-    def outputs(self, obs: NDArray, state: Any, first: NDArray) -> Any:
-        """The network's outputs for ``obs`` as the environment gives it."""
-        inputs = obs if self.normalizer is None else self.normalizer(obs)
-        device = next(self.network.parameters()).device
-        tensor = torch.from_numpy(np.ascontiguousarray(inputs)).to(device)
-        state = self.network.initial_state(len(obs), device) if state is None else state
-        return self.network(tensor, state, torch.from_numpy(np.asarray(first, bool)).to(device))
-
-    @torch.no_grad()
-    def features(self, obs: NDArray) -> NDArray:
-        """What the policy head reads, ``[N, F]``, of a network without recurrence."""
-        inputs = obs if self.normalizer is None else self.normalizer(obs)
-        return self.network.encoder(torch.from_numpy(np.ascontiguousarray(inputs))).cpu().numpy()
-
-
 class RandomPolicy:
     """Uniform over a discrete space, or over the bounds of a box."""
 
@@ -80,28 +45,6 @@ class RandomPolicy:
             return Decision(np.stack([rng.uniform(low, high) for rng in noise]).astype(np.float32))
         sizes = np.asarray(self.space.n if isinstance(self.space, gym.spaces.Discrete) else self.space.nvec)  # type: ignore[attr-defined]
         return Decision(np.stack([np.asarray(rng.integers(0, sizes)) for rng in noise]))
-
-
-class PythonPolicy:
-    """Any function ``act(obs, state, rng) -> action`` or ``-> (action, state)`` of one row; the state opens as None."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def act(self, obs: NDArray, state: Any, first: NDArray, noise: Noise) -> Decision:
-        states = [None] * len(obs) if state is None else state
-        actions, after = [], []
-        for row, rng in enumerate(noise):
-            done = self.function(obs[row], None if first[row] else states[row], rng)
-            action, new = done if isinstance(done, tuple) else (done, None)
-            actions.append(np.asarray(action))
-            after.append(new)
-        return Decision(np.stack(actions), after)
-
-
-def python_policy(name: str) -> PythonPolicy:
-    """``module:function`` with act(obs, state, rng). Raises ValueError if there is no such function."""
-    return PythonPolicy(loading.load(name, "policy"))
 
 
 def sample(space: gym.Space, params: NDArray, noise: Noise) -> NDArray:

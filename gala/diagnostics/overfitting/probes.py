@@ -12,7 +12,8 @@ from gala_envs.families import make_family
 from numpy.typing import NDArray
 
 from gala.diagnostics.overfitting.episodes import Row, evaluate
-from gala.diagnostics.overfitting.policies import Decision, JudgedPolicy, Noise, TorchPolicy
+from gala.diagnostics.overfitting.policies import Decision, JudgedPolicy, Noise
+from gala.diagnostics.overfitting.torch_policy import TorchPolicy
 
 
 class ValueErrors(NamedTuple):

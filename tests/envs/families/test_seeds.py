@@ -88,7 +88,7 @@ def test_contexts_that_start_alike_are_one():
 @pytest.mark.parametrize(
     ("env_id", "settings", "message"),
     [
-        ("FrozenLake-v1", {}, "there are only 1"),
+        ("CliffWalking-v1", {}, "there are only 1"),
         ("CartPole-v1", {"init_mult": 50.0}, "outside its observation space"),
         ("CartPole-v1", {"init_mult": -1.0}, "init_mult=-1.0 must be"),
         ("Taxi-v4", {"init_mult": 2.0}, "has no parameter 'init_mult'"),

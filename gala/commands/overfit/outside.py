@@ -1,0 +1,83 @@
+"""``gala overfit judge scores.csv`` and ``audit tasks.csv``: what was trained, played or drawn anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from gala.commands.overfit.verdict import conclude
+from gala.commands.overfit.words import asks_for_help, command_line, default_out, show_help, sort_words, take_paths
+from gala.overfit.options import ScoreOptions, TaskOptions
+from gala.overfit.scores import Row, audit_tasks, read_scores
+from gala.overfit.study import Study
+from gala.plugins import loading
+
+
+def judge(words: Sequence[str]) -> int:
+    """SCORES.csv with the columns run, context, set, return. Returns the verdict's exit code."""
+    if asks_for_help(words):
+        return show_help("judge SCORES.csv", ScoreOptions)
+    paths, rest = take_paths(words)
+    options, _, training = sort_words(rest, ScoreOptions, None)
+    if len(paths) != 1 or training:
+        raise ValueError("usage: gala overfit judge SCORES.csv [solved=500] [random=20] [delta=0.05] [out=DIRECTORY]")
+    rows = read_scores(paths[0])
+    _check(rows, options)
+    solved = None
+    if options.solved is not None:
+        solved = {"return": options.solved, "source": "given by the user"}
+    given = [word for word in words if not word.startswith(("out=", "--out"))]
+    out = default_out("judge", options.out)
+    meta: dict[str, Any] = {
+        "protocol": "judge",
+        "family": paths[0],
+        "outside": True,
+        "command": command_line("judge", [*given, f"out={out}"]),
+        "sets": _sets(rows),
+        "delta": options.delta,
+        "solved": solved,
+        "random": options.random,
+        "audit": None,
+        "controls": None,
+        "checkpoints": {},
+    }
+    study = Study.create(out, meta)
+    study.append("scores", rows)
+    return conclude(study)
+
+
+def _check(rows: Sequence[Row], options: ScoreOptions) -> None:
+    """Raises ValueError for what cannot be judged, before anything is written."""
+    from gala.diagnostics.overfitting.generalisation import judge as judge_rows
+
+    if not options.delta > 0:
+        raise ValueError(f"delta={options.delta:g} must be above 0")
+    judge_rows(rows, delta=options.delta, solved=options.solved, random=options.random)
+
+
+def _sets(rows: Sequence[Row]) -> dict[str, Any]:
+    contexts: dict[str, set[str]] = {}
+    for row in rows:
+        contexts.setdefault(row["set"], set()).add(row["context"])
+    text = {name: "\n".join(sorted(ids)).encode() for name, ids in contexts.items()}
+    return {n: {"sha256": hashlib.sha256(text[n]).hexdigest(), "size": len(ids)} for n, ids in contexts.items()}
+
+
+def audit(words: Sequence[str]) -> int:
+    """TASKS.csv with the columns set, context and what describes a task. Exit status 0 if no two are the same."""
+    if asks_for_help(words):
+        return show_help("audit TASKS.csv", TaskOptions)
+    paths, rest = take_paths(words)
+    options, _, training = sort_words(rest, TaskOptions, None)
+    if len(paths) != 1 or training:
+        raise ValueError("usage: gala overfit audit TASKS.csv [same=module:function]")
+    loading.search_working_directory()
+    report = audit_tasks(paths[0], loading.load(options.same, "same") if options.same else None)
+    for row in report["rows"][:20]:
+        print(f"  {row['a']} ({row['sets'][0]}) is {row['b']} ({row['sets'][1]})")
+    found = f"{len(report['rows'])} pairs" if report["rows"] else "nothing"
+    text = f"{report['checked']} tasks; looked for {'; '.join(report['looked_for'])}. Found {found}."
+    print("\n".join(textwrap.wrap(text, 80)))
+    return int(bool(report["rows"]))

@@ -1,0 +1,57 @@
+"""``gala overfit value``: what else one run has learned by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gala_envs.contexts import ContextSet
+
+from gala.commands.overfit.words import asks_for_help, show_help, sort_words, take_paths
+from gala.diagnostics.overfitting import probes
+from gala.overfit.judging import check_training, env_options, judge, load_agent
+from gala.overfit.options import EvalOptions
+from gala.overfit.study import read_sets
+from gala.runs.run_dir import RunDir
+
+
+def value(words: Sequence[str]) -> int:
+    """RUN sets=DIR: errors of V(s0), shift of the policy under noise, blind replay, what features tell of the MDP."""
+    if asks_for_help(words):
+        return show_help("value RUN", EvalOptions)
+    paths, rest = take_paths(words)
+    options, _, training = sort_words(rest, EvalOptions, None)
+    if training or len(paths) != 1:
+        raise ValueError("usage: gala overfit value RUN sets=DIRECTORY")
+    sets, run, judging = read_sets(options.sets), RunDir.open(paths[0]), options.judge
+    check_training(run, judging.checkpoint, sets)
+    print(f"{'':<18}{'train':>10}{'test':>10}")
+    probed: dict[str, dict[str, float]] = {}
+    for name in ("train", "test"):
+        agent = load_agent(run, sets[name], judging)
+        rows = judge(agent, [sets[name]], judging, {"policy": "agent"}, run.config.a2c.gamma, **env_options(run))
+        probed[name] = _probe(agent, sets[name], rows, judging.seed)
+    for key in probed["train"]:
+        print(f"{key:<18}" + "".join(f"{probed[name][key]:>10.3f}" for name in probed))
+    if probed["train"]["value mse"]:
+        ratio = probed["test"]["value mse"] / probed["train"]["value mse"]
+        print(f"value mse, test / train: {ratio:.2f} (1: the value function generalises)")
+    return 0
+
+
+def _probe(agent: Any, contexts: ContextSet, rows: list[dict[str, Any]], seed: int) -> dict[str, float]:
+    errors = probes.value_errors(rows)
+    probed = {"return": float(np.mean([r["return"] for r in rows]))}
+    probed |= {"entropy": float(np.mean([r["entropy"] for r in rows]))}
+    probed |= {"value bias": errors.bias, "value mse": errors.mse, "value explained": errors.explained}
+    obs, _ = probes.visited(agent, contexts, seed=seed)
+    if obs.dtype.kind == "f" and hasattr(agent.space, "n"):
+        noisy = obs + 0.1 * obs.std(0) * np.random.default_rng(seed).standard_normal(obs.shape)
+        shift = probes.policy_shift(agent, obs, noisy.astype(obs.dtype))
+        probed |= {"KL, sigma 0.1": shift.kl, "agreement": shift.agreement}
+    replay = probes.open_loop_replay(agent, contexts, seed=seed, sticky_actions=0.25)
+    probed |= {"sticky 0.25": replay.closed_loop, "blind replay": replay.open_loop}
+    if len(contexts) > 1 and not agent.network.gru_size:
+        probed["MDP decoded"], probed["by chance"] = probes.context_decodability(agent, contexts, seed=seed)
+    return probed

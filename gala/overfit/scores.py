@@ -1,0 +1,127 @@
+"""Scores and tasks that were made anywhere, as tables: CSV in, rows for ``generalisation.judge`` or pairs out."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gala.diagnostics.overfitting.generalisation import SETS
+
+NEEDED = ("run", "context", "set", "return")
+KNOWN = (*NEEDED, "policy", "success", "episode")
+POLICIES = ("agent", "random", "reference")
+Row = dict[str, Any]
+
+
+def read_scores(path: str | Path) -> list[Row]:
+    """One row per episode: the columns run, context, set (train, val, test or extrap) and return.
+
+    ``policy`` (agent, random or reference) may name baselines on the same contexts, ``success`` (0 or 1) tells whether
+    the task was solved; every other column is part of the condition, each of which gets a gap of its own.
+
+    Raises:
+        ValueError: naming the line: a column or value is missing or impossible, or a context is in two sets.
+    """
+    table = _read(path, NEEDED)
+    conditions = [name for name in table[0] if name not in KNOWN]
+    runs: dict[str, int] = {}
+    where: dict[tuple[str, str], str] = {}
+    rows: list[Row] = []
+    for k, given in enumerate(table, 2):
+        policy, name = given.get("policy") or "agent", given["set"]
+        if name not in SETS or policy not in POLICIES:
+            wanted = f"policy '{policy}' is none of {', '.join(POLICIES)}" if name in SETS else ""
+            raise ValueError(f"{path}:{k}: {wanted or f'set {name!r} is none of ' + ', '.join(SETS)}")
+        run = -1 if policy != "agent" else runs.setdefault(given["run"], len(runs))
+        condition = ", ".join(f"{c}={given[c]}" for c in conditions)
+        if name != where.setdefault((condition, given["context"]), name):
+            other = where[condition, given["context"]]
+            raise ValueError(f"{path}:{k}: context {given['context']} is in the {other} and in the {name} set")
+        head = {"policy": policy, "run": run, "set": name, "context": given["context"], "condition": condition}
+        success = given.get("success")
+        blank: Row = {"length": 0, "value": None, "discounted": None, "entropy": None, "params": {}, "episode": 0}
+        score = _number(given["return"], f"{path}:{k}: return")
+        rows.append(head | blank | {"return": score, "success": bool(float(success)) if success else None})
+    return _with_sizes(rows)
+
+
+def _with_sizes(rows: list[Row]) -> list[Row]:
+    """``n_train``: the most training contexts of any run of the condition."""
+    seen: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for row in rows:
+        if row["policy"] == "agent" and row["set"] == "train":
+            seen[row["condition"], row["run"]].add(row["context"])
+    sizes: dict[str, int] = {}
+    for (condition, _), contexts in seen.items():
+        sizes[condition] = max(sizes.get(condition, 0), len(contexts))
+    return [row | {"n_train": sizes.get(row["condition"]) if row["policy"] == "agent" else None} for row in rows]
+
+
+def audit_tasks(path: str | Path, same: Callable[[Mapping[str, str]], Any] | None = None) -> dict[str, Any]:
+    """Which tasks are one? Of a table with the columns set, context and whatever describes a task.
+
+    Two rows are the same task if all of their other columns are the same text, but for case, spaces and the spelling of
+    numbers (the context itself, where there is no other column), or if ``same(row)`` returns equal values.
+
+    Returns:
+        {checked, looked_for, rows: [{a, b, sets}]}.
+
+    Raises:
+        ValueError: a column is missing, or ``same`` fails.
+    """
+    table = _read(path, ("set", "context"))
+    described = [name for name in table[0] if name not in ("set", "context")] or ["context"]
+    seen: dict[Any, Mapping[str, str]] = {}
+    pairs = []
+    for k, row in enumerate(table, 2):
+        try:
+            key = repr(same(row)) if same else tuple(_plain(row[name]) for name in described)
+        except Exception as error:
+            raise ValueError(f"{path}:{k}: same= failed: {type(error).__name__}: {error}") from error
+        first = seen.setdefault(key, row)
+        if first is not row and (first["set"], first["context"]) != (row["set"], row["context"]):
+            pairs.append({"a": first["context"], "b": row["context"], "sets": [first["set"], row["set"]]})
+    how = "your function" if same else f"the text of {', '.join(described)} (case, spaces and 1 or 1.0 are no matter)"
+    return {"checked": len(table), "looked_for": [f"the same task by {how}"], "rows": pairs}
+
+
+def _read(path: str | Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            table = list(reader)
+            names = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {error}") from None
+    if missing := [name for name in needed if name not in names]:
+        raise ValueError(f"{path} has no column '{missing[0]}'; it needs {', '.join(needed)}")
+    for k, row in enumerate(table, 2):
+        if None in row or any(value is None for value in row.values()):
+            raise ValueError(f"{path}:{k}: {len(names)} columns were wanted")
+        if empty := [name for name in needed if not row[name].strip()]:
+            raise ValueError(f"{path}:{k}: {empty[0]} is empty")
+    if not table:
+        raise ValueError(f"{path} has no rows")
+    return [{name: value.strip() for name, value in row.items()} for row in table]
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{where} '{text}' is no number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{where} is {text}: only finite returns can be judged")
+    return value
+
+
+def _plain(text: str) -> str:
+    text = " ".join(text.lower().split())
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text

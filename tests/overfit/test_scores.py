@@ -1,0 +1,126 @@
+"""Scores and tasks in tables: verdicts on what was trained anywhere, without torch and without simulators."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gala.cli import main
+from gala.experiments import statistics as st
+from gala.overfit.scores import audit_tasks, read_scores
+
+
+def table(path, gap=0.0, level=450.0, extra="", runs=4, seed=0):
+    """Runs on 20 training contexts of their own and 60 test contexts. Returns the two tables of returns."""
+    rng, lines = np.random.default_rng(seed), ["run,context,set,return" + (",algo" if extra else "")]
+    train, test = level + rng.normal(0, 5, (runs, 20)), level - gap + rng.normal(0, 5, (runs, 60))
+    for run in range(runs):
+        lines += [f"r{run},t{run}-{k},train,{x!r}{extra}" for k, x in enumerate(train[run].tolist())]
+        lines += [f"r{run},e{k},test,{x!r}{extra}" for k, x in enumerate(test[run].tolist())]
+    path.write_text("\n".join(lines) + "\n")
+    return train, test
+
+
+@pytest.mark.parametrize(
+    ("gap", "level", "words", "wanted"),
+    [
+        (100.0, 450.0, ["solved=500", "random=20"], ("OVERFIT", 3)),
+        (0.0, 450.0, ["solved=500", "random=20"], ("NO-GAP", 0)),
+        (0.0, 450.0, [], ("INCONCLUSIVE", 4)),
+        (100.0, 450.0, [], ("OVERFIT", 3)),
+        (0.0, 30.0, ["solved=500", "random=20"], ("INCONCLUSIVE", 4)),
+    ],
+)
+def test_a_table_gets_the_gap_of_the_statistics_a_verdict_and_a_report(gap, level, words, wanted, tmp_path, capsys):
+    train, test = table(tmp_path / "scores.csv", gap, level)
+    code = main(["overfit", "judge", str(tmp_path / "scores.csv"), *words, f"out={tmp_path / 'study'}"])
+    out = capsys.readouterr().out
+    assert (out.split(":")[0], code) == wanted and max(map(len, out.splitlines()[:-1])) <= 80
+    page = (tmp_path / "study" / "report.html").read_text()
+    interval = st.gap_interval(train, test, nested=True)
+    shown = re.search(r'data-gap=gap data-value="([^"]+)"', page)[1].split()
+    assert [float(x) for x in shown] == pytest.approx(interval)
+    assert ("units of return" in page) == (not words) and "made elsewhere" in page
+
+
+def test_extra_columns_are_conditions_and_rows_of_baselines_set_the_scale(tmp_path):
+    table(tmp_path / "a.csv", 100.0, extra=",ppo")
+    text = (tmp_path / "a.csv").read_text()
+    rows = read_scores(tmp_path / "a.csv")
+    assert {row["condition"] for row in rows} == {"algo=ppo"} and {row["n_train"] for row in rows} == {20}
+    assert {row["run"] for row in rows} == {0, 1, 2, 3}
+    lines = text.replace(",algo", ",algo,policy").replace(",ppo\n", ",ppo,agent\n")
+    (tmp_path / "b.csv").write_text(lines + "x,e0,test,10,ppo,random\nx,e0,test,510,ppo,reference\n")
+    from gala.diagnostics.overfitting.generalisation import judge
+
+    head = judge(read_scores(tmp_path / "b.csv"))["headline"]
+    assert (head.scale, head.j_random, head.j_reference) == (500.0, 10.0, 510.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run,context,set\n1,a,train\n", "has no column 'return'"),
+        ("run,context,set,return\n", "has no rows"),
+        ("run,context,set,return\n1,a,train,nan\n", "scores.csv:2: return is nan"),
+        ("run,context,set,return\n1,a,train,1\n1,b,test,good\n", "scores.csv:3: return 'good' is no number"),
+        ("run,context,set,return\n1,a,trian,1\n", "scores.csv:2: set 'trian' is none of train, val, test, extrap"),
+        ("run,context,set,return\n1,a,train,1\n1,a,test,1\n", "context a is in the train and in the test set"),
+        ("run,context,set,return\n1,a,train\n", "scores.csv:2: 4 columns were wanted"),
+        ("run,context,set,return\n1,,train,1\n", "scores.csv:2: context is empty"),
+        ("run,context,set,return,policy\n1,a,train,1,me\n", "policy 'me' is none of agent"),
+        (
+            "run,context,set,return\n1,a,train,1\n1,b,test,1\n1,c,test,1\n",
+            "1 training runs: a verdict needs at least 3",
+        ),
+        ("".join(["run,context,set,return\n", *(f"{r},a{r},train,1\n{r},b,test,1\n" for r in range(3))]), "1 test MDP"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_one_line_and_nothing_is_written(text, message, tmp_path, capsys):
+    (tmp_path / "scores.csv").write_text(text)
+    code = main(["overfit", "judge", str(tmp_path / "scores.csv"), f"out={tmp_path / 'study'}"])
+    err = capsys.readouterr().err
+    assert code == 2 and message in err and err.count("\n") == 1 and not (tmp_path / "study").exists()
+
+
+def test_the_same_task_is_found_by_its_text_and_by_a_function(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "tasks.csv"
+    path.write_text(
+        "set,context,words,size\ntrain,a,Go  left,5\ntest,b,go left,5.0\ntest,c,go right,5\ntest,d,left go,5\n"
+    )
+    assert [(row["a"], row["b"]) for row in audit_tasks(path)["rows"]] == [("a", "b")]
+    found = audit_tasks(path, lambda row: sorted(row["words"].lower().split()))
+    assert [(row["a"], row["b"]) for row in found["rows"]] == [("a", "b"), ("a", "d")]
+    with pytest.raises(ValueError, match=r"tasks.csv:2: same= failed: KeyError"):
+        audit_tasks(path, lambda row: row["colour"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_tasks.py").write_text("def key(row):\n    return sorted(row['words'].lower().split())\n")
+    assert main(["overfit", "audit", "tasks.csv", "same=my_tasks:key"]) == 1
+    out = capsys.readouterr().out
+    assert "a (train) is d (test)" in out and "by your function" in out
+    path.write_text("set,context\ntrain,a\ntest,b\n")
+    assert main(["overfit", "audit", "tasks.csv"]) == 0
+
+
+def test_scores_are_judged_where_there_is_no_torch_and_no_simulator(tmp_path):
+    table(tmp_path / "scores.csv", 100.0)
+    code = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'mujoco', 'ale_py', 'minatar', 'envpool'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "import gala.overfit, gala.experiments.statistics\n"
+        "from gala.cli import main\n"
+        f"sys.exit(main(['overfit', 'judge', {str(tmp_path / 'scores.csv')!r}, 'out={tmp_path / 'study'}']))\n"
+    )
+    env = {"PYTHONPATH": ":".join(sys.path), "MPLCONFIGDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300, check=False
+    )
+    assert done.returncode == 3 and done.stdout.startswith("OVERFIT"), done.stderr
+    assert json.loads((tmp_path / "study" / "study.json").read_text())["outside"]
