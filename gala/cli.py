@@ -10,6 +10,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": ("gala.commands.train", "train a policy: gala train preset=atari/pong learners=4 steps=2e6"),
     "resume": ("gala.commands.resume", "continue a run from its latest checkpoint"),
+    "replay": ("gala.commands.replay", "repeat a recorded asynchronous run, to the last bit"),
     "scale": ("gala.commands.scale", "let learners join or leave a run that is training"),
     "eval": ("gala.commands.evaluate", "play an exact number of episodes with a trained policy"),
     "diagnose": ("gala.commands.diagnose", "how sharp a checkpoint's loss is, and how noisy its gradient"),

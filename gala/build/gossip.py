@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from gala.gossip.flat import flatten_parameters
 from gala.gossip.graphs.by_name import choose_topology
 from gala.gossip.graphs.topology import Topology
 from gala.gossip.message import Mailbox
+from gala.gossip.record import Recorder, record_path
 from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
 from gala.gossip.transport.compress import Compressed
 from gala.gossip.transport.cuda_memory import create_cuda_mailboxes
@@ -77,6 +79,17 @@ def _endpoint(config: Config, handle: Any, rank: int) -> Mailbox:
 def make_event_log(config: Config, averager: GossipAverager | ShardedAverager | None) -> EventLog | None:
     """Records what a learner exchanges, for the certificate, if there is to be one."""
     return EventLog(averager) if certifies(config) and isinstance(averager, GossipAverager) else None
+
+
+def make_recorder(
+    config: Config, averager: GossipAverager | ShardedAverager | None, run: str, in_the_middle: bool
+) -> Recorder | None:
+    """Logs what a replay needs, if there is to be one."""
+    if not (config.gossip.record and isinstance(averager, GossipAverager)):
+        return None
+    recorder = Recorder(record_path(Path(run), averager.rank), in_the_middle)
+    averager._exchange.recorder = recorder
+    return recorder
 
 
 def make_mailboxes(config: Config, num_params: int) -> ShardedMailboxes | None:

@@ -42,6 +42,8 @@ class GossipConfig:
     """A learner that finished no update for so long is left out of the graph until it does; longer than any update."""
     certify: bool = False
     """Log all exchanges, and from them a bound on the distance between the learners that cannot be exceeded."""
+    record: bool = False
+    """Log when each learner sent and absorbed what, so that `gala replay RUN` can repeat the run to the last bit."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ def validate(config: Config) -> None:
     if config.delay.slow_learner > 1 and not config.delay.mean_s:
         raise ValueError("delay.slow_learner needs delay.mean_s greater than 0 to multiply")
     _validate_gossip(config.algo, config.gossip)
+    if config.gossip.record:
+        _refuse(_impossible_to_record(config))
     if config.envs_per_learner % config.env_groups:
         raise ValueError(f"env_groups={config.env_groups} must divide envs_per_learner={config.envs_per_learner}")
     per_update = config.learners * config.envs_per_learner * config.a2c.num_steps
@@ -96,6 +98,18 @@ def _impossible_with_ekfac(config: Config) -> dict[str, bool]:
         "optim.name=ekfac looks into the layers, which compiled encoders hide; set model.compile=none": (
             config.model.compile != "none"
         ),
+    }
+
+
+def _impossible_to_record(config: Config) -> dict[str, Any]:
+    g = config.gossip
+    needs = "gossip.record needs algo=gala, at least two learners, gossip.mixing=pushsum and no gossip.tau=0"
+    return {
+        needs: config.algo != "gala" or config.learners < 2 or g.mixing != "pushsum" or g.tau == 0,
+        "gossip.record follows whole messages; leave out gossip.shards, codec and overlap": g.shards > 1
+        or g.codec != "none"
+        or g.overlap,
+        "gossip.record knows no cluster; leave out cluster.address": bool(config.cluster.address),
     }
 
 

@@ -14,6 +14,7 @@ from gala.gossip.evidence.events import AgeHistogram, EventKind, MixEvent
 from gala.gossip.mass import Mass
 from gala.gossip.message import InPlace, Mailbox, Message, stamp
 from gala.gossip.push_sum import in_unit, numerator
+from gala.gossip.record import Recorder
 from gala.gossip.staleness import StalenessBound
 
 _AGES_KEPT = 1000
@@ -31,6 +32,7 @@ class Exchange:
         self._in_place = mailbox if isinstance(mailbox, InPlace) else None
         self._numerator: Tensor | None = None  # a message on its way into a box that cannot be written in place
         self.on_event: Callable[[MixEvent], None] | None = None
+        self.recorder: Recorder | None = None
         self.age_histogram = AgeHistogram()
         self._mass = mass
         self._sent_unit: dict[int, int] = {}
@@ -101,6 +103,8 @@ class Exchange:
             self.counts["refused_puts"] += 1
             return False
         self.log("put", dst, in_unit(weight, self._mass.unit, 0), updates, 1, time_ns, self._norm())
+        if self.recorder is not None:
+            self.recorder.put(dst, weight)
         self.counts["sent"] += 1
         self.counts["bytes_sent"] += self.mailbox.message_bytes
         return True
@@ -129,6 +133,8 @@ class Exchange:
             return None
         message = message.read()
         self.counts["taken_back"] += message.count
+        if self.recorder is not None:
+            self.recorder.take_back()
         self._log_take("take-back", dst, weight, message)
         return message
 
@@ -182,6 +188,8 @@ class Exchange:
         self._ages.append(age)
         self.age_histogram.add(age)
         self.counts["received"] += 1
+        if self.recorder is not None:
+            self.recorder.take(src, message.count)
         self._log_take("take", src, weight, message)
         return message
 

@@ -24,6 +24,7 @@ STEPS, ROLLOUTS = range(2)
 rollouts count from the start of the run's first part, as ``UPDATES`` does."""
 CHECKPOINT_AT, STOP_AT = range(2)
 """Entries of ``control``: the update at which all learners of a lock-step run save, or stop; 0 is never."""
+_ATTEMPTS = 100  # to read a row that is being written
 _PROGRESS_FIELDS, _CONTROL_FIELDS, _BEAT_FIELDS = 2, 2, 2
 
 
@@ -102,14 +103,29 @@ class Board:
         """A copy [n, m] for all ranks; see ``read_params``."""
         return np.stack([self._read(1, self._moments, rank) for rank in range(self.handle.num_learners)])
 
+    def read_numbered_moments(self) -> tuple[NDArray, list[int]]:
+        """``read_moments``, and which publication of each rank its row is, from 1 on; 0: none, -1: a torn row, of a
+        writer that died."""
+        rows, numbers = [], []
+        for rank in range(self.handle.num_learners):
+            for _ in range(_ATTEMPTS):
+                before = int(self._sequence[1, rank])
+                row = self._moments[rank].copy()
+                whole = before % 2 == 0 and before == self._sequence[1, rank]
+                if whole:
+                    break
+            rows.append(row)
+            numbers.append(before // 2 if whole else -1)
+        return np.stack(rows), numbers
+
     def _publish(self, kind: int, rows: NDArray, rank: int, values: NDArray) -> None:
         self._sequence[kind, rank] += 1  # odd: being written
         rows[rank] = values
         self._sequence[kind, rank] += 1
 
-    def _read(self, kind: int, rows: NDArray, rank: int, attempts: int = 100) -> NDArray:
+    def _read(self, kind: int, rows: NDArray, rank: int) -> NDArray:
         row = rows[rank].copy()
-        for _ in range(attempts):
+        for _ in range(_ATTEMPTS):
             before = int(self._sequence[kind, rank])
             row = rows[rank].copy()
             if before % 2 == 0 and before == self._sequence[kind, rank]:

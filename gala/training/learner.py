@@ -12,7 +12,7 @@ import torch
 from gala_envs.snapshots import Unrestorable
 
 from gala.build.envs import Spaces, add_episodes_by_context, episodes_by_context, make_training_env
-from gala.build.gossip import make_averager, make_event_log, make_gradient_reducer
+from gala.build.gossip import make_averager, make_event_log, make_gradient_reducer, make_recorder
 from gala.build.learning import (
     entropy_coefficient,
     learning_rate,
@@ -74,6 +74,7 @@ class LearnerProcess:
         slowmo = make_slowmo(config, optimizer)
         ekfac = make_ekfac(config, self.policy)
         self.event_log = make_event_log(config, self.averager)
+        self.recorder = make_recorder(config, self.averager, spec.run_path, bool(spec.resume_from or spec.donated))
         normalizer = make_normalizer(config, spaces)
         shape_reward, return_scaler = make_reward_shaper(config)
         self.state = LearnerState(self.policy, optimizer, slowmo, Normalizers(normalizer, return_scaler), ekfac)
@@ -126,10 +127,14 @@ class LearnerProcess:
         while not self._finished():
             progress = self._progress()
             lr = self.learning_rate(progress)
+            if self.recorder is not None:
+                self.recorder.update(progress)
             result = self.learner.update(lr, self.entropy_coef(progress))
             self.updates += 1
             self.env_steps += result.valid_steps
-            self.moments.pool(self.updates)
+            pooled = self.moments.pool(self.updates)
+            if self.recorder is not None and pooled:
+                self.recorder.pool(pooled)
             self.board.progress[self.rank] = (self.env_steps, self.updates)
             self.interval.add(result)
             if time.monotonic() - self.interval.started > self.config.log.interval_s:
@@ -219,12 +224,18 @@ class LearnerProcess:
             record["losses/predicted_kl"] = float(self.state.ekfac.predicted_kl)
         if self.event_log is not None:
             record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
+        if self.recorder is not None:
+            self.recorder.flush()
         self.send(("metrics", record))
 
     def _save(self) -> str:
         """Write this learner's part; says in words why it could not, or nothing."""
+        if self.recorder is not None:
+            self.recorder.drain()
         if self.averager is not None:
             self.averager.drain()
+        if self.recorder is not None:
+            self.recorder.flush()
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta |= {"gossip": self.averager.state_dict(), "slice_weights": self.averager.slice_weights()}

@@ -40,18 +40,25 @@ class MomentPool:
 
     def __init__(self, config: Config, board: Any, rank: int, normalizers: Normalizers) -> None:
         self._board, self._rank, self._normalizers = board, rank, normalizers
-        self._learners, self._waits = config.learners, waits(config)
+        self._learners, self._waits, self._numbers = config.learners, waits(config), config.gossip.record
         self._pools = bool(normalizers) and derived.averages_parameters(config)
         self._row = np.zeros((2, 1 + normalizers.size)) if self._pools else np.zeros(0)
 
-    def pool(self, updates: int) -> None:
-        """Publish this learner's statistics and normalise by all learners'; ``updates`` it has made."""
+    def pool(self, updates: int) -> list[int]:
+        """Publish this learner's statistics and normalise by all learners'; ``updates`` it has made.
+
+        Returns, of a run that is recorded, which publication of each rank that was.
+        """
         if not self._pools:
-            return
+            return []
         if not self._waits:
             self._board.publish_moments(self._rank, self._normalizers.pack())
-            self._normalizers.pool(self._board.read_moments())
-            return
+            if not self._numbers:
+                self._normalizers.pool(self._board.read_moments())
+                return []
+            rows, numbers = self._board.read_numbered_moments()
+            self._normalizers.pool(rows)
+            return list(numbers)
         number, place = updates + 1, (updates + 1) % 2  # 0 is what nobody has published
         self._row[place, 0], self._row[place, 1:] = number, self._normalizers.pack()
         self._board.publish_moments(self._rank, self._row.ravel())
@@ -59,5 +66,5 @@ class MomentPool:
             rows = self._board.read_moments()[: self._learners].reshape(self._learners, 2, -1)[:, place]
             if (rows[:, 0] == number).all():
                 self._normalizers.pool(rows[:, 1:])
-                return
+                return []
             time.sleep(_POLL_S)  # a peer that never comes is noticed by the parent, which ends this process
