@@ -101,6 +101,7 @@ def _draw(study: Study, folder: Path, kinds: Sequence[str]) -> dict[str, Path | 
     drawn: dict[str, Path | str] = {}
     for key, (_, panel) in PANELS.items():
         figure, axes = figure_with_axes()
+        figure.set_size_inches(5.2, 3.4)  # two in a row: the text stays readable
         missing = panel(study, axes)
         if missing is None:
             for kind in {*kinds, "png"}:
@@ -246,7 +247,9 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
         table="".join(_group_table(g) for g in _ordered(study)),
         panels=panels,
         threats="".join(f"<li>{html.escape(t)}</li>" for t in _threats(study)),
-        facts="".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items()),
+        facts="".join(
+            f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items() if v
+        ),
         command=html.escape(meta["command"]),
     )
 

@@ -15,6 +15,7 @@ table {{ border-collapse: collapse; margin: 1rem 0; font-size: 14px }}
 th, td {{ padding: .2rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }}
 th:first-child, td:first-child {{ text-align: left }}
 .facts td {{ white-space: normal; text-align: left; vertical-align: top }}
+.facts td:first-child {{ white-space: nowrap }}
 .panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem }}
 img {{ max-width: 100% }}
 code {{ background: var(--code); padding: .1rem .3rem; overflow-wrap: anywhere }}
