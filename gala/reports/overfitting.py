@@ -58,7 +58,8 @@ def lines(study: Study) -> list[str]:
             train, test = (g.sets[s]["mean"].estimate for s in ("train", "test"))
             brief = " ".join(filter(None, [g.condition, f"N={g.n_train}"]))
             told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
-    return told + [line for w in head.warnings for line in _wrap(f"warning: {w}")]
+    said = head.refusals[:1]  # by the sentence above
+    return told + [line for w in head.warnings if w not in said for line in _wrap(f"warning: {w}")]
 
 
 def kind(group: GapGroup) -> str:

@@ -342,3 +342,11 @@ def test_the_adjusted_interval_is_that_of_the_scores_less_the_references():
     assert head.adjusted == pytest.approx([x / 2 for x in wanted]) == head.judged
     raw = st.gap_interval(table["train"][:, order] + 2, table["test"][:, order] + 1)
     assert head.gap == pytest.approx(raw) and head.normalised == pytest.approx([x / 2 for x in raw])
+
+
+def test_a_return_that_was_no_number_when_it_was_written_is_named_too():
+    """A study's rows hold null where a return was not finite."""
+    played = rows(lambda name, k, run: 0.0)
+    played[0]["return"] = None
+    with pytest.raises(ValueError, match=r"^1 returns are not finite, as in context train0: nothing can be judged$"):
+        judge(played)
