@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 Rows = Sequence[ArrayLike] | NDArray
 Verdict = Literal["OVERFIT", "NO-GAP", "INCONCLUSIVE"]
 EXIT_CODES: dict[str, int] = {"NO-GAP": 0, "OVERFIT": 3, "INCONCLUSIVE": 4}
-FEWEST_RUNS, FEW_RUNS, FEW_TEST, NEAR_CEILING = 3, 5, 50, 0.9
+FEWEST_RUNS = 3
 
 
 class Interval(NamedTuple):
@@ -205,28 +205,6 @@ def verdict(interval: Interval, delta: float) -> Verdict:
     if -delta <= interval.low and interval.high <= delta:
         return "NO-GAP"
     return "OVERFIT" if interval.low > 0 else "INCONCLUSIVE"
-
-
-def warnings_for(train: Rows, test: Rows, *, nested: bool = False) -> list[str]:
-    """What makes the interval less sure than it looks, as far as ``benchmarks/gap_coverage.py`` has seen it."""
-    runs, contexts, warnings = len(train), len(np.asarray(test[0])), []
-    if runs < FEW_RUNS:
-        warnings.append(f"{runs} training runs: with fewer than {FEW_RUNS} the interval is wide and rests on little")
-    if contexts < FEW_TEST:
-        warnings.append(f"{contexts} test MDPs: with fewer than {FEW_TEST} the test score depends on their luck")
-    flat = np.concatenate([np.asarray(row, np.float64) for row in test])
-    if max(np.mean(flat == flat.min()), np.mean(flat == flat.max())) >= NEAR_CEILING and np.ptp(flat):
-        warnings.append(
-            "9 of 10 test scores are the same: scores so near their bound are skewed, and where runs differ in their "
-            "gap its 95% interval has held it in 86% of samples"
-        )
-    parts = gap_components(train, test, nested=nested)
-    if sum(part.own for part in parts) < sum(part.variance for part in parts) / 2:
-        warnings.append(
-            "one set's scores spread far less than the other's: the interval allows them as much, and may be wider "
-            "than need be"
-        )
-    return warnings
 
 
 def label_permutation_test(train: ArrayLike, test: ArrayLike, *, permutations: int = 999, seed: int = 0) -> float:

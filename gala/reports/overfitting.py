@@ -17,6 +17,7 @@ from gala.experiments.statistics import verdict
 from gala.plain_yaml import parse_json, read_json
 from gala.reports.figures import figure_with_axes, save
 from gala.reports.overfitting_figures import PANELS, Study
+from gala.reports.overfitting_page import PAGE
 from gala.runs.checkpoints import write_atomically
 
 COLOR = {"OVERFIT": "#b3261e", "NO-GAP": "#1b6e3c", "INCONCLUSIVE": "#8a6d00"}
@@ -52,13 +53,14 @@ def lines(study: Study) -> list[str]:
     margin = "" if head.in_return else f"; delta {study.result['delta']:g}"
     told.append(f"  gap {mid:+.3f} [{low:+.3f}, {high:+.3f}], {kind(head)}{margin}")
     told += _wrap(why(study))
-    for g in study.result["groups"]:
+    for g in _ordered(study):
         if g is not head:
             interval = f"{g.judged.estimate:+.3f} [{g.judged.low:+.3f}, {g.judged.high:+.3f}]"
             train, test = (g.sets[s]["mean"].estimate for s in ("train", "test"))
             brief = " ".join(filter(None, [g.condition, f"N={g.n_train}"]))
             told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
-    return told + [line for w in head.warnings for line in _wrap(f"warning: {w}")]
+    said = head.refusals[:1]  # by the sentence above
+    return told + [line for w in head.warnings if w not in said for line in _wrap(f"warning: {w}")]
 
 
 def kind(group: GapGroup) -> str:
@@ -101,6 +103,7 @@ def _draw(study: Study, folder: Path, kinds: Sequence[str]) -> dict[str, Path | 
     drawn: dict[str, Path | str] = {}
     for key, (_, panel) in PANELS.items():
         figure, axes = figure_with_axes()
+        figure.set_size_inches(5.2, 3.4)  # two in a row: the text stays readable
         missing = panel(study, axes)
         if missing is None:
             for kind in {*kinds, "png"}:
@@ -138,7 +141,8 @@ def _group_table(group: GapGroup) -> str:
     verdict = f"<span style='color:{COLOR[group.verdict]}'>{group.verdict}</span>: " if group.verdict else ""
     text = f"{verdict}{'; '.join(gaps)}. {group.runs} runs; {group.design}. "
     text += f"A training MDP's score beats a test MDP's with probability {group.p_train_better:.2f}."
-    return f"<h3>{html.escape(name(group))}</h3><p>{text}</p><table>{'<tr>' + head + '</tr>'}{body}</table>"
+    table = f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
+    return f"<h3>{html.escape(name(group))}</h3><p>{text}</p>{table}"
 
 
 def _overview(study: Study) -> str:
@@ -147,14 +151,43 @@ def _overview(study: Study) -> str:
         return ""
     head = "".join(f"<th>{c}</th>" for c in ("", "verdict", "gap", "95% interval", "train", "test"))
     body = ""
-    for g in study.result["groups"]:
+    for g in sorted(study.result["groups"], key=_order):
         low, mid, high = g.judged
         scores = "".join(number(g.sets[s]["mean"].estimate, 2) for s in ("train", "test"))
         interval = f'<td data-value="{low!r} {high!r}">{low:+.3f} to {high:+.3f}</td>'
         verdict = g.verdict or "robustness"
         body += f"<tr><td>{html.escape(name(g))}</td><td>{verdict}</td>{number(mid)}{interval}{scores}</tr>"
     trends = [_trend(c, t) for c, t in study.result["trends"].items() if t]
-    return f"<table><tr>{head}</tr>{body}</table>" + "".join(f"<p>{html.escape(t)}</p>" for t in trends)
+    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>" + "".join(
+        f"<p>{html.escape(t)}</p>" for t in trends
+    )
+
+
+def _order(group: GapGroup) -> tuple[bool, str, int]:
+    """Robustness last; conditions by name, and numbers of training MDPs from few to many."""
+    return group.robustness, group.condition, group.n_train or 0
+
+
+def _ordered(study: Study) -> list[GapGroup]:
+    """The headline's group first."""
+    return [study.head, *(g for g in sorted(study.result["groups"], key=_order) if g is not study.head)]
+
+
+def _checks(study: Study) -> list[str]:
+    """What a reader must see before any number: leaks, the audit, and which checkpoints were judged."""
+    meta, checks = study.meta, []
+    if meta.get("outside"):
+        checks.append("Leaks: not checked here; the scores were made elsewhere.")
+    elif audited := meta.get("audit"):
+        pairs, looked_for = len(audited["rows"]), "; ".join(audited.get("looked_for", ["the same MDP"]))
+        found = f"{pairs} pairs within a set" if pairs else "none"
+        checks.append(f"Leaks between sets: none. Duplicates: {found}, of {audited['checked']} MDPs ({looked_for}).")
+    else:
+        checks.append("Leaks between sets: none; the sets were drawn together, without an MDP in common.")
+    names = list(meta.get("checkpoints", {}))
+    if names:
+        checks.append(f"Checkpoints: {len(names)} runs, {meta['selection']}; each run's own log names no test MDP.")
+    return checks
 
 
 def _trend(condition: str, t: dict[str, Any]) -> str:
@@ -192,19 +225,17 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
     meta, head = study.meta, study.head
     low, mid, high = head.judged
     interval = f"{mid:+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
-    panels = ""
-    for k, (key, (title, _)) in enumerate(PANELS.items(), 1):
-        picture = pictures[key]
-        content = (
-            f"<p class=missing>not here: {html.escape(picture)}</p>" if isinstance(picture, str) else _image(picture)
-        )
-        panels += f"<section id={key}><h3>{k}. {html.escape(title)}</h3>{content}</section>"
+    drawn = {key: picture for key, picture in pictures.items() if not isinstance(picture, str)}
+    panels = "".join(
+        f"<section id={key}><h3>{k}. {html.escape(PANELS[key][0])}</h3>{_image(picture)}</section>"
+        for k, (key, picture) in enumerate(drawn.items(), 1)
+    )
     facts: dict[str, Any] = {"family": meta["family"], "settings": meta.get("settings"), "created": meta["created"]}
     facts |= {f"{n} set": f"{s['size']} MDPs, sha256 {s['sha256'][:16]}" for n, s in meta["sets"].items()}
     facts |= {"scale": _scale(head, meta)}
     facts |= {"checkpoints": ", ".join(f"{run} {sha}" for run, sha in meta.get("checkpoints", {}).items())}
     facts |= {"versions": ", ".join(f"{k} {v}" for k, v in meta["versions"].items() if v)}
-    return _PAGE.format(
+    return PAGE.format(
         color=COLOR[study.result["verdict"]],
         verdict=study.result["verdict"],
         what=html.escape(f"{meta['family']}: {name(head)}"),
@@ -214,10 +245,13 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
         why=html.escape(why(study)),
         sign=html.escape(SIGN),
         overview=_overview(study),
-        table="".join(_group_table(g) for g in [head, *(g for g in study.result["groups"] if g is not head)]),
+        checks="".join(f"<li>{html.escape(text)}</li>" for text in _checks(study)),
+        table="".join(_group_table(g) for g in _ordered(study)),
         panels=panels,
         threats="".join(f"<li>{html.escape(t)}</li>" for t in _threats(study)),
-        facts="".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items()),
+        facts="".join(
+            f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items() if v
+        ),
         command=html.escape(meta["command"]),
     )
 
@@ -248,34 +282,3 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     return [parse_json(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>gala overfit</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-.verdict {{ font-size: 2.4rem; font-weight: 700; color: {color}; margin: 0 }}
-table {{ border-collapse: collapse; margin: 1rem 0; font-size: 14px }}
-th, td {{ padding: .2rem .55rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left }}
-.facts td {{ white-space: normal; text-align: left; vertical-align: top }}
-.panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem }}
-.missing {{ color: #666 }}
-img {{ max-width: 100% }}
-code {{ background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere }}
-</style>
-<p class="verdict">{verdict}</p>
-<p><b>{what}</b>. Gap {interval} ({kind}; equivalence margin {delta}). In words: {why}.</p>
-<p>{sign}. OVERFIT: the interval lies above 0. NO-GAP: it lies within the margin. INCONCLUSIVE: neither.</p>
-{overview}
-{table}
-<h2>Panels</h2>
-<div class="panels">{panels}</div>
-<h2>Threats to validity</h2>
-<ul>{threats}</ul>
-<h2>Made with</h2>
-<table class="facts">{facts}</table>
-<p>Again: <code>{command}</code></p>
-</html>
-"""

@@ -212,8 +212,6 @@ def audit(study: Study, axes: Any) -> str | None:
     names, random = list(audited["random"]), list(audited["random"].values())
     axes.bar(names, [r["mean"] for r in random], yerr=[r["standard_error"] or 0 for r in random], color=GREY, capsize=4)
     axes.set(ylabel="return of the random policy")
-    text = f"{audited['checked']} MDPs, {len(audited['rows'])} pairs that are the same MDP"
-    axes.set_title(text, fontsize=9)
     return None
 
 
@@ -240,6 +238,6 @@ PANELS: dict[str, tuple[str, Panel]] = {
     "values": ("V(s0) against the realised return", values),
     "heatmap": ("Return over two parameters", heat_map),
     "robustness": ("Robustness, not generalisation", robustness),
-    "audit": ("Leaks, duplicates, difficulty", audit),
+    "audit": ("Difficulty of the sets", audit),
     "controls": ("Negative controls", controls),
 }

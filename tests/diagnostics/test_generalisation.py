@@ -324,7 +324,9 @@ def test_only_returns_that_are_not_finite_are_counted_and_the_first_context_is_n
 
 def test_warnings_name_the_number_that_is_too_small_and_a_difference_of_delta_is_none():
     warnings = judge(rows(lambda name, k, run: OPTIMAL[f"{name}{k}"], runs=4), delta=1.0)["headline"]
-    assert warnings.warnings == ["4 training runs: with fewer than 5 the interval is wide and rests on little"]
+    assert warnings.warnings == [
+        "4 training runs: with fewer than 5 the interval is wide, and has lain above the gap in 5%"
+    ]
     short = [r for r in rows(lambda name, k, run: 1.0) if r["set"] == "train" or int(r["context"][4:]) < 20]
     told = judge(short, delta=1.0)["headline"].warnings
     assert told == ["20 test MDPs: with fewer than 50 the test score depends on their luck"]
@@ -340,3 +342,11 @@ def test_the_adjusted_interval_is_that_of_the_scores_less_the_references():
     assert head.adjusted == pytest.approx([x / 2 for x in wanted]) == head.judged
     raw = st.gap_interval(table["train"][:, order] + 2, table["test"][:, order] + 1)
     assert head.gap == pytest.approx(raw) and head.normalised == pytest.approx([x / 2 for x in raw])
+
+
+def test_a_return_that_was_no_number_when_it_was_written_is_named_too():
+    """A study's rows hold null where a return was not finite."""
+    played = rows(lambda name, k, run: 0.0)
+    played[0]["return"] = None
+    with pytest.raises(ValueError, match=r"^1 returns are not finite, as in context train0: nothing can be judged$"):
+        judge(played)

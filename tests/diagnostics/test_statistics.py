@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from gala.experiments import statistics as st
+from gala.experiments.gap_warnings import skewness, warnings_for
 from gala.experiments.statistics import Interval
 
 
@@ -146,16 +147,27 @@ def test_what_makes_an_interval_unsure_is_said_and_nothing_else():
     rng = np.random.default_rng(0)
 
     def told(runs, n, m, make=lambda shape: np.linspace(0, 1, shape[1]) + 0.1 * rng.normal(size=shape)):
-        return [text.split(":")[0] for text in st.warnings_for(make((runs, n)), make((runs, m)))]
+        return [text.split(":")[0] for text in warnings_for(make((runs, n)), make((runs, m)))]
 
     assert told(5, 10, 50) == [] and told(4, 10, 50) == ["4 training runs"]
     assert told(5, 10, 49) == ["49 test MDPs"]
     assert len(told(4, 10, 49)) == 2
     near = (np.arange(400).reshape(4, 100) % 25 > 0).astype(float)  # 96% are 1
-    assert "9 of 10 test scores are the same" in st.warnings_for(rng.random((4, 100)), near)[1]
-    assert not any("9 of 10" in text for text in st.warnings_for(near, rng.random((4, 100))))
-    flat = st.warnings_for(np.ones((5, 10)), rng.normal(size=(5, 60)))
+    assert "9 of 10 test scores are the same" in warnings_for(rng.random((4, 100)), near)[1]
+    assert not any("9 of 10" in text for text in warnings_for(near, rng.random((4, 100))))
+    flat = warnings_for(np.ones((5, 10)), rng.normal(size=(5, 60)))
     assert [text.split(":")[0] for text in flat] == ["one set's scores spread far less than the other's"]
+
+
+def test_skewed_scores_are_said_to_be_so_where_training_mdps_are_few():
+    rng = np.random.default_rng(0)
+    x = np.exp(rng.normal(0, 1, 200))
+    assert skewness(x) == pytest.approx(stats.skew(x)) and skewness(np.ones(3)) == 0.0
+    test = np.tile(x, (5, 1))
+    for n, nested, wanted in ((10, False, True), (100, False, False), (10, True, True), (20, True, False)):
+        train = np.exp(rng.normal(0, 1, (5, n)))
+        assert any("very skewed" in text for text in warnings_for(train, test, nested=nested)) == wanted
+    assert not any("skewed" in text for text in warnings_for(rng.normal(size=(5, 10)), rng.normal(size=(5, 200))))
 
 
 def test_ends_and_bounds_are_where_they_are_said_to_be():

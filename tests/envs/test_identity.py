@@ -6,6 +6,7 @@ import pytest
 from gala_envs.contexts import Context, ContextSet
 from gala_envs.families import make_family
 from gala_envs.families.maze import Maze, _draw, build
+from gala_envs.families.solved import solved_return
 from gala_envs.identity import assert_disjoint, canonical, duplicates, identity, roll
 from gala_envs.splits import split
 
@@ -128,3 +129,21 @@ def test_mirror_images_of_mazes_are_those_of_their_pictures():
     assert len(by_hash) < len(
         {family.fingerprint(Context.of("maze", s, size=3, goods=1, bads=1, blocks=1)) for s in range(150)}
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "wanted"),
+    [
+        ("seeds:CartPole-v1", 475.0),
+        ("confounded:classic:Acrobot-v1", -100.0),
+        ("mujoco:Hopper-v5", 3800.0),
+        ("classic:Pendulum-v1", None),
+        ("maze", None),
+        ("ale:Pong", None),
+    ],
+)
+def test_the_return_that_solves_a_task_is_gymnasiums_threshold(family, wanted):
+    found = solved_return(family)
+    assert (found.value if found else None) == wanted
+    if found:
+        assert found.source == f"Gymnasium's reward_threshold of {family.rpartition(':')[2]}"

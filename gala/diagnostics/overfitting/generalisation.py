@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gala.diagnostics.overfitting.scale import Scale, mean, scale_of
 from gala.experiments import statistics as st
+from gala.experiments.gap_warnings import warnings_for
 
 Row = Mapping[str, Any]
 SIGN = "gap = J_train - J_test; positive = overfit"
@@ -156,7 +157,7 @@ def _group(
         by_run=_by_run(train, test, against if known else {}, scale.divisor),
         train_normalised=scale.share(train_mean),
         test_normalised=scale.share(table["test"]["mean"].estimate),
-        warnings=[*warnings, *st.warnings_for(own_train, own_test, nested=nested)],
+        warnings=[*warnings, *warnings_for(own_train, own_test, nested=nested)],
         refusals=refusals,
     )
 
