@@ -50,6 +50,7 @@ class World:
         self.ends: dict[int, Mailbox] = {}
         self.learners: dict[int, GossipAverager] = {}
         self.stopped: set[int] = set()
+        self._gone_starts = 0
         for rank in range(n):
             self.begin(rank)
 
@@ -76,17 +77,24 @@ class World:
             return False
         rank = int(self.rng.choice(able))
         if event == "die":
-            del self.learners[rank]
+            self._remove(rank)
             self.boxes.bury(rank)
         elif event == "leave":
             if self.learners[rank].leave():
-                del self.learners[rank]
+                self._remove(rank)
                 self.boxes.table.retire(rank)
         elif event == "join":
             self.boxes.admit(rank)
             self.begin(rank).join(max(a.updates for a in self.learners.values()))
         self.stopped = (self.stopped | {rank}) if event == "stop" else self.stopped - {rank}
         return True
+
+    def _remove(self, rank: int) -> None:
+        self._gone_starts += int(self.learners.pop(rank).stats()["new_starts"])
+
+    def starts(self) -> int:
+        """How often somebody has started anew, since the beginning; it never falls, whoever goes."""
+        return self._gone_starts + sum(int(a.stats()["new_starts"]) for a in self.learners.values())
 
     def steps(self) -> None:
         """Exchanges between two events."""
@@ -118,14 +126,14 @@ def measure(n: int, codec: str, events: int, seed: int) -> Row:
     while sum(counts.values()) < events:
         world.steps()
         event = str(world.rng.choice(EVENTS))
-        begun = sum(int(a.stats()["new_starts"]) for a in world.learners.values())
+        begun = world.starts()
         weightless = since != begun or not before.isfinite().all()
         if event == "die" and not weightless:
             largest = max(largest, float((world.mean() - before).abs().max()))
         counts[event] += world.happen(event)
         if event == "die" or weightless:
             starts += max(begun - since, 0)
-            before, since = world.mean(), sum(int(a.stats()["new_starts"]) for a in world.learners.values())
+            before, since = world.mean(), world.starts()
             weights.append(world.boxes.table.mean_weight())
     end = _settled(world)
     return {
