@@ -69,6 +69,14 @@ class Walk(gym.Env):
                 file.write(line + "\n")
 
 
+class SlowStart(Walk):
+    """Takes a second to be built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        time.sleep(1.0)
+
+
 class TwoLengths(gym.Env):
     """Episodes of 1 and of 100 decisions in turn, reward 1 each: any whole number of pairs has the mean 50.5."""
 
@@ -160,6 +168,7 @@ _register("Slow", Walk, fault="slow")
 _register("Stuck", Walk, fault="stuck")
 _register("StuckOne", Walk, fault="stuck one")
 _register("Chatty", Walk, fault="chatty")
+_register("SlowStart", SlowStart)
 _register("TwoLengths", TwoLengths)
 _register("Catch", Catch)
 _register("Endless", Endless)

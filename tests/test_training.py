@@ -76,7 +76,7 @@ def test_a_gossiping_run_is_interrupted_resumed_and_killed(tmp_path):
 
 
 def test_ctrl_c_while_the_learners_start_saves_the_common_initial_parameters(tmp_path):
-    gala = Gala(tmp_path / "run", *TINY, "algo=gala", "learners=2")
+    gala = Gala(tmp_path / "run", *TINY, "algo=gala", "learners=2", "env.id=helper_envs:SlowStart-v0")
     gala.wait_for(lambda: len(gala.learners()) == 2, "learners")
     gala.ctrl_c()
     code, _, err = gala.end(END_S)
