@@ -11,7 +11,7 @@ from training import Gala, parts, same
 
 from gala.runs.run_dir import RunDir
 
-STEPS = 4_800
+STEPS = 3_200
 WORDS = (
     *("model.hidden=8", "envs_per_learner=4", "a2c.num_steps=5", f"steps={STEPS}", "torch_threads=1", "env.threads=1"),
     *("log.interval_s=0.2", "log.checkpoint_interval_s=0.3", "log.tensorboard=false", "log.panel=off"),

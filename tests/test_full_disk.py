@@ -47,7 +47,7 @@ def test_a_training_outlives_a_full_disk_and_loses_no_record(tmp_path):
     assert steps == sorted(steps) and len(parts(run)) == 2
 
 
-@pytest.mark.parametrize("trouble", ["full", "gone"])
+@pytest.mark.parametrize("trouble", [pytest.param("full", marks=pytest.mark.long), "gone"])
 def test_a_run_that_cannot_save_its_end_says_so_in_a_line_and_leaves_nothing_behind(tmp_path, trouble):
     gala = Gala(tmp_path / "run", *WORDS)
     gala.wait_for_checkpoint()

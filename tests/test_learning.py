@@ -47,5 +47,6 @@ def test_pixels_are_learned(tmp_path):
     assert train(tmp_path / "run", *PIXELS)["return_mean"] > CATCH_LEARNED
 
 
+@pytest.mark.long
 def test_without_a_learning_rate_pixels_are_not_learned(tmp_path):
     assert -0.9 < train(tmp_path / "run", *PIXELS, "optim.lr=0", "steps=8_000")["return_mean"] < CATCH_RANDOM

@@ -82,7 +82,7 @@ def test_a_comparison_prints_a_table_writes_it_and_is_not_overwritten(tmp_path, 
     assert "leaves it alone" in capsys.readouterr().err and Path("out/results.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("how", ["interrupted", "parent killed"])
+@pytest.mark.parametrize("how", [pytest.param("interrupted", marks=pytest.mark.long), "parent killed"])
 def test_no_learner_outlives_its_parent(tmp_path, how):
     process = start(*LONG, f"out={tmp_path / 'out'}")
     children = learners(process)

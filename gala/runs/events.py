@@ -6,15 +6,12 @@ on whoever adds one waits for ever.
 
 from __future__ import annotations
 
-import itertools
 import os
 import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-_numbers = itertools.count()
 
 
 class EventFile:
@@ -29,7 +26,9 @@ class EventFile:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{next(_numbers)}"
+        # TensorBoard reads a folder's files in the order of their names.
+        second, rest_ns = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{second:010d}.{rest_ns:09d}.{platform.node()}.{os.getpid()}"
         self._event = Event
         self._file = (folder / name).open("wb", buffering=0)
         self._records = RecordWriter(self._file)
