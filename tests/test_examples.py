@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gala import cli
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -55,6 +57,31 @@ def test_an_environment_of_ones_own_is_solved(tmp_path):
     out = run("custom_environment.py", cwd=tmp_path)
     assert "return 0.50 of 0.50" in out
     assert f"env.id={ROOT}/examples/custom_environment.py:Corridor" in out
+
+
+def judged(out):
+    """{name: verdict} of examples/judge_sb3.py."""
+    return dict(re.findall(r"^(\w+)\n([A-Z-]+): 10 training MDPs$", out, re.MULTILINE))
+
+
+@pytest.fixture
+def few_mazes(tmp_path, monkeypatch):
+    """The example's sets with fewer MDPs to judge on."""
+    monkeypatch.chdir(tmp_path)
+    words = ["size=5", "bads=1", "limit=50", "train=10", "test=40"]
+    assert cli.main(["overfit", "split", "maze", *words, "out=sets"]) == 0
+    return tmp_path
+
+
+def test_a_policy_that_solves_mazes_has_no_gap_and_a_table_of_them_is_overfit(few_mazes):
+    out = run("judge_sb3.py", "0", cwd=few_mazes)
+    assert judged(out) == {"solver": "NO-GAP", "table": "OVERFIT"}
+
+
+@pytest.mark.long
+def test_ppo_of_stable_baselines3_is_overfit(few_mazes):
+    pytest.importorskip("stable_baselines3")
+    assert judged(run("judge_sb3.py", "100000", "3", cwd=few_mazes))["ppo"] == "OVERFIT"
 
 
 def test_an_encoder_of_ones_own(tmp_path):
