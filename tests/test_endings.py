@@ -97,7 +97,7 @@ def test_a_terminal_without_the_letters_is_written_to_with_those_it_has(tmp_path
 
 
 ALLREDUCE = pytest.param(("algo=allreduce",), marks=LONG)
-SYNCHRONOUS = ("algo=gala", "gossip.tau=0", "gossip.wait_timeout_s=1000")
+SYNCHRONOUS = pytest.param(("algo=gala", "gossip.tau=0", "gossip.wait_timeout_s=1000"), marks=LONG)
 
 
 @pytest.mark.parametrize("algo", [ALLREDUCE, SYNCHRONOUS])

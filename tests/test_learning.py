@@ -25,9 +25,8 @@ def train(path, *words: str) -> dict[str, Any]:
     return summary
 
 
-@pytest.mark.parametrize(
-    "words", [pytest.param(["algo=a2c"], marks=pytest.mark.long), ["algo=gala", "learners=2"]], ids=["a2c", "gala"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("words", [["algo=a2c"], ["algo=gala", "learners=2"]], ids=["a2c", "gala"])
 def test_cartpole_is_learned(tmp_path, words):
     steps = 100_000 * (1 if "algo=a2c" in words else 2)
     summary = train(tmp_path / "run", "preset=classic/cartpole", *words, f"steps={steps}")

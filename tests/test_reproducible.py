@@ -14,9 +14,8 @@ LOCK_STEP = {
 }
 
 
-@pytest.mark.parametrize(
-    "how", [how if how == "synchronous" else pytest.param(how, marks=pytest.mark.long) for how in LOCK_STEP]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("how", LOCK_STEP)
 def test_a_lock_step_run_with_normalisers_is_reproducible(tmp_path, how):
     words = (*TINY, *LOCK_STEP[how], "learners=3", "steps=2_400", "normalize.obs=true", "normalize.reward=scale")
     saved = []
