@@ -2,13 +2,15 @@
 
     python benchmarks/churn.py                                    all cases, 100,000 events each; resumable
     python benchmarks/churn.py --ranks 4 --codecs fp32 --events 2000
+    python benchmarks/churn.py --crowded --events 10000           most places are taken
 
 In one process, on simulated time, so the rows repeat bit for bit. Nobody trains: the weighted mean of all mass, in
 learners, boxes and coding residuals, may change by a death only, which takes mass along. So it is measured in float64
 right after each death and right before the next, and the difference, relative to the size of the numbers, is what all
 that happened between the two did wrong. (One account over all deaths would say nothing: each death divides the weight
 that is left, and so multiplies the rounding of before, whoever counts.) Between two events of churn every learner that
-is there and not stopped exchanges ``STEPS`` times on average, in a random order.
+is there and not stopped exchanges ``STEPS`` times on average, in a random order. Where all events are equally likely,
+about two learners are there at a time, whatever the places; with ``--crowded`` somebody joins three times as often.
 
 One JSON line per (ranks, codec): the largest error, the smallest and largest mean weight in the learners' unit, the
 units that were taken, how often all mass had died, and the spread after a quiet end, which shows that they still mix.
@@ -118,14 +120,17 @@ class World:
         return total / weight if weight else torch.full((DIMENSION,), torch.nan, dtype=torch.float64)
 
 
-def measure(n: int, codec: str, events: int, seed: int) -> Row:
+def measure(n: int, codec: str, events: int, seed: int, crowded: bool) -> Row:
     """One row."""
     world = World(n, codec, seed)
+    odds = np.array([3.0 if crowded and event == "join" else 1.0 for event in EVENTS])
+    there: list[int] = []
     counts, largest, weights, starts = dict.fromkeys(EVENTS, 0), 0.0, [], 0
     before, since = world.mean(), 0
     while sum(counts.values()) < events:
         world.steps()
-        event = str(world.rng.choice(EVENTS))
+        event = str(world.rng.choice(EVENTS, p=odds / odds.sum()))
+        there.append(len(world.learners))
         begun = world.starts()
         weightless = since != begun or not before.isfinite().all()
         if event == "die" and not weightless:
@@ -141,6 +146,8 @@ def measure(n: int, codec: str, events: int, seed: int) -> Row:
         "codec": codec,
         "seed": seed,
         "events": counts,
+        "crowded": crowded,
+        "mean_learners": float(np.mean(there)),
         "steps_per_event": STEPS,
         "largest_error": largest,
         "mean_weight_min": min(w for w in weights if w > 0),
@@ -163,21 +170,26 @@ def _settled(world: World) -> Tensor:
     return torch.stack([learner.flat.double() for learner in world.learners.values()])
 
 
+def _key(row: Row) -> tuple[Any, ...]:
+    return (row["ranks"], row["codec"], row["seed"], sum(row["events"].values()), row.get("crowded", False))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="See the file's first lines.")
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
     parser.add_argument("--codecs", nargs="+", default=CODECS, choices=(*CODECS, "fp16"))
     parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--crowded", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     words = parser.parse_args()
-    warnings.simplefilter("ignore", RuntimeWarning)  # all mass may die here, and is counted
+    warnings.simplefilter("ignore")  # all mass may die here, and is counted; all begin with numbers of their own
     done = [json.loads(line) for line in words.out.read_text().splitlines()] if words.out.exists() else []
     for n in words.ranks:
         for codec in words.codecs:
-            key = (n, codec, words.seed, words.events)
-            if key not in [(r["ranks"], r["codec"], r["seed"], sum(r["events"].values())) for r in done]:
-                row = measure(n, codec, words.events, words.seed)
+            key = (n, codec, words.seed, words.events, words.crowded)
+            if key not in [_key(row) for row in done]:
+                row = measure(n, codec, words.events, words.seed, words.crowded)
                 with words.out.open("a") as file:
                     file.write(json.dumps({**row, **machine_facts()}) + "\n")
                 print(json.dumps(row), flush=True)
