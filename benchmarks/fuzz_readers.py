@@ -1,6 +1,6 @@
 """Damaged input to what reads files that people write or copy: one clear line, or a good result, and nothing else.
 
-    python benchmarks/fuzz_readers.py                    100,000 inputs a reader, about twenty minutes
+    python benchmarks/fuzz_readers.py                    100,000 inputs for each of 17 readers
     python benchmarks/fuzz_readers.py --inputs 2000 --readers edges
 
 Each input is a good file, changed at one to six random places: bytes flipped, cut, doubled, moved, replaced by what
@@ -17,22 +17,17 @@ import json
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fuzz_targets import Target, targets
 
 from gala.bench.machine import machine_facts
-from gala.config.parse import parse_config
-from gala.gossip.graphs.from_file import load_topology
 
 LIMIT_S = 10
 RESULTS = Path(__file__).parent / "results" / "fuzz_readers.jsonl"
-EDGES = b"# four learners\n0 1 0.5\n1 2 0.25\n2 3\n3 0\n---\n0 2\n2 0\n1 3\n3 1\n"
-ROUNDS = b"rounds:\n  - [[0, 1], [1, 2, 0.5], [2, 0]]\n  - [[0, 2], [2, 1], [1, 0]]\n"
-MATRIX = b"matrix:\n  - [0.5, 0.25, 0.0]\n  - [0.5, 0.5, 0.5]\n  - [0.0, 0.25, 0.5]\n"
-PRESET = b"env:\n  id: CartPole-v1\nmodel: {hidden: [64, 64], activation: tanh}\noptim:\n  lr: 7e-4\nsteps: 20_000\n"
 PIECES = [
     *(b"\x00", b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b"\r", b"\t", b" ", b",", b":", b"-", b"---\n", b"...\n", b"#"),
     *(b"'", b'"', b"[", b"]", b"{", b"}", b"&a ", b"*a", b"!!python/object:os.system ", b"!!binary ", b"<<: ", b"? "),
@@ -65,13 +60,6 @@ def damaged(good: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-READERS: dict[str, tuple[str, list[bytes], Callable[[Path], Any]]] = {
-    "edges": ("graph.txt", [EDGES], load_topology),
-    "graph-yaml": ("graph.yaml", [ROUNDS, MATRIX], load_topology),
-    "preset": ("preset.yaml", [PRESET], lambda path: parse_config([f"preset={path}"])),
-}
-
-
 class _HangError(BaseException):
     pass
 
@@ -80,15 +68,16 @@ def _hang(*_: Any) -> None:
     raise _HangError
 
 
-def wrong(path: Path, read: Callable[[Path], Any]) -> tuple[str, bool]:
+def wrong(target: Target) -> tuple[str, bool]:
     """(what was wrong, or nothing; whether the input was refused)."""
+    names = (target.path.name, *target.names)
     signal.alarm(LIMIT_S)
     try:
-        read(path)
+        target.read(target.path)
     except ValueError as error:
         text = str(error)
         clear = text and "\n" not in text.strip() and "Traceback" not in text and len(text) < 1000
-        return ("" if clear and path.name in text else f"unclear: {text[:300]!r}"), True
+        return ("" if clear and any(name in text for name in names) else f"unclear: {text[:300]!r}"), True
     except SystemExit as error:
         return f"SystemExit({error.code})", True
     except _HangError:
@@ -100,21 +89,20 @@ def wrong(path: Path, read: Callable[[Path], Any]) -> tuple[str, bool]:
     return "", False
 
 
-def fuzz(name: str, inputs: int, seed: int) -> dict[str, Any]:
+def fuzz(name: str, target: Target, inputs: int, seed: int) -> dict[str, Any]:
     """One row."""
-    file_name, good, read = READERS[name]
     rng, found, refused, slowest_s = np.random.default_rng(seed), [], 0, 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / file_name
-        for _ in range(inputs):
-            data = damaged(good[int(rng.integers(len(good)))], rng)
-            path.write_bytes(data)
-            begun_s = time.monotonic()
-            problem, was_refused = wrong(path, read)
-            slowest_s = max(slowest_s, time.monotonic() - begun_s)
-            refused += was_refused
-            if problem:
-                found.append({"input": data.decode("latin-1")[:400], "problem": problem.replace(folder, "")})
+    for _ in range(inputs):
+        data = damaged(target.good[int(rng.integers(len(target.good)))], rng)
+        target.path.write_bytes(data)
+        begun_s = time.monotonic()
+        problem, was_refused = wrong(target)
+        slowest_s = max(slowest_s, time.monotonic() - begun_s)
+        refused += was_refused
+        if problem:
+            text = problem.replace(str(target.path.parent), "")
+            found.append({"input": data.decode("latin-1")[:400], "problem": text})
+    target.path.write_bytes(target.good[0])  # others read it too
     return {
         "reader": name,
         "inputs": inputs,
@@ -129,16 +117,21 @@ def fuzz(name: str, inputs: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--readers", nargs="+", default=list(READERS), choices=READERS)
+    parser.add_argument("--readers", nargs="+", default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     words = parser.parse_args()
     signal.signal(signal.SIGALRM, _hang)
-    for name in words.readers:
-        row = fuzz(name, words.inputs, words.seed)
-        with words.out.open("a") as file:
-            file.write(json.dumps({**row, **machine_facts()}) + "\n")
-        print(json.dumps(row), flush=True)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        every = targets(Path(folder))
+        if unknown := [name for name in words.readers if name not in every]:
+            parser.error(f"no reader {unknown[0]}; there are {', '.join(every)}")
+        for name in words.readers or every:
+            row = fuzz(name, every[name], words.inputs, words.seed)
+            with words.out.open("a") as file:
+                file.write(json.dumps({**row, **machine_facts()}) + "\n")
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

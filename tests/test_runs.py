@@ -312,3 +312,15 @@ def test_message_ages_are_a_histogram_in_tensorboard_and_no_folder(tmp_path):
     value = histogram.histogram_value
     assert (histogram.step, value.num, value.max) == (7, 8.0, 15.0)
     assert dict(zip(value.bucket_limit, value.bucket, strict=True)) == {0.0: 5.0, 3.0: 1.0, 15.0: 2.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [(b"3", 3), (b"", -1), (b"2026-0", -1), (b"\xff\x00", -1), (b"9" * 400, -1)]
+)
+def test_a_request_for_learners_is_taken_once_and_one_that_is_no_number_ends_no_training(tmp_path, text, wanted):
+    run = make_run(tmp_path / "run")
+    assert run.take_wanted_learners() == 0
+    run.ask_for_learners(2).write_bytes(text)
+    assert (run.take_wanted_learners(), run.take_wanted_learners()) == (wanted, 0)
+    (run.path / "wanted_learners").mkdir()
+    assert run.take_wanted_learners() == 0

@@ -48,7 +48,7 @@ def read_log(path: str | Path) -> list[Context]:
     try:
         trees = {line: json.loads(line) for line in Path(path).read_text().splitlines()}
         return [Context.from_json(tree) for tree in trees.values()]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no log of contexts, as as_gymnasium(log=...) writes it ({type(error).__name__})"
         ) from None

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gala.diagnostics.overfitting.generalisation import SETS
+from gala.plain_yaml import shortened
 
 NEEDED = ("run", "context", "set", "return")
 KNOWN = (*NEEDED, "policy", "success", "episode")
+SUCCESS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 POLICIES = ("agent", "random", "reference")
 Row = dict[str, Any]
 
@@ -34,18 +36,21 @@ def read_scores(path: str | Path) -> list[Row]:
     for k, given in enumerate(table, 2):
         policy, name = given.get("policy") or "agent", given["set"]
         if name not in SETS or policy not in POLICIES:
-            wanted = f"policy '{policy}' is none of {', '.join(POLICIES)}" if name in SETS else ""
-            raise ValueError(f"{path}:{k}: {wanted or f'set {name!r} is none of ' + ', '.join(SETS)}")
+            wanted = f"policy '{shortened(policy)}' is none of {', '.join(POLICIES)}" if name in SETS else ""
+            raise ValueError(f"{path}:{k}: {wanted or f'set {shortened(name)!r} is none of ' + ', '.join(SETS)}")
         run = -1 if policy != "agent" else runs.setdefault(given["run"], len(runs))
         condition = ", ".join(f"{c}={given[c]}" for c in conditions)
         if name != where.setdefault((condition, given["context"]), name):
             other = where[condition, given["context"]]
-            raise ValueError(f"{path}:{k}: context {given['context']} is in the {other} and in the {name} set")
+            both = f"{shortened(given['context'])} is in the {other} and in the {name} set"
+            raise ValueError(f"{path}:{k}: context {both}")
         head = {"policy": policy, "run": run, "set": name, "context": given["context"], "condition": condition}
         success = given.get("success")
+        if success and success.lower() not in SUCCESS:
+            raise ValueError(f"{path}:{k}: success is '{shortened(success)}'; it must be 0 or 1")
         blank: Row = {"length": 0, "value": None, "discounted": None, "entropy": None, "params": {}, "episode": 0}
         score = _number(given["return"], f"{path}:{k}: return")
-        rows.append(head | blank | {"return": score, "success": bool(float(success)) if success else None})
+        rows.append(head | blank | {"return": score, "success": SUCCESS[success.lower()] if success else None})
     return _with_sizes(rows)
 
 
@@ -113,7 +118,7 @@ def _number(text: str, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"{where} '{text}' is no number") from None
+        raise ValueError(f"{where} '{shortened(text)}' is no number") from None
     if not math.isfinite(value):
         raise ValueError(f"{where} is {text}: only finite returns can be judged")
     return value

@@ -152,13 +152,14 @@ class RunDir:
         return path
 
     def take_wanted_learners(self) -> int:
-        """The number of learners that was asked for since the last call; 0 if none was."""
+        """The number of learners that was asked for since the last call; 0 if none was, -1 if it was no number."""
         path = self.path / "wanted_learners"
-        if not path.is_file():
+        try:
+            text = path.read_bytes()
+            path.unlink()
+        except OSError:  # there is none, or it was withdrawn meanwhile; a training does not end by it
             return 0
-        text = path.read_text()
-        path.unlink()
-        return int(text)
+        return int(text) if text.isdigit() and len(text) < 10 else -1
 
     def write_part(self, staging: str, part: str, tensors: Tensors, meta: dict[str, Any]) -> None:
         """See ``Checkpoints.write_part``."""

@@ -1,0 +1,32 @@
+"""Damaged input to every reader, as ``benchmarks/fuzz_readers.py`` makes it a million times."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_reader_returns_or_says_in_a_line_what_is_wrong(tmp_path):
+    program = [sys.executable, str(ROOT / "benchmarks" / "fuzz_readers.py")]
+    words = ["--inputs", "60", "--seed", "7", "--out", str(tmp_path / "rows.jsonl")]
+    subprocess.run([*program, *words], check=True, capture_output=True, text=True, timeout=600)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 17 and {row["reader"] for row in rows if row["refused"] == 0} == {"metrics", "request"}
+    assert [row for row in rows if row["wrong"]] == []
+
+
+def test_scores_tell_success_in_any_of_its_spellings_and_refuse_others(tmp_path):
+    from gala.overfit.scores import read_scores
+
+    path = tmp_path / "scores.csv"
+    path.write_text("run,context,set,return,success\na,1,train,1,True\na,2,test,0,0.0\na,3,test,0,\n")
+    assert [row["success"] for row in read_scores(path)] == [True, False, None]
+    path.write_text("run,context,set,return,success\na,1,train,1,0.5\n")
+    try:
+        read_scores(path)
+    except ValueError as error:
+        assert str(error) == f"{path}:2: success is '0.5'; it must be 0 or 1"
+    else:
+        raise AssertionError("0.5 is no success")
