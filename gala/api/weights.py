@@ -21,7 +21,7 @@ from gala import __version__
 from gala.build.trust import check_trusted
 from gala.config.schema import ModelConfig
 from gala.models.actor_critic import ActorCritic, build_actor_critic
-from gala.plain_yaml import parse_json
+from gala.plain_yaml import parse_json, shortened
 from gala.rl.normalise import ObsNormalizer, RunningMoments
 from gala.runs.checkpoints import pack, write_atomically
 
@@ -78,12 +78,16 @@ def read(path: Path, trust: bool) -> tuple[ActorCritic, ObsNormalizer | None, De
     description = _description(path, metadata["gala"])
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')}; this version of gala reads {FORMAT}")
+    model = description.get("model")
+    name = str(model.get("encoder")) if isinstance(model, dict) else ""
+    check_trusted(
+        {"encoder": name} if ":" in name else {}, path, trust=trust, remedy=f"gala.load({str(path)!r}, trust=True)"
+    )
     try:
-        encoder = {"encoder": str(description["model"]["encoder"])} if ":" in description["model"]["encoder"] else {}
-        check_trusted(encoder, path, trust=trust, remedy=f"gala.load({str(path)!r}, trust=True)")
         return _built(tensors, description)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    except Exception as error:  # whatever a number, a name or a shape that was changed leads to
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is damaged, or not for this version of gala: {shortened(text)}") from None
 
 
 def _description(path: Path, text: str) -> dict[str, Any]:
@@ -102,6 +106,12 @@ def _built(
     model = ModelConfig(**description["model"] | {"hidden": tuple(description["model"]["hidden"])})
     obs_space, action_space = space_of(description["obs_space"]), space_of(description["action_space"])
     assert isinstance(obs_space, gym.spaces.Box)
+    held = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("policy."))
+    if ":" not in model.encoder:  # a changed width would ask for all memory there is
+        with torch.device("meta"):
+            wanted = sum(t.numel() for t in build_actor_critic(obs_space, action_space, model).state_dict().values())
+        if wanted > 2 * held:
+            raise ValueError(f"its model has {wanted:,} numbers, and {held:,} are here")
     policy = build_actor_critic(obs_space, action_space, model)
     policy.load_state_dict(
         {name.removeprefix("policy."): tensor for name, tensor in tensors.items() if name.startswith("policy.")}

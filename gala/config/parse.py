@@ -24,7 +24,7 @@ from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
 from gala.config.video import VideoConfig
-from gala.plain_yaml import control_character, read_yaml
+from gala.plain_yaml import control_character, read_yaml, shortened
 from gala.plugins import loading, naming
 
 HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
     source: str = ""
 
     def error(self, problem: str) -> ValueError:
-        return ValueError(problem + (f" (in {self.source})" if self.source else ""))
+        return ValueError(shortened(problem, 400) + (f" (in {self.source})" if self.source else ""))
 
 
 def parse_config(argv: Sequence[str]) -> Config:

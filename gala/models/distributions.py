@@ -132,7 +132,7 @@ def policy_range(space: gym.spaces.Box) -> tuple[Tensor, Tensor]:
     (0, 1) where that reaches the bounds (each between 1/4 and 4 away from 0 on its side, as in MuJoCo, whose published
     settings are for raw actions) and where a bound is missing; else the middle and the half width of the bounds.
     """
-    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in (space.low, space.high))
+    low, high = (torch.as_tensor(bound, dtype=torch.float64, device="cpu") for bound in (space.low, space.high))
     near = (low >= -_NEAR) & (low <= -1 / _NEAR) & (high >= 1 / _NEAR) & (high <= _NEAR)
     raw = near | (torch.maximum(-low, high) >= _UNBOUNDED) | (low >= high)
     centre, half = torch.where(raw, 0.0, (low + high) / 2), torch.where(raw, 1.0, (high - low) / 2)

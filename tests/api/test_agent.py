@@ -195,8 +195,13 @@ def test_files_are_not_overwritten_and_what_is_no_agent_is_named(tmp_path):
         metadata = file.metadata()
     del tensors["policy.value_head.bias"]
     save_file(tensors, tmp_path / "short", metadata)
-    with pytest.raises(ValueError, match=r"short is damaged: .*value_head.bias"):
+    with pytest.raises(ValueError, match=r"short is damaged, .*value_head.bias"):
         gala.load(tmp_path / "short")
+    wide = json.loads(metadata["gala"])
+    wide["model"]["hidden"] = [10**6, 10**6]  # would take 4 TB
+    save_file(tensors, tmp_path / "wide", {"gala": json.dumps(wide)})
+    with pytest.raises(ValueError, match=r"wide is damaged, .* its model has 2,000,018,000,008 numbers, and 135"):
+        gala.load(tmp_path / "wide")
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99"])
