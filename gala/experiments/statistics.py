@@ -122,16 +122,18 @@ def gap_components(train: Rows, test: Rows, *, nested: bool = False) -> list[Com
     return [*parts, _contexts(b.context, m, a.context if small is b else 0.0, n)]
 
 
-def mean_interval(scores: Rows, *, nested: bool = False, level: float = 0.95) -> Interval:
-    """Interval of a mean score over runs and contexts; ``nested``: the contexts are each run's own. See
-    ``gap_interval``; the spread of one run alone is that of its contexts."""
+def mean_interval(
+    scores: Rows, *, nested: bool = False, level: float = 0.95, more: Sequence[Component] = ()
+) -> Interval:
+    """Interval of a mean score over runs and contexts; ``nested``: the contexts are each run's own; ``more``: what else
+    adds to its variance. See ``gap_interval``; the spread of one run alone is that of its contexts."""
     rows = [np.asarray(row, np.float64) for row in scores]
     means = np.array([row.mean() for row in rows])
     parts = [] if len(rows) < 2 else [_runs(means, 0.0, 1)]
     if not nested or len(rows) < 2:
         table = _Table.of(rows)
         parts.append(_contexts(table.context, table.scores.shape[1], 0.0, 0))
-    return _widened(float(means.mean()), parts, level)
+    return _widened(float(means.mean()), [*parts, *more], level)
 
 
 class _Table(NamedTuple):

@@ -65,6 +65,14 @@ def check_training(run: RunDir, checkpoint: str, sets: Mapping[str, ContextSet])
         raise ValueError(f"{run.path} has trained on {len(foreign)} MDPs outside the train set ({min(foreign)}, ...)")
 
 
+def check_oracle(run: RunDir, checkpoint: str, test: ContextSet) -> None:
+    """Raises ValueError unless the run has trained on test MDPs and on no others."""
+    seen = set(trained_on(run, checkpoint))
+    if not seen or (others := seen - set(test.uids)):
+        told = f"{len(others)} others ({min(others)}, ...)" if seen else "no context that it has recorded"
+        raise ValueError(f"oracle={run.path} must have trained on test MDPs and no others; it has trained on {told}")
+
+
 def check_played(logs: str, sets: Mapping[str, ContextSet]) -> None:
     """As ``check_training``, for logs of ``gala_envs.as_gymnasium``, by commas."""
     family = make_family(sets["train"].family)

@@ -83,6 +83,8 @@ class TrainOptions:
 
     sets: str = "sets"
     """Directory that `gala overfit split` wrote."""
+    on: Literal["train", "test"] = "train"
+    """test: oracles, for `gala overfit eval RUN ... oracle=`, which are trained on the test set."""
     runs: int = 5
     jobs: int = 0
     """Trainings at a time; 0: as many as there are cores."""
@@ -100,6 +102,8 @@ class EvalOptions:
     """Logs of gala_envs.as_gymnasium, by commas, of the policies' training: refused if a test MDP is among them."""
     repeats: int = 5
     """Runs that {run} counts, from 0; without {run}, times that the one policy is judged, each with other noise."""
+    oracle: str = ""
+    """Runs that were trained on the test MDPs, by commas: does knowing them gain anything, as a test set must show?"""
     out: str = ""
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 
@@ -139,5 +143,7 @@ class StressOptions:
     """Noise on observations, in standard deviations of each number under the random policy on the train set."""
     sticky: tuple[float, ...] = ()
     """Probability that the previous action is repeated."""
+    easier: bool = False
+    """Easier variants too, one at a time: nothing bad in a maze, no clutter, starts nearer to rest, no delay, ..."""
     out: str = ""
     judge: JudgeOptions = field(default_factory=JudgeOptions)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gala.diagnostics.overfitting import oracle
 from gala.diagnostics.overfitting.generalisation import SIGN, GapGroup, judge
 from gala.experiments.statistics import verdict
 from gala.plain_yaml import parse_json, read_json
@@ -35,6 +36,7 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
     meta = read_json(folder / "study.json")
     rows, curves = _read(folder / "rows.jsonl"), _read(folder / "curves.jsonl")
     study = Study(meta, rows, curves, _judge(rows, meta))
+    study.result["oracle"] = oracle.of_rows(rows, study.head)
     pictures = _draw(study, folder / "figures", figures)
     write_atomically(folder / "rows.csv", _csv(rows).encode())
     write_atomically(out, _page(study, pictures).encode())
@@ -59,6 +61,8 @@ def lines(study: Study) -> list[str]:
             train, test = (g.sets[s]["mean"].estimate for s in ("train", "test"))
             brief = " ".join(filter(None, [g.condition, f"N={g.n_train}"]))
             told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
+    if gap := study.result["oracle"]:
+        told += _wrap(oracle.told(gap, study.result["delta"] * head.scale))
     said = head.refusals[:1]  # by the sentence above
     return told + [line for w in head.warnings if w not in said for line in _wrap(f"warning: {w}")]
 
@@ -184,6 +188,9 @@ def _checks(study: Study) -> list[str]:
         checks.append(f"Leaks between sets: none. Duplicates: {found}, of {audited['checked']} MDPs ({looked_for}).")
     else:
         checks.append("Leaks between sets: none; the sets were drawn together, without an MDP in common.")
+    if gap := study.result["oracle"]:
+        text = oracle.told(gap, study.result["delta"] * study.head.scale)
+        checks.append(f"{text[0].upper()}{text[1:]}.")
     names = list(meta.get("checkpoints", {}))
     if names:
         checks.append(f"Checkpoints: {len(names)} runs, {meta['selection']}; each run's own log names no test MDP.")

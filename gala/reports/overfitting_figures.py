@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,9 +200,26 @@ def robustness(study: Study, axes: Any) -> str | None:
         for name, style in (("train", "-"), ("test", "--")):
             y = [g.sets[name]["mean"].estimate for _, g in points]
             axes.plot([p[0] for p in points], y, marker + style, ms=4, color=COLORS[name], label=f"{kind}, {name}")
+    variants = [base, *(g for g in stressed if g.condition.startswith("easier"))]
+    if len(variants) == len(stressed) + 1:
+        _bars(axes, variants)
+        return None
     axes.set(xlabel="strength of the change", ylabel="return")
     axes.legend(fontsize=7)
     return None
+
+
+def _bars(axes: Any, groups: Sequence[GapGroup]) -> None:
+    """Scores of the MDPs as they are, and of each easier variant."""
+    for shift, name in ((-0.2, "train"), (0.2, "test")):
+        means = [g.sets[name]["mean"] for g in groups]
+        reach = [[m.estimate - m.low for m in means], [m.high - m.estimate for m in means]]
+        places = np.arange(len(groups)) + shift
+        axes.bar(places, [m.estimate for m in means], 0.4, yerr=reach, color=COLORS[name], label=name, capsize=3)
+    names = [g.condition.removeprefix("easier=") or "as it is" for g in groups]
+    axes.set_xticks(range(len(groups)), names, fontsize=8)
+    axes.set(xlabel="easier variants", ylabel="return")
+    axes.legend(fontsize=7)
 
 
 def audit(study: Study, axes: Any) -> str | None:

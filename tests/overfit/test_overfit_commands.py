@@ -118,6 +118,33 @@ def test_stress_and_value_of_trained_runs(trained, capsys, tmp_path):
     assert code == 0 and "value bias" in out and "MDP decoded" in out and max(map(len, out.splitlines())) <= 80
 
 
+def test_oracles_trained_on_the_test_set_tell_what_knowing_it_gains(trained, capsys, tmp_path):
+    sets = f"sets={trained / 'sets'}"
+    assert run(capsys, "train", sets, "on=test", "runs=1", f"out={tmp_path / 'oracles'}", *TINY)[0] == 0
+    words = [sets, f"oracle={tmp_path / 'oracles' / 'run0'}", f"out={tmp_path / 'study'}"]
+    code, out, _ = run(capsys, "eval", *runs_of(trained), *words)
+    rows = [json.loads(line) for line in (tmp_path / "study" / "rows.jsonl").read_text().splitlines()]
+    means = {
+        name: np.mean([r["return"] for r in rows if r["policy"] == name and r["set"] == "test"])
+        for name in ("agent", "oracle")
+    }
+    told = " ".join(out.split())
+    assert code in (0, 3, 4) and f"oracle gap {means['oracle'] - means['agent']:+.3g} [" in told
+    assert f"scores {means['oracle']:.3g} there, and not {means['agent']:.3g};" in told and "one oracle" in told
+    assert f"Oracle gap {means['oracle'] - means['agent']:+.3g} [" in (tmp_path / "study" / "report.html").read_text()
+    code, _, err = run(capsys, "eval", *runs_of(trained), sets, f"oracle={runs_of(trained)[0]}", "out=nowhere")
+    assert code == 2 and "must have trained on test MDPs and no others; it has trained on 4 others" in err
+
+
+def test_easier_variants_are_judged_apart(trained, capsys, tmp_path):
+    words = [f"sets={trained / 'sets'}", "easier=true", f"out={tmp_path / 'study'}"]
+    assert run(capsys, "stress", *runs_of(trained), *words)[0] in (0, 3, 4)
+    rows = [json.loads(line) for line in (tmp_path / "study" / "rows.jsonl").read_text().splitlines()]
+    assert {r["condition"] for r in rows} == {"", "easier=cue:1.0"}
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert re.search(r"easier=cue:1.0[^<]*</td><td>robustness</td>", page)
+
+
 def scripted(obs, state, rng):
     """What the cue says."""
     return int(obs[-1] > 0)

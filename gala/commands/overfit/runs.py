@@ -10,6 +10,7 @@ from typing import Any
 
 from gala_envs.contexts import ContextSet
 from gala_envs.families import make_family
+from gala_envs.families.easier import easier_variants
 from gala_envs.identity import assert_disjoint
 
 from gala.build.trust import check_trusted, family_code
@@ -31,6 +32,7 @@ from gala.experiments.jobs import TrainingJob, train_all
 from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import (
     baselines,
+    check_oracle,
     check_played,
     check_training,
     checkpoint_hash,
@@ -60,10 +62,12 @@ def train(words: Sequence[str]) -> int:
     options, _, training = sort_words(words, TrainOptions, None)
     sets = read_sets(options.sets)
     out = Path(default_out(sets["train"].family, options.out))
-    fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / 'train.json'}")
+    fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / options.on}.json")
     jobs = [TrainingJob(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(options.runs)]
     train_all(jobs, options.jobs or available_cores(), print)
-    print(f"judge: gala overfit eval {' '.join(str(job.run) for job in jobs)} sets={options.sets}")
+    paths = [str(job.run) for job in jobs]
+    given = "RUN ... oracle=" + ",".join(paths) if options.on == "test" else " ".join(paths)
+    print(f"judge: gala overfit eval {given} sets={options.sets}")
     return 0
 
 
@@ -86,6 +90,9 @@ def evaluate(words: Sequence[str]) -> int:
     runs = [RunDir.open(path) for path in paths]
     for run in runs:
         check_training(run, options.judge.checkpoint, sets)
+    oracles = [RunDir.open(path) for path in filter(None, options.oracle.split(","))]
+    for run in oracles:
+        check_oracle(run, options.judge.checkpoint, sets["test"])
     study = _study("eval", words, options.out, sets, options.judge)
     sets, judging = _afford(study, runs, sets, options.judge)
     study.meta["audit"] = audited = audit_sets(sets)
@@ -100,6 +107,7 @@ def evaluate(words: Sequence[str]) -> int:
         _judge_policies(study, policies, sets, judging)
     else:
         _judge_runs(study, runs, sets, judging)
+    _judge_oracles(study, oracles, sets["test"], judging)
     return conclude(study)
 
 
@@ -110,6 +118,13 @@ def _judge_policies(study: Study, policies: Sequence[JudgedPolicy], sets: Sets, 
         head = _head(k, len(sets["train"])) | {"policy": "agent"}
         study.append(f"run{k}", judge(policy, list(sets.values()), again, head))
         study.meta["normaliser"] = f"frozen, {normalizer_hash(policy)}"
+
+
+def _judge_oracles(study: Study, runs: Sequence[RunDir], test: ContextSet, judging: JudgeOptions) -> None:
+    """Rows of runs that were trained on the test set, there."""
+    for k, run in enumerate(runs):
+        agent, head = load_agent(run, test, judging), _head(k, len(test)) | {"policy": "oracle"}
+        study.append(f"oracle{k}", judge(agent, [test], judging, head, run.config.a2c.gamma, **env_options(run)))
 
 
 def _judge_runs(study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptions) -> None:
@@ -179,6 +194,9 @@ def _changes(options: StressOptions, train: ContextSet) -> list[tuple[str, dict[
     changes: list[tuple[str, dict[str, Any], dict[str, Any]]] = [("", {}, {})]
     changes += [(f"sticky={p:g}", {"sticky_actions": p}, {}) for p in options.sticky if p]
     changes += [(f"sigma={s:g}", {"obs_noise": s * unit}, {}) for s in options.obs_sigma if s]
+    if options.easier:
+        variants = easier_variants(make_family(train.family), train)
+        changes += [(f"easier={name}", {}, params) for name, params in variants.items()]
     return changes + [(f"init_mult={k:g}", {}, {"init_mult": k}) for k in options.init_mult if k != 1]
 
 

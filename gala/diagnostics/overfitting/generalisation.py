@@ -23,7 +23,7 @@ from gala.experiments.gap_warnings import warnings_for
 Row = Mapping[str, Any]
 SIGN = "gap = J_train - J_test; positive = overfit"
 STRESS = ("sticky", "sigma", "init_mult")
-"""Conditions of a stress test, as in ``sticky=0.25``: they speak of robustness."""
+"""Conditions of a stress test, as in ``sticky=0.25``: they speak of robustness, as ``easier=...`` does."""
 SETS = ("train", "val", "test", "extrap")
 Scores = dict[int, dict[str, float]]
 """Run -> context -> mean return over its episodes."""
@@ -112,7 +112,7 @@ def judge(
 
 
 def _is_stress(condition: str) -> bool:
-    return condition.partition("=")[0] in STRESS
+    return condition.partition("=")[0] in (*STRESS, "easier")
 
 
 def _group(
