@@ -233,6 +233,7 @@ def test_files(tmp_path):
         ("t.yaml", "rounds: [[[0, 1]], 3]", "each round must be a list"),
         ("t.yaml", "matrix: [[1, 0], [0]]", "row 1 has 1 entries"),
         ("t.yaml", "matrix: [[.nan, 0.5], [0.5, 0.5]]", r"entry \(0, 0\) is 'nan'"),
+        ("t.yaml", f"matrix: [[0.5, {10**400}], [0.5, 0.5]]", r"entry \(0, 1\) is .*finite number"),
         ("t.yaml", "matrix: [[1.5, -0.5], [-0.5, 1.5]]", "gives away -0.5"),
         ("t.yaml", "edges: [[0, 1], [1, 0]", "not valid YAML"),
         ("t.yaml", "a: &a [1]\nb: *a", "anchors and aliases"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +91,11 @@ def _list(value: Any, name: str, of: str) -> list[Any]:
     return value
 
 
+_HUGE = 1e300
+
+
 def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _HUGE:  # NaN is not, either
         raise ValueError(f"{place} is {str(value)[:60]!r}, and must be a finite number")
     return float(value)
 
