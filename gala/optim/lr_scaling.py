@@ -62,6 +62,6 @@ def suggest(
 
 
 def rule_of(optimizer: str) -> Rule:
-    """The rule for an ``optim.name``. SGD's step is linear in the gradient, and so is that of ekfac, whose Fisher matrix
-    does not depend on the batch; rmsprop, adam and, for want of knowledge, all others divide by the gradient's size."""
+    """The rule for an ``optim.name``. SGD's step is linear in the gradient, as is that of ekfac: its Fisher matrix does
+    not depend on the batch. rmsprop, adam and, for want of knowledge, all others divide by the gradient's size."""
     return "linear" if optimizer == "ekfac" or optimizer.rpartition(":")[2].lower().endswith("sgd") else "sqrt"
