@@ -14,6 +14,7 @@ COMMANDS = {
     "scale": ("gala.commands.scale", "let learners join or leave a run that is training"),
     "eval": ("gala.commands.evaluate", "play an exact number of episodes with a trained policy"),
     "diagnose": ("gala.commands.diagnose", "how sharp a checkpoint's loss is, and how noisy its gradient"),
+    "suggest-lr": ("gala.commands.suggest_lr", "the learning rate when learners or simulators change, and why"),
     "plot": ("gala.commands.plot", "draw a run's learning curve, or its epsilon ball"),
     "bench": ("gala.commands.bench", "rates of GALA, A2C and others side by side, and this machine's limit"),
     "tune": ("gala.commands.tune", "find the fastest learners and threads for a preset on this machine"),
