@@ -60,6 +60,12 @@ class TinyImages:
         part.__dict__.update(self.__dict__, _indices=self._indices[indices.numpy()])
         return part
 
+    def first(self, size: int) -> TinyImages:
+        """The first images of the endless set that this one begins, be there as many here or not."""
+        part = object.__new__(TinyImages)
+        part.__dict__.update(self.__dict__, _indices=np.arange(size))
+        return part
+
     @property
     def labels(self) -> Tensor:
         """int64 [N]: 1 where the object is there."""
