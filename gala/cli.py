@@ -25,6 +25,10 @@ COMMANDS = {
     "sweep": ("gala.commands.sweep", "search settings: gala sweep preset=NAME 'optim.lr=log(1e-4,1e-2)' trials=30"),
     "overfit": ("gala.commands.overfit.dispatch", "does an agent generalise, or has it memorised its training MDPs?"),
     "supervised": ("gala.commands.supervised", "compare gossip, all-reduce and local SGD on a small classifier"),
+    "needle": (
+        "gala.commands.needle",
+        "how small may an object be that decides an image's class? A grid, and a report",
+    ),
     "video": ("gala.commands.video", "learn to predict videos, with the bound on held-out ones"),
     "presets": ("gala.commands.presets", "list the presets"),
     "envs": ("gala.commands.envs", "list the environments of each backend"),

@@ -34,7 +34,7 @@ T = TypeVar("T")
 ALIASES = {"topology": "gossip.topology"}
 """Short names that the command line accepts for a nested setting."""
 
-SCHEMAS: dict[str, type] = {"digits": SupervisedConfig, "video": VideoConfig}
+SCHEMAS: dict[str, type] = {"digits": SupervisedConfig, "tiny": SupervisedConfig, "video": VideoConfig}
 """Families of presets whose settings are not those of ``gala train``."""
 COMMANDS = {Config: "gala train", SupervisedConfig: "gala supervised", VideoConfig: "gala video train"}
 

@@ -1,0 +1,55 @@
+"""How small may the object be, at the size of a small machine? The study behind benchmarks/results/needle.jsonl.
+
+    python benchmarks/needle.py                 about a quarter of an hour on one core; goes on where it was cut off
+    python benchmarks/needle.py --out DIRECTORY
+
+Five sweeps around one point (8000 images, max pooling, receptive field 9, 16 channels, 400 updates) into one folder;
+rows, report and figures are copied to benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from gala import cli
+
+BASE = ["preset=tiny/digits", "tiny.test_images=1000", "threads=1"]
+POINT = {
+    "ratios": "0.25,0.0625",
+    "train_sizes": "8000",
+    "poolings": "max",
+    "receptive_fields": "9",
+    "widths": "16",
+    "updates": "400",
+    "seeds": "1,2,3",
+    "control": "false",
+}
+SWEEPS: list[dict[str, str]] = [
+    {"train_sizes": "500,2000,8000", "control": "true"},
+    {"poolings": "max,mean,logsumexp,attention"},
+    {"receptive_fields": "3,9,17"},
+    {"widths": "4,16,32"},
+    {"ratios": "0.25,0.0625,0.027778", "train_sizes": "2000,8000"},
+]
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/needle-study"))
+    out = parser.parse_args().out
+    for sweep in SWEEPS:
+        words = [f"{key}={value}" for key, value in {**POINT, **sweep}.items()]
+        if status := cli.main(["needle", "sweep", *BASE, *words, f"out={out}"]):
+            return status
+    shutil.copyfile(out / "results.jsonl", RESULTS / "needle.jsonl")
+    for name in ("report.html", *(path.name for path in out.glob("*.png"))):
+        shutil.copyfile(out / name, RESULTS / f"needle_{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
