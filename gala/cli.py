@@ -13,6 +13,7 @@ COMMANDS = {
     "replay": ("gala.commands.replay", "repeat a recorded asynchronous run, to the last bit"),
     "scale": ("gala.commands.scale", "let learners join or leave a run that is training"),
     "eval": ("gala.commands.evaluate", "play an exact number of episodes with a trained policy"),
+    "record": ("gala.commands.record", "write a trained policy's episodes down: frames, actions, rewards"),
     "diagnose": ("gala.commands.diagnose", "how sharp a checkpoint's loss is, and how noisy its gradient"),
     "suggest-lr": ("gala.commands.suggest_lr", "the learning rate when learners or simulators change, and why"),
     "plot": ("gala.commands.plot", "draw a run's learning curve, or its epsilon ball"),

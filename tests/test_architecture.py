@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "config": ("plain_yaml", "plugins", "processes"),
     "runs": ("plain_yaml", "config"),
     "build": ("plain_yaml", *_FOUNDATIONS),
-    "supervised": ("config", "gossip", "models", "optim", "processes"),
+    "supervised": ("config", "runs", "gossip", "models", "optim", "processes"),
     "training": _SETTINGS,
     "cluster": (*_SETTINGS, "training"),
     "evaluation": _SETTINGS,

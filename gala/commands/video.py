@@ -16,7 +16,6 @@ from gala.config.video import VideoConfig, validate
 from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 USAGE = """usage: gala video train [preset=video/moving-digits] [key=value ...]
@@ -26,7 +25,7 @@ USAGE = """usage: gala video train [preset=video/moving-digits] [key=value ...]
 train    learn to predict videos made by rule; Ctrl-C saves, `gala video train --help` lists the settings
 resume   go on from RUN's checkpoint as if it had never stopped; iterations, log_every and save_every may change
 eval     the importance-weighted bound on new held-out videos, and PSNR and SSIM of the best of some samples, as JSON"""
-METRICS, SETTINGS, PART, LATEST = "metrics.jsonl", "config.yaml", "learner0", "latest"
+METRICS, SETTINGS = "metrics.jsonl", "config.yaml"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,9 @@ def _resume(out: Path, words: Sequence[str]) -> int:
     config = override(_settings(out), words, _MAY_CHANGE)
     config = dataclasses.replace(config, out=str(out))
     _check(config)
-    Checkpoints(out / "checkpoints").meta(LATEST)
+    from gala.supervised.video_checkpoint import FOLDER, LATEST
+
+    Checkpoints(out / FOLDER).meta(LATEST)
     write_atomically(out / SETTINGS, dump_config(config).encode())
     return _run(config, out, resumed=True)
 
@@ -89,11 +90,11 @@ def _evaluate(out: Path, words: Sequence[str]) -> int:
     config = _settings(out)
     _check(config)
     from gala.supervised.video import make_model
+    from gala.supervised.video_checkpoint import load_consensus
     from gala.supervised.video_eval import evaluate
 
-    model, checkpoints = make_model(config), Checkpoints(out / "checkpoints")
-    model.load_state_dict(checkpoints.load_part(LATEST, PART)[0]["model"])
-    report = {"iteration": checkpoints.meta(LATEST)["iteration"], **evaluate(config, model, **vars(options))}
+    model = make_model(config)
+    report = {"iteration": load_consensus(config, out, model), **evaluate(config, model, **vars(options))}
     write_atomically(out / "eval.json", json.dumps(report, indent=2, allow_nan=False).encode())
     print(json.dumps(report, indent=2, allow_nan=False))
     return 0
@@ -112,20 +113,21 @@ def _check(config: VideoConfig) -> None:
     from gala.supervised.video_data import draw
 
     make_model(config)
-    draw(config.data, "train", 1, 2, 0)
+    for split in ("train", "test"):
+        draw(config.data, split, 1, config.frames, 0)
 
 
 def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     from gala.supervised import video
+    from gala.supervised.video_checkpoint import FOLDER, LATEST, STAGING, restore, stage
     from gala.training.signals import EndRequest
 
     model = video.make_model(config)
-    checkpoints = Checkpoints(out / "checkpoints")
+    checkpoints = Checkpoints(out / FOLDER)
     start = checkpoints.meta(LATEST)["iteration"] if resumed else 0
     learner = video.make_learner(config, model, start)
-    optimizer = learner.learning_step.optimizer
     if resumed:
-        _load(checkpoints, model, optimizer)
+        restore(checkpoints, 0, learner)
         _forget_after(out / METRICS, start)
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, from iteration {start}", flush=True)
 
@@ -134,38 +136,25 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
         kl = " ".join(f"{x:.3f}" for x in row["kl"])
         print(f"{row['iteration']:>7}  {row['nats']:.3f} nats per held-out frame, of these KL {kl}", flush=True)
 
+    def save(iteration: int) -> None:
+        checkpoints.discard(STAGING)
+        stage(checkpoints, 0, learner, {"iteration": iteration})
+        checkpoints.commit(STAGING, [LATEST], {"iteration": iteration})
+
     request, done, saved = EndRequest(), start, start
     with request.listen():
         for done in video.train(config, learner, start, record, lambda: request.signal is None):
             if done % config.save_every == 0 or done == config.iterations:
-                _save(checkpoints, model, optimizer, done)
+                save(done)
                 write_atomically(out / f"samples-{done:07d}.png", _png(video.sample_grid(config, model)))
                 saved = done
         if request.signal is not None:
             print(request.message.partition(";")[0], flush=True)
         if saved < done:
-            _save(checkpoints, model, optimizer, done)
+            save(done)
     if done < config.iterations:
         print(f"stopped after {done} of {config.iterations}; `gala video resume {out}` goes on")
     return 0 if request.signal is None else 128 + request.signal
-
-
-def _save(checkpoints: Checkpoints, model: torch.nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-    moments = optimizer.state_dict()["state"]
-    named = {f"{i}.{key}": value for i, values in moments.items() for key, value in values.items()}
-    checkpoints.discard("staging")
-    checkpoints.write_part("staging", PART, {"model": model.state_dict(), "optimizer": named}, {})
-    checkpoints.commit("staging", [LATEST], {"iteration": iteration})
-
-
-def _load(checkpoints: Checkpoints, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    tensors, _ = checkpoints.load_part(LATEST, PART)
-    model.load_state_dict(tensors["model"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors["optimizer"].items():
-        index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
 def _forget_after(metrics: Path, iteration: int) -> None:

@@ -3,18 +3,20 @@ command line overrides both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gala.config.bounds import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Bound, bounded, check_bounds
+from gala.config.several_learners import SlowMoConfig
 
 
 @dataclass(frozen=True)
 class VideoConfig:
     """One training of a model that predicts videos (arXiv 1904.12165)."""
 
-    data: Literal["moving-digits", "wall-bounce", "coin-flip", "alternating"] = "moving-digits"
-    """Videos made by rule; those of the last three have a known entropy."""
+    data: str = bounded("moving-digits", Bound(bool, "a process or a folder"))
+    """Videos made by rule: moving-digits, wall-bounce, coin-flip or alternating, the last three of known entropy. Or
+    a folder that `gala record` wrote: the model is told the actions, and one episode in five is for testing."""
     frames: int = bounded(12, Bound(lambda v: v >= 2, "at least 2"))
     """Frames of a training video, with the context."""
     context: int = bounded(4, NOT_NEGATIVE)
@@ -31,7 +33,15 @@ class VideoConfig:
     """bernoulli: pixels in [0, 1]. gaussian: any numbers. disc-logistic: pixels of k / 255."""
     learned_prior: bool = True
     """false: every latent's prior is N(0, 1)."""
+    learners: int = bounded(1, AT_LEAST_ONE)
+    """Processes that gossip after every iteration, each with videos of its own."""
+    topology: str = bounded("exponential", Bound(bool, "a graph of `gala topologies`"))
+    tau: int = bounded(-1, Bound(lambda v: v >= -1, "-1 (no bound), 0 (synchronous) or more"))
+    """Iterations in a row without a message from a peer that was due to send, after which a learner waits for it.
+    0: all do the same iteration, and two runs with one seed end with the same bits."""
+    slowmo: SlowMoConfig = field(default_factory=SlowMoConfig)
     batch_size: int = bounded(16, AT_LEAST_ONE)
+    """Videos in an iteration of each learner."""
     iterations: int = bounded(3000, AT_LEAST_ONE)
     lr: float = bounded(1e-3, POSITIVE)
     """Adam's."""

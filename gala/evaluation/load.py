@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +62,12 @@ def load_policy(
         gone = [np.asarray(row[:size]) for r, row in enumerate(meta["moments"]) if averaged and r not in own]
         normalizer.applied = RunningMoments.pooled(np.stack([*own.values(), *gone]), normalizer.shape)
     return policy.eval(), normalizer
+
+
+def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
+    """A hash of the hashes of all files of a checkpoint."""
+    files = run.checkpoint_meta(checkpoint)["files"]
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def consensus(vectors: Sequence[Tensor], weights: Sequence[Slices]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gala.models.actor_critic import ActorCritic
 from gala.rl.normalise import ObsNormalizer
@@ -14,6 +15,11 @@ from gala.rl.normalise import ObsNormalizer
 Mode = Literal["greedy", "sampled"]
 LONGEST_EPISODE = 200_000
 """Decisions; the longest of the known simulators' episodes are Atari's, of at most 108,000."""
+
+
+def quotas(episodes: int, num_envs: int) -> NDArray[np.int64]:
+    """[num_envs]: how many of ``episodes`` each simulator plays; as equal as can be, the first ones more."""
+    return np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
 
 
 @torch.no_grad()
@@ -37,7 +43,7 @@ def play(
         ValueError: an episode that counts has not ended after ``longest`` decisions.
     """
     n = env.num_envs
-    quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
+    quota = quotas(episodes, n)
     played: list[list[tuple[float, int]]] = [[] for _ in range(n)]
     begun = np.zeros(n, np.int64)  # the decision after which each row's episode began
     device = next(policy.parameters()).device

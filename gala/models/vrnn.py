@@ -102,7 +102,7 @@ class VRNN(nn.Module):
         height, width = self.shape.frame[1:]
 
         def zeros(channels: int, s: int) -> Tensor:
-            return parameter.new_zeros(batch_size, channels, height >> s, width >> s)
+            return parameter.new_zeros(batch_size, channels, -(-height >> s), -(-width >> s))
 
         scales, at = range(self.shape.scales), self.level_at
         blank = [zeros(self.shape.width, s) for s in scales]
@@ -246,7 +246,7 @@ class VRNN(nn.Module):
                 latents.append(z)
                 here = [z]
             decoded = self.stages[s](torch.cat([*known, state.skips[s], *here], 1))
-            coarser = [upsample(decoded)]
+            coarser = [upsample(decoded, hidden[s - 1].shape[2:])] if s else []
         return self.out(decoded), latents, priors, posteriors
 
     def _prior(self, level: int, known: list[Tensor]) -> Gaussian:

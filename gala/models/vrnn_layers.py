@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,9 @@ _STD_1 = math.log(math.e - 1.0)
 """softplus of this is 1."""
 
 
-def upsample(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, C, 2 H, 2 W], each number four times."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    """[N, C, H, W] -> [N, C, *size], each number four times; ``size`` is 2 H x 2 W, or 1 less where that is odd."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")[:, :, : size[0], : size[1]]
 
 
 class ResidualBlock(nn.Module):
@@ -32,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A frame [N, C, H, W] -> features [N, width, H / 2^s, W / 2^s] for s = 0 .. scales - 1."""
+    """A frame [N, C, H, W] -> features [N, width, H / 2^s, W / 2^s], rounded up, for s = 0 .. scales - 1."""
 
     def __init__(self, channels: int, width: int, scales: int) -> None:
         super().__init__()

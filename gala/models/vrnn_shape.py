@@ -12,8 +12,8 @@ class VrnnShape:
     """The sizes and choices of one model.
 
     Attributes:
-        frame: (C, H, W); H and W are multiples of 2 ** (scales - 1).
-        scales: resolutions: H, H / 2, ..; the coarsest has the first latent.
+        frame: (C, H, W).
+        scales: resolutions: H, H / 2, .., rounded up; the coarsest has the first latent.
         levels: latents, at most one per scale, from coarse to fine.
         width: channels of every layer.
         latent: channels of each latent, at its level's resolution.
@@ -37,8 +37,8 @@ class VrnnShape:
         """Raises ValueError: one line that says what to change."""
         if not 1 <= self.levels <= min(3, self.scales):
             raise ValueError(f"levels={self.levels} must be 1 to 3 and at most scales={self.scales}")
-        step = 2 ** (self.scales - 1)
-        if any(side % step for side in self.frame[1:]):
+        halvings = self.scales - 1
+        if halvings and min(self.frame[1:]) <= 2 ** (halvings - 1):
             raise ValueError(
                 f"frames of {self.frame[1]} x {self.frame[2]} do not halve {self.scales - 1} times; lower scales"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,12 +86,6 @@ def check_played(logs: str, sets: Mapping[str, ContextSet]) -> None:
                 raise ValueError(f"{path}: {len(leaked)} MDPs of the {name} set were trained on ({leaked[0]}, ...)")
         if foreign := seen - {identity(family, c) for c in sets["train"]}:
             raise ValueError(f"{path}: {len(foreign)} MDPs outside the train set were trained on")
-
-
-def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
-    """A hash of the hashes of all files of a checkpoint."""
-    files = run.checkpoint_meta(checkpoint)["files"]
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_agent(run: RunDir, contexts: ContextSet, judging: JudgeOptions, checkpoint: str = "") -> TorchPolicy:

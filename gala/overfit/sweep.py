@@ -14,11 +14,11 @@ from typing import NamedTuple
 from gala_envs.contexts import ContextSet, Family, Scalar
 from gala_envs.splits import split
 
+from gala.evaluation.load import checkpoint_hash
 from gala.experiments.jobs import TrainingJob, train_all
 from gala.overfit.judging import (
     baselines,
     check_training,
-    checkpoint_hash,
     curves,
     env_options,
     judge,

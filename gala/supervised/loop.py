@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gala.optim.update import LearningStep
 
-Batch = tuple[Tensor, Tensor]
-"""(inputs [B, ...], targets [B, ...])."""
+Batch = tuple[Tensor | tuple[Tensor | None, ...], Tensor]
+"""(inputs [B, ...], or a tuple of the model's arguments; targets [B, ...])."""
 
 
 class SupervisedLearner:
@@ -20,7 +20,7 @@ class SupervisedLearner:
 
     Args:
         model: build ``averager`` with its parameters first, and the optimiser too if it copies them.
-        batches: an endless iterator of (inputs [B, ...], targets [B, ...]).
+        batches: an endless iterator of batches.
         loss: (outputs, targets) -> scalar.
         learning_step: what follows the backward pass; its optimiser is over the model's parameters.
         compute_s: an iteration's forward and backward pass are stretched to this many seconds by sleeping, so that
@@ -47,7 +47,8 @@ class SupervisedLearner:
         """One iteration, at the given learning rate if there is one; returns the loss of its batch, detached."""
         started = time.monotonic()
         inputs, targets = next(self.batches)
-        loss = self.loss(self.model(inputs), targets)
+        outputs = self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+        loss = self.loss(outputs, targets)
         self.learning_step.optimizer.zero_grad()
         loss.backward()
         self._stretch(time.monotonic() - started)

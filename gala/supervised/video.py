@@ -1,4 +1,4 @@
-"""A VRNN trained on videos made by rule, by the supervised loop."""
+"""A VRNN trained on videos, made by rule or recorded, by the supervised loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gala.models.vrnn import VRNN, Trace
 from gala.models.vrnn_shape import VrnnShape
 from gala.optim.update import LearningStep
 from gala.supervised.loop import Batch, SupervisedLearner
-from gala.supervised.video_data import PROCESSES, draw
+from gala.supervised.video_data import draw, open_source
 from gala.supervised.video_eval import continuations
 
 Row = dict[str, Any]
@@ -27,8 +27,12 @@ HELD_OUT = 64
 
 def make_model(config: VideoConfig) -> VRNN:
     """The model with the initial parameters of its seed. Raises ValueError: the settings do not fit the frames."""
+    source = open_source(config.data)
+    if source.real and config.likelihood != "gaussian":
+        raise ValueError(f"data={config.data} holds real numbers; it needs likelihood=gaussian")
     shape = VrnnShape(
-        PROCESSES[config.data].frame,
+        source.frame,
+        actions=source.actions,
         scales=config.scales,
         levels=config.levels,
         width=config.width,
@@ -49,12 +53,12 @@ def make_learner(config: VideoConfig, model: VRNN, start: int = 0) -> Supervised
 
 
 def batches(config: VideoConfig, start: int) -> Iterator[Batch]:
-    """(frames [T, B, C, H, W], weight of the KL, a scalar) for iterations ``start``, ``start`` + 1, ...: a video is its
-    own target, so that what the loss is told beside the model's output is how to weigh it."""
+    """((frames [T, B, C, H, W], actions), weight of the KL, a scalar) for iterations ``start``, ``start`` + 1, ...: a
+    video is its own target, so that what the loss is told beside the model's output is how to weigh it."""
     for i in range(start, config.iterations):
         seed = _stream(config, i)
-        frames = draw(config.data, "train", config.batch_size, config.frames, seed).frames
-        yield frames, torch.tensor(warm_up(i, config.warm_up))
+        videos = draw(config.data, "train", config.batch_size, config.frames, seed)
+        yield (videos.frames, videos.actions), torch.tensor(warm_up(i, config.warm_up))
 
 
 def train(
@@ -95,12 +99,12 @@ def judge(config: VideoConfig, model: torch.nn.Module, split: Any = "test") -> R
     to fine, ``kl_by_frame`` of each predicted frame.
     """
     videos = draw(config.data, split, HELD_OUT, config.frames, config.seed)
-    trace: Trace = model(videos.frames, None, torch.Generator().manual_seed(config.seed))
+    trace: Trace = model(videos.frames, videos.actions, torch.Generator().manual_seed(config.seed))
     predicted = len(trace.log_prob)
     nats = -trace.bound.mean().item() / predicted
     row = {
         "nats": nats,
-        "bits_per_dim": nats / (math.log(2) * math.prod(PROCESSES[config.data].frame)),
+        "bits_per_dim": nats / (math.log(2) * math.prod(videos.frames.shape[2:])),
         "kl": trace.kl.mean((0, 2)).tolist(),
         "kl_by_frame": trace.kl.sum(1).mean(1).tolist(),
     }
@@ -113,12 +117,12 @@ def judge(config: VideoConfig, model: torch.nn.Module, split: Any = "test") -> R
 def sample_grid(config: VideoConfig, model: VRNN, videos: int = 4, samples: int = 3) -> Tensor:
     """A picture [H', W'] in [0, 1] of held-out videos, time from left to right: for each, a row of what happened, and a
     row for each of ``samples`` continuations of its context."""
-    truth = draw(config.data, "test", videos, config.frames, config.seed).frames
-    imagined = continuations(config, model, truth, samples, torch.Generator().manual_seed(config.seed))
+    drawn = draw(config.data, "test", videos, config.frames, config.seed)
+    truth = drawn.frames
+    imagined = continuations(config, model, drawn, samples, torch.Generator().manual_seed(config.seed))
     context = truth[: config.context].unsqueeze(2).expand(-1, -1, samples, -1, -1, -1)
-    rows = torch.cat([truth.unsqueeze(2), torch.cat([context, imagined])], 2).flatten(1, 2)[
-        :, :, 0
-    ]  # [T, videos * (1 + samples), H, W]
+    rows = torch.cat([truth.unsqueeze(2), torch.cat([context, imagined])], 2).flatten(1, 2)
+    rows = rows.amax(2)  # [T, videos * (1 + samples), H, W]: all planes, of which grey pictures have one
     framed = torch.nn.functional.pad(rows.clamp(0, 1), (0, 1, 0, 1), value=0.5)
     return framed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
 

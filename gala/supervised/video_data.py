@@ -1,7 +1,7 @@
-"""Videos made by rule: stochastic moving digits, and processes whose entropy is known exactly.
+"""Videos: made by rule (stochastic moving digits, and processes whose entropy is known exactly), or recorded.
 
-Every function is pure in its seed, and draws videos ``[T, B, 1, H, W]`` float32. Nothing is stored: batch i of a
-training is drawn from (seed, i), so a resumed one goes on with the batches that it would have seen.
+Every function is pure in its seed, and draws videos ``[T, B, C, H, W]`` float32: batch i of a training is drawn from
+(seed, i), so a resumed one goes on with the batches that it would have seen.
 """
 
 from __future__ import annotations
@@ -9,43 +9,57 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from gala.runs.rollouts import is_rollouts, open_rollouts
 from gala.supervised.comparison import digits
+from gala.supervised.video_rollouts import RecordedVideos
+from gala.supervised.videos import SPLITS, Source, Split, Videos
 
-Split = Literal["train", "test"]
 GLYPH_PX = 8
 _SPLIT_SEED, _TEST_FRACTION = 0, 0.2
-_SPLITS = {"train": 0, "test": 1}
+
 COIN_STD = 0.1
 TURNS = (-2, -1, 1, 2)
 """Pixels per frame along the wall after a hit, each as likely."""
 SPRITE_PX = 2
 
 
-class Videos(NamedTuple):
-    frames: Tensor
-    """[T, B, 1, H, W]"""
-    entropy: Tensor | None
-    """[T, B]: entropy in nats of each frame given all before it, under the law that drew it; None: not known."""
+def open_source(name: str) -> Source:
+    """A process of ``PROCESSES``, or a folder of ``gala record``. Splits differ in their draws; those of moving digits
+    in the handwritten digits too, those of rollouts in their episodes.
+
+    Raises:
+        ValueError: there is no such thing, the rollouts are damaged, or scikit-learn is needed and not installed.
+    """
+    if name in PROCESSES:
+        process = PROCESSES[name]
+
+        def draw_process(split: Split, count: int, steps: int, seed: int) -> Videos:
+            rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS[split]]))
+            return process.draw(rng, split, count, steps)
+
+        return Source(process.frame, draw_process, real=process.frame == (1, 1, 1))
+    if not is_rollouts(name):
+        raise ValueError(f"data={name} is neither one of {', '.join(PROCESSES)} nor a folder that `gala record` wrote")
+    return _open_rollouts(str(Path(name).resolve()))
+
+
+@cache
+def _open_rollouts(folder: str) -> Source:
+    """Read and compared with its hashes once in a process."""
+    recorded = RecordedVideos(open_rollouts(folder))
+    return Source(recorded.frame, recorded.draw, recorded.facts.action_size, recorded.facts.top is None)
 
 
 def draw(name: str, split: Split, count: int, steps: int, seed: int) -> Videos:
-    """``count`` videos of ``steps`` frames of a process of ``PROCESSES``. Splits differ in their draws, and moving
-    digits in the handwritten digits too.
-
-    Raises:
-        ValueError: the name is unknown, or scikit-learn is needed and not installed.
-    """
-    if name not in PROCESSES:
-        raise ValueError(f"data={name!r} is unknown; there are {', '.join(PROCESSES)}")
-    rng = np.random.default_rng(np.random.SeedSequence([seed, _SPLITS[split]]))
-    return PROCESSES[name].draw(rng, split, count, steps)
+    """``count`` videos of ``steps`` frames of ``open_source(name)``. Raises ValueError as that does."""
+    return open_source(name).draw(split, count, steps, seed)
 
 
 def moving_digits(

@@ -13,6 +13,7 @@ from gala.config.video import VideoConfig
 from gala.models.bounds import importance_weighted_bound
 from gala.models.vrnn import VRNN
 from gala.supervised.video_data import draw
+from gala.supervised.videos import Videos
 
 SSIM_RADIUS, SSIM_SIGMA = 5, 1.5
 
@@ -32,8 +33,8 @@ def evaluate(
     drawn = draw(config.data, "test", videos, config.frames, _other_than(config.seed, seed))
     generator = torch.Generator().manual_seed(seed)
     predicted = config.frames - config.context
-    elbo = model(drawn.frames, None, generator).bound / predicted
-    weighted = importance_weighted_bound(model, drawn.frames, None, weights, generator) / predicted
+    elbo = model(drawn.frames, drawn.actions, generator).bound / predicted
+    weighted = importance_weighted_bound(model, drawn.frames, drawn.actions, weights, generator) / predicted
     report: dict[str, Any] = {
         "videos": videos,
         "weights": weights,
@@ -47,7 +48,7 @@ def evaluate(
     if config.likelihood == "gaussian":
         return report
     truth = drawn.frames[config.context :].unsqueeze(2)
-    imagined = continuations(config, model, drawn.frames, samples, generator)
+    imagined = continuations(config, model, drawn, samples, generator)
     report["psnr"] = best_of(psnr(imagined, truth))
     if min(truth.shape[-2:]) > 2 * SSIM_RADIUS:
         report["ssim"] = best_of(ssim(imagined, truth))
@@ -55,13 +56,17 @@ def evaluate(
 
 
 def continuations(
-    config: VideoConfig, model: VRNN, frames: Tensor, samples: int, generator: torch.Generator | None
+    config: VideoConfig, model: VRNN, videos: Videos, samples: int, generator: torch.Generator | None
 ) -> Tensor:
-    """[S, B, samples, C, H, W]: what may follow the context of videos [T, B, C, H, W], S = T - context."""
-    state = model.initial(frames.shape[1] * samples)
-    for frame in frames[: config.context].repeat_interleave(samples, 1):
-        state, _ = model.observe(state, frame, generator=generator)
-    _, imagined = model.imagine(state, len(frames) - config.context, generator=generator)
+    """[S, B, samples, C, H, W]: what may follow the context of B videos of T frames under their own actions,
+    S = T - context."""
+    state = model.initial(videos.frames.shape[1] * samples)
+    frames = videos.frames.repeat_interleave(samples, 1)
+    actions = None if videos.actions is None else videos.actions.repeat_interleave(samples, 1)
+    for t, frame in enumerate(frames[: config.context]):
+        state, _ = model.observe(state, frame, None if actions is None else actions[t], generator=generator)
+    ahead = None if actions is None else actions[config.context :]
+    _, imagined = model.imagine(state, len(frames) - config.context, ahead, generator=generator)
     return imagined.unflatten(1, (-1, samples))
 
 

@@ -230,12 +230,30 @@ def test_warm_up_is_linear():
     assert warm_up(0, 0) == 1
 
 
+def test_sides_that_do_not_halve_are_rounded_up_and_cut_back():
+    model = build(frame=(2, 5, 7), scales=3, levels=3, context=1)
+    assert [tuple(h.shape[2:]) for h in model.initial(1).hidden] == [(5, 7), (3, 4), (2, 2)]
+    frames = torch.rand(4, 2, 2, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    state, seen = model.initial(2), []
+    generator = torch.Generator().manual_seed(1)
+    for frame in frames:
+        state, step = model.observe(state, frame, generator=generator)
+        seen.append(step.log_prob - step.kl.sum(0))
+    trace = model(frames, None, torch.Generator().manual_seed(1))
+    assert torch.allclose(trace.bound, torch.stack(seen[1:]).sum(0))
+    assert model.imagine(state, 3)[1].shape == (3, 2, 2, 5, 7)
+    # What lies at the last row and column reaches the coarsest scale: nothing was cut off on the way there.
+    frame = frames[:1, 0].clone().requires_grad_()
+    model.encoder(frame)[-1].sum().backward()
+    assert (frame.grad.abs().sum((0, 1)) > 0).all()
+
+
 @pytest.mark.parametrize(
     ("bad", "word"),
     [
         ({"levels": 4, "scales": 5, "frame": (1, 16, 16)}, "levels=4"),
         ({"levels": 3, "scales": 2}, "scales=2"),
-        ({"frame": (1, 10, 10)}, "halve"),
+        ({"frame": (1, 2, 9)}, "halve"),
         ({"likelihood": "l1"}, "bernoulli"),
         ({"width": 0}, "width"),
     ],

@@ -28,6 +28,7 @@ from gala.diagnostics.overfitting.audit import audit_sets
 from gala.diagnostics.overfitting.generalisation import scores
 from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy
 from gala.diagnostics.overfitting.python_policies import python_policies
+from gala.evaluation.load import checkpoint_hash
 from gala.experiments.jobs import TrainingJob, train_all
 from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import (
@@ -35,7 +36,6 @@ from gala.overfit.judging import (
     check_oracle,
     check_played,
     check_training,
-    checkpoint_hash,
     curves,
     env_options,
     judge,

@@ -1,0 +1,67 @@
+"""Checkpoints of a training of a video model: one part for each learner, and the model that all of them are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gala.config.video import VideoConfig
+from gala.models.vrnn import VRNN
+from gala.optim.slowmo import SlowMo
+from gala.runs.checkpoints import Checkpoints
+from gala.supervised.loop import SupervisedLearner
+
+FOLDER, LATEST, STAGING = "checkpoints", "latest", "staging"
+
+
+def part_name(rank: int) -> str:
+    """The part of one learner."""
+    return f"learner{rank}"
+
+
+def stage(checkpoints: Checkpoints, rank: int, learner: SupervisedLearner, meta: dict[str, Any]) -> None:
+    """Write one learner's part, from any process; ``commit`` makes all parts visible at once.
+
+    ``meta``: ``iteration``, the number that it has done, and ``gossip``, the averager's state, where there is one.
+    """
+    step = learner.learning_step
+    moments = step.optimizer.state_dict()["state"]
+    named = {f"{i}.{key}": value for i, values in moments.items() for key, value in values.items()}
+    tensors: dict[str, dict[str, Tensor]] = {"model": learner.model.state_dict(), "optimizer": named}
+    if isinstance(step.slowmo, SlowMo):
+        tensors["slowmo"] = step.slowmo.tensors()
+    checkpoints.write_part(STAGING, part_name(rank), tensors, meta)
+
+
+def restore(checkpoints: Checkpoints, rank: int, learner: SupervisedLearner) -> dict[str, Any]:
+    """Put a learner where its part of the latest checkpoint was; returns its ``meta``. Raises ValueError."""
+    tensors, meta = checkpoints.load_part(LATEST, part_name(rank))
+    learner.model.load_state_dict(tensors["model"])
+    step = learner.learning_step
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors["optimizer"].items():
+        index, _, key = name.partition(".")
+        moments.setdefault(int(index), {})[key] = tensor
+    step.optimizer.load_state_dict({**step.optimizer.state_dict(), "state": moments})
+    if isinstance(step.slowmo, SlowMo):
+        step.slowmo.load_tensors(tensors["slowmo"])
+    return meta
+
+
+def load_consensus(config: VideoConfig, out: Path, model: VRNN) -> int:
+    """Give ``model`` the mean of all learners' parameters, weighted by their PushSum weights; returns the number of
+    iterations that the slowest has done. Raises ValueError: there is no checkpoint, or it is damaged."""
+    checkpoints = Checkpoints(out / FOLDER)
+    parts = [checkpoints.load_part(LATEST, part_name(rank)) for rank in range(config.learners)]
+    weights = [float(meta.get("gossip", {}).get("weight", 1.0)) for _, meta in parts]
+    states = [tensors["model"] for tensors, _ in parts]
+    total = sum(weights)
+    with torch.no_grad():
+        mean = {
+            name: sum(state[name] * (w / total) for state, w in zip(states, weights, strict=True)) for name in states[0]
+        }
+    model.load_state_dict(mean if len(states) > 1 else states[0])
+    return int(checkpoints.meta(LATEST)["iteration"])
