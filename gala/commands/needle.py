@@ -19,9 +19,9 @@ USAGE = """usage: gala needle sweep preset=tiny/digits [AXIS=VALUES ...] [contro
                   [out=runs/needle] [threads=0] [SETTING=VALUE ...] [--dry-run]
        gala needle report out=DIRECTORY
 
-Trains a classifier for every combination of the axes and of seeds=, and writes a
-report: the limit ratio, at which test accuracy falls half-way to chance, how it
-moves, and the findings of arXiv 1908.06037. The axes and their defaults:
+Trains a classifier for every combination of the axes and of seeds=, and writes
+a report: the limit ratio, at which test accuracy falls half-way to chance, how
+it moves, and the findings of arXiv 1908.06037. The axes and their defaults:
 
   ratios=0.25,0.0625,0.015625   area of the object over that of the image
   train_sizes=1000,10000        images; all trainings have as many updates
@@ -31,8 +31,8 @@ moves, and the findings of arXiv 1908.06037. The axes and their defaults:
   updates=600                   of batch_size images each
   seeds=1,2,3                   digits, images, parameters and batches
 
-The same command goes on with a sweep that was cut off. Other axes may be added to
-the same out=; settings are those of `gala supervised`."""
+The same command goes on with a sweep that was cut off. Other axes may be added
+to the same out=; settings are those of `gala supervised`."""
 _DECIDED = {"out", "overwrite", "seeds", "split_seed", "learners", "slowmo", "epochs", "compute_ms", "straggler"}
 REPORT = "report.html"
 

@@ -14,7 +14,7 @@ from gala.runs.run_dir import RunDir
 
 FIGURES: dict[str, tuple[Callable[[Sequence[figures.Record], str, Path], None], str]] = {
     "returns": (figures.returns, "learning curve: return of the last 100 episodes over env_steps"),
-    "epsilon-ball": (figures.epsilon_ball, "distance between the learners and its bound (gossip.certify=true)"),
+    "epsilon-ball": (figures.epsilon_ball, "learners' distance and its bound (gossip.certify=true)"),
     "sharpness": (
         training_diagnosis.sharpness,
         "largest curvature, against 2 / lr (diagnose.curvature=K)",

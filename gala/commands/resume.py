@@ -17,15 +17,19 @@ _WATCHING = ("log.panel", "log.interval_s", "diagnose.curvature", "diagnose.eige
 MAY_CHANGE = (*_PLACE_AND_PACE, *_WATCHING)
 """What may differ in the second part of a run; anything else would make it another experiment."""
 
-USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [schedule=hold|stretch|restart] [trust=true]
-                   [key=value ...]
+USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [schedule=hold|stretch|restart]
+                   [trust=true] [key=value ...]
 
-Continue RUN from checkpoint NAME, by default from latest, or else from the newest that is whole; a run without one
-starts anew. steps=N extends it; where the learning rate or the entropy coefficient decays, schedule=hold keeps their
-end values, schedule=stretch lets them decay over all N steps, and schedule=restart over those added.
+Continue RUN from checkpoint NAME, by default from latest, or else from the
+newest that is whole; a run without one starts anew. steps=N extends it; where
+the learning rate or the entropy coefficient decays, schedule=hold keeps their
+end values, schedule=stretch lets them decay over all N steps, and
+schedule=restart over those added. Records in metrics.jsonl that are newer than
+the checkpoint are dropped: those steps are lived through again.
+
 May be changed: {", ".join(_PLACE_AND_PACE)},
-{", ".join(_WATCHING)}.
-Records in metrics.jsonl that are newer than the checkpoint are dropped: those steps are lived through again."""
+{", ".join(_WATCHING[:3])},
+{", ".join(_WATCHING[3:])}."""
 
 _OWN = ("checkpoint", "schedule", "trust")
 _SCHEDULES = ("hold", "stretch", "restart")

@@ -226,7 +226,10 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
 
 def report(words: Sequence[str]) -> int:
     """STUDY: its report again, from its rows. Returns the verdict's exit code."""
-    if len(words) != 1 or asks_for_help(words):
+    if asks_for_help(words):
+        print("usage: gala overfit report STUDY\n\nWrites a study's report again, from its rows.")
+        return 0
+    if len(words) != 1:
         raise ValueError("usage: gala overfit report STUDY")
     path = Path(words[0])
     if not (path / "study.json").is_file():
