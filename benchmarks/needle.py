@@ -18,7 +18,7 @@ from gala import cli
 
 BASE = ["preset=tiny/digits", "tiny.test_images=1000", "threads=1"]
 POINT = {
-    "ratios": "0.25,0.0625",
+    "ratios": "0.25,0.11111",
     "train_sizes": "8000",
     "poolings": "max",
     "receptive_fields": "9",
@@ -28,11 +28,11 @@ POINT = {
     "control": "false",
 }
 SWEEPS: list[dict[str, str]] = [
-    {"train_sizes": "500,2000,8000", "control": "true"},
-    {"poolings": "max,mean,logsumexp,attention"},
-    {"receptive_fields": "3,9,17"},
-    {"widths": "4,16,32"},
-    {"ratios": "0.25,0.0625,0.027778", "train_sizes": "2000,8000"},
+    {"ratios": "0.25,0.11111,0.0625", "train_sizes": "500,8000", "control": "true"},
+    {"poolings": "mean,attention"},
+    {"receptive_fields": "3,17"},
+    {"widths": "4,32"},
+    {"train_sizes": "500,8000", "updates": "1600"},
 ]
 RESULTS = Path(__file__).parent / "results"
 

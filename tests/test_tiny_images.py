@@ -131,7 +131,7 @@ def test_who_knows_the_place_knows_the_class(pools, kind, least):
 
 
 def trained(*words):
-    config = parse_options(SupervisedConfig, ["preset=tiny/digits", "tiny.ratio=0.25", *words])
+    config = parse_options(SupervisedConfig, ["preset=tiny/digits", "tiny.ratio=0.25", "optim.lr=0.003", *words])
     data, job = load(config), ComparisonJob("sgp", "off", 1)
     return row(config, job, [train(config, job, 0, data, None)], data)
 
