@@ -32,7 +32,7 @@ SWEEPS: list[dict[str, str]] = [
     {"poolings": "mean,attention"},
     {"receptive_fields": "3,17"},
     {"widths": "4,32"},
-    {"train_sizes": "500,8000", "updates": "1600"},
+    {"ratios": "0.11111", "train_sizes": "500,8000", "updates": "1600"},
 ]
 RESULTS = Path(__file__).parent / "results"
 

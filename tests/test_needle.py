@@ -52,6 +52,7 @@ def test_limits_move_with_data_as_planted():
     by_size = {x.axes["tiny.train_images"]: x for x in found}
     assert by_size[1000].by_seed[2] == pytest.approx(0.1, rel=0.01)
     assert by_size[10000].by_seed[2] == pytest.approx(0.1 / math.sqrt(10), rel=0.01)
+    assert by_size[1000].tried == (0.02, 0.25)
     low, middle, high = by_size[1000].interval
     assert low < middle < high and middle == pytest.approx((0.09 * 0.1 * 0.11) ** (1 / 3), rel=0.02)
 

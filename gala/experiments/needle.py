@@ -80,6 +80,8 @@ class Limit(NamedTuple):
     """The limit of one combination of settings: of each seed, and over seeds (in the logarithm) where all have one."""
 
     axes: dict[str, Any]
+    tried: tuple[float, float]
+    """The smallest and the largest ratio."""
     by_seed: dict[int, float]
     interval: Interval | None
 
@@ -101,7 +103,8 @@ def limits(rows: Sequence[Row]) -> list[Limit]:
         finite = [math.log(x) for x in by_seed.values() if 0 < x < math.inf]
         whole = len(finite) == len(by_seed)
         interval = Interval(*map(_exp, over_seeds(finite))) if whole else None
-        found.append(Limit(dict(key), by_seed, interval))
+        tried = [r["ratio"] for each in seeds.values() for r in each]
+        found.append(Limit(dict(key), (min(tried), max(tried)), by_seed, interval))
     return found
 
 
