@@ -136,6 +136,7 @@ def trained(*words):
     return row(config, job, [train(config, job, 0, data, None)], data)
 
 
+@pytest.mark.long
 def test_a_network_learns_from_the_images_and_nothing_from_shuffled_labels():
     learned = trained("iterations=250", "tiny.train_images=8000", "tiny.test_images=600")
     assert learned["test_accuracy"] >= 0.8
