@@ -52,6 +52,7 @@ def test_limits_move_with_data_as_planted():
     by_size = {x.axes["tiny.train_images"]: x for x in found}
     assert by_size[1000].by_seed[2] == pytest.approx(0.1, rel=0.01)
     assert by_size[10000].by_seed[2] == pytest.approx(0.1 / math.sqrt(10), rel=0.01)
+    assert by_size[1000].tried == (0.02, 0.25)
     low, middle, high = by_size[1000].interval
     assert low < middle < high and middle == pytest.approx((0.09 * 0.1 * 0.11) ** (1 / 3), rel=0.02)
 
@@ -91,6 +92,15 @@ def test_planted_effects_are_found_and_absent_ones_are_not():
     assert [f.verdict for f in reverse] == ["not reproduced"] * 5
 
 
+def test_the_longest_trainings_decide():
+    def accuracy(s):
+        more = s["tiny.train_images"] == 10000
+        return 0.9 if more == (s["iterations"] == 600) else 0.7
+
+    found = findings(rows(Axes(updates=(60, 600)), accuracy))
+    assert found[1].interval.estimate == pytest.approx(0.2) and found[1].verdict == "reproduced"
+
+
 def test_one_seed_chance_and_axes_of_one_value_decide_nothing():
     one = findings(rows(Axes(seeds=(1,), poolings=("max",)), lambda s: 0.5 + s["tiny.ratio"]))
     assert [f.verdict for f in one] == ["undecided", "undecided", *["not asked"] * 3]
@@ -122,7 +132,7 @@ def test_a_grid_that_was_cut_off_goes_on(tmp_path):
     assert said[-1][2:] == (0, pytest.approx(0.0, abs=1e-6))
     NeedleGrid(cells(BASE, Axes(widths=(8,))), tmp_path).check()
     other = parse_options(SupervisedConfig, ["preset=tiny/digits", "optim.lr=0.1"])
-    with pytest.raises(ValueError, match=r"holds trainings with optim.lr=0.003, not 0.1; choose another out="):
+    with pytest.raises(ValueError, match=r"holds trainings with optim.lr=0.001, not 0.1; choose another out="):
         NeedleGrid(cells(other, Axes()), tmp_path).check()
     grid.results.write_text('{"name": "x"}\n')
     with pytest.raises(ValueError, match="has no seed: it is no row of `gala needle`"):

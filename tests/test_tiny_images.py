@@ -131,11 +131,12 @@ def test_who_knows_the_place_knows_the_class(pools, kind, least):
 
 
 def trained(*words):
-    config = parse_options(SupervisedConfig, ["preset=tiny/digits", "tiny.ratio=0.25", *words])
+    config = parse_options(SupervisedConfig, ["preset=tiny/digits", "tiny.ratio=0.25", "optim.lr=0.003", *words])
     data, job = load(config), ComparisonJob("sgp", "off", 1)
     return row(config, job, [train(config, job, 0, data, None)], data)
 
 
+@pytest.mark.long
 def test_a_network_learns_from_the_images_and_nothing_from_shuffled_labels():
     learned = trained("iterations=250", "tiny.train_images=8000", "tiny.test_images=600")
     assert learned["test_accuracy"] >= 0.8

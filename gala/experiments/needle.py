@@ -20,7 +20,7 @@ from gala.experiments.statistics import FEWEST_RUNS, Interval, t_quantile
 CHANCE, HALF_WAY, SMALL = 0.5, 0.75, 0.02
 """Two classes of equal size; the accuracy at the limit; differences of accuracy that count as none."""
 RATIO, SIZE, POOLING = AXES["ratios"], AXES["train_sizes"], AXES["poolings"]
-FIELD, WIDTH = AXES["receptive_fields"], AXES["widths"]
+FIELD, WIDTH, UPDATES = AXES["receptive_fields"], AXES["widths"], AXES["updates"]
 Verdict = Literal["reproduced", "not reproduced", "undecided", "not asked"]
 
 
@@ -80,6 +80,8 @@ class Limit(NamedTuple):
     """The limit of one combination of settings: of each seed, and over seeds (in the logarithm) where all have one."""
 
     axes: dict[str, Any]
+    tried: tuple[float, float]
+    """The smallest and the largest ratio."""
     by_seed: dict[int, float]
     interval: Interval | None
 
@@ -101,7 +103,8 @@ def limits(rows: Sequence[Row]) -> list[Limit]:
         finite = [math.log(x) for x in by_seed.values() if 0 < x < math.inf]
         whole = len(finite) == len(by_seed)
         interval = Interval(*map(_exp, over_seeds(finite))) if whole else None
-        found.append(Limit(dict(key), by_seed, interval))
+        tried = [r["ratio"] for each in seeds.values() for r in each]
+        found.append(Limit(dict(key), (min(tried), max(tried)), by_seed, interval))
     return found
 
 
@@ -154,8 +157,17 @@ def _ends(rows: Sequence[Row], key: str) -> tuple[Any, Any]:
 
 
 def _axis(rows: Sequence[Row], key: str, claim: str, one: Any, other: Any) -> Finding:
-    differences = list(contrast(rows, key, one, other).values()) if one != other else []
+    differences = list(_longest(rows, key, one, other).values()) if one != other else []
     return _finding(claim, f"test accuracy at {key}={_text(one)} minus that at {_text(other)}", differences)
+
+
+def _longest(rows: Sequence[Row], key: str, one: Any, other: Any) -> dict[int, float]:
+    """The contrast of test accuracy among trainings of the most updates at which both values were tried: a network that
+    has not learned its training images yet says little of how it generalises."""
+    for updates in reversed(values_of(rows, UPDATES)):
+        if found := contrast([row for row in rows if row["axes"][UPDATES] == updates], key, one, other):
+            return found
+    return {}
 
 
 def _field(rows: Sequence[Row], fields: Sequence[int], fits: int) -> Finding:
@@ -163,7 +175,7 @@ def _field(rows: Sequence[Row], fields: Sequence[int], fits: int) -> Finding:
     by_seed: dict[int, list[float]] = defaultdict(list)
     for other in fields:
         if other != fits:
-            for seed, difference in contrast(rows, FIELD, fits, other).items():
+            for seed, difference in _longest(rows, FIELD, fits, other).items():
                 by_seed[seed].append(difference)
     rest = ", ".join(str(size) for size in fields if size != fits)
     measured = f"test accuracy at {FIELD}={fits} minus the mean of {rest or 'others'}"

@@ -18,7 +18,6 @@ from gala.experiments.needle import (
     findings,
     limits,
     summary,
-    values_of,
     without_controls,
 )
 from gala.experiments.needle_grid import AXES
@@ -50,25 +49,27 @@ def write_report(rows: Sequence[Row], examples: Sequence[Example], folder: Path,
     analysis = finite(analysis)
     write_atomically(folder / "report.json", (json.dumps(analysis, indent=1, allow_nan=False) + "\n").encode())
     pictures = draw(kept, examples, folder)
-    write_atomically(folder / "report.html", _page(kept, analysis, pictures).encode())
+    write_atomically(folder / "report.html", _page(analysis, pictures).encode())
     return analysis
 
 
 def _limit(limit: Limit) -> dict[str, Any]:
-    words = {seed: "above all" if math.isinf(x) else "below all" if x == 0 else x for seed, x in limit.by_seed.items()}
+    least, most = limit.tried
+    words = {
+        seed: f"above {most:.3%}" if math.isinf(x) else f"below {least:.3%}" if x == 0 else x
+        for seed, x in limit.by_seed.items()
+    }
     return {**limit.axes, "by_seed": words, "interval": limit.interval and list(limit.interval)}
 
 
-def limit_text(limit: Mapping[str, Any], ratios: Sequence[float]) -> str:
-    """2.1 % [1.5 %, 3 %]; where a seed has no limit among the ratios, how many have."""
+def limit_text(limit: Mapping[str, Any]) -> str:
+    """2.1% [1.5%, 3%]; where a seed has no limit among the ratios that were tried, what is known of each."""
     if limit["interval"]:
         low, middle, high = limit["interval"]
         if low is None or high is None:
-            return f"{middle:.3%} (one seed: no interval)"
+            return f"{middle:.2%} (one seed: no interval)"
         return f"{middle:.2%} [{low:.2%}, {high:.2%}]"
-    words = list(limit["by_seed"].values())
-    texts = {"above all": f"above {max(ratios):.3g}", "below all": f"below {min(ratios):.3g}"}
-    told = [texts.get(x, f"{x:.3g}" if not isinstance(x, str) else x) for x in words]
+    told = [x if isinstance(x, str) else f"{x:.2%}" for x in limit["by_seed"].values()]
     return ", ".join(f"{told.count(text)} x {text}" if told.count(text) > 1 else text for text in dict.fromkeys(told))
 
 
@@ -102,10 +103,10 @@ def _facts(analysis: Analysis) -> list[str]:
     return lines
 
 
-def _limit_table(analysis: Analysis, ratios: Sequence[float]) -> list[list[str]]:
+def _limit_table(analysis: Analysis) -> list[list[str]]:
     keys = [key for key in AXES.values() if key != RATIO]
     head = [*(_NAMES[key] for key in keys), "limit: ratio at 75 % test accuracy"]
-    return [head, *([*(_show(x[key]) for key in keys), limit_text(x, ratios)] for x in analysis["limits"])]
+    return [head, *([*(_show(x[key]) for key in keys), limit_text(x)] for x in analysis["limits"])]
 
 
 def _accuracy_table(analysis: Analysis) -> list[list[str]]:
@@ -128,8 +129,7 @@ def _show(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _page(rows: Sequence[Row], analysis: Analysis, pictures: Sequence[tuple[Path, str]]) -> str:
-    ratios = values_of(rows, RATIO)
+def _page(analysis: Analysis, pictures: Sequence[tuple[Path, str]]) -> str:
     found = "".join(
         f"<li class='{f['verdict'].replace(' ', '-')}'>{html.escape(finding_line(f))}</li>"
         for f in analysis["findings"]
@@ -138,7 +138,7 @@ def _page(rows: Sequence[Row], analysis: Analysis, pictures: Sequence[tuple[Path
         findings=found,
         facts="".join(f"<p>{html.escape(line)}</p>" for line in _facts(analysis)),
         figures="".join(_figure(path, caption) for path, caption in pictures),
-        limits=_table(_limit_table(analysis, ratios)),
+        limits=_table(_limit_table(analysis)),
         accuracies=_table(_accuracy_table(analysis)),
         command=html.escape(analysis["command"]),
     )

@@ -59,20 +59,12 @@ def rendered(target: int, side: int, test_fraction: float, seed: int) -> Pools:
         ValueError: matplotlib is not installed.
     """
     rng = np.random.default_rng([seed, side])
-    images, labels, seen = list[NDArray](), list[int](), set[bytes]()
     masters = _masters()
-    for label in range(10):
-        kept = 0
-        while kept < _PER_DIGIT:
-            image = _glyph(masters[int(rng.integers(len(masters)))][label], side, rng)
-            if image.tobytes() not in seen:  # tiny ones can come out equal, and none may be in both pools
-                seen.add(image.tobytes())
-                images.append(image)
-                labels.append(label)
-                kept += 1
+    labels = np.repeat(np.arange(10), _PER_DIGIT)
+    images = np.stack([_glyph(masters[int(rng.integers(len(masters)))][label], side, rng) for label in labels])
     order = rng.permutation(len(labels))
     num_test = max(1, round(test_fraction * len(labels)))
-    stack, kinds = np.stack(images)[order], np.array(labels)[order]
+    stack, kinds = images[order], labels[order]
     return Pools(
         _sorted(stack[num_test:], kinds[num_test:], target), _sorted(stack[:num_test], kinds[:num_test], target)
     )
