@@ -6,7 +6,7 @@
 Five sweeps around one point (8000 images, max pooling, receptive field 9, 16 channels, 400 updates) into one folder;
 rows, figures and verdicts are copied to benchmarks/results.
 
-Not fixed beforehand: a first study at a learning rate of 0.003 often stayed at chance, and was given up for 0.001 and other
+Not fixed beforehand: a first study at learning rate 0.003 often stayed at chance; it was given up for 0.001 and other
 ratios; the fifth sweep, and the rule that the longest trainings decide, came after 400 updates had shown +2.3 points
 [-0.6, +5.3] for finding 1b, whose verdict is therefore a first look and no test.
 """
