@@ -125,6 +125,10 @@ class Block:
     def _renew_basis(self) -> None:
         values, turned = {}, {}
         for name in ("a", "g"):
+            # Means of units that have died halve for ever; below the smallest normal number arithmetic is slow, and
+            # eigh may answer NaN.
+            factor = self.factors[name]
+            factor.masked_fill_(factor.abs() < 1e8 * torch.finfo(factor.dtype).tiny, 0.0)
             try:
                 values[name], basis = _eigenbasis(self.factors[name])
             except torch.linalg.LinAlgError as error:

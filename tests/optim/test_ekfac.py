@@ -428,3 +428,15 @@ def test_an_eigenbasis_that_is_nan_in_single_precision_is_found_in_double(monkey
     monkeypatch.setattr(torch.linalg, "eigh", lambda m: [x * math.nan for x in real(m)])
     with pytest.raises(torch.linalg.LinAlgError, match="not finite"):
         ekfac_layers._eigenbasis(matrix)
+
+
+def test_factors_of_units_that_have_died_end_at_zero_and_not_among_the_subnormal_numbers():
+    layer = nn.Linear(3, 2)
+    ekfac = EKFAC(layer, decay=0.5, basis_every=10)
+    for i in range(130):
+        x = torch.rand(4, 3) * torch.tensor([1.0, 1.0, float(i < 2)])
+        with ekfac.recording():
+            out = layer(x)
+        ekfac.observe([out.square().sum(1)])
+    factor = ekfac.blocks[""].factors["a"]
+    assert factor[2].tolist() == [0.0] * 4 and (factor[:2, :2] > 1e-3).all()
