@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,24 @@ from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-USAGE = """usage: gala video train [preset=video/moving-digits] [key=value ...]
+    from gala.models.vrnn import VRNN
+    from gala.training.signals import EndRequest
+
+USAGE = """usage: gala video train [preset=video/moving-digits] [learners=4]
+                        [data=FOLDER] [key=value ...]
        gala video resume RUN [key=value ...]
        gala video eval RUN [videos=64] [weights=20] [samples=20] [seed=1]
 
-train    learn to predict videos made by rule; Ctrl-C saves, `gala video train --help` lists the settings
-resume   go on from RUN's checkpoint as if it had never stopped; iterations, log_every and save_every may change
-eval     the importance-weighted bound on new held-out videos, and PSNR and SSIM of the best of some samples, as JSON"""
+train    learn to predict videos made by rule, or rollouts that `gala record`
+         wrote; learners=N gossip in processes; Ctrl-C saves, `gala video train
+         --help` lists the settings
+resume   go on from RUN's checkpoint as if it had never stopped; iterations,
+         log_every and save_every may change
+eval     the importance-weighted bound on new held-out videos, and PSNR and
+         SSIM of the best of some samples, as JSON"""
 METRICS, SETTINGS = "metrics.jsonl", "config.yaml"
+Record = Callable[[dict[str, Any]], None]
+Draw = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +59,23 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     if words[0] == "train":
-        return _train(words[1:])
+        return _reporting(lambda: _train(words[1:]))
     if words[0] == "resume" and len(words) > 1:
-        return _resume(Path(words[1]), words[2:])
+        return _reporting(lambda: _resume(Path(words[1]), words[2:]))
     if words[0] == "eval" and len(words) > 1:
         return _evaluate(Path(words[1]), words[2:])
     raise ValueError(f"gala video {' '.join(words[:2])}: give `train` with settings, `resume RUN` or `eval RUN`")
+
+
+def _reporting(train: Callable[[], int]) -> int:
+    """``train``, or 1 after a learner's failure, which is shown."""
+    from gala.supervised.video_team import LearnerFailed
+
+    try:
+        return train()
+    except LearnerFailed as failure:
+        print(f"\n{failure}\n`gala video resume` goes on from the last checkpoint", file=sys.stderr)
+        return 1
 
 
 def _train(words: Sequence[str]) -> int:
@@ -109,52 +131,103 @@ def _settings(out: Path) -> VideoConfig:
 def _check(config: VideoConfig) -> None:
     """All that can be known before the start. Raises ValueError."""
     validate(config)
+    from gala.gossip.graphs.topology import get_topology
     from gala.supervised.video import make_model
     from gala.supervised.video_data import draw
 
     make_model(config)
+    if config.learners > 1:
+        get_topology(config.topology, config.learners)
     for split in ("train", "test"):
         draw(config.data, split, 1, config.frames, 0)
 
 
 def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
+    from gala.runs.lock import lock
     from gala.supervised import video
-    from gala.supervised.video_checkpoint import FOLDER, LATEST, STAGING, restore, stage
+    from gala.supervised.video_checkpoint import load_consensus
     from gala.training.signals import EndRequest
 
-    model = video.make_model(config)
+    model, request = video.make_model(config), EndRequest()
+    with lock(out):
+        start = load_consensus(config, out, model) if resumed else 0
+        several = f", {config.learners} learners" if config.learners > 1 else ""
+        print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters{several}, from iteration {start}")
+
+        def record(row: dict[str, Any]) -> None:
+            append_whole(out / METRICS, (json.dumps(row, allow_nan=False) + "\n").encode())
+            kl = " ".join(f"{x:.3f}" for x in row["kl"])
+            print(f"{row['iteration']:>7}  {row['nats']:.3f} nats per held-out frame, of these KL {kl}", flush=True)
+
+        def draw(done: int) -> None:
+            write_atomically(out / f"samples-{done:07d}.png", _png(video.sample_grid(config, model)))
+
+        run = _run_team if config.learners > 1 else _run_alone
+        with request.listen():
+            done = run(config, out, model, resumed, record, draw, request)
+    if done < config.iterations:
+        print(f"stopped after {done} of {config.iterations}; `gala video resume {out}` goes on")
+    return 0 if request.signal is None else 128 + request.signal
+
+
+def _run_alone(
+    config: VideoConfig, out: Path, model: VRNN, resumed: bool, record: Record, draw: Draw, request: EndRequest
+) -> int:
+    """Train in this process; returns the iterations that are done and saved."""
+    from gala.supervised import video
+    from gala.supervised.video_checkpoint import FOLDER, LATEST, STAGING, restore, stage
+
     checkpoints = Checkpoints(out / FOLDER)
     start = checkpoints.meta(LATEST)["iteration"] if resumed else 0
     learner = video.make_learner(config, model, start)
     if resumed:
         restore(checkpoints, 0, learner)
         _forget_after(out / METRICS, start)
-    print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, from iteration {start}", flush=True)
-
-    def record(row: dict[str, Any]) -> None:
-        append_whole(out / METRICS, (json.dumps(row, allow_nan=False) + "\n").encode())
-        kl = " ".join(f"{x:.3f}" for x in row["kl"])
-        print(f"{row['iteration']:>7}  {row['nats']:.3f} nats per held-out frame, of these KL {kl}", flush=True)
 
     def save(iteration: int) -> None:
         checkpoints.discard(STAGING)
         stage(checkpoints, 0, learner, {"iteration": iteration})
         checkpoints.commit(STAGING, [LATEST], {"iteration": iteration})
 
-    request, done, saved = EndRequest(), start, start
-    with request.listen():
-        for done in video.train(config, learner, start, record, lambda: request.signal is None):
-            if done % config.save_every == 0 or done == config.iterations:
-                save(done)
-                write_atomically(out / f"samples-{done:07d}.png", _png(video.sample_grid(config, model)))
-                saved = done
-        if request.signal is not None:
-            print(request.message.partition(";")[0], flush=True)
-        if saved < done:
+    done = saved = start
+    for done in video.train(config, learner, start, record, lambda: request.signal is None):
+        if done % config.save_every == 0 or done == config.iterations:
             save(done)
-    if done < config.iterations:
-        print(f"stopped after {done} of {config.iterations}; `gala video resume {out}` goes on")
-    return 0 if request.signal is None else 128 + request.signal
+            draw(done)
+            saved = done
+    if request.signal is not None:
+        print(request.message.partition(";")[0], flush=True)
+    if saved < done:
+        save(done)
+    return int(done)
+
+
+def _run_team(
+    config: VideoConfig, out: Path, model: VRNN, resumed: bool, record: Record, draw: Draw, request: EndRequest
+) -> int:
+    """Train in a process for each learner; returns the iterations that the slowest has done, all saved."""
+    from gala.supervised.video_checkpoint import FOLDER, LATEST, load_consensus, part_name
+    from gala.supervised.video_team import VideoTeam
+
+    if resumed:
+        first = Checkpoints(out / FOLDER).load_part(LATEST, part_name(0))[1]
+        _forget_after(out / METRICS, int(first["iteration"]))
+    told = False
+
+    def goes_on() -> bool:
+        nonlocal told
+        if request.signal is not None and not told:
+            print(request.message, flush=True)
+            told = True
+        return not told
+
+    def saved(done: int) -> None:
+        load_consensus(config, out, model)
+        draw(done)
+
+    numel = sum(p.numel() for p in model.parameters())
+    with VideoTeam(config, out, numel, resumed) as team:
+        return team.train(record, goes_on, saved)
 
 
 def _forget_after(metrics: Path, iteration: int) -> None:

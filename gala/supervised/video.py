@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from gala.config.video import VideoConfig
+from gala.gossip.averager import GossipAverager
 from gala.models.bounds import warm_up
 from gala.models.vrnn import VRNN, Trace
 from gala.models.vrnn_shape import VrnnShape
+from gala.optim.slowmo import SlowMo
 from gala.optim.update import LearningStep
 from gala.supervised.loop import Batch, SupervisedLearner
 from gala.supervised.video_data import draw, open_source
@@ -46,17 +48,23 @@ def make_model(config: VideoConfig) -> VRNN:
         return VRNN(shape)
 
 
-def make_learner(config: VideoConfig, model: VRNN, start: int = 0) -> SupervisedLearner:
-    """The learner of ``model``, about to do iteration ``start``."""
-    step = LearningStep(torch.optim.Adam(model.parameters(), config.lr), max_grad_norm=config.max_grad_norm)
-    return SupervisedLearner(model, batches(config, start), model.loss, step)
+def make_learner(
+    config: VideoConfig, model: VRNN, start: int = 0, rank: int = 0, averager: GossipAverager | None = None
+) -> SupervisedLearner:
+    """The learner of ``model``, about to do iteration ``start``; build ``averager`` with the model's parameters
+    first."""
+    optimizer = torch.optim.Adam(model.parameters(), config.lr)
+    s = config.slowmo
+    slowmo = SlowMo(optimizer, every=s.every, lr=s.lr, momentum=s.momentum) if s.every else None
+    step = LearningStep(optimizer, max_grad_norm=config.max_grad_norm, averager=averager, slowmo=slowmo)
+    return SupervisedLearner(model, batches(config, start, rank), model.loss, step)
 
 
-def batches(config: VideoConfig, start: int) -> Iterator[Batch]:
+def batches(config: VideoConfig, start: int, rank: int = 0) -> Iterator[Batch]:
     """((frames [T, B, C, H, W], actions), weight of the KL, a scalar) for iterations ``start``, ``start`` + 1, ...: a
     video is its own target, so that what the loss is told beside the model's output is how to weigh it."""
     for i in range(start, config.iterations):
-        seed = _stream(config, i)
+        seed = _stream(config, i, rank)
         videos = draw(config.data, "train", config.batch_size, config.frames, seed)
         yield (videos.frames, videos.actions), torch.tensor(warm_up(i, config.warm_up))
 
@@ -67,11 +75,12 @@ def train(
     start: int,
     record: Callable[[Row], None],
     goes_on: Callable[[], bool] = lambda: True,
+    rank: int = 0,
 ) -> Iterator[int]:
     """Iterations from ``start`` on; yields the number done after each, so that the caller may save the state.
 
     Noise of an iteration is drawn from the seed and its number: a resumed training is the one that was not interrupted.
-    ``record`` gets a row every ``log_every`` iterations, ``goes_on`` is asked before each.
+    ``record`` gets a row every ``log_every`` iterations of learner 0, ``goes_on`` is asked before each.
 
     Raises:
         FloatingPointError: the gradient is not finite.
@@ -80,10 +89,10 @@ def train(
     for i in range(start, config.iterations):
         if not goes_on():
             return
-        torch.manual_seed(_stream(config, i))
+        torch.manual_seed(_stream(config, i, rank))
         loss = learner.update()
         done = i + 1
-        if done % config.log_every == 0 or done == config.iterations:
+        if rank == 0 and (done % config.log_every == 0 or done == config.iterations):
             judged = judge(config, learner.model)
             beta, wall_s = warm_up(i, config.warm_up), time.monotonic() - started
             record({"iteration": done, "train_loss": loss.item(), "beta": beta, "wall_s": wall_s, **judged})
@@ -127,5 +136,6 @@ def sample_grid(config: VideoConfig, model: VRNN, videos: int = 4, samples: int 
     return framed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
 
 
-def _stream(config: VideoConfig, iteration: int) -> int:
-    return int(np.random.SeedSequence([config.seed, iteration]).generate_state(1)[0])
+def _stream(config: VideoConfig, iteration: int, rank: int) -> int:
+    """The seed of an iteration's videos and noise; no two learners have the same."""
+    return int(np.random.SeedSequence([config.seed, iteration, *([rank] if rank else [])]).generate_state(1)[0])

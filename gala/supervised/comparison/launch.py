@@ -8,8 +8,8 @@ from typing import Any
 import torch.distributed as dist
 
 from gala.config.supervised import SupervisedConfig
-from gala.processes.child import Failure
-from gala.processes.fleet import Event, ProcessFleet
+from gala.processes.failure import first_failure, has_failed
+from gala.processes.fleet import ProcessFleet
 from gala.processes.loopback import listening_socket
 from gala.supervised.comparison import build
 from gala.supervised.comparison.build import ComparisonJob
@@ -17,7 +17,6 @@ from gala.supervised.comparison.data import DataSet, pack
 from gala.supervised.comparison.learner import ComparisonSpec, Report, main
 
 START_TIMEOUT_S = 300.0
-_GRACE_S = 0.3
 _POLL_S = 3600.0
 
 
@@ -82,8 +81,8 @@ class Team:
             if not events and deadline is not None:
                 silent = ", ".join(str(rank) for rank in range(self.config.learners) if rank not in answers)
                 raise LearnerFailed(f"no answer from learner {silent} in time; the run has ended.")
-            if any(event.kind in ("error", "died") for event in events):
-                self._fail(events)
+            if has_failed(events):
+                raise LearnerFailed(first_failure(self.fleet, events))
             for event in events:
                 assert event.kind == kind
                 answers[event.rank] = event.body
@@ -91,20 +90,3 @@ class Team:
                 slowest_s = max(build.compute_s(self.config, rank) for rank in range(self.config.learners))
                 deadline = time.monotonic() + self.config.wait_timeout_s + slowest_s
         return [answers[rank] for rank in range(self.config.learners)]
-
-    def _fail(self, events: list[Event]) -> None:
-        """Raises LearnerFailed with the cause: the death by a signal if there is one, else the earliest error. Others
-        may have failed in consequence, in an all-reduce without that peer, say."""
-        until = time.monotonic() + _GRACE_S
-        while (left_s := until - time.monotonic()) > 0:
-            events = [*events, *self.fleet.events(left_s)]
-        died = {event.rank: event.body for event in events if event.kind == "died"}
-        for rank, manner in died.items():
-            if "killed" in manner:
-                raise LearnerFailed(f"learner {rank} {manner}; the run has ended.")
-        errors: dict[int, Failure] = {event.rank: event.body for event in events if event.kind == "error"}
-        if errors:
-            rank = min(errors, key=lambda rank: errors[rank].time_ns)
-            raise LearnerFailed(f"learner {rank} failed; the run has ended.\n{errors[rank].traceback.rstrip()}")
-        ends = ", ".join(f"learner {rank} {manner}" for rank, manner in died.items())
-        raise LearnerFailed(f"{ends}; the run has ended.")
