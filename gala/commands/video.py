@@ -94,7 +94,7 @@ def _train(words: Sequence[str]) -> int:
 
 
 def _resume(out: Path, words: Sequence[str]) -> int:
-    config = override(_settings(out), words, _MAY_CHANGE)
+    config = override(read_settings(out), words, _MAY_CHANGE)
     config = dataclasses.replace(config, out=str(out))
     _check(config)
     from gala.supervised.video_checkpoint import FOLDER, LATEST
@@ -109,7 +109,7 @@ def _evaluate(out: Path, words: Sequence[str]) -> int:
     for name, least in (("videos", 2), ("weights", 1), ("samples", 1), ("seed", 0)):
         if getattr(options, name) < least:
             raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
-    config = _settings(out)
+    config = read_settings(out)
     _check(config)
     from gala.supervised.video import make_model
     from gala.supervised.video_checkpoint import load_consensus
@@ -122,7 +122,8 @@ def _evaluate(out: Path, words: Sequence[str]) -> int:
     return 0
 
 
-def _settings(out: Path) -> VideoConfig:
+def read_settings(out: Path) -> VideoConfig:
+    """Those of a run of ``gala video train``. Raises ValueError: it is none."""
     if not (out / SETTINGS).is_file():
         raise ValueError(f"{out} holds no {SETTINGS} of `gala video train`")
     return load_options(out / SETTINGS, VideoConfig)

@@ -147,3 +147,15 @@ class StressOptions:
     """Easier variants too, one at a time: nothing bad in a maze, no clutter, starts nearer to rest, no delay, ..."""
     out: str = ""
     judge: JudgeOptions = field(default_factory=JudgeOptions)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """A study's report again."""
+
+    surprise: str = ""
+    """A run of `gala video train` on rollouts of the policy on the train set: is it surprised by the test set?"""
+    sets: str = "sets"
+    """With surprise: the directory of the study's sets."""
+    trust: bool = False
+    """Import the code that the policy's run names, whoever has made it."""

@@ -74,6 +74,10 @@ class Study:
         self.meta["done"] = sorted({*self.done(), part})
         self.save()
 
+    def replace(self, name: str, rows: Iterable[Row]) -> None:
+        """Write a table that belongs to no part, in place of what it was."""
+        write_atomically(self.path / name, "".join(json.dumps(_finite(row)) + "\n" for row in rows).encode())
+
     def rows(self) -> list[Row]:
         return self._read("rows.jsonl")
 

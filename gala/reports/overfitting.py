@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gala.diagnostics.overfitting import oracle
+from gala.diagnostics.overfitting import oracle, surprise
 from gala.diagnostics.overfitting.generalisation import SIGN, GapGroup, judge
 from gala.experiments.statistics import verdict
 from gala.plain_yaml import parse_json, read_json
@@ -35,7 +35,7 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
     """
     meta = read_json(folder / "study.json")
     rows, curves = _read(folder / "rows.jsonl"), _read(folder / "curves.jsonl")
-    study = Study(meta, rows, curves, _judge(rows, meta))
+    study = Study(meta, rows, curves, _judge(rows, meta), surprise.summarise(_read(folder / "surprise.jsonl")))
     study.result["oracle"] = oracle.of_rows(rows, study.head)
     pictures = _draw(study, folder / "figures", figures)
     write_atomically(folder / "rows.csv", _csv(rows).encode())
@@ -63,6 +63,8 @@ def lines(study: Study) -> list[str]:
             told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
     if gap := study.result["oracle"]:
         told += _wrap(oracle.told(gap, study.result["delta"] * head.scale))
+    if study.surprise:
+        told += _wrap(surprise.told(study.surprise, head.judged))
     said = head.refusals[:1]  # by the sentence above
     return told + [line for w in head.warnings if w not in said for line in _wrap(f"warning: {w}")]
 

@@ -1,4 +1,4 @@
-"""The ten panels of an overfitting report. A panel draws on the axes, or returns the reason why it cannot."""
+"""The eleven panels of an overfitting report. A panel draws on the axes, or returns the reason why it cannot."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala.diagnostics.overfitting.generalisation import STRESS, GapGroup
+from gala.diagnostics.overfitting.surprise import Surprise
 from gala.experiments.statistics import performance_profile
 from gala.reports.figures import BLUE, GREY, ORANGE
 
@@ -25,6 +26,7 @@ class Study(NamedTuple):
     rows: list[Row]
     curves: list[Row]
     result: dict[str, Any]
+    surprise: Surprise | None = None
 
     @property
     def head(self) -> GapGroup:
@@ -245,6 +247,26 @@ def controls(study: Study, axes: Any) -> str | None:
     return None
 
 
+def surprise(study: Study, axes: Any) -> str | None:
+    """Nats per frame of each MDP, and the two gaps in words."""
+    if study.surprise is None:
+        return "no video model was asked; `gala overfit report STUDY surprise=VIDEO_RUN` does that"
+    bins = np.histogram_bin_edges(np.concatenate([study.surprise.train, study.surprise.test]), 20)
+    for name, nats in (("train", study.surprise.train), ("test", study.surprise.test)):
+        axes.hist(nats, bins, weights=np.full(len(nats), 1 / len(nats)), alpha=0.5, color=COLORS[name], label=name)
+        axes.axvline(nats.mean(), color=COLORS[name], lw=1.5)
+    low, mid, high = study.surprise.gap
+    returns = study.head.judged
+    axes.set_title(
+        f"surprise gap {mid:+.3g} [{low:+.3g}, {high:+.3g}] nats per frame\n"
+        f"return gap {returns.estimate:+.3g} [{returns.low:+.3g}, {returns.high:+.3g}]",
+        fontsize=8,
+    )
+    axes.set(xlabel="minus the bound, nats per predicted frame", ylabel="share of MDPs")
+    axes.legend(fontsize=7)
+    return None
+
+
 Panel = Callable[[Study, Any], str | None]
 PANELS: dict[str, tuple[str, Panel]] = {
     "curves": ("Learning curves", learning_curves),
@@ -257,4 +279,5 @@ PANELS: dict[str, tuple[str, Panel]] = {
     "robustness": ("Robustness, not generalisation", robustness),
     "audit": ("Difficulty of the sets", audit),
     "controls": ("Negative controls", controls),
+    "surprise": ("Perception: a video model's surprise", surprise),
 }

@@ -23,6 +23,7 @@ from gala.commands.overfit.words import (
     sort_words,
     take_paths,
 )
+from gala.config.parse import parse_options
 from gala.diagnostics.overfitting import probes
 from gala.diagnostics.overfitting.audit import audit_sets
 from gala.diagnostics.overfitting.generalisation import scores
@@ -45,7 +46,7 @@ from gala.overfit.judging import (
     spaces_of,
     try_policy,
 )
-from gala.overfit.options import EvalOptions, JudgeOptions, StressOptions, TrainOptions
+from gala.overfit.options import EvalOptions, JudgeOptions, ReportOptions, StressOptions, TrainOptions
 from gala.overfit.study import Study, describe_sets, read_sets
 from gala.overfit.sweep import budget_s
 from gala.plain_yaml import read_json
@@ -225,16 +226,24 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
 
 
 def report(words: Sequence[str]) -> int:
-    """STUDY: its report again, from its rows. Returns the verdict's exit code."""
+    """STUDY: its report again, from its rows, with the surprise of a video model if one is named. Returns the verdict's
+    exit code."""
     if asks_for_help(words):
-        print("usage: gala overfit report STUDY\n\nWrites a study's report again, from its rows.")
-        return 0
-    if len(words) != 1:
-        raise ValueError("usage: gala overfit report STUDY")
-    path = Path(words[0])
+        return show_help("report STUDY", ReportOptions)
+    paths, rest = take_paths(words)
+    options = parse_options(ReportOptions, rest)
+    if len(paths) != 1:
+        raise ValueError("usage: gala overfit report STUDY [surprise=VIDEO_RUN sets=DIRECTORY]")
+    path = Path(paths[0])
     if not (path / "study.json").is_file():
         raise ValueError(f"{path} is no study: it has no study.json")
-    return conclude(Study(path, read_json(path / "study.json")))
+    study = Study(path, read_json(path / "study.json"))
+    if options.surprise:
+        from gala.commands.overfit.surprise import measure
+
+        rows = measure(study, Path(options.surprise), options.sets, options.trust)
+        study.replace("surprise.jsonl", rows)
+    return conclude(study)
 
 
 def _head(run: int, n_train: int | None, condition: str = "") -> dict[str, Any]:
