@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import struct
 import sys
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +15,6 @@ from gala.config.video import VideoConfig, validate
 from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gala.models.vrnn import VRNN
     from gala.training.signals import EndRequest
 
@@ -33,7 +29,8 @@ train    learn to predict videos made by rule, or rollouts that `gala record`
 resume   go on from RUN's checkpoint as if it had never stopped; iterations,
          log_every and save_every may change
 eval     the importance-weighted bound on new held-out videos, and PSNR and
-         SSIM of the best of some samples, as JSON"""
+         SSIM of the best of some samples, as JSON; RUN/eval.html shows them
+         moving, beside the truth"""
 METRICS, SETTINGS = "metrics.jsonl", "config.yaml"
 Record = Callable[[dict[str, Any]], None]
 Draw = Callable[[int], None]
@@ -49,6 +46,8 @@ class EvalOptions:
     seed: int = 1
 
 
+SHOWN = 6
+"""Videos on the page of ``gala video eval``."""
 _MAY_CHANGE = ("iterations", "log_every", "save_every")
 
 
@@ -111,14 +110,20 @@ def _evaluate(out: Path, words: Sequence[str]) -> int:
             raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
     config = read_settings(out)
     _check(config)
+    from gala.reports.video_page import video_page
     from gala.supervised.video import make_model
     from gala.supervised.video_checkpoint import load_consensus
-    from gala.supervised.video_eval import evaluate
+    from gala.supervised.video_eval import evaluate, films
 
     model = make_model(config)
     report = {"iteration": load_consensus(config, out, model), **evaluate(config, model, **vars(options))}
     write_atomically(out / "eval.json", json.dumps(report, indent=2, allow_nan=False).encode())
     print(json.dumps(report, indent=2, allow_nan=False))
+    if config.likelihood != "gaussian":
+        shown = films(config, model, min(SHOWN, options.videos), options.samples, options.seed)
+        page = video_page(f"{out.name}: {config.data}", shown.numpy(), config.context, report)
+        write_atomically(out / "eval.html", page.encode())
+        print(f"page: {out / 'eval.html'}", file=sys.stderr)
     return 0
 
 
@@ -144,6 +149,7 @@ def _check(config: VideoConfig) -> None:
 
 
 def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
+    from gala.reports.png import png
     from gala.runs.lock import lock
     from gala.supervised import video
     from gala.supervised.video_checkpoint import load_consensus
@@ -161,7 +167,9 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
             print(f"{row['iteration']:>7}  {row['nats']:.3f} nats per held-out frame, of these KL {kl}", flush=True)
 
         def draw(done: int) -> None:
-            write_atomically(out / f"samples-{done:07d}.png", _png(video.sample_grid(config, model)))
+            write_atomically(
+                out / f"samples-{done:07d}.png", png((video.sample_grid(config, model) * 255).round().byte().numpy())
+            )
 
         run = _run_team if config.learners > 1 else _run_alone
         with request.listen():
@@ -235,16 +243,3 @@ def _forget_after(metrics: Path, iteration: int) -> None:
     """Records past the checkpoint are lived through again."""
     rows = metrics.read_bytes().splitlines(keepends=True) if metrics.is_file() else []
     write_atomically(metrics, b"".join(r for r in rows if json.loads(r)["iteration"] <= iteration))
-
-
-def _png(picture: Tensor) -> bytes:
-    """[H, W] in [0, 1] as a grey PNG (ISO 15948): one IDAT chunk, no filter."""
-    pixels = (picture * 255).round().byte().numpy()
-    height, width = pixels.shape
-    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")

@@ -70,6 +70,21 @@ def continuations(
     return imagined.unflatten(1, (-1, samples))
 
 
+@torch.no_grad()
+def films(config: VideoConfig, model: VRNN, videos: int, samples: int, seed: int = 1) -> Tensor:
+    """[T, videos, 2 + others, C, H, W]: held-out videos, each with the best of ``samples`` continuations by mean PSNR
+    and up to 3 others, all after the true context."""
+    drawn = draw(config.data, "test", videos, config.frames, _other_than(config.seed, seed))
+    imagined = continuations(config, model, drawn, samples, torch.Generator().manual_seed(seed))
+    truth = drawn.frames.unsqueeze(2)
+    order = psnr(imagined, truth[config.context :]).mean(0).argsort(1, descending=True)
+    rows = torch.arange(videos)
+    chosen = [order[:, 0], *(order[:, k] for k in range(1, samples, max(1, samples // 3)))][:4]
+    ahead = torch.stack([imagined[:, rows, k] for k in chosen], 2)
+    context = truth[: config.context].expand(-1, -1, len(chosen), -1, -1, -1)
+    return torch.cat([truth, torch.cat([context, ahead])], 2)
+
+
 def best_of(scores: Tensor) -> list[float]:
     """Scores [S, B, samples], higher is better -> [S]: those of each video's best sample, mean over videos."""
     best = scores.mean(0).argmax(-1)

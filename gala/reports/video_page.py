@@ -1,0 +1,127 @@
+"""The page of ``gala video eval``: truth and samples side by side, moving; one file that opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gala.reports.png import animated_png, png
+
+FRAMES_PER_S, LAST_S = 4, 1.0
+TILE_PX, BORDER_PX = 112, 4
+CONTEXT_GREY, PREDICTED = (140, 140, 140), (221, 132, 82)
+_COLOURS = np.array(
+    [(230, 80, 60), (70, 150, 240), (250, 200, 60), (90, 200, 120), (200, 110, 220), (250, 140, 40), (80, 210, 210)],
+    np.float32,
+)
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>gala video eval</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
+.films {{ width: {width}px; max-width: 100% }}
+.names {{ display: grid; grid-template-columns: repeat({columns}, 1fr); font-size: 13px; text-align: center }}
+img {{ max-width: 100%; image-rendering: pixelated; display: block; margin-bottom: .6rem }}
+table {{ border-collapse: collapse; font-size: 14px; margin: 1rem 0 }}
+th, td {{ padding: .2rem .6rem; border-bottom: 1px solid #8886; text-align: right }}
+th:first-child, td:first-child {{ text-align: left }}
+.wide {{ overflow-x: auto }}
+.grey {{ color: rgb{grey} }} .orange {{ color: rgb{orange} }}
+</style>
+<h1>{title}</h1>
+<p>{summary}</p>
+<div class="films">
+<p>Frames with a <b class="grey">grey</b> border are given, those with an <b class="orange">orange</b> one are
+predicted. The best sample is the one of {samples} with the highest mean PSNR.</p>
+<div class="names">{names}</div>
+{films}
+</div>
+<h2>Scores</h2>
+<div class="wide"><table>{scores}</table></div>
+<div class="wide"><table>{steps}</table></div>
+<h2>Frame by frame</h2>
+<p>The first video: truth above the samples, time from left to right.</p>
+<div class="wide">{strip}</div>
+</html>
+"""
+
+
+def video_page(title: str, films: NDArray[np.float32], context: int, report: dict[str, Any]) -> str:
+    """A page of held-out videos beside what a model makes of their context.
+
+    Args:
+        title: of the page, the run say.
+        films: [T, V, K, C, H, W] in [0, 1]: V videos, in K tiles each: truth, the best sample, other samples.
+        context: frames that were given.
+        report: of ``gala video eval``.
+    """
+    tiles = _tiles(films, context)
+    names = ["truth", "best sample", *(f"sample {k}" for k in range(1, films.shape[2] - 1))]
+    moving = [_image(animated_png(np.concatenate(list(row), 2), FRAMES_PER_S, LAST_S)) for row in _by_video(tiles)]
+    first = _by_video(tiles)[0]
+    strip = np.concatenate([np.concatenate(list(tile), 1) for tile in first], 0)
+    numbers = {k: v for k, v in report.items() if isinstance(v, int | float)}
+    steps = {k: v for k, v in report.items() if isinstance(v, list)}
+    head = _row("th", ["predicted frame", *range(1, 1 + len(films) - context)]) if steps else ""
+    return _PAGE.format(
+        title=html.escape(title),
+        summary=f"{report['nats']:.3f} nats per predicted frame; {report['nats_weighted']:.3f} by the "
+        f"importance-weighted bound of {report['weights']} draws.",
+        columns=len(names),
+        width=tiles.shape[-2] * len(names),
+        grey=CONTEXT_GREY,
+        orange=PREDICTED,
+        samples=report["samples"],
+        names="".join(f"<span>{name}</span>" for name in names),
+        films="\n".join(moving),
+        scores="".join(_row("td", [k, f"{v:.4g}"]) for k, v in numbers.items()),
+        steps=head + "".join(_row("td", [k, *(f"{x:.2f}" for x in v)]) for k, v in steps.items()),
+        strip=_image(png(strip)),
+    )
+
+
+def paint(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[..., C, H, W] in [0, 1] -> [..., H, W, 3]: grey of one channel, the colours of three, else a colour for each
+    plane, of which the brightest is seen."""
+    channels = frames.shape[-3]
+    pixels = np.moveaxis(frames.clip(0, 1), -3, -1)
+    if channels == 1:
+        rgb = np.repeat(pixels, 3, -1) * 255
+    elif channels == 3:
+        rgb = pixels * 255
+    else:
+        rgb = np.zeros((*pixels.shape[:-1], 3), np.float32)
+        for k in range(channels):
+            rgb = np.maximum(rgb, pixels[..., k : k + 1] * _COLOURS[k % len(_COLOURS)])
+    return np.rint(rgb).astype(np.uint8)
+
+
+def _tiles(films: NDArray[np.float32], context: int) -> NDArray[np.uint8]:
+    """[T, V, K, H', W', 3]: enlarged, with borders that tell given frames from predicted ones."""
+    larger = max(1, TILE_PX // max(films.shape[-2:]))
+    tiles = paint(films).repeat(larger, -3).repeat(larger, -2)
+    wide = [(0, 0)] * 3 + [(BORDER_PX, BORDER_PX)] * 2 + [(0, 0)]
+    framed = np.pad(tiles, wide)
+    inside = np.pad(np.ones(tiles.shape[-3:-1], bool), BORDER_PX)
+    framed[:context, :, :, ~inside] = CONTEXT_GREY
+    framed[context:, :, :, ~inside] = PREDICTED
+    return framed
+
+
+def _by_video(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[T, V, K, ...] -> [V, K, T, ...]."""
+    return np.moveaxis(tiles, 0, 2)
+
+
+def _image(data: bytes) -> str:
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+
+
+def _row(cell: str, values: Sequence[Any]) -> str:
+    return "<tr>" + "".join(f"<{cell}>{html.escape(str(v))}</{cell}>" for v in values) + "</tr>"
