@@ -151,7 +151,11 @@ def test_nothing_that_was_changed_is_read(tmp_path):
             open_rollouts(out)
         (out / name).write_bytes(before)
     assert (out / MANIFEST).read_text() == manifest and np.array_equal(open_rollouts(out).frames[0], frames)
+    whole = (out / "chunk-00000.npz").read_bytes()
+    (out / "chunk-00000.npz").write_bytes(whole[:-1])
+    assert record(run, out, "episodes=4") == 2, "nothing is added to what is damaged"
     (out / "chunk-00000.npz").unlink()
+    assert record(run, out, "episodes=4") == 2 and (out / MANIFEST).read_text() == manifest
     with pytest.raises(ValueError, match=r"chunk-00000.npz cannot be read"):
         open_rollouts(out)
 

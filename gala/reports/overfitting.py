@@ -62,7 +62,7 @@ def lines(study: Study) -> list[str]:
             brief = " ".join(filter(None, [g.condition, f"N={g.n_train}"]))
             told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
     if gap := study.result["oracle"]:
-        told += _wrap(oracle.told(gap, study.result["delta"] * head.scale))
+        told += _wrap(oracle.told_of(gap, head, study.result["delta"]))
     if study.surprise:
         told += _wrap(surprise.told(study.surprise, head.judged))
     said = head.refusals[:1]  # by the sentence above
@@ -191,7 +191,7 @@ def _checks(study: Study) -> list[str]:
     else:
         checks.append("Leaks between sets: none; the sets were drawn together, without an MDP in common.")
     if gap := study.result["oracle"]:
-        text = oracle.told(gap, study.result["delta"] * study.head.scale)
+        text = oracle.told_of(gap, study.head, study.result["delta"])
         checks.append(f"{text[0].upper()}{text[1:]}.")
     names = list(meta.get("checkpoints", {}))
     if names:

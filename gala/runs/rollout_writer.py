@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gala.runs.checkpoints import write_atomically
-from gala.runs.rollouts import MANIFEST, SCHEMA, Chunk, RolloutFacts, chunk_name, digest, read_manifest
+from gala.runs.rollouts import MANIFEST, SCHEMA, Chunk, RolloutFacts, chunk_name, digest, read_file, read_manifest
 
 README = """# Rollouts of {source}
 
@@ -38,12 +38,14 @@ class RolloutWriter:
     """Appends chunks to a folder; what it has written survives a kill, and the next writer goes on from there."""
 
     def __init__(self, path: Path, facts: RolloutFacts) -> None:
-        """Raises ValueError: ``path`` holds something else, or rollouts of another source."""
+        """Raises ValueError: ``path`` holds something else, rollouts of another source, or damaged ones."""
         self.path, self.facts, self.chunks = path, facts, list[dict[str, Any]]()
         if (path / MANIFEST).is_file():
             known, self.chunks = read_manifest(path)
             if known != facts:
                 raise ValueError(f"{path} holds other rollouts: {_difference(known, facts)}; give another out=")
+            for number, told in enumerate(self.chunks):
+                read_file(path, number, told)
         elif path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
             raise ValueError(f"{path} is not empty and holds no rollouts; give another out=")
 

@@ -102,6 +102,9 @@ class Rollouts:
         return self.frames[chunk][begin : begin + count]
 
 
+_REMEDY = "record into another folder"
+
+
 def open_rollouts(folder: str | Path) -> Rollouts:
     """All rollouts of a folder, their hashes compared, frames memory-mapped.
 
@@ -152,15 +155,21 @@ def read_manifest(path: Path) -> tuple[RolloutFacts, list[dict[str, Any]]]:
     return facts, chunks
 
 
-def _read_chunk(path: Path, facts: RolloutFacts, number: int, told: Mapping[str, Any]) -> Chunk:
+def read_file(path: Path, number: int, told: Mapping[str, Any]) -> bytes:
+    """The bytes of a chunk's file. Raises ValueError if it is missing, or not what the manifest says."""
     file = path / chunk_name(number)
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-    damaged = ValueError(f"{file} is damaged (size or SHA-256 differ); record it again")
+        raise ValueError(f"{file} cannot be read ({error.strerror}); {_REMEDY}") from None
     if len(data) != told["bytes"] or hashlib.sha256(data).hexdigest() != told["sha256"]:
-        raise damaged
+        raise ValueError(f"{file} is damaged (size or SHA-256 differ); {_REMEDY}")
+    return data
+
+
+def _read_chunk(path: Path, facts: RolloutFacts, number: int, told: Mapping[str, Any]) -> Chunk:
+    data = read_file(path, number, told)
+    damaged = ValueError(f"{path / chunk_name(number)} is damaged (it cannot be unpacked); {_REMEDY}")
     frames = _mapped(path / _UNPACKED / f"{told['sha256'][:16]}.npy", told["frames_sha256"])
     try:
         small = {name: _member(data, name, told["rows"] * 8 * max(1, facts.action_size)) for name in Chunk._fields[1:]}

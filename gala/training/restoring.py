@@ -34,7 +34,8 @@ def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]
             lines = [f"warning: {problem}" for problem in problems] + ([] if name == LATEST else [_falls(name)])
             return name, lines + new_episodes(run_dir, config, name)
     if problems:
-        raise ValueError(f"no checkpoint can be resumed from: {problems[0]}")
+        remedy = "to begin again, give gala train its words and overwrite=true"
+        raise ValueError(f"no checkpoint can be resumed from: {problems[0]}; {remedy}")
     return "", [f"{run_dir.path} has no checkpoint yet: it starts anew"]
 
 

@@ -50,6 +50,8 @@ def test_what_it_means_is_said():
     assert "tells those who know it from those who do not" in told(oracle_gap(sure, better), 0.05)
     assert "knowing the test MDPs gains nothing" in told(oracle_gap(sure, sure), 0.05)
     assert "is open" in told(oracle_gap(sure, sure), 0.0)
+    lazy = told(oracle_gap(sure, better), 0.05, random=1.9, scale=10.0)
+    assert "the oracle has learned 1% of the task, so nothing follows" in lazy and "tells those" not in lazy
 
 
 FAMILIES = [

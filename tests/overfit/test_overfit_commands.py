@@ -121,7 +121,7 @@ def test_stress_and_value_of_trained_runs(trained, capsys, tmp_path):
 def test_oracles_trained_on_the_test_set_tell_what_knowing_it_gains(trained, capsys, tmp_path):
     sets = f"sets={trained / 'sets'}"
     assert run(capsys, "train", sets, "on=test", "runs=1", f"out={tmp_path / 'oracles'}", *TINY)[0] == 0
-    words = [sets, f"oracle={tmp_path / 'oracles' / 'run0'}", f"out={tmp_path / 'study'}"]
+    words = [sets, f"oracle={tmp_path / 'oracles'}", f"out={tmp_path / 'study'}"]
     code, out, _ = run(capsys, "eval", *runs_of(trained), *words)
     rows = [json.loads(line) for line in (tmp_path / "study" / "rows.jsonl").read_text().splitlines()]
     means = {
@@ -134,6 +134,16 @@ def test_oracles_trained_on_the_test_set_tell_what_knowing_it_gains(trained, cap
     assert f"Oracle gap {means['oracle'] - means['agent']:+.3g} [" in (tmp_path / "study" / "report.html").read_text()
     code, _, err = run(capsys, "eval", *runs_of(trained), sets, f"oracle={runs_of(trained)[0]}", "out=nowhere")
     assert code == 2 and "must have trained on test MDPs and no others; it has trained on 4 others" in err
+
+
+def test_runs_that_are_there_with_other_settings_are_refused_and_those_with_the_same_are_counted(trained, capsys):
+    words = [f"sets={trained / 'sets'}", f"out={trained / 'runs'}", "runs=3"]
+    code, out, _ = run(capsys, "train", *words, *TINY)
+    assert code == 0 and out.startswith(f"3 of 3 are in {trained / 'runs'} already, with these settings\n")
+    code, out, err = run(capsys, "train", *words, *TINY, "optim.lr=0.5")
+    assert (code, out) == (2, "") and "run0 was trained with optim.lr=" in err and ", not 0.5; give those" in err
+    code, _, err = run(capsys, "train", *words, *TINY, "on=test")
+    assert code == 2 and "run0 was trained with env.contexts=" in err
 
 
 def test_easier_variants_are_judged_apart(trained, capsys, tmp_path):

@@ -12,7 +12,7 @@ SUBCOMMANDS = {
         "gala.commands.overfit.sets:audit",
         "look for leaks in sets, or in a table: audit tasks.csv",
     ),
-    "train": ("gala.commands.overfit.runs:train", "train several runs on a training set"),
+    "train": ("gala.commands.overfit.train:train", "train several runs on a training set"),
     "eval": ("gala.commands.overfit.runs:evaluate", "judge runs, or a policy in Python: eval RUN ... sets=DIR"),
     "judge": (
         "gala.commands.overfit.outside:judge",

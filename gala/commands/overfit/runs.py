@@ -30,7 +30,6 @@ from gala.diagnostics.overfitting.generalisation import scores
 from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy
 from gala.diagnostics.overfitting.python_policies import python_policies
 from gala.evaluation.load import checkpoint_hash
-from gala.experiments.jobs import TrainingJob, train_all
 from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import (
     baselines,
@@ -46,30 +45,13 @@ from gala.overfit.judging import (
     spaces_of,
     try_policy,
 )
-from gala.overfit.options import EvalOptions, JudgeOptions, ReportOptions, StressOptions, TrainOptions
+from gala.overfit.options import EvalOptions, JudgeOptions, ReportOptions, StressOptions
 from gala.overfit.study import Study, describe_sets, read_sets
 from gala.overfit.sweep import budget_s
 from gala.plain_yaml import read_json
-from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
 
 Sets = Mapping[str, ContextSet]
-
-
-def train(words: Sequence[str]) -> int:
-    """Options and settings of ``gala train``: several runs on the train set, seeds 1, 2, ..."""
-    if asks_for_help(words):
-        return show_help("train", TrainOptions)
-    options, _, training = sort_words(words, TrainOptions, None)
-    sets = read_sets(options.sets)
-    out = Path(default_out(sets["train"].family, options.out))
-    fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / options.on}.json")
-    jobs = [TrainingJob(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(options.runs)]
-    train_all(jobs, options.jobs or available_cores(), print)
-    paths = [str(job.run) for job in jobs]
-    given = "RUN ... oracle=" + ",".join(paths) if options.on == "test" else " ".join(paths)
-    print(f"judge: gala overfit eval {given} sets={options.sets}")
-    return 0
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -91,7 +73,7 @@ def evaluate(words: Sequence[str]) -> int:
     runs = [RunDir.open(path) for path in paths]
     for run in runs:
         check_training(run, options.judge.checkpoint, sets)
-    oracles = [RunDir.open(path) for path in filter(None, options.oracle.split(","))]
+    oracles = [RunDir.open(path) for name in filter(None, options.oracle.split(",")) for path in _runs_in(Path(name))]
     for run in oracles:
         check_oracle(run, options.judge.checkpoint, sets["test"])
     study = _study("eval", words, options.out, sets, options.judge)
@@ -110,6 +92,11 @@ def evaluate(words: Sequence[str]) -> int:
         _judge_runs(study, runs, sets, judging)
     _judge_oracles(study, oracles, sets["test"], judging)
     return conclude(study)
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """A run, or the runs in a folder that ``gala overfit train`` wrote."""
+    return sorted(p.parent for p in path.glob("run*/config.yaml")) or [path]
 
 
 def _judge_policies(study: Study, policies: Sequence[JudgedPolicy], sets: Sets, judging: JudgeOptions) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gala.diagnostics.overfitting.generalisation import GapGroup, Row, Scores, scores
+from gala.diagnostics.overfitting.scale import LEARNED
 from gala.experiments import statistics as st
 
 
@@ -47,10 +48,14 @@ def oracle_gap(agents: Scores, oracles: Scores, level: float = 0.95) -> OracleGa
     return OracleGap(float(o.mean()), float(a.mean()), gap, len(o))
 
 
-def told(gap: OracleGap, margin: float) -> str:
-    """One sentence; ``margin``: a gap, in units of return, that counts as none."""
+def told(gap: OracleGap, margin: float, random: float | None = None, scale: float | None = None) -> str:
+    """One sentence; ``margin``: a gap, in units of return, that counts as none. ``scale``: the return of the whole task
+    above that of the ``random`` policy, where it is known; of an oracle that has not learned either nothing follows."""
     low, mid, high = gap.gap
-    if low > 0:
+    share = (gap.oracle - (random or 0.0)) / scale if scale else None
+    if share is not None and share < LEARNED:
+        meaning = f"the oracle has learned {max(share, 0.0):.0%} of the task, so nothing follows: train it longer"
+    elif low > 0:
         meaning = "this test set tells those who know it from those who do not"
     elif high < margin:
         meaning = "knowing the test MDPs gains nothing: this test set shows no overfitting, whoever has it"
@@ -61,6 +66,11 @@ def told(gap: OracleGap, margin: float) -> str:
         f"oracle gap {mid:+.3g} [{low:+.3g}, {high:+.3g}] in return: trained on the test MDPs themselves, an agent "
         f"scores {gap.oracle:.3g} there, and not {gap.agent:.3g}; {meaning}{alone}"
     )
+
+
+def told_of(gap: OracleGap, head: GapGroup, delta: float) -> str:
+    """``told`` by the scale of the group that heads the report."""
+    return told(gap, delta * head.scale, head.j_random, None if head.in_return else head.scale)
 
 
 def of_rows(rows: Sequence[Row], head: GapGroup) -> OracleGap | None:

@@ -1,0 +1,37 @@
+"""``gala overfit train``: several runs on one set of MDPs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gala.commands.overfit.words import asks_for_help, default_out, show_help, sort_words
+from gala.experiments.jobs import TrainingJob, check_settings, train_all
+from gala.overfit.options import TrainOptions
+from gala.overfit.study import read_sets
+from gala.processes.resources import available_cores
+
+
+def train(words: Sequence[str]) -> int:
+    """Options and settings of ``gala train``: several runs on the train set, seeds 1, 2, ..."""
+    if asks_for_help(words):
+        return show_help("train", TrainOptions)
+    options, _, training = sort_words(words, TrainOptions, None)
+    sets = read_sets(options.sets)
+    out = Path(default_out(sets["train"].family, options.out))
+    fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / options.on}.json")
+    jobs = [TrainingJob(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(options.runs)]
+    there = check_settings(jobs)
+    if there:
+        print(f"{there} of {len(jobs)} are in {out} already, with these settings")
+    if options.on == "train" and options.runs < 3:
+        print(f"runs={options.runs}: a verdict needs 3 or more; the same command with runs=3 adds to these")
+    try:
+        train_all(jobs, options.jobs or available_cores(), print)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was")
+        raise
+    paths = [str(job.run) for job in jobs]
+    given = "RUN ... oracle=" + ",".join(paths) if options.on == "test" else " ".join(paths)
+    print(f"judge: gala overfit eval {given} sets={options.sets}")
+    return 0
