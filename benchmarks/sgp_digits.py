@@ -25,7 +25,7 @@ from typing import Any
 from gala.bench.machine import machine_facts
 from gala.config.parse import parse_options
 from gala.config.supervised import SupervisedConfig, validate
-from gala.supervised.comparison import build, digits, report
+from gala.supervised.comparison import build, data, report
 from gala.supervised.comparison.launch import Team
 
 SETTINGS = ["preset=digits/sgp", "slowmo=all", "learners=8"]
@@ -48,11 +48,11 @@ def measure(part: str, seed: int, rows: list[dict[str, Any]], out: Path) -> None
     pending = [job for job in build.jobs(config) if (job.method, job.slowmo) not in done]
     if not pending:
         return
-    data = digits.load(config.test_fraction, config.split_seed)
-    with Team(config, data) as team:
+    images = data.load(config)
+    with Team(config, images) as team:
         for job in pending:
             row = {"part": part, "command": " ".join(["gala supervised", *words])}
-            row |= report.row(config, job, team.run(job), data)
+            row |= report.row(config, job, team.run(job), images)
             row |= {"load_average": round(os.getloadavg()[0], 2), "machine": machine_facts()}
             rows.append(row)
             with out.open("a") as file:

@@ -31,7 +31,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cluster": (*_SETTINGS, "training"),
     "evaluation": _SETTINGS,
     "experiments": ("config", "processes", "runs", "build", "evaluation"),
-    "diagnostics": ("experiments", "evaluation", "models", "optim", "plugins", "rl", ENVS),
+    "diagnostics": (
+        *("config", "gossip", "build"),
+        "experiments",
+        "evaluation",
+        "models",
+        "optim",
+        "plugins",
+        "rl",
+        ENVS,
+    ),
     "bench": (*_SETTINGS, "training"),
     "reports": ("plain_yaml", "diagnostics", "experiments", "gossip", "runs"),
     "overfit": (*_SETTINGS, "diagnostics", "evaluation", "experiments"),
@@ -46,8 +55,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 """Package of ``gala`` -> the packages that it may import: from the ground up, so each stands above what it imports.
 ``docs/architecture.md`` says what lives where."""
 
-DOORS = {("gala.training.supervisor", "cluster")}
-"""Imports upward, each inside a function: learners on a cluster, for runs that ask for them."""
+DOORS = {("gala.training.supervisor", "cluster"), ("gala.training.learner", "diagnostics")}
+"""Imports upward, each inside a function, for runs that ask for it: learners on a cluster, and measurements while
+learning."""
 
 WITHOUT = {
     "gala": ("torch", "numpy", "gymnasium", "tyro", "yaml", "rich"),

@@ -147,7 +147,7 @@ def test_the_presets_are_the_promised_ones():
     families: dict[str, int] = {}
     for name in preset_names():
         families[name.split("/")[0]] = families.get(name.split("/")[0], 0) + 1
-    expected = {"atari": 8, "classic": 5, "digits": 3, "minatar": 6, "mujoco": 10, "overfit": 2, "video": 4}
+    expected = {"atari": 8, "classic": 5, "digits": 3, "minatar": 6, "mujoco": 11, "overfit": 2, "tiny": 2, "video": 4}
     assert families == expected
 
 

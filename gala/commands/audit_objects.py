@@ -13,12 +13,13 @@ from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.config.validate import validate
 
-USAGE = """usage: gala audit-objects ENV [pictures=400] [out=FILE.png|FILE.svg] [SETTING=VALUE ...]
+USAGE = """usage: gala audit-objects ENV [pictures=400] [out=FILE.png|FILE.svg]
+                    [SETTING=VALUE ...]
 
-Play ENV at random and report the smallest object that moves, and the smallest of a
-rare colour, as the policy sees them; their share of the image; and what an encoder
-of images (model.encoder, or a preset's) sees at one location. out= draws the picture
-with the object circled. Settings are those of gala train."""
+Play ENV at random and report the smallest object that moves, and the smallest
+of a rare colour, as the policy sees them; their share of the image; and what an
+encoder of images (model.encoder, or a preset's) sees at one location. out=
+draws the picture with the object circled. Settings are those of gala train."""
 _ENVS = 4
 
 

@@ -20,16 +20,20 @@ from gala.reports.diagnosis import check_matplotlib, draw, page
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
 
-_SWITCHES = " ".join(f"[{name}=true]" for name in DIAGNOSTICS)
+_SWITCHES = "[" + "|".join(DIAGNOSTICS) + "=true ...]"
 _ROWS = "\n".join(f"  {name:<12}{diagnostic.summary}" for name, diagnostic in DIAGNOSTICS.items())
-USAGE = f"""usage: gala diagnose RUN {_SWITCHES} [checkpoint=latest|best|NAME]
-                    [envs=32] [batches=8] [seed=1000] [out=FOLDER] [trust=true]
+USAGE = f"""usage: gala diagnose RUN
+                     {_SWITCHES}
+                     [checkpoint=latest|best|NAME] [envs=32] [batches=8]
+                     [seed=1000] [out=FOLDER] [trust=true]
 
-Judges a checkpoint on new experience: `batches` rollouts of `envs` simulators. Without a name, with all of:
+Judges a checkpoint on new experience: `batches` rollouts of `envs` simulators.
+Without a name, with all of:
 
 {_ROWS}
 
-Writes diagnose.json, a figure for each finding and diagnose.html to RUN/diagnose if nothing else is said."""
+Writes diagnose.json, a figure for each finding and diagnose.html to
+RUN/diagnose if nothing else is said."""
 
 _COMMON: list[tuple[str, type, Any]] = [
     ("checkpoint", str, "latest"),

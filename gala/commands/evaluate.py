@@ -15,13 +15,16 @@ from gala.config.derived import averages_parameters
 from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
-USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both] [checkpoint=latest|best|NAME]
-                    [learner=consensus|K] [seed=1000] [device=auto|cpu|cuda]
-                    [env.max_episode_steps=N] [trust=true] [--video FILE.mp4] [--json]
+USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both]
+                 [checkpoint=latest|best|NAME] [learner=consensus|K]
+                 [seed=1000] [device=auto|cpu|cuda] [env.max_episode_steps=N]
+                 [trust=true] [--video FILE.mp4] [--json]
 
-Plays exactly `episodes` whole episodes and reports their mean return with its 95% confidence interval.
-learner=consensus averages all learners' parameters. env.max_episode_steps cuts an episode off after N decisions;
-one that has not ended after 200,000 is an error. --json prints one JSON object (mode=both: one per mode, nested)."""
+Plays exactly `episodes` whole episodes and reports their mean return with its
+95% confidence interval. learner=consensus averages all learners' parameters.
+env.max_episode_steps cuts an episode off after N decisions; one that has not
+ended after 200,000 is an error. --json prints one JSON object (mode=both: one
+per mode, nested)."""
 
 EXIT_NO_VIDEO = 1
 

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gala.config.parse import nearest, parse_options
-from gala.reports import figures
+from gala.reports import figures, training_diagnosis
 from gala.runs.run_dir import RunDir
 
 FIGURES: dict[str, tuple[Callable[[Sequence[figures.Record], str, Path], None], str]] = {
     "returns": (figures.returns, "learning curve: return of the last 100 episodes over env_steps"),
-    "epsilon-ball": (figures.epsilon_ball, "distance between the learners and its bound (gossip.certify=true)"),
+    "epsilon-ball": (figures.epsilon_ball, "learners' distance and its bound (gossip.certify=true)"),
+    "sharpness": (
+        training_diagnosis.sharpness,
+        "largest curvature, against 2 / lr (diagnose.curvature=K)",
+    ),
+    "noise-scale": (training_diagnosis.noise, "simulators at which gradients are half noise (diagnose.noise=K)"),
 }
 CURVES = {
     "return": ("charts/episodic_return", "return, last 100 episodes"),
@@ -23,6 +28,9 @@ CURVES = {
     "entropy": ("losses/entropy", "entropy of the policy"),
     "value-loss": ("losses/value_loss", "loss of the value function"),
     "rate": ("charts/SPS", "env_steps per second"),
+    "sharpness": ("diagnose/eigenvalue1", "largest eigenvalue of the total loss's Hessian"),
+    "trace": ("diagnose/hessian_trace", "trace of the total loss's Hessian"),
+    "noise-scale": ("diagnose/noise_scale", "noise scale in simulators"),
 }
 """Name -> (tag of metrics.jsonl, label); tags themselves are taken too."""
 AXES = {"steps": ("global_step", "env_steps over all learners"), "time": ("perf/wall_s", "seconds of training")}
@@ -39,7 +47,8 @@ Or draw the curves of any number of runs in one picture. Runs that differ only
 in their seeds are one colour, with their mean and its 95 % bootstrap band.
 
   x           steps: env_steps over all learners; time: seconds of training
-  y           {", ".join(CURVES)},
+  y           {", ".join(list(CURVES)[:6])},
+              {", ".join(list(CURVES)[6:])},
               or a tag of metrics.jsonl such as losses/policy_loss
   smooth      each point is the mean of so many records up to it"""
 

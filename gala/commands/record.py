@@ -13,13 +13,17 @@ from gala.config.bounds import AT_LEAST_ONE, NOT_NEGATIVE, Bound, bounded, check
 from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
-USAGE = """usage: gala record RUN [episodes=200] [out=rollouts] [mode=sampled|greedy] [checkpoint=latest|best|NAME]
-                   [learner=consensus|K] [seed=2000] [size=42] [device=auto|cpu|cuda]
-                   [env.contexts=FILE] [env.sticky_actions=P] [env.max_episode_steps=N] [trust=true]
+USAGE = """usage: gala record RUN [episodes=200] [out=rollouts] [mode=sampled|greedy]
+                   [checkpoint=latest|best|NAME] [learner=consensus|K]
+                   [seed=2000] [size=42] [device=auto|cpu|cuda]
+                   [env.contexts=FILE] [env.sticky_actions=P]
+                   [env.max_episode_steps=N] [trust=true]
 
-Plays whole episodes and writes frames, actions, rewards, starts and context ids into out, in compressed chunks with
-hashes; its README.md says how to read them. size: pictures of 256 values (Atari) are averaged down to so many pixels a
-side; 0 leaves them as they are. The same command goes on with what was interrupted, or with more episodes."""
+Plays whole episodes and writes frames, actions, rewards, starts and context ids
+into out, in compressed chunks with hashes; its README.md says how to read them.
+size: pictures of 256 values (Atari) are averaged down to so many pixels a side;
+0 leaves them as they are. The same command goes on with what was interrupted,
+or with more episodes."""
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,24 @@ from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
 
-MAY_CHANGE = ("steps", "cluster.address", "device", "torch_threads", "env.threads", "log.panel", "log.interval_s")
+_PLACE_AND_PACE = ("steps", "cluster.address", "device", "torch_threads", "env.threads")
+_WATCHING = ("log.panel", "log.interval_s", "diagnose.curvature", "diagnose.eigenvalues", "diagnose.noise")
+MAY_CHANGE = (*_PLACE_AND_PACE, *_WATCHING)
 """What may differ in the second part of a run; anything else would make it another experiment."""
 
-USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [schedule=hold|stretch|restart] [trust=true]
-                   [key=value ...]
+USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [schedule=hold|stretch|restart]
+                   [trust=true] [key=value ...]
 
-Continue RUN from checkpoint NAME, by default from latest, or else from the newest that is whole; a run without one
-starts anew. steps=N extends it; where the learning rate or the entropy coefficient decays, schedule=hold keeps their
-end values, schedule=stretch lets them decay over all N steps, and schedule=restart over those added.
-May be changed: {", ".join(MAY_CHANGE)}.
-Records in metrics.jsonl that are newer than the checkpoint are dropped: those steps are lived through again."""
+Continue RUN from checkpoint NAME, by default from latest, or else from the
+newest that is whole; a run without one starts anew. steps=N extends it; where
+the learning rate or the entropy coefficient decays, schedule=hold keeps their
+end values, schedule=stretch lets them decay over all N steps, and
+schedule=restart over those added. Records in metrics.jsonl that are newer than
+the checkpoint are dropped: those steps are lived through again.
+
+May be changed: {", ".join(_PLACE_AND_PACE)},
+{", ".join(_WATCHING[:3])},
+{", ".join(_WATCHING[3:])}."""
 
 _OWN = ("checkpoint", "schedule", "trust")
 _SCHEDULES = ("hold", "stretch", "restart")

@@ -10,10 +10,10 @@ from gala.runs.run_dir import RunDir
 PATIENCE_S = 15.0
 USAGE = """usage: gala scale RUN learners=N
 
-Let learners join, or leave, the asynchronous gossip run RUN (algo=gala) until N are
-there. A newcomer starts from a live learner's state; one that leaves hands its
-PushSum mass over. N may go up to max_learners (twice the learners by default).
-The learning rate stays as it is."""
+Let learners join, or leave, the asynchronous gossip run RUN (algo=gala) until N
+are there. A newcomer starts from a live learner's state; one that leaves hands
+its PushSum mass over. N may go up to max_learners (twice the learners by
+default). The learning rate stays as it is."""
 
 
 def main(argv: Sequence[str]) -> int:

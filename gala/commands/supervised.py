@@ -16,7 +16,7 @@ from gala.config.supervised import SupervisedConfig, validate
 from gala.runs.checkpoints import write_atomically
 
 if TYPE_CHECKING:
-    from gala.supervised.comparison.digits import Digits
+    from gala.supervised.comparison.data import DataSet
 
 RESULTS, TABLE, SETTINGS = "results.jsonl", "table.md", "config.yaml"
 WIDTH = 80
@@ -32,16 +32,43 @@ def main(argv: Sequence[str]) -> int:
     validate(config)
     config = dataclasses.replace(config, out=config.out or time.strftime("runs/supervised-%Y%m%d-%H%M%S"))
     check_out(config)
-    from gala.supervised.comparison import build, digits
+    from gala.supervised.comparison import build
+    from gala.supervised.comparison.data import load
 
-    data = digits.load(config.test_fraction, config.split_seed)
+    data = load(config)
     build.check(config, data)
     if len(words) < len(argv):
         print(dump_config(config))
+        print(about(config, data))
         for job in build.jobs(config):
             print(f"{job.method:<12} SlowMo {job.slowmo:<11} seed {job.seed}  {build.injected_ms(config, job):.1f} ms")
         return 0
     return compare(config, data, make_out(config))
+
+
+def about(config: SupervisedConfig, data: DataSet) -> str:
+    """The images and the network, in lines of at most 80 columns."""
+    from gala.models.receptive_field import receptive_field
+    from gala.supervised.comparison.data import make_model
+    from gala.supervised.tiny.images import TinyImages
+    from gala.supervised.tiny.oracle import oracle_accuracy
+
+    model = make_model(config, 0)
+    network = f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    train, test = data.train_images, data.test_images
+    if not isinstance(train, TinyImages) or not isinstance(test, TinyImages):
+        return f"{len(train)} digits of {train[:1].shape[-1]} px, {len(test)} for test; {network}"
+    p, side, (sees, stride) = train.object_px, train.side, receptive_field(model)
+    oracle = f"{100 * oracle_accuracy(train, test):.1f} %"
+    return "\n".join(
+        [
+            f"objects of {p} px in images of {side}: {100 * p**2 / side**2:.3g} % of the image, {train.num_clutter} "
+            "pieces of clutter",
+            f"{len(train)} images for training, {len(test)} for test; linear, knowing the place: {oracle}",
+            f"network: {network}; one place sees {sees} px, places lie {stride} px apart",
+            *(["the training labels are shuffled"] if config.tiny.permuted_labels else []),
+        ]
+    )
 
 
 def check_out(config: SupervisedConfig) -> None:
@@ -65,7 +92,7 @@ def make_out(config: SupervisedConfig) -> Path:
     return out
 
 
-def compare(config: SupervisedConfig, data: Digits, out: Path) -> int:
+def compare(config: SupervisedConfig, data: DataSet, out: Path) -> int:
     """Train every variant on every seed; what is finished is on disk at once."""
     from rich.console import Console
 
@@ -73,8 +100,9 @@ def compare(config: SupervisedConfig, data: Digits, out: Path) -> int:
     from gala.supervised.comparison.launch import LearnerFailed, Team
 
     jobs, rows = build.jobs(config), []
+    print(about(config, data))
     print(
-        f"{len(jobs)} trainings of {config.learners} learners on {len(data.train_images)} digits; starting", flush=True
+        f"{len(jobs)} trainings of {config.learners} learners on {len(data.train_images)} images; starting", flush=True
     )
     try:
         with Team(config, data) as team, (out / RESULTS).open("a") as file:

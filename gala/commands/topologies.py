@@ -22,9 +22,9 @@ topology=NAME. A FILE holds one edge a line, `source destination [share]`, and
 `---` between rounds; or it is YAML with edges, rounds or a matrix.
 
 A learner that is missing, or that does not read its messages, is stitched out
-until it is back: a named graph is drawn over the others, a file's passes through
-the gap. So a graph whose only way leads through a slow learner mixes on without
-it, and the slow one gets a message whenever it has read the last."""
+until it is back: a named graph is drawn over the others, a file's passes
+through the gap. So a graph whose only way leads through a slow learner mixes on
+without it, and the slow one gets a message whenever it has read the last."""
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from gala.models.vrnn import VRNN
     from gala.training.signals import EndRequest
 
-USAGE = """usage: gala video train [preset=video/moving-digits] [learners=4] [data=FOLDER] [key=value ...]
+USAGE = """usage: gala video train [preset=video/moving-digits] [learners=4]
+                        [data=FOLDER] [key=value ...]
        gala video resume RUN [key=value ...]
        gala video eval RUN [videos=64] [weights=20] [samples=20] [seed=1]
 
-train    learn to predict videos made by rule, or rollouts that `gala record` wrote; learners=N gossip in processes;
-         Ctrl-C saves, `gala video train --help` lists the settings
-resume   go on from RUN's checkpoint as if it had never stopped; iterations, log_every and save_every may change
-eval     the importance-weighted bound on new held-out videos, and PSNR and SSIM of the best of some samples, as
-         JSON; RUN/eval.html shows them moving, beside the truth"""
+train    learn to predict videos made by rule, or rollouts that `gala record`
+         wrote; learners=N gossip in processes; Ctrl-C saves, `gala video train
+         --help` lists the settings
+resume   go on from RUN's checkpoint as if it had never stopped; iterations,
+         log_every and save_every may change
+eval     the importance-weighted bound on new held-out videos, and PSNR and
+         SSIM of the best of some samples, as JSON; RUN/eval.html shows them
+         moving, beside the truth"""
 METRICS, SETTINGS = "metrics.jsonl", "config.yaml"
 Record = Callable[[dict[str, Any]], None]
 Draw = Callable[[int], None]

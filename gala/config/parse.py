@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,14 +28,14 @@ from gala.config.video import VideoConfig
 from gala.plain_yaml import control_character, read_yaml, shortened
 from gala.plugins import loading, naming
 
-HELP = "Settings are written key=value or --key value; preset=NAME comes first, then what the command line says."
+HELP = "Settings are key=value or --key value, and override those of preset=NAME."
 
 T = TypeVar("T")
 
 ALIASES = {"topology": "gossip.topology"}
 """Short names that the command line accepts for a nested setting."""
 
-SCHEMAS: dict[str, type] = {"digits": SupervisedConfig, "video": VideoConfig}
+SCHEMAS: dict[str, type] = {"digits": SupervisedConfig, "tiny": SupervisedConfig, "video": VideoConfig}
 """Families of presets whose settings are not those of ``gala train``."""
 COMMANDS = {Config: "gala train", SupervisedConfig: "gala supervised", VideoConfig: "gala video train"}
 
@@ -111,8 +112,12 @@ def dump_tree(tree: dict[str, Any]) -> str:
 
 def print_help(prog: str, cls: type = Config) -> None:
     """Every setting with its type, default and meaning, on stdout."""
-    with contextlib.suppress(SystemExit):
+    held = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8", errors="replace")
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(held):
         tyro.cli(cls, prog=prog, args=["--help"], description=HELP, config=_TYRO)
+    held.seek(0)
+    rest = held.read().partition("\n\n")[2]  # tyro's usage lists all settings, on one line
+    print(f"usage: {prog} [key=value ...]\n\n{rest}", end="")
 
 
 def preset_root() -> Path:

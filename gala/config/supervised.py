@@ -1,5 +1,6 @@
 """Defaults of ``gala supervised``, as frozen dataclasses. Nothing here imports beyond the standard library and
-``gala.config.schema``. A preset (configs/digits/*.yaml) overrides a default; the command line overrides both."""
+``gala.config.schema``. A preset (configs/digits/*.yaml, configs/tiny/*.yaml) overrides a default; the command line
+overrides both."""
 
 from __future__ import annotations
 
@@ -14,8 +15,10 @@ METHODS = ("allreduce", "sgp", "overlap-sgp", "dpsgd", "local-sgd")
 
 @dataclass(frozen=True)
 class SgdConfig:
-    """The local optimiser, SGD with Nesterov momentum; its state stays local."""
+    """The local optimiser; its state stays local."""
 
+    name: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    """sgd: with Nesterov momentum. The others take no momentum from here."""
     lr: float = bounded(0.1, POSITIVE)
     momentum: float = bounded(0.9, BELOW_ONE)
     weight_decay: float = bounded(1e-4, NOT_NEGATIVE)
@@ -39,9 +42,51 @@ class SlowConfig:
 
 
 @dataclass(frozen=True)
+class TinyConfig:
+    """Images in which one small object decides the class: is there a certain digit among others? (arXiv 1908.06037)"""
+
+    ratio: float = bounded(0.0625, Bound(lambda v: 0.0002 <= v <= 0.25, "between 0.0002 and 0.25"))
+    """Area of the object's square over that of the image."""
+    object_px: int = bounded(0, NOT_NEGATIVE)
+    """Side of the object's square; 0: 8, which handwritten digits have, or for tiny-glyphs what side and ratio make."""
+    side: int = bounded(0, NOT_NEGATIVE)
+    """tiny-glyphs: side of the image, to which the object is fitted; 0: what object_px and ratio make."""
+    coverage: float = bounded(0.3, Bound(lambda v: 0 <= v <= 1, "between 0 and 1"))
+    """Area of all clutter over that of the image, the same at every ratio."""
+    target: int = bounded(3, Bound(lambda v: 0 <= v <= 9, "0 to 9"))
+    """The digit that is the object; clutter is all others."""
+    train_images: int = bounded(1000, Bound(lambda v: v >= 2, "at least 2"))
+    test_images: int = bounded(1000, Bound(lambda v: v >= 2, "at least 2"))
+    permuted_labels: bool = False
+    """The control: training labels are shuffled, so that test accuracy must be chance."""
+
+
+@dataclass(frozen=True)
+class TinyModelConfig:
+    """The network of data=tiny-...: a BagNet, a pooling over all places, a linear layer."""
+
+    receptive_field: int = bounded(9, POSITIVE)
+    """Side in pixels of the square that one place sees, at equal numbers of parameters: with these strides 3, 5, 9, 13
+    or 17, with those of the paper (2,2,2,1) 3, 5, 9, 17 or 33."""
+    strides: tuple[int, ...] = bounded(
+        (2, 1, 1, 1), Bound(lambda v: len(v) == 4 and min(v) >= 1, "four numbers of at least 1")
+    )
+    """One of each stage; together 2 pixels where the paper's objects of 28 have 8."""
+    channels: int = bounded(16, AT_LEAST_ONE)
+    """Channels of the maps between all stages."""
+    pooling: Literal["flatten", "mean", "max", "logsumexp", "attention", "top_k"] = "max"
+    """As ``model.pooling`` of `gala train`."""
+    pool_temperature: float = bounded(1.0, POSITIVE)
+    pool_top_k: int = bounded(4, AT_LEAST_ONE)
+
+
+@dataclass(frozen=True)
 class SupervisedConfig:
     """One comparison: every method, with and without SlowMo, on every seed."""
 
+    data: Literal["digits", "tiny-digits", "tiny-glyphs"] = "digits"
+    """digits: which of ten, handwritten. tiny-...: is there one certain digit in a cluttered image? Of handwritten ones
+    of 8 pixels, or of those of matplotlib's fonts in any size."""
     method: str = "all"
     """all, or names with commas between them: allreduce, sgp, overlap-sgp, dpsgd, local-sgd."""
     slowmo: Literal["off", "on", "both", "no-average", "all"] = "both"
@@ -78,6 +123,8 @@ class SupervisedConfig:
     """A learner that waits this long for another one ends the run with an error."""
     optim: SgdConfig = field(default_factory=SgdConfig)
     slow: SlowConfig = field(default_factory=SlowConfig)
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+    model: TinyModelConfig = field(default_factory=TinyModelConfig)
     out: str = ""
     """Directory of the results; empty makes runs/supervised-<time>."""
     overwrite: bool = False
@@ -92,6 +139,42 @@ def validate(config: SupervisedConfig) -> None:
     if config.straggler > 1 and config.compute_ms == 0:
         raise ValueError(f"straggler={config.straggler} stretches compute_ms, which is 0; give compute_ms too")
     method_names(config)
+    if config.data != "digits":
+        geometry(config.data, config.tiny)
+    elif (config.tiny, config.model) != (TinyConfig(), TinyModelConfig()):
+        raise ValueError("tiny.* and model.* are settings of data=tiny-digits and tiny-glyphs, not of data=digits")
+
+
+HANDWRITTEN_PX, SMALLEST_PX, LARGEST_SIDE = 8, 6, 1024
+_NEAR = 0.05
+
+
+def geometry(data: str, tiny: TinyConfig) -> tuple[int, int]:
+    """(side of the object's square, side of the image) in pixels.
+
+    Raises:
+        ValueError: whole pixels come no closer than 5 % to the ratio, or the object or the image has a size that cannot
+            be.
+    """
+    p, side = tiny.object_px, tiny.side
+    if data == "tiny-digits" and (p not in (0, HANDWRITTEN_PX) or side):
+        raise ValueError("handwritten digits have 8 pixels, and ratio decides the side; for others data=tiny-glyphs")
+    if p and side:
+        raise ValueError(f"give tiny.object_px={p} or tiny.side={side}, not both: the other follows from tiny.ratio")
+    if side:
+        p = round(side * tiny.ratio**0.5)
+    else:
+        p = p or HANDWRITTEN_PX
+        side = round(p / tiny.ratio**0.5)
+    if p < SMALLEST_PX:
+        raise ValueError(f"tiny.ratio={tiny.ratio:g} of side {side} is {p} pixels; digits need {SMALLEST_PX} or more")
+    if not 2 * p <= side <= LARGEST_SIDE:
+        raise ValueError(f"objects of {p} pixels need images of {2 * p} to {LARGEST_SIDE}, not {side}")
+    if abs(p * p / side**2 / tiny.ratio - 1) > _NEAR:
+        raise ValueError(
+            f"tiny.ratio={tiny.ratio:g}: the nearest for side {side} is {p * p / side**2:.6g} ({p} pixels)"
+        )
+    return p, side
 
 
 def method_names(config: SupervisedConfig) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from typing import Any
 
@@ -32,6 +33,7 @@ def validate(config: Config) -> None:
     _validate_gossip(config.algo, config.gossip)
     if config.gossip.record:
         _refuse(_impossible_to_record(config))
+    _refuse(_impossible_to_diagnose(config))
     if config.envs_per_learner % config.env_groups:
         raise ValueError(f"env_groups={config.env_groups} must divide envs_per_learner={config.envs_per_learner}")
     per_update = config.learners * config.envs_per_learner * config.a2c.num_steps
@@ -97,6 +99,21 @@ def _impossible_with_ekfac(config: Config) -> dict[str, bool]:
         ),
         "optim.name=ekfac looks into the layers, which compiled encoders hide; set model.compile=none": (
             config.model.compile != "none"
+        ),
+    }
+
+
+def _impossible_to_diagnose(config: Config) -> dict[str, bool]:
+    d = config.diagnose
+    return {
+        "diagnose.noise compares a learner's simulators; set envs_per_learner to 2 or more, or diagnose.noise=0": bool(
+            d.noise and config.envs_per_learner < 2
+        ),
+        "diagnose.curvature takes second derivatives, which compiled encoders have not; set model.compile=none": bool(
+            d.curvature and config.model.compile != "none"
+        ),
+        "diagnose.curvature needs SciPy: pip install 'gala-rl[diagnose]'": bool(
+            d.curvature and importlib.util.find_spec("scipy") is None
         ),
     }
 

@@ -89,7 +89,12 @@ class Eigenpairs(NamedTuple):
 
 
 def top_eigenpairs(
-    product: Product, like: Tensor, count: int, start: Tensor | None = None, tolerance: float = 1e-4
+    product: Product,
+    like: Tensor,
+    count: int,
+    start: Tensor | None = None,
+    tolerance: float = 1e-4,
+    most_restarts: int | None = None,
 ) -> Eigenpairs:
     """By implicitly restarted Lanczos (ARPACK); about 20 to 60 products.
 
@@ -99,9 +104,11 @@ def top_eigenpairs(
         like: a vector ``[d]`` of the dtype and on the device of the parameters.
         start: a vector ``[d]`` to begin with: the sum of the eigenvectors of a moment ago saves products.
         tolerance: relative, of the eigenvalues.
+        most_restarts: of Lanczos; ARPACK's own limit grows with d.
 
     Raises:
         ValueError: more are wanted than there are, or SciPy is missing.
+        RuntimeError: no convergence within that, or products that are all zero or not finite.
     """
     size = like.numel()
     if not 1 <= count <= size:
@@ -118,11 +125,13 @@ def top_eigenpairs(
     def matvec(v: NDArray) -> NDArray:
         return product(torch.from_numpy(v.ravel()).to(like)).double().cpu().numpy()
 
+    # From a good start a small Krylov space will do; ARPACK's own, of 20 at least, is filled before it looks.
+    space = None if start is None else min(size, 2 * count + 6)
     if start is None:
         start = torch.randn(size, generator=torch.Generator().manual_seed(0))
     operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
     v0 = start.double().cpu().numpy()
-    values, vectors = eigsh(operator, k=count, which="LA", v0=v0, tol=tolerance)
+    values, vectors = eigsh(operator, k=count, which="LA", v0=v0, tol=tolerance, maxiter=most_restarts, ncv=space)
     order = np.argsort(values)[::-1].copy()
     return Eigenpairs(torch.from_numpy(values[order]).to(like), torch.from_numpy(vectors[:, order]).to(like))
 

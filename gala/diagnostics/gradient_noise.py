@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from gala.diagnostics import noise_scale
+from gala.diagnostics import noise_scale, temperatures
 from gala.diagnostics.finding import Curves, Finding
 from gala.evaluation.frozen import Frozen
 
@@ -47,6 +47,8 @@ def judge(frozen: Frozen) -> Finding:
     ]
     if frozen.coefficients.normalize_advantages:
         sentences.append("This run normalises advantages over a rollout; here they are left as they are.")
+    lines, numbers = temperatures.judge(frozen, torch.cat(batches))
+    sentences += lines
     return Finding(
         "Noise of the gradient",
         sentences,
@@ -67,5 +69,6 @@ def judge(frozen: Frozen) -> Finding:
             "noise": meter.noise,
             "layers": per_update,
             "gradient_diversity": diversity,
+            **numbers,
         },
     )

@@ -150,14 +150,39 @@ def gossip_temperatures(mixing: Tensor, lr: float, noise: float, curvature: floa
     Raises:
         ValueError: W is not doubly stochastic or not normal, or the step diverges.
     """
+    if not abs(1 - lr * curvature) < 1:
+        raise ValueError(f"lr={lr} times curvature={curvature} must lie between 0 and 2, or the learners diverge")
+    squares = _eigenvalues(mixing).abs().square()
+    variances = squares * lr**2 * noise / (1 - squares * (1 - lr * curvature) ** 2)
+    return Temperatures(float(variances[0]) / len(squares), float(variances[1:].sum()) / len(squares))
+
+
+def deviation_temperature(mixing: Tensor, lr: float, noise: float, momentum: float = 0.0, every: int = 1) -> float:
+    """``gossip_temperatures``'s deviation without curvature, right after an exchange, of learners that exchange once in
+    ``every`` updates and step by lr m, m being a running mean of gradients that keeps ``momentum`` b per update:
+
+        v_k = |mu_k|^2 s (B + 2 Re(mu_k C / (1 - mu_k b^every))) / (1 - |mu_k|^2),    s = lr^2 noise (1 - b) / (1 + b)
+
+    where s B is the variance of the ``every`` steps between two exchanges together, and s C b^(every (n - 1)) their
+    covariance with those n exchanges later: 1 and b where every update is followed by one.
+
+    ``noise`` may be that of all coordinates together; then so is the result, a squared distance.
+    """
+    mu, b = _eigenvalues(mixing), momentum
+    together = every + 2 * sum((every - lag) * b**lag for lag in range(1, every))
+    across = b * ((1 - b**every) / (1 - b)) ** 2
+    squares = mu[1:].abs().square()
+    steps = lr**2 * noise * (1 - b) / (1 + b) * (together + 2 * (mu[1:] * across / (1 - mu[1:] * b**every)).real)
+    return float((squares * steps / (1 - squares)).sum()) / len(mu)
+
+
+def _eigenvalues(mixing: Tensor) -> Tensor:
+    """Complex ``[L]``, the largest, 1, first. Raises ValueError unless the matrix is doubly stochastic and normal."""
     w = mixing.double()
     ones = torch.ones(len(w), dtype=w.dtype)
     if not (torch.allclose(w @ ones, ones) and torch.allclose(w.T @ ones, ones) and torch.allclose(w @ w.T, w.T @ w)):
         raise ValueError(
             "the closed form holds for doubly stochastic, normal mixing matrices only (ring, complete, ...)"
         )
-    if not abs(1 - lr * curvature) < 1:
-        raise ValueError(f"lr={lr} times curvature={curvature} must lie between 0 and 2, or the learners diverge")
-    squares = torch.linalg.eigvals(w).abs().square().sort(descending=True).values
-    variances = squares * lr**2 * noise / (1 - squares * (1 - lr * curvature) ** 2)
-    return Temperatures(float(variances[0]) / len(w), float(variances[1:].sum()) / len(w))
+    mu = torch.linalg.eigvals(w)
+    return mu[mu.abs().argsort(descending=True)]

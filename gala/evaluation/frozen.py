@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gala.build.envs import Spaces, make_env
 from gala.build.learning import entropy_coefficient, learning_rate, make_reward_shaper
-from gala.config.derived import averages_parameters
+from gala.config.derived import averages_parameters, scheduled
 from gala.config.schema import A2CConfig, Config, OptimConfig
 from gala.evaluation.load import load_policy
 from gala.models.actor_critic import ActorCritic
@@ -28,7 +28,8 @@ class Frozen:
     policy: the consensus of all learners (the first learner, where nothing is averaged). points: learner0, ... -> its
     parameters ``[d]``, in the order of ``policy.parameters()``. scale ``[d]``: what the first learner's optimiser
     divides gradients by; None if it does not. rollouts: of the policy, in ``config.a2c.num_steps`` steps each. lr: the
-    learning rate there; that of the start, where a schedule has ended at 0.
+    learning rate there; that of the start, where a schedule has ended at 0. deviations: (learning rate, mean squared
+    distance of the learners to their mean), one for each checkpoint of the run's second half with two learners or more.
     """
 
     config: Config
@@ -38,6 +39,7 @@ class Frozen:
     rollouts: Sequence[Rollout]
     lr: float
     entropy_coef: float
+    deviations: Sequence[tuple[float, float]] = ()
 
     @property
     def coefficients(self) -> A2CConfig:
@@ -88,7 +90,21 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
         rollouts,
         learning_rate(config)(progress) or learning_rate(config)(0.0),
         entropy_coefficient(config)(progress),
+        _deviations(run_dir, policy) if len(parts) > 1 else (),
     )
+
+
+def _deviations(run_dir: RunDir, policy: ActorCritic) -> list[tuple[float, float]]:
+    config, found = run_dir.config, {}
+    for name in run_dir.checkpoints.names():
+        meta = run_dir.checkpoint_meta(name)
+        lr = learning_rate(config)(scheduled(config, min(1.0, meta["env_steps"] / config.steps)))
+        if len(meta["ranks"]) > 1 and lr > 0 and meta["env_steps"] >= config.steps / 2:
+            parts = [run_dir.load_part(name, f"learner{rank}")[0]["policy"] for rank in meta["ranks"]]
+            points = torch.stack([_vector(policy, part) for part in parts]).double()
+            deviation = (points - points.mean(0)).square().sum(1).mean()
+            found[meta["env_steps"]] = (lr, float(deviation))  # latest, best and a milestone may be one and the same
+    return list(found.values())
 
 
 def _vector(policy: ActorCritic, state: dict[str, Tensor]) -> Tensor:

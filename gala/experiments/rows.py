@@ -88,8 +88,8 @@ def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return columns
 
 
-def read_rows(path: Path) -> list[Row]:
-    """All whole rows; a last line that was cut short is left out.
+def read_rows(path: Path, needed: Sequence[str] = _NEEDED, made_by: str = "gala compare") -> list[Row]:
+    """All whole rows; a last line that was cut short is left out. Each has the keys ``needed``.
 
     Raises:
         ValueError: the file is missing, or a line is no such row; it names file and line.
@@ -106,9 +106,9 @@ def read_rows(path: Path) -> list[Row]:
             if number == len(lines):
                 continue
             raise ValueError(f"{path}, line {number}, is no JSON") from None
-        missing = [key for key in _NEEDED if not isinstance(row, dict) or key not in row]
+        missing = [key for key in needed if not isinstance(row, dict) or key not in row]
         if missing:
-            raise ValueError(f"{path}, line {number}, has no {missing[0]}: it is no row of `gala compare`")
+            raise ValueError(f"{path}, line {number}, has no {missing[0]}: it is no row of `{made_by}`")
         rows.append(row)
     return rows
 

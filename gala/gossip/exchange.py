@@ -65,8 +65,11 @@ class Exchange:
         allows, or one of another unit, which does not add up; or there are more than ``cap`` of weight in all boxes
         towards it."""
         box = self.mailbox
-        most = self.bound.max_unread_messages if self._sent_unit.get(dst, self._mass.unit) == self._mass.unit else 1
+        most = self.bound.max_unread_messages if self._of_one_unit(dst) else 1
         return box.finished(dst) or box.waiting(self.rank, dst) >= most or box.unread_weight(dst) > cap
+
+    def _of_one_unit(self, dst: int) -> bool:
+        return self._sent_unit.get(dst, self._mass.unit) == self._mass.unit
 
     def left_out(self, full: list[int], kept: bool) -> None:
         """Count the peers that were full this round, and whether nothing was sent."""
@@ -81,7 +84,10 @@ class Exchange:
         self._traffic = traffic
 
     def put_share(self, dst: int, z: Tensor, weight: float, updates: int) -> bool:
-        """Send the mass (weight * z, weight). False if the box stayed locked: the mass is still the caller's."""
+        """Send the mass (weight * z, weight). False if the box stayed locked, or holds a message of another unit, to
+        which this one does not add up: the mass is still the caller's."""
+        if not self._of_one_unit(dst) and self.mailbox.waiting(self.rank, dst):
+            return False
         box, sent_at = self._in_place, stamp(updates, self._mass.unit)
         self._sent_unit[dst] = self._mass.unit
         if box is not None:

@@ -125,8 +125,12 @@ class Block:
     def _renew_basis(self) -> None:
         values, turned = {}, {}
         for name in ("a", "g"):
+            # Means of units that have died halve for ever; below the smallest normal number arithmetic is slow, and
+            # eigh may answer NaN.
+            factor = self.factors[name]
+            factor.masked_fill_(factor.abs() < 1e8 * torch.finfo(factor.dtype).tiny, 0.0)
             try:
-                values[name], basis = torch.linalg.eigh(self.factors[name])
+                values[name], basis = _eigenbasis(self.factors[name])
             except torch.linalg.LinAlgError as error:
                 raise FloatingPointError(f"the Fisher matrix of {self.module} has no eigenbasis: {error}") from error
             turned[name] = (basis.T @ self.factors[f"basis_{name}"]).square()
@@ -172,6 +176,17 @@ class Block:
     def tensors(self) -> dict[str, Tensor]:
         """Its whole state, sharing memory with it, the count apart."""
         return self.factors | {"moments": self.moments}
+
+
+def _eigenbasis(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """``torch.linalg.eigh``. In single precision LAPACK may answer NaN, without an error, for a finite matrix whose
+    entries reach from 1 to the smallest numbers, as those of units that have died do; in double precision then."""
+    values, basis = torch.linalg.eigh(factor)
+    if not torch.isfinite(basis).all():
+        values, basis = (x.to(factor.dtype) for x in torch.linalg.eigh(factor.double()))
+    if not torch.isfinite(basis).all():
+        raise torch.linalg.LinAlgError("its eigenvectors are not finite")
+    return values, basis
 
 
 def _gram(rows: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def read_scores(path: str | Path) -> list[Row]:
     for k, given in enumerate(table, 2):
         policy, name = given.get("policy") or "agent", given["set"]
         if name not in SETS or policy not in POLICIES:
-            wanted = f"policy '{shortened(policy)}' is none of {', '.join(POLICIES)}" if name in SETS else ""
+            wanted = f"policy {shortened(policy)!r} is none of {', '.join(POLICIES)}" if name in SETS else ""
             raise ValueError(f"{path}:{k}: {wanted or f'set {shortened(name)!r} is none of ' + ', '.join(SETS)}")
         run = -1 if policy != "agent" else runs.setdefault(given["run"], len(runs))
         condition = ", ".join(f"{c}={given[c]}" for c in conditions)
@@ -47,7 +47,7 @@ def read_scores(path: str | Path) -> list[Row]:
         head = {"policy": policy, "run": run, "set": name, "context": given["context"], "condition": condition}
         success = given.get("success")
         if success and success.lower() not in SUCCESS:
-            raise ValueError(f"{path}:{k}: success is '{shortened(success)}'; it must be 0 or 1")
+            raise ValueError(f"{path}:{k}: success is {shortened(success)!r}; it must be 0 or 1")
         blank: Row = {"length": 0, "value": None, "discounted": None, "entropy": None, "params": {}, "episode": 0}
         score = _number(given["return"], f"{path}:{k}: return")
         rows.append(head | blank | {"return": score, "success": SUCCESS[success.lower()] if success else None})
@@ -118,7 +118,7 @@ def _number(text: str, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"{where} '{shortened(text)}' is no number") from None
+        raise ValueError(f"{where} {shortened(text)!r} is no number") from None
     if not math.isfinite(value):
         raise ValueError(f"{where} is {text}: only finite returns can be judged")
     return value

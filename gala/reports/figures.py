@@ -39,15 +39,15 @@ def returns(records: Sequence[Record], title: str, path: Path) -> None:
     Raises:
         ValueError: no episode has ended yet.
     """
-    curve = _curve(records, _RETURN)
-    if not curve:
+    mean = curve(records, _RETURN)
+    if not mean:
         raise ValueError(f"{title} has no returns: no episode has ended yet; let it train for longer")
     figure, axes = figure_with_axes()
     for rank in _learners(records):
-        each = _curve([{**r[rank], "global_step": r["global_step"]} for r in records if rank in r], _RETURN)
+        each = curve([{**r[rank], "global_step": r["global_step"]} for r in records if rank in r], _RETURN)
         if each:
-            axes.plot(*_xy(each), color=GREY, lw=0.7, alpha=0.7)
-    axes.plot(*_xy(curve), color=BLUE, lw=1.6, label="all learners")
+            axes.plot(*xy(each), color=GREY, lw=0.7, alpha=0.7)
+    axes.plot(*xy(mean), color=BLUE, lw=1.6, label="all learners")
     axes.set(xlabel="env_steps over all learners", ylabel="return, last 100 episodes", title=title)
     if len(_learners(records)) > 1:
         axes.plot([], [], color=GREY, lw=0.7, label="each learner")
@@ -61,15 +61,15 @@ def epsilon_ball(records: Sequence[Record], title: str, path: Path) -> None:
     Raises:
         ValueError: the run has no certificate.
     """
-    bound = _curve(records, "gossip/epsilon_bound")
+    bound = curve(records, "gossip/epsilon_bound")
     if not bound:
         raise ValueError(
             f"{title} has no certificate; train with gossip.certify=true, algo=gala and two learners or more"
         )
-    distance = _curve([r for r in records if r.get("gossip/epsilon_bound") is not None], "gossip/consensus_distance")
+    distance = curve([r for r in records if r.get("gossip/epsilon_bound") is not None], "gossip/consensus_distance")
     figure, axes = figure_with_axes()
-    axes.plot(*_xy(bound), color=ORANGE, lw=1.4, label="epsilon ball: bound from all logged exchanges")
-    axes.plot(*_xy(distance), color=BLUE, lw=1.4, label="measured, same parameters")
+    axes.plot(*xy(bound), color=ORANGE, lw=1.4, label="epsilon ball: bound from all logged exchanges")
+    axes.plot(*xy(distance), color=BLUE, lw=1.4, label="measured, same parameters")
     within = sum(d <= b for (_, d), (_, b) in zip(distance, bound, strict=True))
     axes.set(xlabel="env_steps over all learners", ylabel="rms distance to the learners' mean", yscale="log")
     axes.set_title(f"{title}: inside at {within} of {len(bound)} points")
@@ -137,12 +137,14 @@ def _draw_graph(axes: Any, edges: Sequence[tuple[int, int]], n: int) -> None:
 _RETURN = "charts/episodic_return"
 
 
-def _curve(records: Sequence[Record], tag: str) -> list[tuple[int, float]]:
+def curve(records: Sequence[Record], tag: str) -> list[tuple[int, float]]:
+    """(env_steps over all learners, value) of each record that has the tag."""
     return [(r["global_step"], r[tag]) for r in records if r.get(tag) is not None]
 
 
-def _xy(curve: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    return [step for step, _ in curve], [value for _, value in curve]
+def xy(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    """For ``axes.plot``."""
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _learners(records: Sequence[Record]) -> list[str]:

@@ -53,11 +53,15 @@ class ActorLearner:
         self.learning_step, self.coefficients, self.observe = learning_step, coefficients, observe
         self.learn_s = 0.0
         self.on_rollout: Callable[[], None] = lambda: None
+        self.inspect: Callable[[Policy, Rollout, float], None] | None = None
+        """Shown each rollout, and the entropy coefficient, before anything is learned from it; must change nothing."""
 
     def update(self, lr: float, entropy_coef: float) -> UpdateResult:
         """One rollout, one step. Raises FloatingPointError, the parameters untouched, if the gradient is not finite."""
         rollout, episodes = self.collector.collect(self.policy)
         self.on_rollout()
+        if self.inspect is not None:
+            self.inspect(self.policy, rollout, entropy_coef)
         started, exchanged_s = time.perf_counter(), self.learning_step.exchange_s
         if self.observe is not None:
             self.observe(self.policy, rollout)

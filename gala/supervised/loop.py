@@ -63,8 +63,10 @@ class SupervisedLearner:
             self.late += 1
 
 
-def endless_batches(inputs: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+def endless_batches(inputs: Any, targets: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
     """Shuffled batches of ``batch_size`` for ever; each example once per pass, and batches may span two passes.
+
+    ``inputs`` has a length, and gives the tensor [n, ...] of the examples that an index tensor [n] names.
 
     Raises:
         ValueError: there are fewer examples than one batch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from gala.build.learning import (
 )
 from gala.build.policy import make_training_policy, pick_device, prepare_process
 from gala.config import derived
+from gala.config.schema import Config
 from gala.gossip.flat import flatten_gradients
 from gala.optim.update import LearningStep
 from gala.processes.child import Exit, Send, run_child
@@ -53,6 +55,15 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
         ).run()
 
     run_child(pipe, body)
+
+
+def make_diagnosis(config: Config, state: LearnerState, alive: Callable[[], None]) -> Any:
+    """The ``gala.diagnostics.during_training.DuringTraining`` of this learner; None if nothing is to be measured."""
+    if not (config.diagnose.curvature or config.diagnose.noise):
+        return None
+    from gala.diagnostics.during_training import DuringTraining
+
+    return DuringTraining(config, lambda: state.tensors()["optimizer"], alive)
 
 
 class LearnerProcess:
@@ -101,6 +112,7 @@ class LearnerProcess:
         observe = make_rollout_fisher(config, ekfac, generator)
         self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c, observe)
         self.collector.on_step, self.learner.on_rollout = beats_of(self.board, self.rank)
+        self.learner.inspect = self.diagnosis = make_diagnosis(config, self.state, self.collector.on_step)
         self.learning_rate, self.entropy_coef = learning_rate(config), entropy_coefficient(config)
         self.env_steps = self.updates = 0
         self.stopped = self.leaving = False
@@ -222,6 +234,8 @@ class LearnerProcess:
             record["message_ages"] = self.averager.age_histogram.counts()
         if self.state.ekfac is not None:
             record["losses/predicted_kl"] = float(self.state.ekfac.predicted_kl)
+        if self.diagnosis is not None:
+            record |= self.diagnosis.tags(record["interval_s"])
         if self.event_log is not None:
             record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
         if self.recorder is not None:
@@ -241,6 +255,8 @@ class LearnerProcess:
             meta |= {"gossip": self.averager.state_dict(), "slice_weights": self.averager.slice_weights()}
         meta["contexts"] = episodes_by_context(self.env)
         tensors = self.state.tensors()
+        if self.diagnosis is not None:
+            tensors["diagnose"] = self.diagnosis.tensors()
         try:
             tensors["in_progress"] = self.in_progress.tensors()
         except Unrestorable as error:
@@ -253,6 +269,8 @@ class LearnerProcess:
 
     def _load(self, tensors: dict[str, dict[str, torch.Tensor]], meta: dict[str, Any]) -> None:
         self.state.load(tensors)
+        if self.diagnosis is not None and "diagnose" in tensors:
+            self.diagnosis.load_tensors(tensors["diagnose"])
         if self.averager is not None:
             self.averager.load_state_dict(meta["gossip"])
         self.env_steps, self.updates = int(meta["env_steps"]), int(meta["updates"])

@@ -25,7 +25,7 @@ from gala.build.gossip import max_concurrent_learners
 from gala.build.learning import num_moments
 from gala.build.policy import count_parameters
 from gala.config import derived
-from gala.config.schema import Config
+from gala.config.schema import Config, DiagnoseConfig
 from gala.gossip.message import Message
 from gala.gossip.record import Entry, read_record, record_path
 from gala.gossip.transport.in_process import InProcessMailboxes
@@ -213,7 +213,8 @@ class _Player:
 
 
 def _unrecorded(config: Config) -> Config:
-    return dataclasses.replace(config, gossip=dataclasses.replace(config.gossip, record=False, certify=False))
+    gossip = dataclasses.replace(config.gossip, record=False, certify=False)
+    return dataclasses.replace(config, gossip=gossip, diagnose=DiagnoseConfig())
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:

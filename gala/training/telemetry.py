@@ -121,6 +121,9 @@ class Telemetry:
         known = [tags for tags in self.latest if tags]
         for tag in sorted({tag for tags in known for tag in tags if "/" in tag} - set(record)):
             record[tag] = _REDUCE.get(tag, np.mean)([tags[tag] for tags in known if tag in tags])
+        record.pop("diagnose/noise_scale", None)
+        if record.get("diagnose/gradient_signal", 0.0) > 0:  # a ratio of means, as in each learner
+            record["diagnose/noise_scale"] = record["diagnose/gradient_noise"] / record["diagnose/gradient_signal"]
         weights = [tags["gossip/weight"] for tags in known if "gossip/weight" in tags]
         if weights:
             record |= {"gossip/weight_min": min(weights), "gossip/weight_max": max(weights)}

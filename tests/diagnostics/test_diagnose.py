@@ -64,6 +64,7 @@ def test_a_run_is_judged_and_the_page_needs_no_network(run, capsys):
     assert found["noise"]["signal"] == pytest.approx(sum(m.signal for m in each) / 3, rel=1e-4)
     assert found["noise"]["noise"] == pytest.approx(sum(m.noise for m in each) / 3, rel=1e-4)
     assert found["noise"]["envs"] == 4
+    _check_temperatures(run, found["noise"])
     own = [frozen.points["learner0"], frozen.points["learner1"]]
     gradients = [
         group_gradients(frozen.policy, r, frozen.coefficients, frozen.entropy_coef, frozen.params, own)
@@ -73,6 +74,19 @@ def test_a_run_is_judged_and_the_page_needs_no_network(run, capsys):
     assert found["diversity"]["mean_cosine_own"] == pytest.approx(cosine, rel=1e-4)
     assert found["diversity"]["cosines_own"][0][1] == pytest.approx(cosine, rel=1e-4)
     assert found["diversity"]["mean_cosine_equal"] != pytest.approx(cosine, rel=1e-4)
+
+
+def _check_temperatures(run, found):
+    """Two learners in a ring meet in every round: in lock-step, they would never be apart."""
+    run_dir, squares = RunDir.open(run), {}
+    for name in run_dir.checkpoints.names():
+        meta = run_dir.checkpoint_meta(name)
+        a, b = (run_dir.load_part(name, f"learner{rank}")[0]["policy"] for rank in meta["ranks"])
+        if meta["env_steps"] >= 500:
+            squares[meta["env_steps"]] = sum(float((a[key] - b[key]).double().square().sum()) / 4 for key in a)
+    assert found["deviation_measured"] == pytest.approx(sum(squares.values()) / len(squares), rel=1e-5)
+    assert found["consensus_temperature"] == pytest.approx(3e-3 / 4) and found["snapshots"] == len(squares)
+    assert found["deviation_closed_form"] == pytest.approx(0.0, abs=1e-12)
 
 
 def _plain(frozen):
@@ -146,3 +160,22 @@ def test_residual_blocks_are_judged_where_there_are_any(run, tmp_path, capsys):
     ]
     assert found["cosine"]["value"] == pytest.approx(expected, abs=1e-6) and len(found["blocks"]) == len(expected)
     assert all(kl >= 0 for kl in found["dropped"]["kl"])
+
+
+def test_the_noise_of_a_step_is_that_of_clipped_and_scaled_means():
+    """Simulators come in groups of the size of a learner; what is left over counts nowhere."""
+    from types import SimpleNamespace
+
+    from gala.config.schema import A2CConfig, Config
+    from gala.diagnostics.temperatures import step_noise
+
+    config = Config(envs_per_learner=2, a2c=A2CConfig(max_grad_norm=1.0))
+    gradients = torch.tensor([[3.0, 0.0], [5.0, 0.0], [0.0, 0.2], [0.0, 0.2], [9.0, 9.0]])
+    frozen = SimpleNamespace(scale=torch.tensor([2.0, 0.5]))
+    steps = torch.tensor([[1.0, 0.0], [0.0, 0.2]]) / frozen.scale
+    assert step_noise(frozen, config, gradients) == pytest.approx(float(steps.var(0).sum()), rel=1e-5)
+    with pytest.raises(ValueError, match="4 simulators or more"):
+        step_noise(frozen, config, gradients[:3])
+    with pytest.raises(ValueError, match="how ekfac scales"):
+        unscaled = SimpleNamespace(scale=None)
+        step_noise(unscaled, Config(envs_per_learner=2, optim=OptimConfig(name="ekfac")), gradients)

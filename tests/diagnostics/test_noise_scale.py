@@ -148,3 +148,31 @@ def test_the_loss_of_sgd_on_a_quadratic_is_its_temperature():
     for _ in range(700):
         x = x - 0.05 * (bend * x + (bend / 8).sqrt() * torch.randn(x.shape, generator=make).double())
     assert float((0.5 * bend * x**2).sum(1).mean()) == pytest.approx(0.008940, rel=0.02)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("graph", "learners"), [("ring", 4), ("directed", 5)])
+def test_the_deviation_of_learners_with_momentum_is_that_of_simulated_ones(graph, learners, momentum, every):
+    """The covariance of (x, m) for all learners, iterated to its fixed point, dense; looked at after an exchange."""
+    eye = torch.eye(learners).double()
+    w = (eye + eye.roll(1, 0)) / 2 if graph == "directed" else matrix(graph, learners)
+    off_mean, zero, lr, noise = eye - 1.0 / learners, torch.zeros_like(eye), 0.1, 2.0
+    step = torch.cat([torch.cat([eye, -lr * momentum * eye], 1), torch.cat([zero, momentum * eye], 1)])
+    drawn = (1 - momentum) * torch.cat([-lr * eye, eye])
+    mix = torch.block_diag(w, eye)
+    see = torch.block_diag(off_mean, eye)  # the mean wanders without curvature
+    covariance = torch.zeros(2 * learners, 2 * learners).double()
+    for _ in range(600):
+        for _ in range(every):
+            covariance = step @ covariance @ step.T + noise * drawn @ drawn.T
+        covariance = see @ mix @ covariance @ mix.T @ see.T
+    expected = float((off_mean @ covariance[:learners, :learners] @ off_mean).trace()) / learners
+    found = noise_scale.deviation_temperature(w, lr, noise, momentum, every)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_momentum_and_curvature_the_deviation_is_the_known_one():
+    w = matrix("ring", 4)
+    known = noise_scale.gossip_temperatures(w, 0.1, 1.0, 1e-9).deviation
+    assert noise_scale.deviation_temperature(w, 0.1, 1.0) == pytest.approx(known, rel=1e-6)

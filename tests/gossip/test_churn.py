@@ -128,6 +128,22 @@ def test_one_that_counts_otherwise_sends_no_second_message_into_a_box():
     assert boxes.boxes[0, 1].count == 1 and unit_of(boxes.boxes[0, 1].sent_at) == 1
 
 
+def test_one_that_leaves_mixes_no_units_either():
+    """What it hands over went into a box with an unread message of another unit, and one of the two was lost."""
+    boxes = InProcessMailboxes(3, 3)
+    averagers = start(torch.arange(9.0, dtype=torch.float64).view(3, 3), boxes, topology="complete")
+    averagers[0].send()
+    assert set(boxes.boxes) == {(0, 1), (0, 2)}
+    before = _true_mean(boxes, averagers)
+    boxes.table.unit[1] = 1
+    averagers[0]._mass.count_in(1)
+    assert not averagers[0].leave(), "nobody has read its last message"
+    assert torch.allclose(_true_mean(boxes, averagers), before, rtol=1e-12)
+    averagers[2].step()
+    assert averagers[0].leave() and averagers[0].weight == 0.0
+    assert torch.allclose(_true_mean(boxes, averagers), before, rtol=1e-12)
+
+
 @pytest.mark.parametrize("codec", ["int8", "fp16"])
 def test_one_that_leaves_takes_no_residual_of_its_coding_along(codec):
     boxes = InProcessMailboxes(2, 1100)

@@ -413,3 +413,30 @@ def test_the_example_of_the_docstring_learns_in_fewer_steps_than_plain_sgd():
         exec(code, {"torch": torch, "F": F, "EKFAC": EKFAC, "model": model, "batches": [(x, y)] * 30})
         losses.append(F.cross_entropy(model(x), y).item())
     assert losses[0] < 0.25 and losses[1] > 0.5, losses
+
+
+def test_an_eigenbasis_that_is_nan_in_single_precision_is_found_in_double(monkeypatch):
+    """As LAPACK did with a finite factor after 2060 updates of MinAtar Breakout."""
+    from gala.optim import ekfac_layers
+
+    matrix, real = torch.tensor([[2.0, 1.0], [1.0, 3.0]]), torch.linalg.eigh
+    monkeypatch.setattr(
+        torch.linalg, "eigh", lambda m: [x * (math.nan if m.dtype == torch.float32 else 1) for x in real(m)]
+    )
+    values, basis = ekfac_layers._eigenbasis(matrix)
+    torch.testing.assert_close(basis @ torch.diag(values) @ basis.T, matrix)
+    monkeypatch.setattr(torch.linalg, "eigh", lambda m: [x * math.nan for x in real(m)])
+    with pytest.raises(torch.linalg.LinAlgError, match="not finite"):
+        ekfac_layers._eigenbasis(matrix)
+
+
+def test_factors_of_units_that_have_died_end_at_zero_and_not_among_the_subnormal_numbers():
+    layer = nn.Linear(3, 2)
+    ekfac = EKFAC(layer, decay=0.5, basis_every=10)
+    for i in range(130):
+        x = torch.rand(4, 3) * torch.tensor([1.0, 1.0, float(i < 2)])
+        with ekfac.recording():
+            out = layer(x)
+        ekfac.observe([out.square().sum(1)])
+    factor = ekfac.blocks[""].factors["a"]
+    assert factor[2].tolist() == [0.0] * 4 and (factor[:2, :2] > 1e-3).all()

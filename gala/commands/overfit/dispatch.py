@@ -10,7 +10,7 @@ SUBCOMMANDS = {
     "split": ("gala.commands.overfit.sets:split", "draw disjoint sets of MDPs: split maze train=10 test=200 size=5"),
     "audit": (
         "gala.commands.overfit.sets:audit",
-        "look for leaks in the sets of a directory, or in a table: audit tasks.csv",
+        "look for leaks in sets, or in a table: audit tasks.csv",
     ),
     "train": ("gala.commands.overfit.runs:train", "train several runs on a training set"),
     "eval": ("gala.commands.overfit.runs:evaluate", "judge runs, or a policy in Python: eval RUN ... sets=DIR"),
@@ -48,5 +48,5 @@ def main(argv: Sequence[str]) -> int:
 
 def usage() -> str:
     rows = "\n".join(f"  {name:<9} {text}" for name, (_, text) in SUBCOMMANDS.items())
-    codes = "Verdicts are exit codes: 0 NO-GAP, 3 OVERFIT, 4 INCONCLUSIVE. `gala overfit SUBCOMMAND --help` says more."
-    return f"usage: gala overfit SUBCOMMAND ...\n\n{rows}\n\n{codes}"
+    codes = "Verdicts are exit codes: 0 NO-GAP, 3 OVERFIT, 4 INCONCLUSIVE."
+    return f"usage: gala overfit SUBCOMMAND ...\n\n{rows}\n\n{codes}\n`gala overfit SUBCOMMAND --help` says more."

@@ -11,6 +11,7 @@ from gala_envs.contexts import Context, ContextSet
 from gala_envs.families import make_family
 from gala_envs.splits import split
 
+from gala.commands.overfit.words import asks_for_help
 from gala.diagnostics.overfitting.audit import duplicates
 from gala.diagnostics.overfitting.episodes import Row, evaluate
 from gala.diagnostics.overfitting.generalisation import judge
@@ -31,6 +32,9 @@ class Check(NamedTuple):
 
 def main(words: Sequence[str]) -> int:
     """Returns 0 if everything is as it must be, otherwise 1."""
+    if asks_for_help(words):
+        print("usage: gala overfit selftest\n\nChecks the statistics against closed forms, in a minute.")
+        return 0
     if words:
         raise ValueError("usage: gala overfit selftest (it has no settings)")
     started, failed = time.monotonic(), 0

@@ -54,5 +54,5 @@ def told(surprise: Surprise, return_gap: Interval) -> str:
     if low > 0:
         return f"{text}what is seen there is new as well"
     if return_gap.low > 0:
-        return f"{text}no more than on training MDPs, yet the policy earns less"
-    return f"{text}no more than on training MDPs"
+        return f"{text}not shown to be more than on training MDPs, yet the policy earns less"
+    return f"{text}not shown to be more than on training MDPs"

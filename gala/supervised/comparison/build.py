@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from gala.optim.schedules import SCHEDULES
 from gala.optim.slowmo import SlowMo
 from gala.optim.update import LearningStep
 from gala.supervised.comparison.collective import Collective
-from gala.supervised.comparison.digits import Digits, make_cnn
+from gala.supervised.comparison.data import DataSet, Images, make_model, subset
 from gala.supervised.loop import SupervisedLearner, endless_batches
 
 SlowMoMode = Literal["off", "on", "no-average"]
@@ -88,9 +88,10 @@ def jobs(config: SupervisedConfig) -> list[ComparisonJob]:
     return planned
 
 
-def check(config: SupervisedConfig, data: Digits) -> None:
+def check(config: SupervisedConfig, data: DataSet) -> None:
     """Refuse what only the data and the topologies can tell. Raises ValueError."""
     jobs(config)
+    make_model(config, 0)
     n = config.learners
     for name in (config.topology, config.dpsgd_topology):
         get_topology(name, n)
@@ -109,18 +110,18 @@ def check(config: SupervisedConfig, data: Digits) -> None:
         )
 
 
-def iterations(config: SupervisedConfig, data: Digits) -> int:
+def iterations(config: SupervisedConfig, data: DataSet) -> int:
     """Iterations of each learner, or on average over learners that do not wait for each other."""
     if not config.epochs:
         return config.iterations
     return max(1, round(config.epochs * len(data.train_images) / (config.learners * config.batch_size)))
 
 
-def shard(data: Digits, rank: int, world_size: int, seed: int) -> tuple[Tensor, Tensor]:
+def shard(data: DataSet, rank: int, world_size: int, seed: int) -> tuple[Images, Tensor]:
     """This learner's part of the training set; parts are disjoint, drawn at random, equal in size up to one."""
     order = torch.randperm(len(data.train_images), generator=torch.Generator().manual_seed(seed))
     mine = order[rank::world_size]
-    return data.train_images[mine], data.train_labels[mine]
+    return subset(data.train_images, mine), data.train_labels[mine]
 
 
 def compute_s(config: SupervisedConfig, rank: int) -> float:
@@ -148,11 +149,20 @@ def make_mailboxes(config: SupervisedConfig, method: str) -> SharedMemoryMailbox
     n = config.learners
     if METHODS[method].exchanges != "parameters" or n == 1:
         return None
-    return SharedMemoryMailboxes.create(n, num_parameters())
+    return SharedMemoryMailboxes.create(n, num_parameters(config))
 
 
-def num_parameters() -> int:
-    return sum(p.numel() for p in make_cnn(0).parameters())
+def num_parameters(config: SupervisedConfig) -> int:
+    return sum(p.numel() for p in make_model(config, 0).parameters())
+
+
+def make_optimizer(config: SupervisedConfig, params: Iterable[Tensor]) -> torch.optim.Optimizer:
+    o = config.optim
+    if o.name == "adam":
+        return torch.optim.Adam(params, o.lr, weight_decay=o.weight_decay)
+    if o.name == "rmsprop":
+        return torch.optim.RMSprop(params, o.lr, weight_decay=o.weight_decay)
+    return torch.optim.SGD(params, o.lr, o.momentum, weight_decay=o.weight_decay, nesterov=o.momentum > 0)
 
 
 def make_averager(
@@ -221,15 +231,12 @@ def make_slowmo(
 
 
 def make_learner(
-    config: SupervisedConfig, job: ComparisonJob, rank: int, data: Digits, mailboxes: Any
+    config: SupervisedConfig, job: ComparisonJob, rank: int, data: DataSet, mailboxes: Any
 ) -> tuple[SupervisedLearner, GossipAverager | None]:
     """Model, shard, optimiser and exchange of one learner; and its gossip, if there is any."""
-    model = make_cnn(job.seed)
+    model = make_model(config, job.seed)
     averager = make_averager(config, job, rank, list(model.parameters()), mailboxes)
-    o = config.optim
-    optimizer = torch.optim.SGD(
-        model.parameters(), o.lr, o.momentum, weight_decay=o.weight_decay, nesterov=o.momentum > 0
-    )
+    optimizer = make_optimizer(config, model.parameters())
     collective = make_collective(config)
     stream = int(np.random.SeedSequence([job.seed, rank]).generate_state(1)[0])
     images, labels = shard(data, rank, config.learners, job.seed)

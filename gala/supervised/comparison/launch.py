@@ -13,7 +13,7 @@ from gala.processes.fleet import ProcessFleet
 from gala.processes.loopback import listening_socket
 from gala.supervised.comparison import build
 from gala.supervised.comparison.build import ComparisonJob
-from gala.supervised.comparison.digits import Digits
+from gala.supervised.comparison.data import DataSet, pack
 from gala.supervised.comparison.learner import ComparisonSpec, Report, main
 
 START_TIMEOUT_S = 300.0
@@ -35,16 +35,16 @@ class Team:
     """One process per learner, for a whole comparison: starting them takes longer than training. A context manager;
     at its end no learner is left, whatever happened."""
 
-    def __init__(self, config: SupervisedConfig, data: Digits) -> None:
+    def __init__(self, config: SupervisedConfig, data: DataSet) -> None:
         self.config, self.data = config, data
         self.fleet = ProcessFleet(main)
 
     def __enter__(self) -> Team:
         try:
             self._store = _open_store()
-            arrays = tuple(x.numpy() for x in self.data)
+            packed = pack(self.data)
             for rank in range(self.config.learners):
-                self.fleet.spawn(ComparisonSpec(self.config, rank, arrays, self._store.port))
+                self.fleet.spawn(ComparisonSpec(self.config, rank, packed, self._store.port))
             self._gather("ready", time.monotonic() + START_TIMEOUT_S)
             self._tell("join")
         except BaseException:

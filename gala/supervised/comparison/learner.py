@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -11,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.utils import parameters_to_vector
 
 from gala.config.supervised import SupervisedConfig
 from gala.processes.child import Send, run_child
 from gala.supervised.comparison import build, collective
 from gala.supervised.comparison.build import ComparisonJob
-from gala.supervised.comparison.digits import Digits
+from gala.supervised.comparison.data import DataSet, unpack
 
 SNAPSHOTS = 20
 """Parameters are copied at this many evenly spaced points of a training, from which their distance is computed."""
@@ -29,8 +29,8 @@ class ComparisonSpec:
 
     config: SupervisedConfig
     rank: int
-    data: tuple[NDArray, ...]
-    """Digits as arrays: tensors would be sent as shared memory."""
+    packed: tuple[Any, ...]
+    """The data set without tensors, which would be sent as shared memory."""
     store_port: int
 
 
@@ -57,7 +57,7 @@ def main(spec: ComparisonSpec, pipe: Connection) -> None:
 
     def body(send: Send, commands: queue.SimpleQueue[Any]) -> None:
         torch.set_num_threads(1)
-        data = Digits(*map(torch.from_numpy, spec.data))
+        data = unpack(spec.packed)
         send(("ready", None))
         commands.get()  # all have started: from here on, who does not answer in time is dead
         if spec.config.learners > 1:
@@ -68,7 +68,7 @@ def main(spec: ComparisonSpec, pipe: Connection) -> None:
     run_child(pipe, body)
 
 
-def train(config: SupervisedConfig, job: ComparisonJob, rank: int, data: Digits, mailboxes: Any) -> Report:
+def train(config: SupervisedConfig, job: ComparisonJob, rank: int, data: DataSet, mailboxes: Any) -> Report:
     """One job, together with the peers; returns when all of them are done.
 
     Raises:
@@ -93,11 +93,11 @@ def train(config: SupervisedConfig, job: ComparisonJob, rank: int, data: Digits,
             done = sum(averager.mailbox.progress(r) for r in range(config.learners))
             progress = done / (per_learner * config.learners)
         while len(snapshots) < int(min(progress, 1.0) * SNAPSHOTS + 1e-9):
-            snapshots.append(parameters_to_vector(params).detach().clone())
+            snapshots.append(flat(params))
     wall_s = time.monotonic() - started
     build.meet_and_absorb(averager, group)
     report = Report(
-        parameters_to_vector(params).detach().numpy(),
+        flat(params).numpy(),
         1.0 if averager is None else averager.weight,
         torch.stack(snapshots).numpy(),
         iterations,
@@ -109,3 +109,8 @@ def train(config: SupervisedConfig, job: ComparisonJob, rank: int, data: Digits,
     if averager is not None:
         averager.close()
     return report
+
+
+def flat(params: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All values in one vector, a copy; torch's own function refuses weights that lie channels last."""
+    return torch.cat([p.detach().reshape(-1) for p in params])

@@ -17,32 +17,36 @@ from gala.config.supervised import SupervisedConfig
 from gala.gossip.evidence.events import consensus_distance
 from gala.supervised.comparison import build
 from gala.supervised.comparison.build import ComparisonJob
-from gala.supervised.comparison.digits import Digits, judge, make_cnn
+from gala.supervised.comparison.data import DataSet, Images, judge, make_model, subset
 from gala.supervised.comparison.learner import Report
 
 Row = dict[str, Any]
 LATE = 0.05
 """Share of iterations that may overrun their injected time before the user is warned."""
+MOST_JUDGED = 2000
+"""Training images, the first ones, from which train_loss and train_accuracy are computed."""
 HEADER = ("method", "SlowMo", "test acc. %", "worst %", "train loss", "distance", "ms/iter.")
 
 
-def row(config: SupervisedConfig, job: ComparisonJob, reports: Sequence[Report], data: Digits) -> Row:
+def row(config: SupervisedConfig, job: ComparisonJob, reports: Sequence[Report], data: DataSet) -> Row:
     """The record of one training: a flat dictionary for JSON.
 
     ``test_accuracy`` and ``train_loss`` are of the average model (PushSum's mean: weighted, nothing under way),
     ``test_accuracies`` of each learner's own. ``consensus_distance`` is ||X - mean(X)||_F at 20 points of the training,
     ``ms_per_iteration`` the wall time of the slowest learner over the mean number of iterations.
     """
-    model = make_cnn(job.seed)
+    model = make_model(config, job.seed)
     params = torch.stack([torch.from_numpy(report.params) for report in reports]).double()
     weights = torch.tensor([report.weight for report in reports], dtype=torch.float64)
     total = len(reports) if config.learners == 1 else float(weights.sum())
 
-    def accuracy_and_loss(vector: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    def accuracy_and_loss(vector: torch.Tensor, images: Images, labels: torch.Tensor) -> tuple[float, float]:
         vector_to_parameters(vector.float(), model.parameters())
         return judge(model, images, labels)
 
     mean = (weights @ params) / total
+    judged = torch.arange(min(MOST_JUDGED, len(data.train_labels)))
+    train_accuracy, train_loss = accuracy_and_loss(mean, subset(data.train_images, judged), data.train_labels[judged])
     snapshots = torch.stack([torch.from_numpy(report.snapshots) for report in reports], dim=1)
     iterations = [report.iterations for report in reports]
     milliseconds = 1e3 / sum(iterations)
@@ -57,7 +61,8 @@ def row(config: SupervisedConfig, job: ComparisonJob, reports: Sequence[Report],
         "allreduce": config.allreduce,
         "test_accuracy": accuracy_and_loss(mean, data.test_images, data.test_labels)[0],
         "test_accuracies": [accuracy_and_loss(x, data.test_images, data.test_labels)[0] for x in params],
-        "train_loss": accuracy_and_loss(mean, data.train_images, data.train_labels)[1],
+        "train_accuracy": train_accuracy,
+        "train_loss": train_loss,
         "consensus_distance": [consensus_distance(x) for x in snapshots],
         "ms_per_iteration": 1e3 * max(report.wall_s for report in reports) / fmean(iterations),
         "injected_ms": build.injected_ms(config, job),

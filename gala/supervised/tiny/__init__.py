@@ -1,0 +1,1 @@
+"""Images in which one small object decides the class."""

@@ -1,0 +1,62 @@
+"""Learning rates for other numbers of simulators, against the closed forms that the rules come from."""
+
+import math
+
+import pytest
+
+from gala.diagnostics.lr_evidence import noise_range
+from gala.diagnostics.noise_scale import Moments
+from gala.optim.lr_scaling import rule_of, suggest
+
+
+def best_step(batch, noise_scale, exponent=1.0):
+    """Up to a factor, of a quadratic whose gradient has that noise scale."""
+    return 1 / (1 + noise_scale / batch) ** exponent
+
+
+def best_step_of_a_quadratic(batch, noise, curvature):
+    """By search: the step that lowers E[L(x - lr g)] most, L = curvature x^2 / 2 at 1, g of variance noise / batch."""
+    steps = [i / 10_000 for i in range(1, 40_000)]
+    return min(steps, key=lambda lr: (1 - lr * curvature) ** 2 + lr**2 * noise / batch)
+
+
+def test_the_noise_cap_is_the_best_step_of_a_noisy_quadratic():
+    """|G|^2 = curvature^2 there, so that the noise scale is noise / curvature^2."""
+    curvature, noise = 2.0, 40.0
+    for batch, new in ((1, 4), (4, 64), (16, 256)):
+        before, after = (best_step_of_a_quadratic(b, noise, curvature) for b in (batch, new))
+        found = suggest(before, batch, new, "linear", noise / curvature**2)
+        assert found.noise_cap == pytest.approx(after, rel=5e-3)
+
+
+@pytest.mark.parametrize(("rule", "exponent"), [("linear", 1.0), ("sqrt", 0.5)])
+def test_the_rule_alone_and_its_caps(rule, exponent):
+    assert suggest(0.01, 16, 64, rule) == (0.01 * 4**exponent, math.inf, math.inf, 0.01 * 4**exponent, "rule")
+    assert suggest(0.01, 64, 16, rule).lr == pytest.approx(0.01 / 4**exponent)
+    far, near = suggest(0.01, 16, 64, rule, 1e9), suggest(0.01, 16, 64, rule, 1e-6)
+    assert far.lr == pytest.approx(far.by_rule, rel=1e-6) and near.lr == pytest.approx(0.01, rel=1e-6)
+    noisy = suggest(0.01, 16, 64, rule, 30.0)
+    assert noisy.lr == pytest.approx(0.01 * best_step(64, 30, exponent) / best_step(16, 30, exponent))
+    assert 0.01 < noisy.lr < noisy.by_rule and noisy.decided_by == "noise"
+    assert suggest(0.01, 64, 16, rule, 30.0).decided_by == "rule", "fewer simulators: nothing to cap"
+    bent = suggest(0.01, 16, 1600, rule, math.inf, sharpness=150.0)
+    if rule == "linear":
+        assert (bent.lr, bent.decided_by) == (2 / 150, "curvature")
+    assert suggest(0.01, 16, 1600, rule, math.inf, sharpness=250.0).decided_by == "rule", "0.01 itself is beyond it"
+    assert suggest(0.01, 16, 1600, rule, math.inf, sharpness=-5.0).curvature_cap == math.inf
+
+
+def test_nonsense_is_refused_and_optimisers_have_their_rule():
+    for bad in ((0.0, 1, 1), (0.1, 0, 1), (0.1, 1, -1)):
+        with pytest.raises(ValueError, match="above 0"):
+            suggest(*bad, "linear")
+    names = ("rmsprop_tf", "adam", "ekfac", "torch.optim:SGD", "torch.optim:AdamW", "mine:NudgedSGD")
+    assert [rule_of(name) for name in names] == ["sqrt", "sqrt", "linear", "linear", "sqrt", "linear"]
+
+
+def test_the_range_of_the_noise_scale_is_two_standard_errors_of_the_signal():
+    each = [Moments(signal, noise) for signal, noise in ((2.0, 10.0), (4.0, 30.0), (3.0, 20.0), (3.0, 20.0))]
+    error = 2 * (2 / 3) ** 0.5 / 2
+    assert noise_range(each) == pytest.approx((20 / 3, 20 / (3 + error), 20 / (3 - error)))
+    hidden = noise_range([Moments(1.0, 5.0), Moments(-1.5, 5.0)])
+    assert hidden[0] == hidden[2] == math.inf

@@ -1,0 +1,160 @@
+"""What a learner measures while it trains: right by the dense Hessian and by hand, and the training none the wiser."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+from test_update import ENTROPY_COEF, Replayed, learner
+from torch.autograd.functional import hessian
+from torch.func import functional_call
+from training import TINY, Gala, parts
+
+from gala import cli
+from gala.config.schema import Config, DiagnoseConfig, ModelConfig
+from gala.config.validate import validate
+from gala.diagnostics.curvature import flat
+from gala.diagnostics.during_training import DuringTraining
+from gala.diagnostics.landscape import frozen_losses
+from gala.diagnostics.noise_scale import moments, per_environment_gradients
+from gala.runs.run_dir import RunDir
+
+BOTH = Config(diagnose=DiagnoseConfig(curvature=2, eigenvalues=3, noise=1))
+MODEL = ModelConfig(hidden=(4,))
+
+
+def probe(config=BOTH):
+    beats = []
+    return DuringTraining(config, dict, lambda: beats.append(1)), beats
+
+
+def dense_hessian(policy, rollout, config):
+    loss = frozen_losses(policy, rollout, config.a2c, ENTROPY_COEF)["total"]
+    params = dict(policy.named_parameters())
+    original = policy.unroll
+
+    def at(vector):
+        pieces = vector.split([p.numel() for p in params.values()])
+        named = {name: x.view_as(p) for (name, p), x in zip(params.items(), pieces, strict=True)}
+
+        def unroll(obs, state, first):
+            out = functional_call(policy, named, (obs.flatten(0, 1), state, first.flatten()))
+            return out._replace(params=out.params.view(*obs.shape[:2], -1), value=out.value.view(obs.shape[:2]))
+
+        policy.unroll = unroll
+        try:
+            return loss()
+        finally:
+            policy.unroll = original
+
+    return hessian(at, flat([p.detach() for p in params.values()]))
+
+
+def test_the_eigenvalues_are_those_of_the_dense_hessian():
+    one, (measure, beats) = learner(model=MODEL), probe()
+    measure(one.policy, one.collector.rollout, ENTROPY_COEF)
+    matrix = dense_hessian(one.policy, one.collector.rollout, BOTH)
+    tags = measure.tags(1.0)
+    top = torch.linalg.eigvalsh(matrix).flip(0)[:3].tolist()
+    assert [tags[f"diagnose/eigenvalue{i}"] for i in (1, 2, 3)] == pytest.approx(top, rel=1e-2)
+    generator = torch.Generator().manual_seed(1)
+    signs = [torch.randint(0, 2, (len(matrix),), generator=generator) * 2.0 - 1 for _ in range(4)]
+    expected = sum(float(z @ matrix @ z) for z in signs) / 4
+    assert tags["diagnose/hessian_trace"] == pytest.approx(expected, rel=1e-3)
+    assert len(beats) > 10 and tags["perf/diagnose_share"] > 0
+    assert measure.tags(1.0)["perf/diagnose_share"] == 0.0
+
+
+def test_it_looks_at_every_k_th_rollout_and_begins_where_it_ended():
+    one, (measure, beats) = learner(model=MODEL), probe(replace(BOTH, diagnose=DiagnoseConfig(curvature=2)))
+    counts = []
+    for _ in range(5):
+        beats.clear()
+        measure(one.policy, one.collector.rollout, ENTROPY_COEF)
+        counts.append(len(beats))
+    assert counts[1] == counts[3] == 0 and counts[0] > counts[2] > 0 and counts[4] > 0
+
+
+def test_the_noise_scale_is_a_ratio_of_averages_that_a_checkpoint_keeps():
+    one, found = learner(model=MODEL), []
+    measure, _ = probe(replace(BOTH, diagnose=DiagnoseConfig(noise=1)))
+    for i in range(3):
+        rollout = replace(one.collector.rollout, reward=one.collector.rollout.reward * (i + 1) + i)
+        measure(one.policy, rollout, ENTROPY_COEF)
+        params = list(one.policy.parameters())
+        found.append(moments(per_environment_gradients(one.policy, rollout, BOTH.a2c, ENTROPY_COEF, params)))
+        again, _ = probe(measure.config)  # as a learner that is resumed after each update
+        again.load_tensors(measure.tensors())
+        measure = again
+    noise, signal = (sum(getattr(m, name) for m in found) / 3 for name in ("noise", "signal"))
+    assert (measure.noise.noise, measure.noise.signal) == pytest.approx((noise, signal), rel=1e-6)
+    assert measure.updates == 3 and measure.noise.value == pytest.approx(noise / signal, rel=1e-6)
+
+
+@pytest.mark.parametrize("model", [MODEL, ModelConfig(hidden=(4,), dropout=0.3)], ids=["plain", "dropout"])
+def test_learning_is_the_same_to_the_last_bit(model):
+    ends = []
+    for measures in (False, True):
+        one = learner(model=model)
+        if measures:
+            one.inspect, _ = probe(replace(BOTH, diagnose=DiagnoseConfig(curvature=1, noise=1)))
+        torch.manual_seed(7)
+        for _ in range(4):
+            one.update(1e-3, ENTROPY_COEF)
+        ends.append(one.flat.detach().numpy().tobytes())
+    assert ends[0] == ends[1]
+
+
+def test_a_loss_without_curvature_or_with_infinite_gradients_ends_no_training():
+    one, (measure, _) = learner(model=MODEL), probe()
+    bad = replace(Replayed().rollout, obs=Replayed().rollout.obs * float("nan"))
+    measure(one.policy, bad, ENTROPY_COEF)
+    assert set(measure.tags(1.0)) == {"perf/diagnose_share"}
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        (Config(envs_per_learner=1, diagnose=DiagnoseConfig(noise=5)), "envs_per_learner"),
+        (Config(model=ModelConfig(compile="default"), diagnose=DiagnoseConfig(curvature=5)), "model.compile"),
+        (Config(diagnose=DiagnoseConfig(eigenvalues=0)), "diagnose.eigenvalues=0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(config, word):
+    with pytest.raises(ValueError, match=word) as caught:
+        validate(config)
+    assert "\n" not in str(caught.value)
+
+
+WORDS = ("model.dropout=0.2", "steps=320", "learners=2", "algo=gala", "gossip.tau=0")
+
+
+def _digest(path):
+    digest = hashlib.sha256()
+    for tensors, _ in parts(RunDir.open(path)):
+        for name, tensor in sorted(tensors["policy"].items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_the_records_of_a_run_have_it_and_plots_are_drawn(tmp_path, capsys):
+    path = tmp_path / "on"
+    assert Gala(path, *TINY, *WORDS, "diagnose.curvature=10", "diagnose.noise=5").end()[0] == 0
+    record = RunDir.open(path).read_metrics()[-1]
+    for scope in (record, record["learner0"], record["learner1"]):
+        assert scope["diagnose/eigenvalue1"] > 0 and scope["diagnose/gradient_noise"] > 0
+    if "diagnose/noise_scale" in record:
+        ratio = record["diagnose/gradient_noise"] / record["diagnose/gradient_signal"]
+        assert record["diagnose/noise_scale"] == pytest.approx(ratio)
+    pytest.importorskip("matplotlib")
+    assert cli.main(["plot", str(path), "sharpness"]) == 0 and (path / "sharpness.png").stat().st_size > 5000
+    assert cli.main(["plot", str(path), "y=trace", f"out={tmp_path / 'trace.png'}"]) == 0
+    capsys.readouterr()
+    assert cli.main(["plot", str(path), "sharpness"]) == 2  # it is there
+
+
+@pytest.mark.long
+def test_a_run_ends_with_the_same_parameters_measured_or_not(tmp_path):
+    assert Gala(tmp_path / "on", *TINY, *WORDS, "diagnose.curvature=7", "diagnose.noise=3").end()[0] == 0
+    assert Gala(tmp_path / "off", *TINY, *WORDS).end()[0] == 0
+    assert _digest(tmp_path / "on") == _digest(tmp_path / "off")

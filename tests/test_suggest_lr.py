@@ -1,0 +1,85 @@
+"""``gala suggest-lr``: what it prints is what the rules give, and the command that it prints trains that."""
+
+import dataclasses
+import json
+import shlex
+
+import pytest
+from training import TINY, Gala
+
+from gala import cli
+from gala.build.learning import learning_rate
+from gala.config.parse import parse_config
+from gala.diagnostics.lr_evidence import measure
+from gala.evaluation.frozen import load_frozen
+from gala.optim.lr_scaling import suggest
+from gala.runs.run_dir import RunDir
+
+QUICK = ("sims=4", "batches=3")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("suggest") / "run"
+    assert Gala(path, *TINY, "algo=gala", "learners=2", "steps=1_000", "optim.lr_scaling=sqrt").end()[0] == 0
+    return path
+
+
+def test_a_run_with_more_learners(run, capsys):
+    assert cli.main(["suggest-lr", str(run), "learners=8", "envs=6", *QUICK, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    frozen = load_frozen(RunDir.open(run), "latest", envs=4, batches=3, seed=1000)
+    evidence = measure(frozen)
+    known = learning_rate(frozen.config)(0.0)
+    assert known == pytest.approx(3e-3 * (4 / 16) ** 0.5), "the preset's, scaled to 2 x 2 simulators"
+    found = suggest(known, 4, 48, "sqrt", evidence.noise_scale, evidence.sharpness)
+    assert told["lr"] == pytest.approx(found.lr) and told["decided_by"] == found.decided_by
+    assert (told["known_envs"], told["envs"], told["rule"]) == (4, 48, "sqrt")
+    typed = parse_config(shlex.split(told["command"])[2:])
+    assert learning_rate(typed)(0.0) == pytest.approx(found.lr, rel=5e-3)
+    optim = dataclasses.replace(frozen.config.optim, lr=typed.optim.lr, lr_scaling="none")
+    wanted = dataclasses.replace(frozen.config, learners=8, envs_per_learner=6, optim=optim)
+    assert dataclasses.replace(typed, run="", preset="") == dataclasses.replace(wanted, run="", preset="")
+    assert cli.main(["suggest-lr", str(run), "learners=8", *QUICK]) == 0
+    *lines, blank, command = capsys.readouterr().out.splitlines()
+    assert blank == "" and command.startswith("gala train ") and all(len(line) <= 80 for line in lines)
+    assert {line.split()[0] for line in lines if line[0] != " "} >= {"rule", "noise", "curvature", "suggested"}
+
+
+@pytest.mark.long
+def test_a_preset_is_trained_for_a_moment_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    words = ["preset=classic/cartpole", "optim.lr=2e-3", "learners=4", "measure_steps=500", *QUICK]
+    assert cli.main(["suggest-lr", *words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["known_lr"] == 2e-3 and told["by_rule"] == pytest.approx(4e-3) and told["lr"] <= 4e-3
+    assert "learners=4" in told["command"] and "optim.lr=2e-3" in told["command"]
+    assert parse_config(shlex.split(told["command"])[2:]).optim.lr == pytest.approx(told["lr"], rel=5e-3)
+    assert not [path for path in tmp_path.iterdir() if "gala-suggest-lr" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["preset=classic/cartpole"], "say what changes"),
+        (["preset=classic/cartpole", "learners=1"], "is what there is"),
+        (["preset=classic/cartpole", "learners=x"], "learners=x"),
+        (["preset=classic/cartpol", "learners=2"], "cartpole"),
+        (["preset=classic/cartpole", "learners=4", "algo=a2c"], "algo=a2c has one learner"),
+        (["preset=classic/cartpole", "learners=4", "optim.lr=0"], "no learning rate"),
+        (["preset=classic/cartpole", "learners=4", "batches=1"], "batches=1 must be at least 2"),
+        (["preset=classic/cartpole", "envs=8", "envs_per_learner=8"], "give one"),
+        (["nowhere/at-all", "learners=4"], "nowhere/at-all"),
+    ],
+)
+def test_refusals_are_one_line_before_anything_starts(words, message, capsys):
+    assert cli.main(["suggest-lr", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and err.count("\n") == 1
+
+
+def test_a_run_has_its_settings_and_its_checkpoints(run, capsys):
+    for words, message in ((["optim.lr=1"], "RUN has its settings"), (["checkpoint=worst"], "worst")):
+        assert cli.main(["suggest-lr", str(run), "learners=4", *words]) == 2
+        assert message in capsys.readouterr().err
