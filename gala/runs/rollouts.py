@@ -150,6 +150,8 @@ def read_manifest(path: Path) -> tuple[RolloutFacts, list[dict[str, Any]]]:
             raise damaged
         if facts.dtype not in ("uint8", "float32") or facts.top not in (None, 1, 255):
             raise damaged
+        if facts.action["kind"] not in ("discrete", "multi-discrete", "box") or not isinstance(facts.source, dict):
+            raise damaged
     except (KeyError, TypeError):
         raise damaged from None
     return facts, chunks
