@@ -1,8 +1,9 @@
 """Judge policies that were trained elsewhere: PPO of Stable-Baselines3, and two whose verdict is known beforehand.
 
     pip install stable-baselines3
-    python examples/judge_sb3.py                # about half an hour on one core
-    python examples/judge_sb3.py 20000 3        # env_steps of each PPO, and how many are trained
+    python examples/judge_sb3.py
+
+That takes about half an hour on one core; 20000 3 behind it trains three PPOs of 20,000 env_steps, and 0 none.
 
 Ten mazes to train on, two hundred others to judge on, all in the working directory. ``solver`` looks for the best way
 through what it sees: NO-GAP. ``table`` knows the training mazes by heart and nothing else: OVERFIT. And PPO?

@@ -15,7 +15,7 @@ from typing import Any
 from gala_envs.contexts import ContextSet
 from gala_envs.identity import assert_disjoint
 
-from gala.plain_yaml import parse_json, read_json, read_text
+from gala.plain_yaml import parse_json, read_json, read_text, shortened
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import versions
 
@@ -40,8 +40,11 @@ class Study:
         known = path / "study.json"
         if known.is_file():
             old = read_json(known)
+            if not isinstance(old, dict):
+                raise ValueError(f"{known} is no study's; choose another out=DIRECTORY")
             if old.get("command") != meta["command"]:
-                raise ValueError(f"{path} holds another study ({old.get('command')}); choose another out=DIRECTORY")
+                held = shortened(str(old.get("command")))
+                raise ValueError(f"{path} holds another study ({held}); choose another out=DIRECTORY")
             return cls(path, old)
         if path.exists() and any(path.iterdir()):
             raise ValueError(f"{path} is not empty and holds no study; choose another out=DIRECTORY")
