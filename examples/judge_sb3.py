@@ -1,12 +1,10 @@
 """Judge policies that were trained elsewhere: PPO of Stable-Baselines3, and two whose verdict is known beforehand.
 
-    pip install stable-baselines3
     python examples/judge_sb3.py
 
-That takes about half an hour on one core; 20000 3 behind it trains three PPOs of 20,000 env_steps, and 0 none.
-
-Ten mazes to train on, two hundred others to judge on, all in the working directory. ``solver`` looks for the best way
-through what it sees: NO-GAP. ``table`` knows the training mazes by heart and nothing else: OVERFIT. And PPO?
+Half an hour on one core, with stable-baselines3; 20000 3 behind it trains three PPOs of 20,000 env_steps, and 0 none.
+Ten mazes to train on, 200 others to judge on. ``solver`` looks for the best way through what it sees: NO-GAP. ``table``
+knows the training mazes by heart and nothing else: OVERFIT. And PPO?
 """
 
 import sys
@@ -26,12 +24,11 @@ def solver(obs, state, rng):
     """The shortest best way, kept as state; obs is 0/1 [5, size, size], one picture for each kind of thing."""
     if state:
         return state[0], state[1:]
-    cells = obs.reshape(len(obs), -1)
-    (start,), (key,) = cells[AGENT].nonzero()[0], cells[KEY].nonzero()[0]
-    good, bad = cells[GOOD].nonzero()[0], cells[BAD].nonzero()[0]
+    start, key, good, bad = (obs[kind].ravel().nonzero()[0] for kind in (AGENT, KEY, GOOD, BAD))
     values = np.repeat([1.0, -1.0], [len(good), len(bad)])
-    things = np.concatenate([good, bad])
-    way = solve(Level(obs[WALL] > 0, int(start), int(key), things, values, values > 0, limit=50))[1]
+    way = solve(Level(obs[WALL] > 0, int(start[0]), int(key[0]), np.concatenate([good, bad]), values, values > 0, 50))[
+        1
+    ]
     return (way[0], way[1:]) if way else (0, [])
 
 
@@ -40,13 +37,11 @@ def table(seed):
     known, mazes = {}, ContextSet.read("sets/train.json")
     env = as_gymnasium(mazes)
     for maze in mazes.contexts:
-        obs, _ = env.reset(options={"context": maze.uid})
-        over, way = False, []
-        while not over:
+        (obs, _), over, way = env.reset(options={"context": maze.uid}), [False], []
+        while not any(over):
             action, way = solver(obs, way, None)
             known[obs.tobytes()] = action
-            obs, _, terminated, truncated, _ = env.step(action)
-            over = terminated or truncated
+            obs, _, *over, _ = env.step(action)
 
     def act(obs, state, rng):
         return known.get(obs.tobytes(), int(rng.integers(5)))
@@ -60,25 +55,25 @@ def train_ppo(seed, steps):
     from stable_baselines3.common.env_util import make_vec_env
 
     mazes = ContextSet.read("sets/train.json")
-    envs = make_vec_env(lambda: as_gymnasium(mazes, log="played.jsonl"), n_envs=8, seed=seed)
+    envs = make_vec_env(lambda: as_gymnasium(mazes, log="played.jsonl"), 8, seed=seed)
     PPO("MlpPolicy", envs, n_steps=128, ent_coef=0.01, seed=seed, device="cpu").learn(steps).save(f"ppo{seed}.zip")
 
 
 def judge(name, policy, *words):
     print(f"\n{name}", flush=True)
-    return gala(["overfit", "eval", f"policy={policy}", "sets=sets", f"out=studies/{name}", *words])
+    gala(["overfit", "eval", f"policy={policy}", "sets=sets", f"out=studies/{name}", *words])
 
 
 def main(steps=300_000, runs=5):
     sys.path.insert(0, str(Path(__file__).parent))
-    if not Path("sets").exists() and (status := gala(["overfit", "split", "maze", *MAZES, "out=sets"])):
-        return status
-    verdicts = [judge("solver", "judge_sb3:solver"), judge("table", "judge_sb3:table?seed={run}", "repeats=3")]
+    if not Path("sets").exists():
+        gala(["overfit", "split", "maze", *MAZES, "out=sets"])
+    judge("solver", "judge_sb3:solver")
+    judge("table", "judge_sb3:table?seed={run}", "repeats=3")
     if steps:
         for seed in range(runs):
             train_ppo(seed, steps)
-        verdicts.append(judge("ppo", "sb3:ppo{run}.zip", f"repeats={runs}", "played=played.jsonl"))
-    return verdicts
+        judge("ppo", "sb3:ppo{run}.zip", f"repeats={runs}", "played=played.jsonl")
 
 
 if __name__ == "__main__":
