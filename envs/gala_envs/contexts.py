@@ -161,7 +161,8 @@ class ContextSet:
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}") from None
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            text = str(error)
+            raise ValueError(f"{path}: {text[:300]}{' ...' if len(text) > 300 else ''}") from None
 
 
 class Parameter(NamedTuple):
