@@ -97,6 +97,7 @@ def test_solved_returns_of_presets_are_those_that_gymnasium_registers():
     assert told >= 10
 
 
+@pytest.mark.long
 def test_a_grid_that_is_stopped_goes_on_and_refuses_other_settings(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "grid"

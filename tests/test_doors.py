@@ -75,6 +75,7 @@ def test_the_comparison_of_classifiers_listens_on_loopback_only():
     assert all(ipaddress.ip_address(address).is_loopback for address, _ in doors), doors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("manner", ["stopped", "off the main thread"])
 def test_a_stopped_learner_does_not_outlive_its_parent(tmp_path, manner):
     words = (*TINY, "algo=gala", "learners=2")

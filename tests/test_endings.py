@@ -49,6 +49,7 @@ def test_each_signal_that_ends_a_program_saves_a_checkpoint_first(tmp_path, numb
     assert f'"signal": "{number.name}"' in (assert_saved(gala).path / "summary.json").read_text()
 
 
+@pytest.mark.long
 def test_nohup_is_obeyed(tmp_path):
     program = f"nohup {sys.executable} -m gala train run={tmp_path / 'run'} {' '.join((*TINY, *TWO))}"
     gala = Gala(tmp_path / "run", program=program)
@@ -90,6 +91,7 @@ def test_a_terminal_that_closes_ends_the_run_in_order(tmp_path):
     assert_saved(gala)
 
 
+@pytest.mark.long
 def test_a_terminal_without_the_letters_is_written_to_with_those_it_has(tmp_path):
     words = [*TINY, *TWO, "steps=400", "log.panel=on", "log.interval_s=0.05"]
     code, out, err = Gala(tmp_path / "run", *words, PYTHONIOENCODING="ascii", PYTHONUTF8="0").end()

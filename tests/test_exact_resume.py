@@ -28,7 +28,7 @@ TASKS = {
     "HalfCheetah": ("env.id=HalfCheetah-v5", "env.max_episode_steps=60", *RECURRENT),
     "MinAtar": ("env.id=MinAtar/Breakout-v1", "env.sticky_actions=0.1", "model.encoder=minatar_cnn", "optim.name=adam"),
 }
-SHORT = {("gala", "CartPole")}
+SHORT = {("a2c", "CartPole")}
 EVERY = [
     pytest.param(algo, task, marks=() if (algo, task) in SHORT else (pytest.mark.long,))
     for algo in ALGOS

@@ -89,6 +89,7 @@ def test_an_encoder_of_ones_own(tmp_path):
     assert "custom_encoder.py:FourierFeatures; " in out and re.search(r"^return \d+\.\d$", out, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_a_topology_of_ones_own(tmp_path):
     out = run("custom_topology.py", "6000", cwd=tmp_path)
     assert int(re.findall(r"^(\d+) messages$", out, re.MULTILINE)[0]) > 0

@@ -8,6 +8,7 @@ from training import TINY, Gala, distance, parts, same, status, total_weight
 from gala.runs.run_dir import RunDir
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [

@@ -190,6 +190,7 @@ def spoil(path: Path) -> None:
         (path / folder / "Thumbs.db").write_text("x")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("links", [pytest.param("kept", marks=pytest.mark.long), "followed"])
 def test_a_copy_of_a_run_is_a_run(finished, tmp_path, links):
     copy = Path(shutil.copytree(finished, tmp_path / "copy", symlinks=links == "kept"))
@@ -218,6 +219,7 @@ def test_names_without_links(tmp_path, run, monkeypatch):
     assert len(list((run.path / "checkpoints/.store").iterdir())) == 2
 
 
+@pytest.mark.long
 def test_a_run_without_a_checkpoint_starts_anew(tmp_path):
     gala = Gala(tmp_path / "run", *WORDS, "log.checkpoint_interval_s=1000", "steps=1e9", "log.keep_milestones=0")
     gala.wait_for((gala.run / "metrics.jsonl").is_file, "metrics")

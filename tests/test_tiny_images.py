@@ -192,6 +192,7 @@ def test_the_receptive_field_is_one_that_the_strides_make():
     assert max(sizes) <= 1.03 * min(sizes)
 
 
+@pytest.mark.long
 def test_learners_gossip_on_tiny_objects(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["preset=tiny/digits", "tiny.ratio=0.25", "learners=2", "iterations=4", "tiny.test_images=50", "out=out"]

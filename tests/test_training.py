@@ -75,6 +75,7 @@ def test_a_gossiping_run_is_interrupted_resumed_and_killed(tmp_path):
     assert len(parts(run)) == 3
 
 
+@pytest.mark.long
 def test_ctrl_c_while_the_learners_start_saves_the_common_initial_parameters(tmp_path):
     gala = Gala(tmp_path / "run", *TINY, "algo=gala", "learners=2", "env.id=helper_envs:SlowStart-v0")
     gala.wait_for(lambda: len(gala.learners()) == 2, "learners")
@@ -184,6 +185,7 @@ def test_a_lock_step_checkpoint_that_was_asked_for_too_late_is_asked_for_again(t
         assert len({meta["updates"] for _, meta in parts(run, name)}) == 1
 
 
+@pytest.mark.long
 def test_one_gossiping_learner_is_plain_a2c_to_the_last_bit(tmp_path):
     saved = []
     for algo in ("a2c", "gala"):

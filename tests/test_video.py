@@ -115,6 +115,7 @@ def test_the_picture_of_samples_shows_the_truth_above_its_continuations(tmp_path
     assert (lines[:, 0] == 0).all() and (lines[:16, 1:17] == (first * 255).numpy()).all()
 
 
+@pytest.mark.long
 def test_moving_digits_are_learned_from_the_preset():
     pytest.importorskip("sklearn")
     config = parse_options(VideoConfig, ["preset=video/moving-digits", "width=8", "batch_size=4", "iterations=2"])

@@ -75,6 +75,7 @@ def test_actions_as_a_network_sees_them():
     assert box.tolist() == [[[0, 0], [0.5, 1.0], [0, 0.5]]]
 
 
+@pytest.mark.long
 def test_a_model_that_is_told_the_actions_knows_what_they_do(tmp_path):
     """A frame is white exactly after action 1 of {0, 1, 2}, so that who is told it need not be surprised: without it
     a frame of four equal pixels is worth the entropy of (1/3, 2/3) at best."""

@@ -77,6 +77,7 @@ def simulate(config):
     return models
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", [5, pytest.param(2, marks=pytest.mark.long)])
 def test_a_team_is_its_simulation_in_one_process(tmp_path, first):
     """``first``: iterations before it is resumed."""

@@ -85,6 +85,7 @@ def test_a_script_without_a_guard_trains_once_with_parts_of_its_own_which_are_fo
     assert run.summary["status"] == "finished" and run.summary["env_steps"] >= 400
 
 
+@pytest.mark.long
 def test_a_script_from_standard_input_trains_and_ctrl_c_ends_it_with_a_checkpoint(tmp_path):
     arguments = settings(run=str(tmp_path / "run"))
     script = (

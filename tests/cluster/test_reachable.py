@@ -65,6 +65,7 @@ def test_a_server_of_another_kind_is_no_cluster(listener, answer):
     assert "what answers there is no Ray cluster" in refused(listener(answer))
 
 
+@pytest.mark.long
 @ray_only
 def test_http2_alone_is_no_cluster(listener):
     assert "what answers there is no Ray cluster" in refused(listener(SETTINGS))

@@ -39,6 +39,7 @@ def test_from_python(tmp_path):
     assert run(write("from_python.py", tmp_path), cwd=tmp_path) == ""
 
 
+@pytest.mark.long
 def test_torchrun_on_one_machine(tmp_path):
     said = run(write("learn.py", tmp_path), cwd=tmp_path)
     assert sorted(re.findall(r"^learner (\d): \d+ messages read$", said, re.M)) == ["0", "1"]

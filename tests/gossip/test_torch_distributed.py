@@ -354,6 +354,7 @@ def _learn_for_ever(rank: int, port: int) -> None:
         averager.step()
 
 
+@pytest.mark.long
 def test_of_four_learners_one_is_killed_and_one_is_stopped_and_the_others_go_on():
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [spawn.Process(target=_learn_for_ever, args=(rank, server.port)) for rank in (1, 2, 3)]

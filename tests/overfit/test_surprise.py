@@ -38,6 +38,7 @@ def test_the_interval_is_welchs_over_contexts():
     assert "yet" not in told(none, Interval(-0.1, 0.2, 0.3))
 
 
+@pytest.mark.long
 def test_every_mdp_of_both_sets_is_looked_at_and_what_does_not_belong_is_refused(tmp_path):
     sets, out = tmp_path / "sets", tmp_path / "rollouts"
     assert cli.main(["overfit", "split", "maze", "train=3", "test=4", "size=5", f"out={sets}"]) == 0

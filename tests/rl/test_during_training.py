@@ -137,6 +137,7 @@ def _digest(path):
     return digest.hexdigest()
 
 
+@pytest.mark.long
 def test_the_records_of_a_run_have_it_and_plots_are_drawn(tmp_path, capsys):
     path = tmp_path / "on"
     assert Gala(path, *TINY, *WORDS, "diagnose.curvature=10", "diagnose.noise=5").end()[0] == 0

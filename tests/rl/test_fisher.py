@@ -158,6 +158,7 @@ def test_layers_without_an_eigenbasis_are_listed_before_the_start(capsys):
     assert len(lines) == 3 and not any("head" in line for line in lines)  # and the second layer
 
 
+@pytest.mark.long
 def test_gossiping_learners_train_with_it_and_keep_their_curvature(tmp_path):
     words = ("optim.name=ekfac", "optim.lr=0.1", "algo=gala", "learners=2", "steps=2_000")
     assert Gala(tmp_path / "run", *TINY, *words).end()[0] == 0

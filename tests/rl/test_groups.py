@@ -103,6 +103,7 @@ def test_the_network_acts_for_one_group_while_the_other_steps():
     assert first.steps == 3 and calls == [8]
 
 
+@pytest.mark.long
 def test_groups_share_the_counts_of_episodes_and_divide_the_simulators():
     words = ["env.id=maze", "preset=overfit/maze", "algo=a2c", "envs_per_learner=6", "env_groups=3"]
     with pytest.raises(ValueError, match=r"^env_groups=4 must divide envs_per_learner=6$"):
