@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from gala.overfit.scores import read_scores
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,15 +22,9 @@ def test_every_reader_returns_or_says_in_a_line_what_is_wrong(tmp_path):
 
 
 def test_scores_tell_success_in_any_of_its_spellings_and_refuse_others(tmp_path):
-    from gala.overfit.scores import read_scores
-
     path = tmp_path / "scores.csv"
     path.write_text("run,context,set,return,success\na,1,train,1,True\na,2,test,0,0.0\na,3,test,0,\n")
     assert [row["success"] for row in read_scores(path)] == [True, False, None]
     path.write_text("run,context,set,return,success\na,1,train,1,0.5\n")
-    try:
+    with pytest.raises(ValueError, match=r"scores.csv:2: success is '0.5'; it must be 0 or 1$"):
         read_scores(path)
-    except ValueError as error:
-        assert str(error) == f"{path}:2: success is '0.5'; it must be 0 or 1"
-    else:
-        raise AssertionError("0.5 is no success")

@@ -62,10 +62,10 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(Options, [word for word in argv[1:] if word != "--json"])
     check_bounds(options)
     run_dir = RunDir.open(argv[0])
-    learner = _learner(options.learner)
     check_run(run_dir, options.trust, "eval", argv)
-    from gala.evaluation.evaluate import check_request, evaluate_run, with_episode_limit
+    from gala.evaluation.evaluate import check_request, evaluate_run, named_learner, with_episode_limit
 
+    learner = named_learner(options.learner)
     check_request(run_dir, options.checkpoint, learner, options.episodes, options.seed, options.video)
 
     run_dir, problems = with_episode_limit(run_dir, options.env.max_episode_steps), []
@@ -104,7 +104,3 @@ def describe(result: dict[str, Any]) -> str:
         f"{result['mode']:<8} return {result['return_mean']:.1f} (95% CI {interval}, std {result['return_std']:.1f}) "
         f"over {result['episodes']} episodes of {result['length_mean']:.0f} steps, seed {result['seed']}"
     )
-
-
-def _learner(text: str) -> int | str:
-    return int(text) if text.isdigit() else text

@@ -64,10 +64,10 @@ def main(argv: Sequence[str]) -> int:
     check_bounds(options)
     run_dir = RunDir.open(argv[0])
     check_run(run_dir, options.trust, "record", argv)
-    learner = int(options.learner) if options.learner.isdigit() else options.learner
-    from gala.evaluation.evaluate import check_request
+    from gala.evaluation.evaluate import check_request, named_learner
     from gala.evaluation.record import Recording
 
+    learner = named_learner(options.learner)
     check_request(run_dir, options.checkpoint, learner, options.episodes, options.seed)
     names = ("episodes", "checkpoint", "mode", "seed", "size", "device")
     asked = Recording(learner=learner, **{name: getattr(options, name) for name in names})

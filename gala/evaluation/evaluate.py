@@ -84,6 +84,11 @@ def evaluate_run(
     }
 
 
+def named_learner(text: str) -> int | str:
+    """The rank, or the word, that ``learner=`` names."""
+    return int(text) if text.isdigit() else text
+
+
 def check_request(
     run_dir: RunDir,
     checkpoint: str,
