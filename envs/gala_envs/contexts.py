@@ -250,7 +250,8 @@ def draw_distinct(
     """
     known: dict[str, Context] = {}
     repeated = 0
-    while len(known) < min(n, cardinality) and repeated < _PATIENCE + 10 * n:
+    # Were one of equally likely contexts left, ten times as many draws would miss it with probability exp(-10).
+    while len(known) < min(n, cardinality) and repeated < _PATIENCE + 10 * len(known):
         context = draw()
         print_ = fingerprint(context)
         repeated = repeated + 1 if print_ in known else 0

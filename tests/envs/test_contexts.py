@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from gala_envs.contexts import Context, ContextSet
+from gala_envs.contexts import Context, ContextSet, draw_distinct
 from gala_envs.contextual_env import ContextualEnv, default_set
 from gala_envs.contract import check_batched_env
 from gala_envs.families import FAMILIES, make_family
@@ -166,3 +166,20 @@ def test_the_registry_plays_a_set_from_a_file(tmp_path):
     env = make("maze", 4, contexts=str(tmp_path / "train.json"))
     assert env.contexts == sets["train"] and env.reset(0).shape == (4, 5, 5, 5)
     assert set(FAMILIES) >= {"bits", "maze"}
+
+
+@pytest.mark.parametrize("wanted", [28, 10**9])
+def test_asking_for_more_contexts_than_there_are_ends_soon_and_says_how_many_there_are(wanted):
+    """All 27 are found, and the draws are a few hundred, however many were asked for."""
+    draws = 0
+    rng = np.random.default_rng(0)
+
+    def draw():
+        nonlocal draws
+        draws += 1
+        return Context.of("bits", int(rng.integers(27)))
+
+    with pytest.raises(ValueError, match="with these settings there are only 27"):
+        draw_distinct(wanted, draw, lambda context: str(context.seed))
+    assert draws < 2000
+    assert len(draw_distinct(27, draw, lambda context: str(context.seed))) == 27

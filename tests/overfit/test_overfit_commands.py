@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gala_envs.contexts import ContextSet
+from gala_envs.families import make_family
 
 from gala.cli import main
 from gala.commands.overfit.words import sort_words
@@ -116,6 +117,24 @@ def test_stress_and_value_of_trained_runs(trained, capsys, tmp_path):
     assert "Robustness, not generalisation" in (tmp_path / "study" / "report.html").read_text()
     code, out, _ = run(capsys, "value", runs_of(trained)[0], f"sets={trained / 'sets'}")
     assert code == 0 and "value bias" in out and "MDP decoded" in out and max(map(len, out.splitlines())) <= 80
+
+
+def test_a_budget_takes_contexts_from_a_stress_test_too_and_says_so(trained, capsys, tmp_path):
+    many = tmp_path / "sets"
+    many.mkdir()
+    shutil.copy(trained / "sets" / "train.json", many)
+    train = ContextSet.read(many / "train.json")
+    others = [c for c in make_family("bits").sample(16, "P", np.random.default_rng(0), {"length": 4}) if c not in train]
+    ContextSet(tuple(c.with_params(cue=cue / 100) for c in others for cue in range(40)), "test").write(
+        many / "test.json"
+    )
+    words = [*runs_of(trained), f"sets={many}", "sticky=0,0.1,0.2", f"out={tmp_path / 'study'}"]
+    code, _, _ = run(capsys, "stress", *words, "budget=0.1s")
+    study = json.loads((tmp_path / "study" / "study.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "study" / "rows.jsonl").read_text().splitlines()]
+    played = {r["context"] for r in rows if r["set"] == "test" and r["policy"] == "agent"}
+    assert code in (0, 3, 4) and study["budget"] == "0.1s" and len(played) == 20
+    assert any("4 train, 20 test contexts, fewer than the sets hold" in note for note in study["notes"])
 
 
 def test_oracles_trained_on_the_test_set_tell_what_knowing_it_gains(trained, capsys, tmp_path):

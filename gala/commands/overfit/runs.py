@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gala.commands.overfit.words import (
     sort_words,
     take_paths,
 )
+from gala.commands.waiting import waiting
 from gala.config.parse import parse_options
 from gala.diagnostics.overfitting import probes
 from gala.diagnostics.overfitting.audit import audit_sets
@@ -81,16 +82,16 @@ def evaluate(words: Sequence[str]) -> int:
     study.meta["audit"] = audited = audit_sets(sets)
     if audited["rows"]:
         study.note(f"{len(audited['rows'])} MDPs are in one set twice, and count twice")
-    study.append("baselines", baselines(list(sets.values()), judging, _head(-1, None)))
-    if policies:
-        if not options.played:
-            study.note("no log of the training MDPs was given (played=FILE): a test MDP among them is unchecked")
-        if "," not in options.policy and "{run}" not in options.policy:
-            study.note("one policy: its repetitions differ in noise only, so the interval holds for this one policy")
-        _judge_policies(study, policies, sets, judging)
-    else:
-        _judge_runs(study, runs, sets, judging)
-    _judge_oracles(study, oracles, sets["test"], judging)
+    if policies and not options.played:
+        study.note("no log of the training MDPs was given (played=FILE): a test MDP among them is unchecked")
+    if policies and "," not in options.policy and "{run}" not in options.policy:
+        study.note("one policy: its repetitions differ in noise only, so the interval holds for this one policy")
+    with waiting("playing the random policy and the reference") as say:
+        study.append("baselines", baselines(list(sets.values()), judging, _head(-1, None)))
+        _judge_policies(study, policies, sets, judging, say)
+        if runs:
+            _judge_runs(study, runs, sets, judging, say)
+        _judge_oracles(study, oracles, sets["test"], judging)
     return conclude(study)
 
 
@@ -99,9 +100,12 @@ def _runs_in(path: Path) -> list[Path]:
     return sorted(p.parent for p in path.glob("run*/config.yaml")) or [path]
 
 
-def _judge_policies(study: Study, policies: Sequence[JudgedPolicy], sets: Sets, judging: JudgeOptions) -> None:
+def _judge_policies(
+    study: Study, policies: Sequence[JudgedPolicy], sets: Sets, judging: JudgeOptions, say: Callable[[str], None]
+) -> None:
     """Rows of policies that were trained elsewhere, each under noise of its own."""
     for k, policy in enumerate(policies):
+        say(f"playing policy {k + 1} of {len(policies)}")
         again = dataclasses.replace(judging, seed=judging.seed + k)
         head = _head(k, len(sets["train"])) | {"policy": "agent"}
         study.append(f"run{k}", judge(policy, list(sets.values()), again, head))
@@ -115,9 +119,12 @@ def _judge_oracles(study: Study, runs: Sequence[RunDir], test: ContextSet, judgi
         study.append(f"oracle{k}", judge(agent, [test], judging, head, run.config.a2c.gamma, **env_options(run)))
 
 
-def _judge_runs(study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptions) -> None:
+def _judge_runs(
+    study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptions, say: Callable[[str], None]
+) -> None:
     """Rows and learning curves of each run, and the controls."""
     for k, run in enumerate(runs):
+        say(f"playing run {k + 1} of {len(runs)}")
         agent, head = load_agent(run, sets["train"], judging), _head(k, len(sets["train"]))
         lines = curves(run, [sets["train"], sets["test"]], judging, head)
         study.meta["checkpoints"][f"run{k}"] = checkpoint_hash(run, judging.checkpoint)
@@ -126,6 +133,7 @@ def _judge_runs(study: Study, runs: Sequence[RunDir], sets: Sets, judging: Judge
             f"run{k}", judge(agent, list(sets.values()), judging, head | {"policy": "agent"}, **options), lines
         )
         study.meta["normaliser"] = f"frozen, {normalizer_hash(agent)}"
+    say("playing the control: the train set under other noise")
     study.meta["controls"] = _controls(study, runs, sets, judging)
     study.save()
 
@@ -160,17 +168,20 @@ def stress(words: Sequence[str]) -> int:
         check_training(run, judging.checkpoint, sets)
     study = _study("stress", words, options.out, first, judging)
     study.meta["design"] = "the training sets of the runs"
+    changes = [_changes(options, sets["train"]) for _, sets in pairs]
+    test, judging = _afford(study, [run for run, _ in pairs], first, judging, len(changes[0]))
+    pairs = [(run, dict(sets) | {"test": test["test"]}) for run, sets in pairs]
     every = {s.sha256: s for _, sets in pairs for s in sets.values()}
-    study.append("baselines", baselines(list(every.values()), judging, _head(-1, None)))
-    for k, (run, sets) in enumerate(pairs):
-        for name, noise, params in _changes(options, sets["train"]):
-            changed = [s.with_params(**params) for s in sets.values()]
-            agent, head = (
-                load_agent(run, sets["train"], judging),
-                _head(k, len(sets["train"]), name) | {"policy": "agent"},
-            )
-            rows = judge(agent, changed, judging, head, run.config.a2c.gamma, **env_options(run), **noise)
-            study.append(f"run{k} {name}".strip(), rows)
+    with waiting("playing the random policy and the reference") as say:
+        study.append("baselines", baselines(list(every.values()), judging, _head(-1, None)))
+        for k, (run, sets) in enumerate(pairs):
+            agent = load_agent(run, sets["train"], judging)
+            for name, noise, params in changes[k]:
+                say(f"playing run {k + 1} of {len(pairs)}, {name or 'unchanged'}")
+                changed = [s.with_params(**params) for s in sets.values()]
+                head = _head(k, len(sets["train"]), name) | {"policy": "agent"}
+                rows = judge(agent, changed, judging, head, run.config.a2c.gamma, **env_options(run), **noise)
+                study.append(f"run{k} {name}".strip(), rows)
     return conclude(study)
 
 
@@ -262,9 +273,10 @@ def _study(protocol: str, words: Sequence[str], out: str, sets: Sets, judging: J
 
 
 def _afford(
-    study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptions
+    study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptions, times: int = 1
 ) -> tuple[dict[str, ContextSet], Any]:
-    """The sets, with fewer contexts where the budget asks for it, after the first 20 were timed."""
+    """The sets, with fewer contexts where the budget asks for it, after the first 20 were timed. Each run plays them
+    ``times`` times."""
     seconds = budget_s(judging.budget)
     if not seconds or not runs:
         return dict(sets), judging
@@ -272,7 +284,7 @@ def _afford(
     started = time.monotonic()
     judge(load_agent(runs[0], sample, judging), [sample], judging, {}, **env_options(runs[0]))
     each_s = (time.monotonic() - started) / 50  # so many episodes are played on a small set
-    wanted = sum(max(len(s) * judging.episodes, 50) for s in sets.values()) * (len(runs) + 2)
+    wanted = sum(max(len(s) * judging.episodes, 50) for s in sets.values()) * (len(runs) * times + 2)
     share = min(1.0, 0.8 * seconds / (each_s * wanted))
     if share < 1.0:
         sets = {n: s if n == "train" else s.take(max(20, int(len(s) * share))) for n, s in sets.items()}

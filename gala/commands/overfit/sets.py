@@ -9,6 +9,7 @@ from pathlib import Path
 from gala_envs.splits import split as split_family
 
 from gala.commands.overfit.words import asks_for_help, show_help, sort_words, take_family, take_paths
+from gala.commands.waiting import waiting
 from gala.diagnostics.overfitting.audit import audit_sets
 from gala.overfit.options import AuditOptions, SplitOptions
 from gala.overfit.study import SETS, read_sets
@@ -31,7 +32,8 @@ def split(words: Sequence[str]) -> int:
     folder = Path(options.out)
     if existing := [name for name in SETS if (folder / f"{name}.json").exists()]:
         raise ValueError(f"{folder / existing[0]}.json already exists; choose another out=DIRECTORY")
-    sets = split_family(family, sizes, region=options.region, seed=options.seed, **settings)  # type: ignore[arg-type]
+    with waiting(f"drawing {sum(sizes.values()):,} different contexts of {family.name}"):
+        sets = split_family(family, sizes, region=options.region, seed=options.seed, **settings)  # type: ignore[arg-type]
     for name, contexts in sets.items():
         contexts.write(folder / f"{name}.json")
         print(f"{folder / name}.json  {len(contexts):>6,} contexts  sha256 {contexts.sha256[:16]}")
@@ -50,7 +52,8 @@ def audit(words: Sequence[str]) -> int:
     if options.tolerance < 0:
         raise ValueError(f"tolerance={options.tolerance:g} must be 0 or more")
     sets = read_sets(paths[0], overlapping=True)
-    report = audit_sets(sets, tolerance=options.tolerance, symmetries=options.symmetries)
+    with waiting("comparing contexts"):
+        report = audit_sets(sets, tolerance=options.tolerance, symmetries=options.symmetries)
     print(f"{report['checked']} contexts of {report['family']}, random policy:")
     for name, score in report["random"].items():
         spread = "" if score["standard_error"] is None else f" ± {score['standard_error']:.3f}"

@@ -9,6 +9,7 @@ import numpy as np
 from gala_envs.contexts import ContextSet
 
 from gala.commands.overfit.words import asks_for_help, show_help, sort_words, take_paths
+from gala.commands.waiting import waiting
 from gala.diagnostics.overfitting import probes
 from gala.overfit.judging import check_training, env_options, judge, load_agent
 from gala.overfit.options import EvalOptions
@@ -30,8 +31,9 @@ def value(words: Sequence[str]) -> int:
     probed: dict[str, dict[str, float]] = {}
     for name in ("train", "test"):
         agent = load_agent(run, sets[name], judging)
-        rows = judge(agent, [sets[name]], judging, {"policy": "agent"}, run.config.a2c.gamma, **env_options(run))
-        probed[name] = _probe(agent, sets[name], rows, judging.seed)
+        with waiting(f"playing the {name} set"):
+            rows = judge(agent, [sets[name]], judging, {"policy": "agent"}, run.config.a2c.gamma, **env_options(run))
+            probed[name] = _probe(agent, sets[name], rows, judging.seed)
     for key in probed["train"]:
         print(f"{key:<18}" + "".join(f"{probed[name][key]:>10.3f}" for name in probed))
     if probed["train"]["value mse"]:
