@@ -70,7 +70,7 @@ class EnvPoolEnv:
         self.frames_per_step = int(self._settings.get("frame_skip", getattr(known, "frame_skip", 1)))
         spec = self._spec()
         self.obs_space, self._convert = observation_adapter(spec.gymnasium_observation_space, id)
-        self.action_space, self._first_action = action_adapter(spec.gymnasium_action_space, id)
+        self.action_space, self._to_simulators = action_adapter(spec.gymnasium_action_space, id)
         self._call = TimedCaller(watchdog_s, id)
         self._tracker = EpisodeTracker(num_envs)
         self._env: Any = None
@@ -98,7 +98,7 @@ class EnvPoolEnv:
 
     def step(self, actions: Array) -> Step:
         # EnvPool does not check: an index out of range is an undefined read.
-        actions = check_actions(actions, self.action_space, self.num_envs) + self._first_action
+        actions = self._to_simulators(check_actions(actions, self.action_space, self.num_envs))
         obs, reward, terminated, truncated, info = self._call(lambda: self._env.step(actions))
         over = terminated | truncated
         lives = self._read_lives(info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
 from gala_envs.snapshots import State, Unrestorable, get_state, python_state, set_python_state, set_state
-from gala_envs.spaces import action_adapter, observation_adapter
+from gala_envs.spaces import action_adapter, observation_adapter, stack_observations
 
 _MODES = {"same-step": gym.vector.AutoresetMode.SAME_STEP, "next-step": gym.vector.AutoresetMode.NEXT_STEP}
 _CLOSE_S = 5.0
@@ -26,8 +27,8 @@ _CLOSE_S = 5.0
 class GymnasiumEnv:
     """``num_envs`` copies of a registered environment, or of what ``make_env`` builds. See ``BatchedEnv``.
 
-    Float observations become float32, Discrete ones one-hot float32, images [H, W, C] become [C, H, W]. A discrete
-    action space that does not start at 0 is shown as one that does.
+    Float observations become float32, images [H, W, C] become [C, H, W], all else one float32 vector; discrete actions
+    start at 0. See ``gala_envs.spaces``.
     """
 
     autoreset: Autoreset
@@ -62,7 +63,7 @@ class GymnasiumEnv:
         self._env = self._guard(lambda: vector(rows, autoreset_mode=_MODES[autoreset]))
         try:
             self.obs_space, self._convert = observation_adapter(self._env.single_observation_space, id)
-            self.action_space, self._first_action = action_adapter(self._env.single_action_space, id)
+            self.action_space, self._to_simulators = action_adapter(self._env.single_action_space, id)
         except ValueError:
             self.close()
             raise
@@ -81,7 +82,7 @@ class GymnasiumEnv:
         return self._convert(obs)
 
     def step(self, actions: Array) -> Step:
-        actions = check_actions(actions, self.action_space, self.num_envs) + self._first_action
+        actions = self._to_simulators(check_actions(actions, self.action_space, self.num_envs))
         if not self._processes:
             obs, reward, terminated, truncated, info = self._guard(lambda: self._env.step(actions))
         else:
@@ -92,8 +93,8 @@ class GymnasiumEnv:
         if self.autoreset == "same-step":
             valid, first, final_obs = np.ones(self.num_envs, bool), done, None
             if done.any():
-                final_obs = obs.copy()
-                final_obs[done] = self._convert(np.stack(info["final_obs"][done]))
+                final_obs, space = obs.copy(), self._env.single_observation_space
+                final_obs[done] = self._convert(stack_observations(space, info["final_obs"][done]))
         else:
             valid, first, final_obs = ~self._waiting, self._waiting, obs
             self._waiting = done
@@ -199,7 +200,7 @@ class _Row:
         obs, reward, terminated, truncated, info = self._call(self._env.step, action)
         if terminated or truncated:
             # The reset that follows in the same call may write into the array that this observation lies in.
-            obs = np.array(obs)
+            obs = copy.deepcopy(obs)
         return obs, reward, terminated, truncated, info
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

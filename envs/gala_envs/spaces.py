@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,27 +12,75 @@ import numpy as np
 from gala_envs.contract import Array, to_bounds
 
 
-def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Callable[[Array], Array]]:
+def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Callable[[Any], Array]]:
     """What one simulator's observation becomes, and the function that makes it so for a batch.
 
+    Images and other arrays keep their shape; all else becomes one vector of float32: Discrete and MultiDiscrete
+    one-hot, MultiBinary 0 and 1, Tuple and Dict their parts one after the other (images in them from 0 to 1).
+
     Raises:
-        ValueError: neither Box nor Discrete.
+        ValueError: the space, or a part of it, is none of these.
     """
-    if isinstance(space, gym.spaces.Discrete):
-        n, start = int(space.n), int(space.start)
-        return gym.spaces.Box(0, 1, (n,), np.float32), lambda obs: np.eye(n, dtype=np.float32)[np.asarray(obs) - start]
     if not isinstance(space, gym.spaces.Box):
-        raise ValueError(
-            f"{name}: {type(space).__name__} observations are not supported; register the environment wrapped in "
-            "gymnasium.wrappers.FlattenObservation, so that they become one Box"
-        )
+        low, high, flat = _vector(space, name)
+        return gym.spaces.Box(low, high, dtype=np.float32), flat
     if space.dtype in (np.uint8, np.bool_):
         image = _as_image(np.zeros((1, *space.shape), np.uint8))
-        brightest = 1 if space.dtype == np.bool_ else int(space.high.max())
-        return gym.spaces.Box(0, brightest, image.shape[1:], np.uint8), lambda obs: _as_image(obs.astype(np.uint8))
+        return gym.spaces.Box(0, _brightest(space), image.shape[1:], np.uint8), lambda obs: _as_image(
+            obs.astype(np.uint8)
+        )
     with np.errstate(over="ignore"):
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     return gym.spaces.Box(low, high, dtype=np.float32), lambda obs: obs.astype(np.float32)
+
+
+def _vector(space: gym.Space, name: str) -> tuple[Array, Array, Callable[[Any], Array]]:
+    """Bounds of the vector that one observation becomes, and the function batch -> ``[B, width]`` float32."""
+    if isinstance(space, gym.spaces.Tuple | gym.spaces.Dict):
+        keys = list(space.spaces) if isinstance(space, gym.spaces.Dict) else list(range(len(space.spaces)))
+        parts = [_vector(space.spaces[key], name) for key in keys]
+        low, high = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+        return (
+            low,
+            high,
+            lambda obs: np.concatenate([part[2](obs[key]) for key, part in zip(keys, parts, strict=True)], 1),
+        )
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        sizes, start = np.ravel(getattr(space, "nvec", space.n if hasattr(space, "n") else 0)), np.ravel(space.start)
+        codes = [np.eye(n, dtype=np.float32) for n in sizes]
+        width = int(sizes.sum())
+
+        def one_hot(obs: Any) -> Array:
+            places = np.asarray(obs).reshape(-1, len(sizes)) - start
+            return np.concatenate([code[column] for code, column in zip(codes, places.T, strict=True)], 1)
+
+        return np.zeros(width, np.float32), np.ones(width, np.float32), one_hot
+    if isinstance(space, gym.spaces.MultiBinary):
+        width = int(np.prod(space.shape))
+        return np.zeros(width, np.float32), np.ones(width, np.float32), lambda obs: _flat(obs, width)
+    if isinstance(space, gym.spaces.Box):
+        width = int(np.prod(space.shape))
+        unit = float(_brightest(space)) if space.dtype in (np.uint8, np.bool_) else 1.0
+        with np.errstate(over="ignore"):
+            low, high = (np.ravel(bound).astype(np.float32) / np.float32(unit) for bound in (space.low, space.high))
+        return low, high, lambda obs: _flat(obs, width) / np.float32(unit)
+    raise ValueError(
+        f"{name}: {type(space).__name__} observations are not supported; wrap the environment so that they become a "
+        "Box, Discrete, MultiDiscrete, MultiBinary, or a Tuple or Dict of these"
+    )
+
+
+def _flat(obs: Any, width: int) -> Array:
+    return np.asarray(obs).reshape(-1, width).astype(np.float32)
+
+
+def _brightest(space: gym.spaces.Box) -> int:
+    return 1 if space.dtype == np.bool_ else int(space.high.max()) or 1
+
+
+def stack_observations(space: gym.Space, rows: Sequence[Any]) -> Any:
+    """Observations of single simulators as the batch that ``observation_adapter``'s function takes; copied."""
+    return gym.vector.utils.concatenate(space, rows, gym.vector.utils.create_empty_array(space, len(rows)))
 
 
 def _as_image(obs: Array) -> Array:
@@ -44,19 +92,58 @@ def _as_image(obs: Array) -> Array:
     return obs
 
 
-def action_adapter(space: gym.Space, name: str) -> tuple[gym.Space, Array]:
-    """The action space shown outside, and what is added to its actions.
+def action_adapter(space: gym.Space, name: str) -> tuple[gym.Space, Callable[[Array], Any]]:
+    """The action space shown outside, and the function that makes a batch of its actions one for the simulators.
+
+    Outside all is Discrete or MultiDiscrete from 0 on, or a flat Box: a MultiBinary is a MultiDiscrete of twos, and a
+    Tuple or Dict of discrete spaces one MultiDiscrete.
 
     Raises:
-        ValueError: not Discrete, MultiDiscrete or Box.
+        ValueError: the space, or a part of it, is none of these.
     """
     if isinstance(space, gym.spaces.Discrete):
-        return gym.spaces.Discrete(int(space.n)), np.asarray(space.start)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return gym.spaces.MultiDiscrete(space.nvec), np.asarray(space.start)
+        return gym.spaces.Discrete(int(space.n)), lambda actions: actions + space.start
     if isinstance(space, gym.spaces.Box):
-        return space, np.zeros((), space.dtype)
-    raise ValueError(f"{name}: {type(space).__name__} actions are not supported; use Discrete, MultiDiscrete or Box")
+        flat = gym.spaces.Box(space.low.ravel(), space.high.ravel(), dtype=space.dtype.type)
+        return (space if len(space.shape) == 1 else flat), lambda actions: actions.reshape(len(actions), *space.shape)
+    sizes, take = _choices(space, name)
+    return gym.spaces.MultiDiscrete(sizes), take
+
+
+def _choices(space: gym.Space, name: str) -> tuple[list[int], Callable[[Array], Any]]:
+    """Numbers of choices of the discrete parts, and the function ``[B, parts]`` -> what the simulators take."""
+    if isinstance(space, gym.spaces.Discrete):
+        return [int(space.n)], lambda actions: actions[:, 0] + space.start
+    if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        start = getattr(space, "start", 0)
+        sizes = np.broadcast_to(getattr(space, "nvec", 2), space.shape).ravel()
+        return [int(n) for n in sizes], lambda actions: (actions.reshape(len(actions), *space.shape) + start).astype(
+            space.dtype
+        )
+    if isinstance(space, gym.spaces.Tuple | gym.spaces.Dict):
+        keys = list(space.spaces) if isinstance(space, gym.spaces.Dict) else list(range(len(space.spaces)))
+        parts = [_choices(space.spaces[key], name) for key in keys]
+        cuts = np.cumsum([len(sizes) for sizes, _ in parts])[:-1]
+
+        def take(actions: Array) -> Any:
+            taken = [part(mine) for (_, part), mine in zip(parts, np.split(actions, cuts, 1), strict=True)]
+            return tuple(taken) if isinstance(space, gym.spaces.Tuple) else dict(zip(keys, taken, strict=True))
+
+        return [n for sizes, _ in parts for n in sizes], take
+    raise ValueError(
+        f"{name}: {type(space).__name__} actions are not supported; use Box, Discrete, MultiDiscrete, MultiBinary, "
+        "or a Tuple or Dict of the discrete ones"
+    )
+
+
+def each_row(space: gym.Space, actions: Any) -> Iterator[Any]:
+    """The actions of single simulators, from a batch that ``action_adapter``'s function has made."""
+    if isinstance(space, gym.spaces.Tuple):
+        return zip(*(each_row(part, mine) for part, mine in zip(space.spaces, actions, strict=True)), strict=True)
+    if isinstance(space, gym.spaces.Dict):
+        columns = [each_row(part, actions[key]) for key, part in space.spaces.items()]
+        return (dict(zip(space.spaces, row, strict=True)) for row in zip(*columns, strict=True))
+    return iter(actions)
 
 
 def describe_space(space: gym.Space) -> dict[str, Any]:

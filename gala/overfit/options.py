@@ -97,7 +97,8 @@ class EvalOptions:
 
     sets: str = "sets"
     policy: str = ""
-    """Instead of runs: module:act, module:make?seed={run}, sb3:FILE.zip, cleanrl:FILE, or several of them by commas."""
+    """Instead of runs: module:act, module:make?seed={run}, sb3:FILE.zip, cleanrl:FILE, torch:module:Net?file=FILE.pt,
+    or several of them by commas."""
     played: str = ""
     """Logs of gala_envs.as_gymnasium, by commas, of the policies' training: refused if a test MDP is among them."""
     repeats: int = 5

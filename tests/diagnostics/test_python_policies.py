@@ -10,6 +10,7 @@ import pytest
 import torch
 from gala_envs.families import make_family
 from gala_envs.splits import split
+from safetensors.torch import save_file
 from torch import nn
 
 from gala.cli import main
@@ -173,3 +174,65 @@ def test_a_pickle_is_not_loaded(tmp_path):
     torch.save({"agent": Discrete()}, tmp_path / "whole.pt")
     with pytest.raises(ValueError, match="not a checkpoint of tensors"):
         python_policies(f"cleanrl:{tmp_path / 'whole.pt'}", 1, TWO)
+
+
+class Wide(nn.Module):
+    """Two outputs, as most actor-critics have; ``width`` is an argument of the command line."""
+
+    def __init__(self, width=8, outputs=2):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, width), nn.Linear(width, outputs)
+        self.drop = nn.Dropout(0.5)  # acts in training only
+
+    def forward(self, obs):
+        hidden = self.drop(self.body(obs).relu())
+        return self.head(hidden), hidden.sum(1)
+
+
+def test_any_torch_network_is_a_policy_with_weights_from_a_file(tmp_path):
+    name = f"torch:{__file__}:Wide?width=16&file={tmp_path}/policy{{run}}"
+    rows, noise = np.random.default_rng(0).normal(size=(6, 4)), [np.random.default_rng(k) for k in range(6)]
+    nets = [Wide(16).eval() for _ in range(2)]
+    for k, net in enumerate(nets):
+        torch.save(net.state_dict(), tmp_path / f"policy{k}.pt")
+        save_file(net.state_dict(), tmp_path / f"policy{k}.safetensors")
+    for ending in (".pt", ".safetensors"):
+        for net, policy in zip(nets, python_policies(name + ending, 2, TWO), strict=True):
+            decision = policy.act(rows, None, np.ones(6, bool), noise)
+            with torch.no_grad():
+                np.testing.assert_array_equal(decision.params, net(torch.from_numpy(rows).float())[0].numpy())
+    always = torch.tensor([-100.0, 100.0])
+    nets[0].head.weight.data.zero_()
+    nets[0].head.bias.data.copy_(always)
+    torch.save(nets[0].state_dict(), tmp_path / "policy0.pt")
+    assert python_policies(f"{name}.pt", 1, TWO)[0].act(rows, None, np.ones(6, bool), noise).action.tolist() == [1] * 6
+    steady = Wide(16, 4).eval()  # means 1 and 5, standard deviations exp(-20)
+    steady.head.weight.data.zero_()
+    steady.head.bias.data.copy_(torch.tensor([1.0, 5.0, -20.0, -20.0]))
+    torch.save(steady.state_dict(), tmp_path / "box.pt")
+    box = gym.spaces.Box(-2, 2, (2,), np.float32)
+    policy = python_policies(f"torch:{__file__}:Wide?width=16&outputs=4&file={tmp_path}/box.pt", 1, box)[0]
+    action = policy.act(rows, None, np.ones(6, bool), noise).action
+    np.testing.assert_allclose(action, [[1.0, 2.0]] * 6, atol=1e-6)  # 5 is out of the box
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("width=16", "needs the file of its weights"),
+        ("width=16&file=nowhere.pt", "nowhere.pt: no such checkpoint"),
+        ("width=8&file={0}/policy.pt", "does not fit .* size mismatch"),
+        ("width=x&file={0}/policy.pt", "cannot be made: TypeError"),
+        ("width=16&file={0}/whole.pt", "not a checkpoint of tensors"),
+        ("width=16&outputs=3&file={0}/three.pt", r"returned shape \[6, 3\]; .* it must be \[6, 2\]"),
+    ],
+)
+def test_a_torch_policy_that_cannot_be_one_gets_a_clear_line(tmp_path, words, message):
+    torch.save(Wide(16).state_dict(), tmp_path / "policy.pt")
+    torch.save(Wide(16, 3).state_dict(), tmp_path / "three.pt")
+    torch.save({"net": Wide(16)}, tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match=message) as refused:
+        python_policies(f"torch:{__file__}:Wide?{words.format(tmp_path)}", 1, TWO)[0].act(
+            np.zeros((6, 4)), None, np.ones(6, bool), [np.random.default_rng(k) for k in range(6)]
+        )
+    assert "\n" not in str(refused.value)

@@ -1,5 +1,6 @@
 """The Gymnasium backend: spaces, failures, time limits."""
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -35,6 +36,7 @@ class Spaces(gym.Env):
 
     def step(self, action):
         assert self.action_space.contains(action), action
+        self.taken = action
         return self._sample(), 1.0, False, False, {}
 
     def _sample(self):
@@ -42,10 +44,31 @@ class Spaces(gym.Env):
         return self.raw
 
 
-def of_spaces(observation_space=None, action_space=None):
+MIXED_ACTIONS = gym.spaces.Tuple(
+    [
+        gym.spaces.Discrete(3, start=-1),
+        gym.spaces.Dict(a=gym.spaces.MultiDiscrete([2, 4], start=[1, 0]), b=gym.spaces.MultiBinary(2)),
+    ]
+)
+
+
+class Parted(gym.ObservationWrapper):
+    """Its observation as one of two parts, the very array."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Dict(a=env.observation_space, b=gym.spaces.Discrete(2))
+
+    def observation(self, observation):
+        return {"a": observation, "b": 0}
+
+
+def of_spaces(observation_space=None, action_space=None, rows=1, **options):
     observation_space = observation_space or gym.spaces.Box(-1, 1, (2,))
     action_space = action_space or gym.spaces.Discrete(2)
-    return GymnasiumEnv("Spaces", 1, make_env=lambda: Spaces(observation_space, action_space))
+    return GymnasiumEnv(
+        "Spaces", rows, make_env=lambda: copy.deepcopy(Spaces(observation_space, action_space)), **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,19 +100,82 @@ def test_observations(space, shape, dtype, convert):
         (gym.spaces.Discrete(3, start=-1), gym.spaces.Discrete(3)),
         (gym.spaces.MultiDiscrete([2, 3], start=[1, 1]), gym.spaces.MultiDiscrete([2, 3])),
         (gym.spaces.Box(-2, 2, (2,)), gym.spaces.Box(-2, 2, (2,))),
+        (gym.spaces.Box(-2, 2, (2, 3)), gym.spaces.Box(-2, 2, (6,))),
+        (gym.spaces.Box(-2, 2, ()), gym.spaces.Box(-2, 2, (1,))),
+        (gym.spaces.MultiBinary(3), gym.spaces.MultiDiscrete([2, 2, 2])),
+        (gym.spaces.MultiDiscrete([[2, 3], [4, 5]]), gym.spaces.MultiDiscrete([2, 3, 4, 5])),
+        (MIXED_ACTIONS, gym.spaces.MultiDiscrete([3, 2, 4, 2, 2])),
     ],
 )
-def test_actions(space, shown):
-    env = of_spaces(action_space=space)
+@BOTH
+def test_actions(space, shown, vectorization):
+    env = of_spaces(action_space=space, rows=2, vectorization=vectorization)
     assert env.action_space == shown
-    check_batched_env(env, num_steps=50)  # Spaces refuses an action outside its own space
+    check_batched_env(env, num_steps=20)  # Spaces refuses an action outside its own space
+    env.close()
+
+
+def test_parts_of_an_action_reach_the_parts_of_the_simulators_action():
+    env = of_spaces(action_space=MIXED_ACTIONS, rows=2)
+    env.reset(0)
+    env.step(np.array([[0, 1, 3, 0, 1], [2, 0, 0, 1, 1]]))
+    for row, (first, second, bits) in enumerate([(-1, [2, 3], [0, 1]), (1, [1, 0], [1, 1])]):
+        taken = env._env.envs[row].taken
+        assert (taken[0], taken[1]["a"].tolist(), taken[1]["b"].tolist()) == (first, second, bits)
+
+
+PARTS = {
+    "image": gym.spaces.Box(0, 255, (2, 3), np.uint8),
+    "pair": gym.spaces.Tuple([gym.spaces.Discrete(3, start=-1), gym.spaces.Box(-2, 2, (2,), np.float64)]),
+    "switches": gym.spaces.MultiBinary([2, 2]),
+    "wheels": gym.spaces.MultiDiscrete([2, 3]),
+}
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("space", "pixels"),
+    [
+        (gym.spaces.Dict(PARTS), 6),
+        (gym.spaces.Tuple(PARTS.values()), 6),
+        (PARTS["pair"], 0),
+        (PARTS["switches"], 0),
+        (PARTS["wheels"], 0),
+    ],
+)
+def test_observations_of_parts_are_as_gymnasium_flattens_them(space, pixels, vectorization):
+    """But for images, the first ``pixels`` numbers, which it leaves as 0 to 255."""
+    env = of_spaces(space, rows=2, vectorization=vectorization)
+    obs = env.reset(3)
+    alone = [Spaces(copy.deepcopy(space), gym.spaces.Discrete(2)) for _ in range(2)]
+    raw = [one.reset(seed=seed)[0] for one, seed in zip(alone, row_seeds(3, 2), strict=True)]
+    for _ in range(3):
+        expected = np.stack([gym.spaces.flatten(space, one) for one in raw]).astype(float)
+        expected[:, :pixels] /= 255
+        np.testing.assert_allclose(obs, expected, atol=1e-7)
+        assert obs.dtype == env.obs_space.dtype and env.obs_space.shape == obs.shape[1:]
+        obs = env.step(np.zeros(2, int)).obs
+        raw = [one.step(0)[0] for one in alone]
+    env.close()
+
+
+def test_the_last_observation_of_an_episode_is_kept_when_it_has_parts():
+    """Counting's own array is written over by the reset."""
+    env = GymnasiumEnv("Parts", 2, make_env=lambda: Parted(Counting()))
+    env.reset(0)
+    last = [env.step(np.zeros(2, int)) for _ in range(4)][-1]
+    plain = GymnasiumEnv("Plain", 2, make_env=Counting)
+    plain.reset(0)
+    wanted = [plain.step(np.zeros(2, int)) for _ in range(4)][-1]
+    assert last.first.all() and not np.array_equal(last.final_obs, last.obs)
+    np.testing.assert_array_equal(last.final_obs[:, : wanted.obs.shape[1]], wanted.final_obs)
 
 
 def test_unsupported_spaces_name_the_way_out():
-    with pytest.raises(ValueError, match="FlattenObservation"):
-        of_spaces(gym.spaces.Dict(a=gym.spaces.Discrete(2)))
-    with pytest.raises(ValueError, match="Tuple actions are not supported"):
-        of_spaces(action_space=gym.spaces.Tuple([gym.spaces.Discrete(2)]))
+    with pytest.raises(ValueError, match="Text observations are not supported; wrap the environment"):
+        of_spaces(gym.spaces.Dict(a=gym.spaces.Text(3)))
+    with pytest.raises(ValueError, match=r"Box actions are not supported; use .* or a Tuple or Dict of the discrete"):
+        of_spaces(action_space=gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Box(0, 1)]))
 
 
 def test_equals_gymnasium_alone():

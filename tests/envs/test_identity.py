@@ -82,11 +82,11 @@ class _Hidden(gym.Env):
 
 
 class _Worded(gym.Env):
-    observation_space = gym.spaces.Dict({"a": gym.spaces.Box(-1, 1, (2,), np.float32)})
+    observation_space = gym.spaces.Dict({"a": gym.spaces.Text(3)})
     action_space = gym.spaces.Discrete(2)
 
     def reset(self, *, seed=None, options=None):
-        return {"a": np.zeros(2, np.float32)}, {}
+        return {"a": "abc"}, {}
 
 
 def test_rewards_count_and_observations_that_are_no_array_are_refused():
@@ -95,7 +95,7 @@ def test_rewards_count_and_observations_that_are_no_array_are_refused():
     try:
         family = make_family("seeds:Hidden-v0")
         assert len({family.fingerprint(Context.of(family.name, seed)) for seed in range(20)}) == 2
-        with pytest.raises(ValueError, match="Dict observations are not supported"):
+        with pytest.raises(ValueError, match="Text observations are not supported"):
             split(make_family("seeds:Worded-v0"), {"train": 3})
     finally:
         gym.registry.pop("Hidden-v0")

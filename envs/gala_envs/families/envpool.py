@@ -37,7 +37,7 @@ class EnvPoolLevels:
             raise ValueError(f"envpool:{id} needs EnvPool; run: pip install 'gala-rl[envpool]'")
         self.name, self.id, spec = f"envpool:{id}", id, level_spec(id)
         self.obs_space, self.convert = observation_adapter(_picture(spec.gymnasium_observation_space), id)
-        self.action_space, self.first_action = action_adapter(spec.gymnasium_action_space, id)
+        self.action_space, self.to_simulators = action_adapter(spec.gymnasium_action_space, id)
 
     def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
         return draw_distinct(n, lambda: Context.of(self.name, int(rng.integers(2**31 - 1))), self.fingerprint)
@@ -80,7 +80,7 @@ class _Pools:
         return np.concatenate(obs)
 
     def step(self, actions: Array) -> Transition:
-        asked = (actions + self._family.first_action).astype(np.int32)
+        asked = self._family.to_simulators(actions).astype(np.int32)
         stepped = [pool.step(asked[row : row + 1]) for row, pool in enumerate(self._pools)]
         obs = np.concatenate([self._family.convert(_picture(s[0])) for s in stepped])
         reward, terminated, truncated = (np.concatenate([s[k] for s in stepped]) for k in (1, 2, 3))

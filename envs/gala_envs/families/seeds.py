@@ -7,6 +7,7 @@ Initial-state multiplier and discretised actions: Zhang, Ballas and Pineau 2018 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from gala_envs.contexts import Context, Parameter, Scalar, Transition, array_has
 from gala_envs.contract import Array, EnvError
 from gala_envs.identity import roll_hash
 from gala_envs.snapshots import State, python_state, set_python_state
-from gala_envs.spaces import action_adapter, observation_adapter
+from gala_envs.spaces import action_adapter, each_row, observation_adapter, stack_observations
 
 _STARTS: dict[str, dict[str, float]] = {
     "CartPole": {"low": -0.05, "high": 0.05},
@@ -132,7 +133,8 @@ class _Rows:
         space = family.make(1.0, action_bins)
         self.obs_space: gym.Space
         self.obs_space, self._convert = observation_adapter(space.observation_space, family.name)
-        self.action_space, self._first_action = action_adapter(space.action_space, family.name)
+        self.action_space, self._to_simulators = action_adapter(space.action_space, family.name)
+        self._spaces = space.observation_space, space.action_space
         self._rows: list[Any] = [space] * num_envs
         space.close()
 
@@ -144,21 +146,25 @@ class _Rows:
                 made[mult] = self._family.make(mult, self._bins)
             self._rows[row] = made[mult]
             obs.append(self._family.reset(made[mult], context))
-        return self._convert(np.stack(obs))
+        return self._convert(stack_observations(self._spaces[0], obs))
 
     def step(self, actions: Array) -> Transition:
         obs, reward, terminated, truncated = [], [], [], []
-        for row, (env, action) in enumerate(zip(self._rows, actions + self._first_action, strict=True)):
+        asked = each_row(self._spaces[1], self._to_simulators(actions))
+        for row, (env, action) in enumerate(zip(self._rows, asked, strict=True)):
             try:
                 o, r, dead, late, _ = env.step(action)
             except Exception as error:
                 raise EnvError(f"{self._family.name}, row {row}: {type(error).__name__}: {error}") from error
-            obs.append(np.array(o))  # some environments write the next observation into the same array
+            obs.append(copy.deepcopy(o))  # some environments write the next observation into the same array
             reward.append(r)
             terminated.append(dead)
             truncated.append(late)
         return Transition(
-            self._convert(np.stack(obs)), np.array(reward, float), np.array(terminated, bool), np.array(truncated, bool)
+            self._convert(stack_observations(self._spaces[0], obs)),
+            np.array(reward, float),
+            np.array(terminated, bool),
+            np.array(truncated, bool),
         )
 
     def get_state(self) -> State:

@@ -72,7 +72,7 @@ def python_policies(text: str, runs: int, space: gym.Space) -> list[JudgedPolicy
 
     ``module:act`` is one function, the same for all ``runs``; ``module:make?seed={run}&width=64`` a factory that is
     called with these arguments, {run} being 0, 1, ...; ``a,b,c`` three runs; ``mlp:FILE`` a checkpoint of CleanRL or
-    Stable-Baselines3, in whose name {run} may stand too.
+    Stable-Baselines3, in whose name {run} may stand too; ``torch:module:make?file=FILE`` a network (``torch_modules``).
 
     Raises:
         ValueError: there is no such function or file, or it cannot be a policy.
@@ -87,12 +87,16 @@ def _policy(name: str, space: gym.Space) -> JudgedPolicy:
         from gala.diagnostics.overfitting.mlp_checkpoints import mlp_policy
 
         return mlp_policy(name.partition(":")[2], space)
-    path, _, query = name.partition("?")
+    path, _, query = name.removeprefix("torch:").partition("?")
     function = loading.load(path, "policy")
+    arguments = {key: _number(value) for key, _, value in (word.partition("=") for word in query.split("&") if word)}
+    if name.startswith("torch:"):
+        from gala.diagnostics.overfitting.torch_modules import torch_module_policy
+
+        return torch_module_policy(function, arguments, space, name)
     if query:
-        arguments = dict(word.partition("=")[::2] for word in query.split("&"))
         try:
-            function = function(**{key: _number(value) for key, value in arguments.items()})
+            function = function(**arguments)
         except Exception as error:
             raise ValueError(f"policy={name} cannot be made: {type(error).__name__}: {error}") from error
     if not callable(function):
