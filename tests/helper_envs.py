@@ -153,6 +153,43 @@ class Catch(gym.Env):
         return image
 
 
+class Mixed(gym.Env):
+    """20 decisions on observations and actions of every finite kind: each part of an action that equals the part of the
+    observation of the same name earns a quarter, so that random actions earn 5 an episode or less."""
+
+    observation_space = gym.spaces.Dict(
+        number=gym.spaces.Discrete(2, start=3),
+        switches=gym.spaces.MultiBinary(1),
+        rest=gym.spaces.Tuple([gym.spaces.MultiDiscrete([2, 2]), gym.spaces.Box(-1, 1, (2, 2))]),
+    )
+    action_space = gym.spaces.Tuple(
+        [
+            gym.spaces.Discrete(2, start=3),
+            gym.spaces.MultiBinary(1),
+            gym.spaces.Dict(wheels=gym.spaces.MultiDiscrete([2, 2])),
+        ]
+    )
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.age = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self.age += 1
+        number, switches, parts = action
+        hits = [number == self.obs["number"], switches[0] == self.obs["switches"][0]]
+        hits += list(parts["wheels"] == self.obs["rest"][0])
+        return self._observe(), float(np.mean(hits)), False, self.age == 20, {}
+
+    def _observe(self) -> dict[str, Any]:
+        bits = self.np_random.integers(0, 2, 4)
+        box = self.np_random.uniform(-1, 1, (2, 2)).astype(np.float32)
+        self.obs = {"number": bits[0] + 3, "switches": bits[1:2].astype(np.int8), "rest": (bits[2:], box)}
+        return self.obs
+
+
 def _is_learner_1() -> bool:
     return multiprocessing.current_process().name == "gala learner 1"
 
@@ -171,5 +208,6 @@ _register("Chatty", Walk, fault="chatty")
 _register("SlowStart", SlowStart)
 _register("TwoLengths", TwoLengths)
 _register("Catch", Catch)
+_register("Mixed", Mixed)
 _register("Endless", Endless)
 _register("EndlessOnceDrawn", Endless, pictures="first")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
 
+from gala.build.auto import with_fitting_preset
 from gala.cli import main
 from gala.config.parse import parse_config
 from gala.models.encoders import encoder_for
@@ -55,7 +60,7 @@ def test_encoders_by_space(shape, high, dtype, encoder):
 
 def test_the_choice_is_said_and_recorded(monkeypatch, capsys):
     monkeypatch.setattr(new_run, "start_method", lambda module: None)  # processes that nobody would use
-    new_run.prepare(["env.id=ALE/Pong-v5"])
+    new_run.prepare(["env.id=ALE/Pong-v5", "preset=none"])
     said = capsys.readouterr().out
     assert said == (
         "chosen: model.encoder=nature_cnn for uint8 [4, 84, 84]; "
@@ -64,3 +69,55 @@ def test_the_choice_is_said_and_recorded(monkeypatch, capsys):
     assert main(["train", "env.id=ALE/Pong-v5", "--dry-run"]) == 0
     settings = yaml.safe_load(capsys.readouterr().out.partition("\nlearners x")[0])
     assert (settings["model"]["encoder"], settings["normalize"]["reward"]) == ("nature_cnn", "sign")
+
+
+@pytest.mark.parametrize(
+    ("words", "preset"),
+    [
+        (["env.id=CartPole-v1"], "classic/cartpole"),
+        (["env.id=seeds:Acrobot-v1"], "classic/acrobot"),
+        (["env.id=ALE/Pong-v5"], "atari/pong"),
+        (["env.id=ALE/Breakout-v5"], "atari/breakout"),
+        (["env.id=ALE/Tennis-v5"], "atari/_common"),
+        (["--env.id", "InvertedDoublePendulum-v5"], "mujoco/inverted_double_pendulum"),
+        (["env.id=maze"], "overfit/maze"),
+        (["env.id=Taxi-v4"], "any/_vector"),
+        (["env.id=helper_envs:Mixed-v0"], "any/_vector"),
+        (["env.id=helper_envs:Catch-v0"], "any/_image"),
+        (["env.id=ALE/Pong-v5", "preset=none"], ""),
+        (["env.id=ALE/Pong-v5", "preset=atari/qbert"], ""),
+        (["seed=3"], ""),
+    ],
+)
+def test_an_environment_without_a_preset_gets_the_one_that_fits_it(words, preset):
+    fitted, why = with_fitting_preset(words)
+    assert fitted == ([f"preset={preset}", *words] if preset else words)
+    assert why == (f"preset={preset} fits {words[-1].removeprefix('env.id=')}; preset=none is none" if preset else "")
+    if preset:  # what was typed stands above what the preset says
+        config = new_run.prepare([*words, "optim.lr=0.125", "steps=999"], start_processes=False)
+        assert (config.preset, config.optim.lr, config.steps) == (preset, 0.125, 999)
+
+
+def test_a_run_says_which_preset_it_has_taken(tmp_path, capsys):
+    words = ["env.id=helper_envs:Mixed-v0", "steps=256", f"run={tmp_path / 'run'}", "log.panel=off", "learners=1"]
+    assert main(["train", *words]) == 0
+    assert "preset=any/_vector fits helper_envs:Mixed-v0; preset=none is none\n" in capsys.readouterr().out
+
+
+def test_observations_and_actions_of_every_finite_kind_are_learned(tmp_path, capsys):
+    """All four parts must be: three of them would earn 17.5."""
+    words = ["env.id=helper_envs:Mixed-v0", "steps=30000", "torch_threads=1", "log.panel=off"]
+    assert main(["train", *words, f"run={tmp_path / 'run'}"]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "run"), "mode=greedy", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["return_mean"] > 19
+
+
+def test_the_preset_of_pong_is_what_the_published_run_used():
+    """But for bfloat16, which needs a processor for it."""
+    rows = [json.loads(line) for line in Path("benchmarks/results/learning.jsonl").read_text().splitlines()]
+    command = next(row["command"] for row in rows if row["study"] == "pong" and row["algo"] == "a2c")
+    used = parse_config(shlex.split(command)[2:])
+    ours = parse_config(["preset=atari/pong"])
+    assert (ours.optim, ours.a2c, ours.env, ours.normalize) == (used.optim, used.a2c, used.env, used.normalize)
+    assert ours.envs_per_learner == used.envs_per_learner and used.learners == 1

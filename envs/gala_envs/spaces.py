@@ -37,8 +37,8 @@ def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Ca
 def _vector(space: gym.Space, name: str) -> tuple[Array, Array, Callable[[Any], Array]]:
     """Bounds of the vector that one observation becomes, and the function batch -> ``[B, width]`` float32."""
     if isinstance(space, gym.spaces.Tuple | gym.spaces.Dict):
-        keys = list(space.spaces) if isinstance(space, gym.spaces.Dict) else list(range(len(space.spaces)))
-        parts = [_vector(space.spaces[key], name) for key in keys]
+        keys, spaces = _parts(space)
+        parts = [_vector(part, name) for part in spaces]
         low, high = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
         return (
             low,
@@ -70,6 +70,12 @@ def _vector(space: gym.Space, name: str) -> tuple[Array, Array, Callable[[Any], 
     )
 
 
+def _parts(space: gym.spaces.Tuple | gym.spaces.Dict) -> tuple[list[Any], list[gym.Space]]:
+    """Keys and spaces of the parts, in their order."""
+    spaces = dict(space.spaces) if isinstance(space, gym.spaces.Dict) else dict(enumerate(space.spaces))
+    return list(spaces), list(spaces.values())
+
+
 def _flat(obs: Any, width: int) -> Array:
     return np.asarray(obs).reshape(-1, width).astype(np.float32)
 
@@ -80,7 +86,8 @@ def _brightest(space: gym.spaces.Box) -> int:
 
 def stack_observations(space: gym.Space, rows: Sequence[Any]) -> Any:
     """Observations of single simulators as the batch that ``observation_adapter``'s function takes; copied."""
-    return gym.vector.utils.concatenate(space, rows, gym.vector.utils.create_empty_array(space, len(rows)))
+    out: Any = gym.vector.utils.create_empty_array(space, len(rows))
+    return gym.vector.utils.concatenate(space, rows, out)
 
 
 def _as_image(obs: Array) -> Array:
@@ -121,8 +128,8 @@ def _choices(space: gym.Space, name: str) -> tuple[list[int], Callable[[Array], 
             space.dtype
         )
     if isinstance(space, gym.spaces.Tuple | gym.spaces.Dict):
-        keys = list(space.spaces) if isinstance(space, gym.spaces.Dict) else list(range(len(space.spaces)))
-        parts = [_choices(space.spaces[key], name) for key in keys]
+        keys, spaces = _parts(space)
+        parts = [_choices(part, name) for part in spaces]
         cuts = np.cumsum([len(sizes) for sizes, _ in parts])[:-1]
 
         def take(actions: Array) -> Any:

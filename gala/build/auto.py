@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from gala_envs.registry import resolve_backend
 
-from gala.build.envs import Spaces
+from gala.build.envs import Spaces, probe_spaces
+from gala.config.parse import parse_config, preset_environments, split_settings
 from gala.config.schema import Config
 from gala.models.encoders import encoder_for
 
 AUTO = "auto"
+COMMON = {"atari": "atari/_common", "minatar": "minatar/_common", "mujoco": "mujoco/_common"}
+"""What the presets of a backend have in common."""
+
+
+def with_fitting_preset(words: Sequence[str]) -> tuple[list[str], str]:
+    """(``words`` with the preset that fits their environment, if they name an environment and no preset; why, in one
+    line).
+
+    The preset of that environment, else what those of its backend have in common, else one for vectors or for images.
+    ``preset=none`` leaves all settings at their defaults.
+
+    Raises:
+        ValueError: the environment cannot be made, or a setting is wrong.
+    """
+    given = dict(split_settings(words))
+    if not given.get("env.id") or given.get("preset"):
+        return list(words), ""
+    config = parse_config(words)
+    preset = _preset_of(config.env.id) or COMMON.get(resolve_backend(config.env.id, config.env.backend))
+    if not preset:
+        preset = f"any/_{'vector' if len(probe_spaces(config).obs.shape or ()) == 1 else 'image'}"
+    return [f"preset={preset}", *words], f"preset={preset} fits {config.env.id}; preset=none is none"
+
+
+def _preset_of(env_id: str) -> str:
+    """The preset of that environment, or of the one in ``seeds:ID`` and ``module:ID``; the plainest of several."""
+    ids = preset_environments()
+    for wanted in (env_id, env_id.rpartition(":")[2]):
+        if found := [name for name, env in ids.items() if env == wanted]:
+            return min(found, key=len)
+    return ""
 
 
 def choose(config: Config, spaces: Spaces) -> tuple[Config, str]:

@@ -80,7 +80,11 @@ def parse_options(cls: type[T], argv: Sequence[str]) -> T:
     """The options of any command, in the same two spellings, into the dataclass ``cls``; with presets if it has a
     field for their name."""
     settings = _with_tuned(_split(argv, cls))
-    presets = [s.text for s in settings if s.key == "preset" and s.text] if "preset" in _fields(cls) else []
+    presets = (
+        [s.text for s in settings if s.key == "preset" and s.text not in ("", "none")]
+        if "preset" in _fields(cls)
+        else []
+    )
     if presets and not presets[-1].endswith(".yaml") and preset_path(presets[-1]) and schema(presets[-1]) is not cls:
         raise ValueError(f"preset {presets[-1]!r} holds settings of `{COMMANDS[schema(presets[-1])]}`")
     return _build([*(_read_preset(presets[-1]) if presets else []), *settings], cls)
@@ -144,6 +148,12 @@ def preset_path(name: str) -> Path:
         by_task = [n for n in names if n.split("/")[-1] == name]
         raise ValueError(f"unknown preset {name!r}; `gala presets` lists them{nearest(name, names, by_task)}")
     return path
+
+
+def preset_environments() -> dict[str, str]:
+    """Preset of ``gala train`` -> the id of its environment."""
+    names = [name for name in preset_names() if schema(name) is Config]
+    return {name: [s.text for s in _read_preset(name) if s.key == "env.id"][-1] for name in names}
 
 
 def nearest(word: str, names: Iterable[str], exact: Sequence[str] = ()) -> str:

@@ -17,7 +17,10 @@ from gala.runs.run_dir import RunDir
 
 def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
     """The checked settings of a new run, with its directory named. Raises ValueError in one line."""
-    config = parse_config(words)
+    from gala.build.auto import with_fitting_preset
+
+    fitted, why = with_fitting_preset(words)
+    config = parse_config(fitted)
     validate(config)
     if not config.run:
         config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
@@ -26,8 +29,9 @@ def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
     if start_processes and not config.cluster.address:
         start_method("gala.training.learner")  # its imports go on beside ours
     config, chosen = check(config)
-    if chosen and start_processes:
-        print(chosen)
+    for line in filter(None, (why, chosen)):
+        if start_processes:
+            print(line)
     return config
 
 
