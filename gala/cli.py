@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 
 COMMANDS = {
@@ -42,7 +43,8 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in given if word != "--traceback"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
@@ -56,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"unknown command {words[0]!r}{_nearest(words[0])}; `gala --help` lists them")
         return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
     except ValueError as error:
+        if len(words) < len(given):
+            traceback.print_exception(error)
         print(f"gala: error: {_printable(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
@@ -79,7 +83,10 @@ def _failed_file(error: OSError) -> int:
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
-    title, more = "gala: gossip-based deep reinforcement learning", "`gala COMMAND --help` says more."
+    title, more = (
+        "gala: gossip-based deep reinforcement learning",
+        "`gala COMMAND --help` says more; --traceback, where an error came from.",
+    )
     return f"{title}\n\nusage: gala COMMAND ...\n\n{rows}\n\n{more}"
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
 from gala_envs.snapshots import State, Unrestorable, get_state, python_state, set_python_state, set_state
 from gala_envs.spaces import action_adapter, observation_adapter, stack_observations
+from gala_envs.trial import fault_of_step
 
 _MODES = {"same-step": gym.vector.AutoresetMode.SAME_STEP, "next-step": gym.vector.AutoresetMode.NEXT_STEP}
 _CLOSE_S = 5.0
@@ -138,6 +139,13 @@ class GymnasiumEnv:
             process.kill()
             process.join(1.0)
 
+    def _fault(self) -> str:
+        """What a row has returned that no environment may; empty if nothing, or if rows are other processes."""
+        for row in getattr(self._env, "envs", ()):
+            if row.last is not None and (fault := fault_of_step(row.last, row.observation_space)):
+                return f"{row.name}: {fault}"
+        return ""
+
     def _guard(self, call: Callable[[], Any]) -> Any:
         """The call's result; any failure becomes an EnvError, after which no process is left."""
         kind: type[Exception] = EnvError
@@ -158,7 +166,8 @@ class GymnasiumEnv:
         except (EnvError, gym.error.Error) as error:
             message = str(error) if self.id in str(error) else f"{self.id}: {error}"
         except Exception as error:
-            message = f"{self.id}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+            told = self._fault() or f"{self.id}: {type(error).__name__}: {error}"
+            message = f"{told}\n{traceback.format_exc()}"
         self._kill()
         self.close()
         raise kind(message)
@@ -184,7 +193,9 @@ class _Row:
     """
 
     def __init__(self, env: gym.Env, row: int, name: str) -> None:
-        self._env, self._row, self._name = env, row, name
+        self._env, self.name = env, f"{name}, row {row}"
+        self.last: Any = None
+        """What ``step`` has returned."""
 
     @property
     def simulator(self) -> gym.Env:
@@ -197,8 +208,13 @@ class _Row:
         return self._call(self._env.reset, **kwargs)
 
     def step(self, action: Any) -> Any:
-        obs, reward, terminated, truncated, info = self._call(self._env.step, action)
-        if terminated or truncated:
+        self.last = self._call(self._env.step, action)
+        try:
+            obs, reward, terminated, truncated, info = self.last
+            over = bool(terminated or truncated)
+        except (TypeError, ValueError) as error:
+            raise EnvError(f"{self.name}: {fault_of_step(self.last, self._env.observation_space)}") from error
+        if over:
             # The reset that follows in the same call may write into the array that this observation lies in.
             obs = copy.deepcopy(obs)
         return obs, reward, terminated, truncated, info
@@ -207,7 +223,7 @@ class _Row:
         try:
             return method(*args, **kwargs)
         except Exception as error:
-            text = f"{self._name}, row {self._row}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+            text = f"{self.name}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
         raise EnvError(text)
 
 

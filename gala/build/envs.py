@@ -108,10 +108,23 @@ def make_evaluation_env(config: Config, num_envs: int) -> Any:
     return make_env(config, num_envs, **whole_games)
 
 
+def _try_own(config: Config) -> None:
+    from gala_envs.registry import resolve_backend
+    from gala_envs.trial import try_environment
+
+    env_id = config.env.id
+    if resolve_backend(env_id, config.env.backend) == "gymnasium" and ":" in env_id:
+        try_environment(own_env(config) or (lambda: gym.make(env_id, disable_env_checker=True)), f"env.id={env_id}")
+
+
 def probe_spaces(config: Config) -> Spaces:
-    """Builds one simulator and closes it again, so that an impossible environment is refused before anything starts."""
-    if make_one := own_env(config):
-        make_one().close()  # a mistake in it is shown as it is, not as the failure of a row
+    """Builds one simulator and closes it again, so that an impossible environment is refused before anything starts.
+    One of the user's own makes a few steps too.
+
+    Raises:
+        ValueError: it cannot be built, or does what no environment may.
+    """
+    _try_own(config)
     env = make_env(config, 1, vectorization="sync")
     try:
         return Spaces(env.obs_space, env.action_space, env.frames_per_step)
