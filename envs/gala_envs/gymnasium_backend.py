@@ -222,7 +222,7 @@ class _Row:
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return method(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = f"{self.name}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
         raise EnvError(text)
 

@@ -94,7 +94,7 @@ def _own(name: str, what: str, call: Callable[..., Any], *args: Any, **kwargs: A
     """The call's result. Raises ValueError for any exception of the user's code, with the line that it came from."""
     try:
         return call(*args, **kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an environment's own sys.exit must not end ours, as if all were well
         if str(error).startswith(name):  # says it already
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,6 +1,7 @@
 """Environments with one mistake each: the line that says what to write instead."""
 
 import re
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -115,6 +116,7 @@ def test_parts_of_an_observation_are_named():
 @pytest.mark.parametrize(
     ("make_one", "told"),
     [
+        (lambda: sys.exit(0), r"making it raised SystemExit: 0 \(test_trial.py"),
         (lambda: OldReset(None), r"unexpected keyword argument 'seed'; write def reset\(self, \*, seed=None"),
         (Level, r"making it raised TypeError: .* 1 required positional argument: 'level'"),
         (broken, r"making it raised KeyError: 'the file\\nis gone' \(test_trial.py, line \d+\)$"),
