@@ -37,6 +37,11 @@ def with_fitting_preset(words: Sequence[str]) -> tuple[list[str], str]:
     return [f"preset={preset}", *words], f"preset={preset} fits {config.env.id}; preset=none is none"
 
 
+def fitted_config(words: Sequence[str]) -> Config:
+    """The settings with which ``gala train WORDS`` would train. Raises ValueError in one line."""
+    return parse_config(with_fitting_preset(words)[0])
+
+
 def _preset_of(env_id: str) -> str:
     """The preset of that environment, or of the one in ``seeds:ID`` and ``module:ID``; the plainest of several."""
     ids = preset_environments()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gala.config.parse import nearest, parse_config, parse_options
+from gala.config.parse import nearest, parse_options
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.checkpoints import write_atomically
@@ -83,7 +83,9 @@ def parse(words: Sequence[str]) -> tuple[Options, Config]:
     options = parse_options(Options, own)
     if options.envs < 1 or options.rounds < 0 or options.block_s < 1:
         raise ValueError("envs must be at least 1, rounds 0 (the default) or more, block_s at least 1 second")
-    config = parse_config([word for word in words if word not in own])
+    from gala.build.auto import fitted_config
+
+    config = fitted_config([word for word in words if word not in own])
     validate(config)
     if config.cluster.address:
         raise ValueError("cluster.address: a benchmark runs on this machine only; leave it empty")

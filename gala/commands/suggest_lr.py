@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gala.commands.trusted import check_run
 from gala.config.derived import averages_parameters
-from gala.config.parse import override, parse_config, parse_options
+from gala.config.parse import override, parse_options
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
@@ -71,7 +71,9 @@ def main(argv: Sequence[str]) -> int:
     if path and rest:
         raise ValueError(f"{rest[0]}: RUN has its settings; only learners=N and envs=E can change")
     run_dir = RunDir.open(path) if path else None
-    known = run_dir.config if run_dir else parse_config(rest)
+    from gala.build.auto import fitted_config
+
+    known = run_dir.config if run_dir else fitted_config(rest)
     validate(known)
     wanted = _wanted(known, options)
     if run_dir is not None:

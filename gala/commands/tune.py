@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from gala.config.parse import dump_tree, parse_config, parse_options
+from gala.config.parse import dump_tree, parse_options
 from gala.config.validate import validate
 from gala.runs.checkpoints import write_atomically
 
@@ -37,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
     own = {field.name for field in fields(Options)}
     mine = [word for word in argv if word.removeprefix("--").partition("=")[0] in own]
     options = parse_options(Options, mine)
-    config = parse_config([word for word in argv if word not in mine])
+    from gala.build.auto import fitted_config
+
+    config = fitted_config([word for word in argv if word not in mine])
     validate(config)
     if options.minutes <= 0 or options.envs < 0:
         raise ValueError("minutes must be greater than 0, and envs 0 (the preset's own) or more")

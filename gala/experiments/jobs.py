@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from gala.config.parse import parse_config
+from gala.build.auto import fitted_config
 from gala.experiments.rows import settings_of
 from gala.processes.resources import available_cores
 from gala.processes.start import ending_signals_blocked
@@ -112,7 +112,7 @@ def check_settings(jobs: Sequence[TrainingJob]) -> int:
     """How many of the jobs are finished. Raises ValueError if a run that is there has other settings than its job."""
     for job in jobs:
         if (job.run / "config.yaml").is_file():
-            mine, found = settings_of(parse_config(list(job.words))), settings_of(RunDir.open(job.run).config)
+            mine, found = settings_of(fitted_config(job.words)), settings_of(RunDir.open(job.run).config)
             if odd := [key for key, value in mine.items() if value not in ("auto", found.get(key))]:
                 told = f"{odd[0]}={found.get(odd[0])}, not {mine[odd[0]]}"
                 raise ValueError(f"{job.run} was trained with {told}; give those settings, or another out=")
