@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gala.bench.busy import disturbance, taken
 from gala.bench.job import BenchJob, Block
 from gala.bench.ratios import median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, Roofline, average
@@ -64,12 +65,13 @@ def run(jobs: dict[str, Config], plan: Plan, say: Callable[[str], None]) -> dict
     blocks: dict[str, list[Block]] = {name: [] for name in jobs}
     ceilings: list[Ceiling] = []
     with _roofline(next(iter(jobs.values())), say) as roofline, _started(jobs, say) as running:
-        names = list(running)
+        names, before = list(running), taken()
         for i in range(plan.rounds):
             say(f"round {i + 1} of {plan.rounds}")
             ceilings.append(roofline.measure(plan.block_s))
             for name in names[i % len(names) :] + names[: i % len(names)]:
                 blocks[name].append(running[name].measure(plan.block_s, plan.settle_s))
+        found = disturbance(before, taken(), [c.env_steps_per_s for c in ceilings], available_cores())
         facts = {name: (job.first_update_s, job.frames_per_step) for name, job in running.items()}
         best = {part: setting._asdict() for part, setting in roofline.best.items()}
     rows = [_row(name, jobs[name], blocks[name], ceilings, *facts[name]) for name in names]
@@ -79,6 +81,7 @@ def run(jobs: dict[str, Config], plan: Plan, say: Callable[[str], None]) -> dict
         "plan": asdict(plan),
         "envs": jobs[names[0]].envs_per_learner * jobs[names[0]].learners,
         "cores": available_cores(),
+        "disturbance": found,
         "roofline": {
             "core_s_per_env_step": ceiling.core_s,
             "env_steps_per_s": ceiling.env_steps_per_s,

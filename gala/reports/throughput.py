@@ -73,7 +73,9 @@ def notes(record: Record) -> list[str]:
     groups = ranking(rows)
     order = " > ".join(" = ".join(group) for group in groups)
     best = max(rows, key=lambda row: row["env_steps_per_s"])
+    disturbed = record.get("disturbance", {}).get("warnings", ())
     return [
+        *([f"The machine was busy: {'; '.join(disturbed)}. Measure again on an idle one."] if disturbed else ()),
         f"{record['envs']} simulators in all, {record['cores']} cores; medians of {plan['rounds']} rounds of "
         f"{plan['block_s']:g} s each, in turns; ratios are paired by round, with their 95% interval.",
         f"Fast to slow: {order}"

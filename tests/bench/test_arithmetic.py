@@ -1,9 +1,15 @@
 """Ratios, rankings, losses and counters: what a report claims, against closed forms."""
 
+import subprocess
+import sys
+import time
+
 import numpy as np
+import psutil
 import pytest
 from scipy import stats
 
+from gala.bench.busy import Taken, disturbance, taken
 from gala.bench.energy import _cpu_counters, joules
 from gala.bench.ratios import Interval, median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, average, settings
@@ -93,3 +99,35 @@ def test_a_processor_counter_that_starts_over_goes_on_and_its_parts_are_not_coun
     for zone in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
         write(zone, 1_500_000)
     assert joules(counters) == pytest.approx(5.0)
+
+
+def test_what_others_took_is_what_is_busy_and_not_ours():
+    before, after = Taken(100.0, 1.0, 40.0, 1000.0), Taken(118.0, 1.4, 50.0, 1010.0)
+    found = disturbance(before, after, [100.0, 109.0, 102.0], 4)
+    assert found["others"] == pytest.approx(8.0 / 40) and found["steal"] == pytest.approx(0.01)
+    assert found["roofline_moved"] == pytest.approx(0.09)
+    assert found["warnings"] == ["other processes took 20% of the cores"]
+    alone = disturbance(before, Taken(111.0, 2.0, 50.5, 1010.0), [100.0, 112.0], 4)
+    assert alone["warnings"] == [
+        "the host took 2% of the cores for other machines (steal)",
+        "the roofline moved by 12% between the rounds",
+    ]
+    assert disturbance(before, Taken(110.5, 1.0, 50.0, 1010.0), [100.0, 101.0], 4)["warnings"] == []
+
+
+def test_a_process_of_ours_is_counted_as_ours_and_one_that_is_not_as_others():
+    """A child works for a while; whoever else works on this machine only adds to the others."""
+    work = "import time; end = time.process_time() + 3.0\nwhile time.process_time() < end: pass\ntime.sleep(600)"
+    before = taken()
+    child = subprocess.Popen([sys.executable, "-c", work])
+    try:
+        while sum(psutil.Process(child.pid).cpu_times()[:2]) < 2.0:
+            time.sleep(0.05)
+        after = taken()
+    finally:
+        child.kill()
+        child.wait()
+    assert 2.0 <= after.own_s - before.own_s < 4.0
+    assert after.busy_s - before.busy_s > 1.8
+    gone = taken()
+    assert gone.own_s < after.own_s - 1.9, "what has ended is nobody's: look while it lives"
