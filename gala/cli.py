@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if len(words) < len(given):
             traceback.print_exception(error)
-        print(f"gala: error: {_printable(str(error))}", file=sys.stderr)
+        _say(f"gala: error: {_printable(str(error))}")
         return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -76,8 +76,19 @@ def _failed_file(error: OSError) -> int:
     if error.errno != errno.ENAMETOOLONG:
         raise error
     name = _printable(str(error.filename)[:80])
-    print(f"gala: error: a name is too long for a file: {name}...", file=sys.stderr)
+    _say(f"gala: error: a name is too long for a file: {name}...")
     return EXIT_USAGE
+
+
+def _say(line: str) -> None:
+    """One line on standard error; on a terminal, broken between words where its columns end."""
+    if sys.stderr.isatty():
+        import shutil
+        import textwrap
+
+        columns = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, max(columns, 40), break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr)
 
 
 def _usage() -> str:

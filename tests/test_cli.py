@@ -101,3 +101,14 @@ def test_resume_extends_the_run_and_drops_what_it_will_live_again(tmp_path, monk
     assert resumed == "latest" and config.steps == 2000 and config.run == str(moved)
     assert RunDir.open(moved).config == config
     assert [r["global_step"] for r in RunDir.open(moved).read_metrics()] == [400, 500]
+
+
+def test_an_error_is_broken_between_words_on_a_terminal_and_one_line_in_a_log(capsys, monkeypatch):
+    words = ["train", "preset=classic/cartpole", "model.activation=" + "a" * 60]
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(line) > 80 and len(lines) > 1 and max(map(len, lines)) <= 80 and " ".join(lines) == line
