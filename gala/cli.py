@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         if words[0] not in COMMANDS:
-            raise ValueError(f"unknown command {words[0]!r}{_nearest(words[0])}; `gala --help` lists them")
+            raise ValueError(f"unknown command {words[0]!r}; `gala --help` lists them{_nearest(words[0])}")
         return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
     except ValueError as error:
         if len(words) < len(given):

@@ -36,7 +36,7 @@ def test_a_misspelt_command_is_one_line(capsys):
     assert cli.main(["trian"]) == 2
     assert (
         capsys.readouterr().err
-        == "gala: error: unknown command 'trian'; did you mean 'train'?; `gala --help` lists them\n"
+        == "gala: error: unknown command 'trian'; `gala --help` lists them; did you mean 'train'?\n"
     )
 
 

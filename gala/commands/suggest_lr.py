@@ -89,7 +89,9 @@ def main(argv: Sequence[str]) -> int:
     if "--json" in argv:
         print(json.dumps(_record(known, wanted, evidence, found, typed)))
     else:
-        print("\n".join(_lines(known, wanted, evidence, found, typed, run_dir is None and options.measure_steps)))
+        print(
+            "\n".join(_lines(known, wanted, evidence, found, typed, 0 if run_dir else _measured_steps(known, options)))
+        )
     return 0
 
 
@@ -138,8 +140,7 @@ def _measure(known: Config, run_dir: RunDir | None, words: Sequence[str], option
     from gala.training.new_run import check
 
     check(known)
-    per_update = known.learners * known.envs_per_learner * known.a2c.num_steps
-    steps = max(per_update, min(options.measure_steps, known.steps))
+    steps = _measured_steps(known, options)
     print(f"training for {steps:,} env_steps, to measure ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="gala-suggest-lr-") as folder:
         # Schedules go as in the whole training, of which this is the beginning.
@@ -147,6 +148,12 @@ def _measure(known: Config, run_dir: RunDir | None, words: Sequence[str], option
         job = TrainingJob(Path(folder) / "run", (*words, f"steps={steps}", horizon))
         train_all([job], 1, lambda text: None)
         return of(RunDir.open(job.run), "latest")
+
+
+def _measured_steps(known: Config, options: Options) -> int:
+    """env_steps of the short training: at least one update of every learner."""
+    per_update = known.learners * known.envs_per_learner * known.a2c.num_steps
+    return max(per_update, min(options.measure_steps, known.steps))
 
 
 def _suggest(known: Config, wanted: Config, evidence: Evidence) -> Suggestion:
@@ -212,7 +219,7 @@ def _lines(
     }
     if measured_steps:
         rows["measured"] = (
-            f"after {measured_steps:,} env_steps or the whole training; noise grows as a policy learns, and a cap by "
+            f"after {measured_steps:,} env_steps; noise grows as a policy learns, and a cap by "
             "noise with it: name a RUN that has learned to see that"
         )
     if known.optim.name == "ekfac" and known.ekfac.kl_limit:
