@@ -10,6 +10,7 @@ import tyro
 import yaml
 
 from gala.config import supervised, video
+from gala.config.other_names import OTHER_NAMES
 from gala.config.parse import dump_config, load_config, parse_config, parse_options, preset_names, preset_path, schema
 from gala.config.schema import Config, flatten
 from gala.config.supervised import SupervisedConfig
@@ -192,3 +193,25 @@ def test_threads_that_read_settings_take_turns_at_tyro_which_has_state_of_the_pr
             pool.map(lambda number: parse_config(["preset=classic/cartpole", f"seed={number}"]).seed, range(8))
         )
     assert (seeds, most[0], sys.stderr) == (list(range(8)), 1, before)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("out=x", "run"),
+        ("total_timesteps=1e5", "steps"),
+        ("num_envs=4", "envs_per_learner"),
+        ("gpu=0", "device"),
+        ("learning_rate=1", "optim.lr"),
+        ("ent_coef=0", "a2c.entropy_coef"),
+        ("env=CartPole-v1", "env.id=CartPole-v1"),
+    ],
+)
+def test_a_setting_by_the_name_that_other_libraries_have_for_it_is_named(word, meant):
+    with pytest.raises(ValueError, match=f"did you mean '?{meant}'?\\?$"):
+        parse_config([word])
+
+
+def test_every_hint_names_a_setting_that_there_is():
+    assert set(OTHER_NAMES.values()) <= set(flatten(Config()))
+    assert not set(OTHER_NAMES) & set(flatten(Config()))
