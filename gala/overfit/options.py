@@ -20,7 +20,7 @@ class JudgeOptions:
     """Seed of the noise of the episodes: the same for all that is compared."""
     reference: str = "auto"
     """What the adjusted gap is taken against: optimal, random, module:function or a run (one trained on many MDPs);
-    auto: optimal where known, else random."""
+    auto: optimal where known, else what `gala overfit train on=many` has trained for the sets, else random."""
     solved: float | None = None
     """The return that counts as all of the task, where neither an optimum nor Gymnasium's reward_threshold is known."""
     checkpoint: str = "latest"
@@ -83,8 +83,11 @@ class TrainOptions:
 
     sets: str = "sets"
     """Directory that `gala overfit split` wrote."""
-    on: Literal["train", "test"] = "train"
-    """test: oracles, for `gala overfit eval RUN ... oracle=`, which are trained on the test set."""
+    on: Literal["train", "test", "many"] = "train"
+    """test: oracles, for `gala overfit eval RUN ... oracle=`, which are trained on the test set. many: a reference, of
+    one run, which is trained on many other MDPs of the same kind, and is what gaps of these sets are taken against."""
+    many: int = 1000
+    """MDPs of on=many; none of them is in the sets."""
     runs: int = 5
     jobs: int = 0
     """Trainings at a time; 0: as many as there are cores."""

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from gala_envs.contexts import ContextSet
 from gala_envs.families import make_family
+from gala_envs.splits import split
 
 from gala.cli import main
 from gala.commands.overfit.words import sort_words
-from gala.overfit.options import SweepOptions
+from gala.overfit.options import JudgeOptions, SweepOptions
+from gala.overfit.reference import with_reference, write_many
 from gala.runs.run_dir import RunDir
 
 TINY = ("steps=2000", "model.hidden=16", "a2c.num_steps=8", "envs_per_learner=4", "torch_threads=1", "algo=a2c")
@@ -153,6 +155,54 @@ def test_oracles_trained_on_the_test_set_tell_what_knowing_it_gains(trained, cap
     assert f"Oracle gap {means['oracle'] - means['agent']:+.3g} [" in (tmp_path / "study" / "report.html").read_text()
     code, _, err = run(capsys, "eval", *runs_of(trained), sets, f"oracle={runs_of(trained)[0]}", "out=nowhere")
     assert code == 2 and "must have trained on test MDPs and no others; it has trained on 4 others" in err
+
+
+def test_many_mdps_are_of_the_sets_kind_and_none_of_them(tmp_path):
+    sets = split(make_family("classic:CartPole-v1"), {"train": 3, "test": 5}, force=12)
+    write_many(tmp_path, sets, 20)
+    drawn = ContextSet.read(tmp_path / "many.json")
+    assert len(drawn) == 20 and not {c for its in sets.values() for c in its} & set(drawn)
+    assert {c.get("force", 0) for c in drawn} == {12} and len({c.get("length", 0) for c in drawn}) == 20
+    bits = split(make_family("bits"), {"train": 3, "test": 4}, length=3)
+    with pytest.raises(ValueError, match="there are only 8"):
+        write_many(tmp_path / "bits", bits, 2)
+
+
+@pytest.mark.long
+def test_a_reference_trained_on_many_other_mdps_is_what_gaps_are_taken_against(capsys, tmp_path):
+    """Of a family whose best return nobody knows; the sets have force 12 in common, which the many must have too."""
+    sets, tiny = f"sets={tmp_path / 'sets'}", [word for word in TINY if not word.startswith("steps=")]
+    words = ["split", "classic:CartPole-v1", "force=12", "train=3", "test=5", f"out={tmp_path / 'sets'}"]
+    assert run(capsys, *words)[0] == 0
+    many = [sets, "on=many", "many=20", "steps=3000", *tiny]
+    code, out, _ = run(capsys, "train", *many)
+    assert code == 0 and out.endswith(f"judge: gala overfit eval RUN ... {sets}\n")
+    drawn = ContextSet.read(tmp_path / "sets" / "many.json")
+    known = {c for name in ("train", "test") for c in ContextSet.read(tmp_path / "sets" / f"{name}.json")}
+    assert len(drawn) == 20 and not known & set(drawn) and {c.get("force", 0) for c in drawn} == {12}
+    assert len({c.get("length", 0) for c in drawn}) == 20
+    reference = tmp_path / "sets" / "reference" / "run0"
+    _, meta = RunDir.open(reference).load_part("latest", "learner0")
+    assert set(meta["contexts"]) == set(drawn.uids)
+    assert run(capsys, "train", *many)[1].startswith("1 of 1 are in")
+    code, _, err = run(capsys, "train", *many, "many=30")
+    assert code == 2 and "many.json holds 20 MDPs, not many=30" in err
+
+    assert run(capsys, "train", sets, "runs=3", f"out={tmp_path / 'runs'}", "steps=1000", *tiny)[0] == 0
+    code, _, _ = run(capsys, "eval", *runs_of(tmp_path), sets, f"out={tmp_path / 'study'}")
+    rows = [json.loads(line) for line in (tmp_path / "study" / "rows.jsonl").read_text().splitlines()]
+    played = {r["context"] for r in rows if r["policy"] == "reference"}
+    assert code in (0, 3, 4) and played == {c.uid for c in known}
+    notes = json.loads((tmp_path / "study" / "study.json").read_text())["notes"]
+    assert any(f"the reference is {reference}, trained on other MDPs" in note for note in notes)
+
+
+def test_an_optimum_that_is_known_stays_the_reference(tmp_path):
+    sets = split(make_family("bits"), {"train": 3, "test": 5})
+    for name, contexts in sets.items():
+        contexts.write(tmp_path / f"{name}.json")
+    (tmp_path / "reference" / "run0" / "checkpoints" / "latest").mkdir(parents=True)
+    assert with_reference(JudgeOptions(), tmp_path) == JudgeOptions()
 
 
 def test_runs_that_are_there_with_other_settings_are_refused_and_those_with_the_same_are_counted(trained, capsys):

@@ -47,6 +47,7 @@ from gala.overfit.judging import (
     try_policy,
 )
 from gala.overfit.options import EvalOptions, JudgeOptions, ReportOptions, StressOptions
+from gala.overfit.reference import with_reference
 from gala.overfit.study import Study, describe_sets, read_sets
 from gala.overfit.sweep import budget_s
 from gala.plain_yaml import read_json
@@ -78,7 +79,9 @@ def evaluate(words: Sequence[str]) -> int:
     for run in oracles:
         check_oracle(run, options.judge.checkpoint, sets["test"])
     study = _study("eval", words, options.out, sets, options.judge)
-    sets, judging = _afford(study, runs, sets, options.judge)
+    sets, judging = _afford(study, runs, sets, with_reference(options.judge, options.sets))
+    if judging.reference != options.judge.reference:
+        study.note(f"the reference is {judging.reference}, trained on other MDPs by `gala overfit train on=many`")
     study.meta["audit"] = audited = audit_sets(sets)
     if audited["rows"]:
         study.note(f"{len(audited['rows'])} MDPs are in one set twice, and count twice")

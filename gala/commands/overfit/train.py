@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gala.commands.overfit.words import asks_for_help, default_out, show_help, sort_words
+from gala.commands.waiting import waiting
 from gala.experiments.jobs import TrainingJob, check_settings, train_all
 from gala.overfit.options import TrainOptions
+from gala.overfit.reference import reference_folder, write_many
 from gala.overfit.study import read_sets
 from gala.processes.resources import available_cores
 
@@ -18,9 +20,13 @@ def train(words: Sequence[str]) -> int:
         return show_help("train", TrainOptions)
     options, _, training = sort_words(words, TrainOptions, None)
     sets = read_sets(options.sets)
-    out = Path(default_out(sets["train"].family, options.out))
+    out, runs = Path(default_out(sets["train"].family, options.out)), options.runs
+    if options.on == "many":
+        out, runs = Path(options.out or reference_folder(options.sets)), 1
+        with waiting(f"drawing {options.many:,} other MDPs"):
+            write_many(Path(options.sets), sets, options.many)
     fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / options.on}.json")
-    jobs = [TrainingJob(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(options.runs)]
+    jobs = [TrainingJob(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(runs)]
     there = check_settings(jobs)
     if there:
         print(f"{there} of {len(jobs)} are in {out} already, with these settings")
@@ -32,6 +38,8 @@ def train(words: Sequence[str]) -> int:
         print("stopped; the same command goes on where it was")
         raise
     paths = [str(job.run) for job in jobs]
-    given = "RUN ... oracle=" + ",".join(paths) if options.on == "test" else " ".join(paths)
+    given = {"train": " ".join(paths), "test": "RUN ... oracle=" + ",".join(paths), "many": "RUN ..."}[options.on]
+    if options.on == "many" and options.out:
+        given += f" reference={paths[0]}"
     print(f"judge: gala overfit eval {given} sets={options.sets}")
     return 0
