@@ -6,10 +6,9 @@
 
 Four processes exchange 866,439 parameters (the Atari network's number) over shared memory as fast as they can, so that
 an exchange that became slower, or waits, shows. On fewer cores than processes the others get what the victim has used:
-ratios above 1 are expected there. Each kill compares the
-others' updates in the ten seconds after it with those in the ten seconds before; then the victim is started again and
-joins with no weight. At the end all die and are written off: the weight that is then
-still in the books was never accounted for. One JSON line a kill; one line of all at the end.
+ratios above 1 are expected there. Each kill compares the others' updates in the ten seconds after it with those in the
+ten seconds before; then the victim is started again and joins with no weight. At the end all die and are written off:
+the weight that is then still in the books was never accounted for. One JSON line a kill; one line of all at the end.
 """
 
 from __future__ import annotations
