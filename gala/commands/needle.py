@@ -121,8 +121,8 @@ def _sweep(grid: NeedleGrid, options: Options, command: str) -> int:
     from gala.processes.resources import available_cores
     from gala.reports.diagnosis import check_matplotlib
     from gala.runs.lock import lock
+    from gala.runs.units import clock
     from gala.supervised.comparison.alone import train_alone
-    from gala.training.panel import clock
 
     check_matplotlib()
     out = grid.results.parent

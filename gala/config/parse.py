@@ -146,6 +146,11 @@ def preset_path(name: str) -> Path:
     return path
 
 
+def preset_settings(name: str) -> dict[str, str]:
+    """Dotted name -> text of what a preset sets, that of its bases included."""
+    return {setting.key: setting.text for setting in _read_preset(name)}
+
+
 def nearest(word: str, names: Iterable[str], exact: Sequence[str] = ()) -> str:
     """``; did you mean 'x'?`` for the closest of ``names`` (first of ``exact`` if there is one), or an empty string."""
     close = [*exact, *difflib.get_close_matches(word, list(names), 1, 0.5)]
