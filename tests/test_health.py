@@ -30,7 +30,7 @@ WELL = {
     "losses/explained_variance": 0.4,
 }
 BAD = {
-    "spread": ("gossip/relative_spread", 0.21),
+    "spread": ("gossip/relative_spread", 0.051),
     "age": ("gossip/message_age_mean", 10.5),
     "least weight": ("gossip/weight_min", 0.1),
     "most weight": ("gossip/weight_max", 5.1),

@@ -150,6 +150,7 @@ def test_a_real_run_is_watched_from_another_process_and_ctrl_c_ends_the_watching
     gala = Gala(tmp_path / "run", *TINY, "learners=2")
     gala.wait_for((tmp_path / "run/config.yaml").exists, "run")
     watcher = Gala(tmp_path / "run", command="watch")
+    gala.wait_for((tmp_path / "run/metrics.jsonl").exists, "record")
     gala.wait_for_metrics(0)
     first = watcher.process.stdout.readline()
     assert first.startswith(("step ", str(tmp_path)))

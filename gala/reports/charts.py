@@ -11,6 +11,7 @@ from gala.runs.units import number, short
 
 WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 12, 30
+_LABEL_PX = 16
 MOST_POINTS = 400
 STYLE = """.chart { width: 100%; height: auto; background: var(--soft); border-radius: .3rem }
 .chart text { font: 12px system-ui, sans-serif; fill: var(--ink) }
@@ -50,9 +51,11 @@ def chart(title: str, lines: Sequence[Line], floor: float = -math.inf) -> str:
         f'<text x="{LEFT - 6}" y="{place.y(v) + 4:.1f}" text-anchor="end">{_label(v, rows)}</text>'
         for v in rows
     ]
-    marks += [
-        f'<text x="{place.x(v):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{short(v)}</text>' for v in columns[1:]
-    ]
+    for v in columns[1:]:
+        anchor = (
+            "end" if place.x(v) > WIDTH - RIGHT - _LABEL_PX else "middle"
+        )  # the last would stand out of the picture
+        marks.append(f'<text x="{place.x(v):.1f}" y="{HEIGHT - 10}" text-anchor="{anchor}">{short(v)}</text>')
     curves = "".join(_curve(line, place) for line in cut)
     keys = _keys(lines)
     note = f" (what is below {floor:g} is drawn there)" if min(values) <= floor else ""

@@ -23,6 +23,7 @@ h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.15rem; margin-bottom: .2rem }}
 table {{ border-collapse: collapse; font-size: 14px }}
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }}
 th:first-child, td:first-child {{ text-align: left }}
+.facts th {{ text-align: left }}
 .facts td {{ white-space: normal; text-align: left; vertical-align: top }}
 .facts td:first-child {{ overflow-wrap: normal; min-width: 6rem }}
 .figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem }}

@@ -138,7 +138,7 @@ def _headline(run_dir: RunDir, last: Record, evaluations: Sequence[Mapping[str, 
     mean = last.get("charts/episodic_return")
     learned = "no episode has ended" if mean is None else f"return {number(mean)} over the last 100 training episodes"
     each = " of each learner" if mean is not None and run_dir.config.learners > 1 else ""
-    return f"In training: {learned}{each}. Not evaluated; gala eval {run_dir.path.name} does that."
+    return f"In training: {learned}{each}. Not evaluated yet: gala eval {run_dir.path.name}."
 
 
 def _state(summary: Mapping[str, Any], last: Record) -> str:
@@ -262,10 +262,11 @@ def _film(path: Path, out: Path, embed: bool) -> str:
 
 
 def _environment(run_dir: RunDir) -> str:
-    settings = {key: value for key, value in flatten(run_dir.config).items() if key.startswith("env.")}
-    settings |= {name: getattr(run_dir.config, name) for name in ("learners", "envs_per_learner")}
+    config = run_dir.config
+    settings = {"env.id": config.env.id, "learners": config.learners, "envs_per_learner": config.envs_per_learner}
+    settings |= {name: value for name, value, _ in changed_settings(config) if name.startswith("env.")}
     command = run_dir.path / "command.txt"
-    rows = [[name, value] for name, value in settings.items() if value not in ("", None)]
+    rows = [[name, _plain(value)] for name, value in settings.items()]
     typed = f"<p><code>{html.escape(command.read_text().strip())}</code></p>" if command.is_file() else ""
     return typed + table([["setting", "value"], *rows], "facts")
 

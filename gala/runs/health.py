@@ -15,7 +15,7 @@ from gala.runs.units import number
 Record = Mapping[str, Any]
 
 THRESHOLDS: dict[str, float] = {
-    "spread": 0.2,
+    "spread": 0.05,
     "age_updates": 10.0,
     "weight_low": 0.11,
     "weight_high": 5.0,
