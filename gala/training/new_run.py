@@ -12,6 +12,7 @@ from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.config.validate import check_cluster, validate
 from gala.plugins import loading
+from gala.processes.output import forgiving_output
 from gala.processes.start import start_method
 from gala.runs.run_dir import RunDir
 from gala.training.filming import check_filming
@@ -28,15 +29,21 @@ def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
         RunDir.check_new(Path(config.run), config.overwrite)  # before the seconds that the rest takes
     at_once = start_processes and sys.stdout.isatty()  # in a log, what is refused leaves no word of a start
     if at_once:
-        print(starting(config), flush=True)
+        _say(starting(config))
     if start_processes and not config.cluster.address:
         start_method("gala.training.learner")  # its imports go on beside ours
     config, chosen = check(config)
     if start_processes and not at_once:
-        print(starting(config), flush=True)
+        _say(starting(config))
     if chosen and start_processes:
-        print(chosen, flush=True)
+        _say(chosen)
     return config
+
+
+def _say(line: str) -> None:
+    """At once; nobody may be reading any more."""
+    with forgiving_output():
+        print(line, flush=True)
 
 
 def starting(config: Config) -> str:
