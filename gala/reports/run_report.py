@@ -26,7 +26,7 @@ from gala.runs.units import clock, number, per_second, size, span
 
 Record = dict[str, Any]
 GENERATOR = "gala report"
-EMBEDDED_BYTES, EMBEDDED_FILMS = 2_000_000, 4
+EMBEDDED_BYTES, EMBEDDED_FILMS = 2_000_000, 8
 """Films that are larger, or more of them than that, are linked and not embedded."""
 _STYLE = (
     charts.STYLE
@@ -245,7 +245,8 @@ def _pace(records: Sequence[Record], summary: Mapping[str, Any]) -> str:
 
 def _films(run_dir: RunDir, out: Path, evaluations: Sequence[Mapping[str, Any]]) -> str:
     named = [Path(told["video"]) for told in evaluations if isinstance(told.get("video"), str) and told["video"]]
-    found = [*sorted(run_dir.path.glob("*.mp4")), *sorted(run_dir.path.glob("films/*.mp4")), *named]
+    by_step = sorted(run_dir.path.glob("films/*.mp4"), key=lambda path: (len(path.name), path.name))
+    found = [*by_step, *sorted(run_dir.path.glob("*.mp4")), *named]
     films = list(dict.fromkeys(path.resolve() for path in found if path.is_file() and path.name[0] != "."))
     if not films:
         return ""

@@ -20,6 +20,11 @@ Record = dict[str, Any]
 NOT_MEASURABLE = "not measurable here"
 HEADER = ("variant", "steps/s", "against", "roof", "cpu", "GiB", "age", "J/Mframe")
 STAGES = {"simulate": BLUE, "act": ORANGE, "learn": "#55a868", "gossip": "#c44e52", "other": GREY}
+_CAPTIONS = {
+    "rates": "env_steps/s with their 95 % interval, against the number of learners.",
+    "shares": "What a learner's time goes into.",
+    "power": "env_steps/s against the machine's power.",
+}
 _COLORS = (BLUE, GREY, "#8172b3", ORANGE, "#55a868", "#c44e52")
 _HINTS = {
     "simulate": "simulators: the network waits while they step",
@@ -156,7 +161,7 @@ def page(record: Record, pictures: Sequence[Path], path: Path) -> None:
     body = [
         *(f"<p>{html.escape(note)}</p>" for note in notes(record)),
         table([header(record), *cells(record)]),
-        f'<div class="figures">{"".join(picture(file.read_bytes(), file.stem) for file in pictures)}</div>',
+        f'<div class="figures">{"".join(picture(file.read_bytes(), _CAPTIONS[file.stem]) for file in pictures)}</div>',
         "<h2>Where the rest of the machine goes</h2>",
         items([f"{row['name']}: {_loss(row)}" for row in record["rows"]]),
         "<h2>Measured with</h2>",
