@@ -15,6 +15,7 @@ from gala import cli
 from gala.commands.export import Options
 from gala.evaluation.export import GRAPHS, Graph, trained
 
+LONG = pytest.mark.long
 KINDS = {
     "normalised": ["env.id=CartPole-v1", "normalize.obs=true"],
     "gaussian": ["env.id=InvertedPendulum-v5"],
@@ -136,7 +137,9 @@ def test_the_graph_is_the_policy(tmp_path, kind):
         np.testing.assert_allclose(mine.numpy(), theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["normalised", "image", pytest.param("gaussian", marks=pytest.mark.long), "recurrent"])
+@pytest.mark.parametrize(
+    "kind", ["normalised", "image", *(pytest.param(kind, marks=LONG) for kind in ("gaussian", "recurrent"))]
+)
 def test_onnxruntime_gives_the_same_logits(tmp_path, kind):
     for package in ("onnx", "onnxscript", "mujoco"):
         pytest.importorskip(package)

@@ -11,6 +11,7 @@ from gala.config.parse import override, split_settings
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
+from gala.training.new_run import say, starting
 from gala.training.tracking import check_tracker
 
 _PLACE_AND_PACE = ("steps", "cluster.address", "device", "torch_threads", "env.threads")
@@ -67,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
     config = _extended(run_dir.config, config, done_steps, own.get("schedule", ""))
     supervisor.connect_cluster(config)
     run_dir.claim()
-    for line in lines:
-        print(line)
+    for line in (*lines, starting(config)):
+        say(line)
     run_dir.replace_config(config)
     run_dir.rewind_metrics(done_steps if name else -1)
     return supervisor.train(config, run_dir, resume_from=name)

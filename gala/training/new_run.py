@@ -29,18 +29,18 @@ def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
         RunDir.check_new(Path(config.run), config.overwrite)  # before the seconds that the rest takes
     at_once = start_processes and sys.stdout.isatty()  # in a log, what is refused leaves no word of a start
     if at_once:
-        _say(starting(config))
+        say(starting(config))
     if start_processes and not config.cluster.address:
         start_method("gala.training.learner")  # its imports go on beside ours
     config, chosen = check(config)
     if start_processes and not at_once:
-        _say(starting(config))
+        say(starting(config))
     if chosen and start_processes:
-        _say(chosen)
+        say(chosen)
     return config
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """At once; nobody may be reading any more."""
     with forgiving_output():
         print(line, flush=True)
