@@ -16,8 +16,8 @@ from gala_envs.for_gymnasium import as_gymnasium, read_log
 from gala_envs.splits import split
 
 import gala
-from gala.api import weights
 from gala.config.parse import load_config, parse_config
+from gala.evaluation import weights
 from gala.experiments.rows import read_rows
 from gala.gossip.graphs.from_file import load_topology
 from gala.gossip.record import read_record

@@ -17,6 +17,8 @@ COMMANDS = {
     "record": ("gala.commands.record", "write a policy's episodes down: frames, actions, rewards"),
     "diagnose": ("gala.commands.diagnose", "how sharp a checkpoint's loss is, and how noisy its gradient"),
     "suggest-lr": ("gala.commands.suggest_lr", "the learning rate when learners or simulators change, and why"),
+    "watch": ("gala.commands.watch", "look on at a run that trains, or at how one has ended"),
+    "report": ("gala.commands.report", "one offline page of a run: curves, gossip, evaluation, settings"),
     "plot": ("gala.commands.plot", "draw a run's learning curve, or its epsilon ball"),
     "bench": ("gala.commands.bench", "rates of GALA, A2C and others, and this machine's limit"),
     "tune": ("gala.commands.tune", "the fastest learners and threads for a preset, on this machine"),
@@ -32,11 +34,13 @@ COMMANDS = {
         "how small may an object be that decides an image's class?",
     ),
     "video": ("gala.commands.video", "learn to predict videos, with the bound on held-out ones"),
+    "export": ("gala.commands.export", "a trained policy as one file: weights and model card, or ONNX"),
     "presets": ("gala.commands.presets", "list the presets"),
     "envs": ("gala.commands.envs", "list the environments of each backend"),
     "audit-objects": ("gala.commands.audit_objects", "the smallest thing in an environment's pictures: is it seen?"),
     "topologies": ("gala.commands.topologies", "list the gossip topologies, or show one round by round"),
     "doctor": ("gala.commands.doctor", "what this machine and this installation offer"),
+    "bug-report": ("gala.commands.bug_report", "what a maintainer needs to know, without private paths"),
 }
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 

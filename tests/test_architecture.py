@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         ENVS,
     ),
     "bench": (*_SETTINGS, "training"),
-    "reports": ("plain_yaml", "diagnostics", "experiments", "gossip", "runs"),
+    "reports": ("plain_yaml", "config", "diagnostics", "experiments", "gossip", "runs"),
     "overfit": (*_SETTINGS, "diagnostics", "evaluation", "experiments"),
     "commands": (
         *(*_SETTINGS, "training", "evaluation", "experiments", "diagnostics"),
@@ -56,8 +56,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 ``docs/architecture.md`` says what lives where."""
 
 DOORS = {("gala.training.supervisor", "cluster"), ("gala.training.learner", "diagnostics")}
-"""Imports upward, each inside a function, for runs that ask for it: learners on a cluster, and measurements while
-learning."""
+DOORS |= {("gala.training.filming", "evaluation")}
+"""Imports upward, each inside a function, for runs that ask for it: learners on a cluster, measurements while learning,
+and films."""
 
 WITHOUT = {
     "gala": ("torch", "numpy", "gymnasium", "tyro", "yaml", "rich"),

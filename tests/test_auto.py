@@ -63,6 +63,7 @@ def test_the_choice_is_said_and_recorded(monkeypatch, capsys):
     new_run.prepare(["env.id=ALE/Pong-v5", "preset=none"])
     said = capsys.readouterr().out
     assert said == (
+        "starting 1 learner with 16 x ALE/Pong-v5 ...\n"
         "chosen: model.encoder=nature_cnn for uint8 [4, 84, 84]; "
         "normalize.reward=sign for Atari, lost lives end episodes\n"
     )
@@ -121,3 +122,17 @@ def test_the_preset_of_pong_is_what_the_published_run_used():
     ours = parse_config(["preset=atari/pong"])
     assert (ours.optim, ours.a2c, ours.env, ours.normalize) == (used.optim, used.a2c, used.env, used.normalize)
     assert ours.envs_per_learner == used.envs_per_learner and used.learners == 1
+
+
+def test_a_start_is_told_at_once_on_a_terminal_and_not_at_all_of_what_is_refused_in_a_log(monkeypatch, capsys):
+    monkeypatch.setattr(new_run, "start_method", lambda module: None)
+    told = []
+    monkeypatch.setattr(new_run, "check", lambda config: (told.append(capsys.readouterr().out), (config, ""))[1])
+    words = ["learners=4", "envs_per_learner=3"]
+    new_run.prepare(words)
+    assert told == [""] and capsys.readouterr().out == "starting 4 learners with 3 x CartPole-v1 ...\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    new_run.prepare(words)
+    assert told[1] == "starting 4 learners with 3 x CartPole-v1 ...\n" and capsys.readouterr().out == ""
+    new_run.prepare(words, start_processes=False)
+    assert told[2] == "" and capsys.readouterr().out == ""

@@ -7,7 +7,7 @@ from gala import cli
 from gala.build.envs import probe_spaces
 from gala.build.policy import make_policy
 from gala.commands import resume
-from gala.config.parse import preset_names
+from gala.config.preset_files import preset_names
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
 

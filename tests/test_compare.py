@@ -11,7 +11,8 @@ import pytest
 from training import TINY, Gala, spawn
 
 from gala import cli
-from gala.config.parse import parse_config, preset_names, schema
+from gala.config.parse import parse_config, schema
+from gala.config.preset_files import preset_names
 from gala.config.schema import Config
 from gala.experiments.rows import read_rows
 

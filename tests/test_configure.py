@@ -11,7 +11,8 @@ import yaml
 
 from gala.config import supervised, video
 from gala.config.other_names import OTHER_NAMES
-from gala.config.parse import dump_config, load_config, parse_config, parse_options, preset_names, preset_path, schema
+from gala.config.parse import dump_config, load_config, parse_config, parse_options, schema
+from gala.config.preset_files import preset_names, preset_path
 from gala.config.schema import Config, flatten
 from gala.config.supervised import SupervisedConfig
 from gala.config.validate import validate

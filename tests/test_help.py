@@ -3,12 +3,13 @@
 import pytest
 
 from gala import cli
+from gala.commands.envs import search
 from gala.commands.overfit.dispatch import SUBCOMMANDS
 
 ALL = [[], *([name] for name in cli.COMMANDS), *(["overfit", name] for name in SUBCOMMANDS)]
 
 
-@pytest.mark.parametrize("words", [words for words in ALL if words not in (["envs"], ["presets"])], ids=" ".join)
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_help_fits_80_columns(words, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     try:
@@ -18,3 +19,36 @@ def test_help_fits_80_columns(words, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert (status, err) == (0, "") and out
     assert [line for line in out.splitlines() if len(line.rstrip()) > 80] == []
+
+
+@pytest.mark.parametrize(
+    "words", [["envs"], ["envs", "pong"], ["presets"], ["presets", "pong"], ["topologies"]], ids=" ".join
+)
+def test_lists_fit_80_columns(words, capsys):
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert out and [line for line in out.splitlines() if len(line) > 80] == []
+
+
+def test_lists_take_a_search_word(capsys):
+    assert cli.main(["presets", "PONG"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["atari/pong", "atari/pong_small"]
+    assert cli.main(["presets", "halfcheetah-v5"]) == 0  # an environment
+    assert "mujoco/halfcheetah " in capsys.readouterr().out
+    assert cli.main(["presets", "nothing-like-it"]) == 2
+    assert "no preset has 'nothing-like-it'" in capsys.readouterr().err
+
+
+def test_environments_are_searched_in_all_backends_or_in_one(capsys):
+    ids = {"atari": ["ALE/Pong-v5", "ALE/Breakout-v5"], "minatar": ["MinAtar/Breakout-v1"], "envpool": []}
+    assert search(ids, []) == ids
+    assert search(ids, ["pong"]) == {"atari": ["ALE/Pong-v5"]}
+    assert search(ids, ["BREAK"]) == {"atari": ["ALE/Breakout-v5"], "minatar": ["MinAtar/Breakout-v1"]}
+    assert search(ids, ["minatar", "break"]) == {"minatar": ["MinAtar/Breakout-v1"]}
+    assert search(ids, ["envpool"]) == {"envpool": []}
+    with pytest.raises(
+        ValueError, match="no backend and no environment is named 'ale/pogn-v5'; did you mean 'ALE/Pong-v5'"
+    ):
+        search(ids, ["ale/pogn-v5"])
+    assert cli.main(["envs", "minatar"]) == 0
+    assert capsys.readouterr().out.startswith("minatar (")

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from gala.config.parse import load_config
 from gala.config.schema import Config, LogConfig
 from gala.runs.checkpoints import write_atomically
+from gala.runs.events import LAYOUT
 from gala.runs.run_dir import RunDir
 
 WRITER = """
@@ -324,3 +326,27 @@ def test_a_request_for_learners_is_taken_once_and_one_that_is_no_number_ends_no_
     assert (run.take_wanted_learners(), run.take_wanted_learners()) == (wanted, 0)
     (run.path / "wanted_learners").mkdir()
     assert run.take_wanted_learners() == 0
+
+
+def test_tensorboard_is_told_which_curves_belong_together(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    run = make_run(tmp_path / "run")
+    for step in (1, 2):
+        run.append_metrics({"global_step": step, "charts/SPS": 5.0, "learner0": {"charts/SPS": 5.0}})
+    run.close()
+    events = EventAccumulator(str(run.path))
+    events.Reload()
+    assert events.SummaryMetadata("custom_scalars__config__").plugin_data.plugin_name == "custom_scalars"
+    (told,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(told.tensor_proto.string_val[0])
+    charts = {(c.title, chart.title): list(chart.multiline.tag) for c in layout.category for chart in c.chart}
+    assert charts["speed", "env_steps per second"] == ["^charts/SPS$"]
+    wanted = {tag for each in LAYOUT.values() for tags in each.values() for tag in tags}
+    assert {tag for tags in charts.values() for tag in tags} == {f"^{re.escape(tag)}$" for tag in wanted}
+    assert [scalar.value for scalar in events.Scalars("charts/SPS")] == [5.0, 5.0]
+    alone = EventAccumulator(str(run.path / "learner0"))
+    alone.Reload()
+    assert alone.Tags()["tensors"] == []  # once for the run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ import torch
 from gala_envs.spaces import clip_actions
 from numpy.typing import ArrayLike, NDArray
 
-from gala.api import weights
-from gala.build.envs import probe_spaces
 from gala.config.schema import ModelConfig
+from gala.evaluation import weights
 from gala.evaluation.evaluate import check_request
-from gala.evaluation.load import load_policy
+from gala.evaluation.export import trained
 from gala.models.actor_critic import ActorCritic
 from gala.rl.normalise import ObsNormalizer
 from gala.runs.run_dir import RunDir
@@ -45,6 +45,12 @@ class Agent:
     def model(self) -> ModelConfig:
         """The settings of the network."""
         return self._content.model
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What `gala export` has written beside the weights, as texts: model_card.md, config.yaml, evaluations.json and
+        versions.json; empty of what ``save`` wrote."""
+        return self._content.about
 
     def seed(self, seed: int) -> None:
         """Start the random numbers of ``act(greedy=False)`` anew."""
@@ -136,7 +142,7 @@ class Agent:
 
 
 def load(path: str | Path, device: str = "cpu", *, trust: bool = False) -> Agent:
-    """The agent that ``Agent.save`` wrote to ``path``; ``device``: cpu, cuda or cuda:N.
+    """The agent that ``Agent.save`` or `gala export` wrote to ``path``; ``device``: cpu, cuda or cuda:N.
 
     An encoder of your own is imported by the ``module:attribute`` that the file names. If this user has not trained
     with it on this machine, that needs ``trust=True``.
@@ -151,11 +157,7 @@ def load(path: str | Path, device: str = "cpu", *, trust: bool = False) -> Agent
 def agent_of_run(run_dir: RunDir, checkpoint: str, learner: int | str, device: str) -> Agent:
     """See ``gala.Run.load``."""
     check_request(run_dir, checkpoint, learner)
-    config = run_dir.config
-    spaces = probe_spaces(config)
-    policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, learner)
-    assert isinstance(spaces.obs, gym.spaces.Box)
-    content = weights.Description(config.model, spaces.obs, spaces.action, config.env.id)
+    policy, normalizer, content = trained(run_dir, checkpoint, learner)
     return Agent(policy.to(_device(device)), normalizer, content)
 
 

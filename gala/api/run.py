@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gala.config.schema import Config
-from gala.runs.run_dir import RunDir
+from gala.runs.run_dir import RunDir, flat_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,14 +163,3 @@ class Run:
         except ValueError:
             state = "not ended"
         return f"<gala.Run {str(self.path)!r}: {c.env.id}, algo={c.algo}, learners={c.learners}, {state}>"
-
-
-def flat_numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """``{"a": 1, "learner0": {"b": null}}`` -> ``{"a": 1, "learner0/b": NaN}``; what is not a number is left out."""
-    flat: dict[str, float] = {}
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            flat |= flat_numbers(value, f"{prefix}{name}/")
-        elif value is None or isinstance(value, int | float):
-            flat[prefix + name] = float("nan") if value is None else value
-    return flat

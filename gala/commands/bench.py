@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gala.config.parse import nearest, parse_options
+from gala.config.parse import parse_options
+from gala.config.preset_files import nearest
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.checkpoints import write_atomically

@@ -17,6 +17,7 @@ EXTRAS = {
     "plot": ("matplotlib", "matplotlib"),
     "supervised": ("sklearn", "scikit-learn"),
     "track": ("wandb", "wandb"),
+    "export": ("onnx", "onnx"),
     "cluster": ("ray", "ray"),
 }
 """Extra of the distribution -> (import name, package name)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from gala.commands.trusted import check_run
 from gala.config.bounds import NOT_NEGATIVE, bounded, check_bounds
 from gala.config.derived import averages_parameters
 from gala.config.parse import parse_options
+from gala.runs.evaluations import append_evaluation
 from gala.runs.run_dir import RunDir
 
 USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both]
@@ -24,7 +26,8 @@ Plays exactly `episodes` whole episodes and reports their mean return with its
 95% confidence interval. learner=consensus averages all learners' parameters.
 env.max_episode_steps cuts an episode off after N decisions; one that has not
 ended after 200,000 is an error. --json prints one JSON object (mode=both: one
-per mode, nested)."""
+per mode, nested). What it finds is also kept in RUN/evaluations.jsonl, for
+`gala report` and `gala export`."""
 
 EXIT_NO_VIDEO = 1
 
@@ -83,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
         )
         problems.append(result.pop("video_problem", ""))
         results[mode] = result
+    trouble = _keep(run_dir, options, results)
     if "--json" in argv:
         print(json.dumps(results if options.mode == "both" else results[options.mode]))
     else:
@@ -91,9 +95,31 @@ def main(argv: Sequence[str]) -> int:
         whose = "0 (nothing is averaged in this run)" if alone else options.learner
         print(f"run {run_dir.path} · checkpoint {options.checkpoint} · learner {whose}")
         print(f"curves: tensorboard --logdir {run_dir.path}")
+    if trouble:
+        print(f"warning: {trouble}", file=sys.stderr)
     if any(problems):
         print(f"gala: error: {''.join(problems)}", file=sys.stderr)
     return EXIT_NO_VIDEO if any(problems) else 0
+
+
+def _keep(run_dir: RunDir, options: Options, results: Mapping[str, dict[str, Any]]) -> str:
+    """Write down what was found, and of what; says in words why it could not be, or nothing."""
+    from gala.evaluation.load import checkpoint_hash
+
+    told = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "checkpoint": options.checkpoint,
+        "checkpoint_hash": checkpoint_hash(run_dir, options.checkpoint),
+        "env_steps": run_dir.checkpoint_meta(options.checkpoint).get("env_steps"),
+        "learner": options.learner,
+        "max_episode_steps": run_dir.config.env.max_episode_steps,
+    }
+    first, trouble = True, ""
+    for result in results.values():
+        video = str(Path(options.video).resolve()) if options.video and first else ""
+        trouble = append_evaluation(run_dir.path, told | result | ({"video": video} if video else {})) or trouble
+        first = False
+    return trouble
 
 
 def describe(result: dict[str, Any]) -> str:

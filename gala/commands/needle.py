@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gala.config.parse import nearest, parse_options, split_settings
+from gala.config.parse import parse_options, split_settings
+from gala.config.preset_files import nearest
 from gala.config.schema import flatten
 from gala.config.supervised import SupervisedConfig, method_names, validate
 from gala.experiments.needle_grid import AXES, Axes, NeedleCell, NeedleGrid, cells
@@ -121,8 +122,8 @@ def _sweep(grid: NeedleGrid, options: Options, command: str) -> int:
     from gala.processes.resources import available_cores
     from gala.reports.diagnosis import check_matplotlib
     from gala.runs.lock import lock
+    from gala.runs.units import clock
     from gala.supervised.comparison.alone import train_alone
-    from gala.training.panel import clock
 
     check_matplotlib()
     out = grid.results.parent

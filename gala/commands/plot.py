@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gala.config.parse import nearest, parse_options
+from gala.config.parse import parse_options
+from gala.config.preset_files import nearest
 from gala.reports import figures, training_diagnosis
 from gala.runs.run_dir import RunDir
 

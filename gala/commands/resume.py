@@ -11,9 +11,18 @@ from gala.config.parse import override, split_settings
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
+from gala.training.new_run import say, starting
+from gala.training.tracking import check_tracker
 
 _PLACE_AND_PACE = ("steps", "cluster.address", "device", "torch_threads", "env.threads")
-_WATCHING = ("log.panel", "log.interval_s", "diagnose.curvature", "diagnose.eigenvalues", "diagnose.noise")
+_WATCHING: tuple[str, ...] = (
+    "log.panel",
+    "log.interval_s",
+    "diagnose.curvature",
+    "diagnose.eigenvalues",
+    "diagnose.noise",
+)
+_WATCHING += ("diagnose.dead_units", "track", "log.video_every")
 MAY_CHANGE = (*_PLACE_AND_PACE, *_WATCHING)
 """What may differ in the second part of a run; anything else would make it another experiment."""
 
@@ -29,7 +38,8 @@ the checkpoint are dropped: those steps are lived through again.
 
 May be changed: {", ".join(_PLACE_AND_PACE)},
 {", ".join(_WATCHING[:3])},
-{", ".join(_WATCHING[3:])}."""
+{", ".join(_WATCHING[3:6])},
+{", ".join(_WATCHING[6:])}."""
 
 _OWN = ("checkpoint", "schedule", "trust")
 _SCHEDULES = ("hold", "stretch", "restart")
@@ -48,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     _check_address(run_dir, rest)
     config = dataclasses.replace(config, run=str(run_dir.path))  # the directory may have been moved
     validate(config)
+    check_tracker(config.track)
     from gala.training import restoring, supervisor
 
     name, lines = restoring.choose(run_dir, config, own.get("checkpoint", ""))
@@ -57,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
     config = _extended(run_dir.config, config, done_steps, own.get("schedule", ""))
     supervisor.connect_cluster(config)
     run_dir.claim()
-    for line in lines:
-        print(line)
+    for line in (*lines, starting(config)):
+        say(line)
     run_dir.replace_config(config)
     run_dir.rewind_metrics(done_steps if name else -1)
     return supervisor.train(config, run_dir, resume_from=name)

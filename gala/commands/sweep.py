@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gala.config.parse import nearest, parse_options, split_settings
+from gala.config.parse import parse_options, split_settings
+from gala.config.preset_files import nearest
 from gala.config.schema import Config, flatten
 from gala.experiments.search import Range, Search, Trials, best, check_optuna, command_of, open_study, parse_range
 from gala.processes.output import forgiving_output

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
-from gala.config.schema import Config
+from gala.config.schema import Config, flatten
 from gala.processes.resources import available_cores
+
+PLACE = ("run", "overwrite")
+"""Settings that say where a run is written, and nothing of what it is."""
 
 
 def total_envs(config: Config) -> int:
@@ -117,3 +121,13 @@ def needs_process_group(config: Config) -> bool:
     return config.learners > 1 and (
         config.algo == "allreduce" or (gossips(config) and config.gossip.mixing == "allreduce")
     )
+
+
+def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:
+    """(dotted name, value, default) of each setting that is not at its default, those of ``PLACE`` left out."""
+    defaults = flatten(Config())
+    return [
+        (name, value, defaults[name])
+        for name, value in flatten(config).items()
+        if value != defaults[name] and name not in PLACE
+    ]

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -22,6 +21,7 @@ import tyro
 import yaml
 
 from gala.config.other_names import OTHER_NAMES
+from gala.config.preset_files import nearest, preset_names, preset_path
 from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
@@ -125,42 +125,14 @@ def print_help(prog: str, cls: type = Config) -> None:
     print(f"usage: {prog} [key=value ...]\n\n{rest}", end="")
 
 
-def preset_root() -> Path:
-    """The folder of the presets: inside the installed package, or ``configs/`` of a checkout."""
-    installed = Path(__file__).parents[1] / "presets"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
-
-
-def preset_names() -> list[str]:
-    """All presets, as ``family/task``. Files that begin with an underscore are only bases of others."""
-    root = preset_root()
-    return sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml") if not p.name.startswith("_"))
-
-
-def preset_path(name: str) -> Path:
-    """The file of a preset; a name that ends in .yaml is a path. Raises ValueError with the nearest name."""
-    if name.endswith(".yaml"):
-        if not Path(name).is_file():
-            raise ValueError(f"there is no preset file {name!r}")
-        return Path(name)
-    path = preset_root() / f"{name}.yaml"
-    if not path.is_file():
-        names = preset_names()
-        by_task = [n for n in names if n.split("/")[-1] == name]
-        raise ValueError(f"unknown preset {name!r}; `gala presets` lists them{nearest(name, names, by_task)}")
-    return path
-
-
 def preset_environments() -> dict[str, str]:
     """Preset of ``gala train`` -> the id of its environment."""
-    names = [name for name in preset_names() if schema(name) is Config]
-    return {name: [s.text for s in _read_preset(name) if s.key == "env.id"][-1] for name in names}
+    return {name: preset_settings(name)["env.id"] for name in preset_names() if schema(name) is Config}
 
 
-def nearest(word: str, names: Iterable[str], exact: Sequence[str] = ()) -> str:
-    """``; did you mean 'x'?`` for the closest of ``names`` (first of ``exact`` if there is one), or an empty string."""
-    close = [*exact, *difflib.get_close_matches(word, list(names), 1, 0.5)]
-    return f"; did you mean {close[0]!r}?" if close else ""
+def preset_settings(name: str) -> dict[str, str]:
+    """Dotted name -> text of what a preset sets, that of its bases included."""
+    return {setting.key: setting.text for setting in _read_preset(name)}
 
 
 def _fields(cls: Any, prefix: str = "") -> dict[str, Any]:

@@ -199,6 +199,8 @@ class LogConfig:
     checkpoint_interval_s: float = bounded(120.0, POSITIVE)
     keep_milestones: int = bounded(4, NOT_NEGATIVE)
     """Evenly spaced checkpoints that are kept for good; latest and best are kept besides."""
+    video_every: int = bounded(0, NOT_NEGATIVE)
+    """About every so many env_steps, a film of the greedy policy in RUN/films, of the next checkpoint; 0 makes none."""
     panel: Literal["auto", "on", "off"] = "auto"
     """auto: a live panel on a terminal, plain lines in a log."""
 
@@ -217,6 +219,8 @@ class DiagnoseConfig:
     """Every so many updates: the noise scale, the number of simulators at which the gradient is as much noise as
     signal. 0 is off. One measurement, a backward pass for each simulator, takes as long as 1 to 8 updates: 100 costs
     1 to 8 % of speed. Advantages count unnormalised."""
+    dead_units: int = bounded(0, NOT_NEGATIVE)
+    """Every so many updates: the share of ReLU units that no observation of the rollout wakes; a forward pass each."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +260,8 @@ class Config:
     """Network threads per learner; 0 shares the available cores among the learners."""
     keep_freed_memory: bool = True
     """Learners keep what they free instead of giving it back to the kernel (Linux); faster passes over images."""
+    track: Literal["none", "wandb", "trackio"] = "none"
+    """Send every record to an experiment tracker too (WANDB_MODE=offline keeps them in RUN/wandb)."""
     run: str = ""
     """Run directory; empty makes runs/<environment>-<algo>-s<seed>-<time>."""
     on_failure: Literal["auto", "continue", "stop", "restart"] = "auto"

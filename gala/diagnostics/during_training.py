@@ -1,4 +1,4 @@
-"""``diagnose.curvature=K`` and ``diagnose.noise=K``: what a learner measures on its own rollouts while it trains."""
+"""``diagnose.curvature=K``, ``noise=K`` and ``dead_units=K``: what a learner measures while it trains."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from gala.config.schema import Config
 from gala.diagnostics import curvature, noise_scale
 from gala.diagnostics.curvature import Product, flat
+from gala.diagnostics.dead_units import dead_share
 from gala.diagnostics.landscape import frozen_losses
 from gala.evaluation.frozen import optimizer_scale
 from gala.models.actor_critic import ActorCritic
@@ -53,7 +54,7 @@ class DuringTraining:
         """Measure, if this update's turn has come. Results that are not finite are left out."""
         d, update = self.config.diagnose, self.updates
         self.updates += 1
-        wanted = [every and update % every == 0 for every in (d.curvature, d.noise)]
+        wanted = [every and update % every == 0 for every in (d.curvature, d.noise, d.dead_units)]
         if not any(wanted):
             return
         started = time.perf_counter()
@@ -63,6 +64,8 @@ class DuringTraining:
                 self._measure_curvature(policy, rollout, entropy_coef)
             if wanted[1]:
                 self._measure_noise(policy, rollout, entropy_coef)
+            if wanted[2] and (share := dead_share(policy, rollout)) is not None:
+                self._tags["diagnose/dead_units"] = share
         self.seconds += time.perf_counter() - started
 
     def tags(self, interval_s: float) -> dict[str, float]:

@@ -11,11 +11,13 @@ from typing import Any
 from gala_envs.pictures import make_drawn
 from numpy.typing import NDArray
 
-from gala.build.envs import own_env
+from gala.build.envs import own_env, probe_spaces
 from gala.config.schema import Config
+from gala.evaluation.load import load_policy
 from gala.evaluation.play import LONGEST_EPISODE, play
 from gala.models.actor_critic import ActorCritic
 from gala.rl.normalise import ObsNormalizer
+from gala.runs.run_dir import RunDir
 
 FPS = 30
 
@@ -66,17 +68,33 @@ def record_episode(
     return len(filmed.frames)
 
 
+def film_checkpoint(run_dir: RunDir, checkpoint: str, path: Path, *, seed: int) -> int:
+    """The greedy policy of a checkpoint at one whole episode; the file is there when it is whole. Returns the frames.
+
+    Raises:
+        ValueError: as ``load_policy`` and ``record_episode``.
+    """
+    config = run_dir.config
+    policy, normalizer = load_policy(run_dir, config, probe_spaces(config), checkpoint, "consensus")
+    unfinished = path.with_name(f".{path.name}.tmp.mp4")
+    frames = record_episode(config, policy, normalizer, unfinished, greedy=True, seed=seed)
+    unfinished.replace(path)
+    return frames
+
+
 def check_drawable(config: Config) -> None:
     """Raises ValueError, in one line, if not even the start of an episode can be drawn."""
-    env, picture = _drawn(config)
+    env = None
     try:
+        env, picture = _drawn(config)
         Filmed(env, picture).reset(0)
     except ValueError:
         raise
     except Exception as error:  # a simulator's own, of whatever kind, says that it has no pictures
         raise ValueError(f"{config.env.id} cannot be drawn: {' '.join(str(error).split())}; leave out video") from None
     finally:
-        env.close()
+        if env is not None:
+            env.close()
 
 
 def _drawn(config: Config) -> tuple[Any, Callable[[NDArray], NDArray]]:

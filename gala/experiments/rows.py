@@ -15,7 +15,7 @@ from gala.runs.run_dir import RunDir
 
 Row = dict[str, Any]
 CURVE_POINTS = 200
-_NO_SETTINGS = ("run", "overwrite", "seed", "preset", "solved_return", "schedule_from", "schedule_to")
+_NO_SETTINGS = ("run", "overwrite", "seed", "preset", "solved_return", "schedule_from", "schedule_to", "track")
 _NEEDED = ("name", "group", "seed", "settings", "env_steps", "seconds", "evaluation", "curve")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import math
@@ -14,10 +13,12 @@ from typing import Any
 from gala.experiments.comparison import COSTS, Terms, analyse
 from gala.experiments.rows import Row, finite
 from gala.reports.comparison_figures import by_group, draw
+from gala.reports.page import items, page, picture, table
 from gala.runs.checkpoints import write_atomically
 
 Analysis = Mapping[str, Any]
 UNKNOWN = "-"
+_READ_ME = "Nothing is ranked whose intervals overlap: that is undecided. Intervals are 95 % bootstraps over trainings."
 QUESTIONS = {"as_well": "learns as well", "faster": "faster", "more_robustly": "more robust"}
 
 
@@ -136,15 +137,19 @@ def plain(analysis: Analysis) -> str:
 
 
 def _page(rows: Sequence[Row], analysis: Analysis, pictures: Sequence[tuple[Path, str]]) -> str:
-    verdicts = "".join(_verdict(analysis, group) for group in analysis["against"])
-    return _PAGE.format(
-        title=html.escape(f"gala compare: {analysis['task']}"),
-        verdicts=verdicts,
-        notes="".join(f"<li>{html.escape(note)}</li>" for note in analysis["notes"]) or "<li>none</li>",
-        tables="".join(f"<h3>{html.escape(title)}</h3>{_table(body)}" for title, body in tables(analysis)),
-        figures="".join(_figure(path, caption) for path, caption in pictures),
-        facts=_table([["what", "value"], *([k, v] for k, v in _facts(rows, analysis).items())], "facts"),
-    )
+    body = [
+        f"<p>{_READ_ME}</p>",
+        *(_verdict(analysis, group) for group in analysis["against"]),
+        "<h2>Mind</h2>",
+        items(analysis["notes"] or ["none"]),
+        "<h2>Figures</h2>",
+        f'<div class="figures">{"".join(picture(path.read_bytes(), caption) for path, caption in pictures)}</div>',
+        "<h2>Numbers</h2>",
+        *(f"<h3>{html.escape(title)}</h3>{table(body_rows)}" for title, body_rows in tables(analysis)),
+        "<h2>Made with</h2>",
+        table([["what", "value"], *([k, v] for k, v in _facts(rows, analysis).items())], "facts"),
+    ]
+    return page(f"gala compare: {analysis['task']}", "\n".join(body), _STYLE, "gala compare")
 
 
 def _verdict(analysis: Analysis, group: str) -> str:
@@ -173,54 +178,7 @@ def _facts(rows: Sequence[Row], analysis: Analysis) -> dict[str, str]:
     return facts
 
 
-def _table(body: Sequence[Sequence[str]], kind: str = "") -> str:
-    lines = "".join(
-        "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row) + "</tr>"
-        for tag, row in [("th", body[0]), *(("td", row) for row in body[1:])]
-    )
-    return f'<div class="wide"><table class="{kind}">{lines}</table></div>'
-
-
-def _figure(path: Path, caption: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ddd; --soft: #f3f3f3;
-  --yes: #2e7d4f; --no: #b3372f; --open: #6b6b6b }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6e6e6; --paper: #16181b; --line: #3a3d42; --soft: #24272b;
-  --yes: #6fcf97; --no: #ff8a80; --open: #a8a8a8 }} }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: var(--ink); background: var(--paper); overflow-wrap: anywhere }}
-h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.15rem; margin-bottom: .2rem }}
-.answers {{ display: flex; flex-wrap: wrap; gap: .5rem; margin: .2rem 0 }}
-.answers span {{ padding: .2rem .6rem; border-radius: .4rem; background: var(--soft) }}
-.shown b {{ color: var(--yes) }} .refuted b {{ color: var(--no) }} .undecided b {{ color: var(--open) }}
-.wide {{ overflow-x: auto; margin: .5rem 0 1rem }}
-table {{ border-collapse: collapse; font-size: 14px }}
-th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left }}
-.facts td {{ white-space: normal; text-align: left; vertical-align: top }}
-.facts td:first-child {{ overflow-wrap: normal; min-width: 6rem }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem }}
-figure {{ margin: 0 }} figcaption {{ font-size: 13px; color: var(--open) }}
-img {{ max-width: 100%; background: #fff; border-radius: .3rem }}
-</style>
-<h1>{title}</h1>
-<p>Nothing is ranked whose intervals overlap: that is undecided. Intervals are 95 % bootstraps over trainings.</p>
-{verdicts}
-<h2>Mind</h2>
-<ul>{notes}</ul>
-<h2>Figures</h2>
-<div class="figures">{figures}</div>
-<h2>Numbers</h2>
-{tables}
-<h2>Made with</h2>
-{facts}
-</html>
+_STYLE = """.answers { display: flex; flex-wrap: wrap; gap: .5rem; margin: .2rem 0 }
+.answers span { padding: .2rem .6rem; border-radius: .4rem; background: var(--soft) }
+.shown b { color: var(--yes) } .refuted b { color: var(--no) } .undecided b { color: var(--open) }
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import importlib.util
 import math
@@ -11,6 +10,8 @@ from pathlib import Path
 
 from gala.diagnostics.finding import Curves, Finding
 from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
+from gala.reports.page import page as one_page
+from gala.reports.page import picture, table
 from gala.runs.checkpoints import write_atomically
 
 _COLORS = (BLUE, ORANGE, GREY)
@@ -50,34 +51,12 @@ def _figure(curves: Curves, path: Path) -> None:
 def page(findings: Mapping[str, Finding], pictures: Mapping[str, list[Path]], title: str, path: Path) -> None:
     """One HTML file with everything in it; opens without a network."""
     body = "".join(_section(finding, pictures[name]) for name, finding in findings.items())
-    write_atomically(path, _PAGE.format(title=html.escape(title), body=body).encode())
+    write_atomically(path, one_page(title, body, generator="gala diagnose").encode())
 
 
 def _section(finding: Finding, pictures: list[Path]) -> str:
     text = "".join(f"<p>{html.escape(line)}</p>" for line in finding.sentences)
-    table = "".join(
-        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-        for tag, row in [("th", finding.table[0]), *(("td", row) for row in finding.table[1:])]
-    )
     images = "".join(
-        f'<img alt="{html.escape(curves.title)}" src="data:image/png;base64,'
-        f'{base64.b64encode(picture.read_bytes()).decode()}">'
-        for curves, picture in zip(finding.figures, pictures, strict=True)
+        picture(file.read_bytes(), curves.title) for curves, file in zip(finding.figures, pictures, strict=True)
     )
-    return f"<h2>{html.escape(finding.title)}</h2>{text}<table>{table}</table>{images}"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>gala diagnose</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; margin: 1rem 0 }}
-th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left }}
-img {{ max-width: 100% }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
+    return f'<h2>{html.escape(finding.title)}</h2>{text}{table(finding.table)}<div class="figures">{images}</div>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import textwrap
 from collections.abc import Sequence
@@ -13,12 +12,19 @@ from rich import box
 from rich.table import Table
 
 from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
+from gala.reports.page import items, picture, table
+from gala.reports.page import page as one_page
 from gala.runs.checkpoints import write_atomically
 
 Record = dict[str, Any]
 NOT_MEASURABLE = "not measurable here"
 HEADER = ("variant", "steps/s", "against", "roof", "cpu", "GiB", "age", "J/Mframe")
 STAGES = {"simulate": BLUE, "act": ORANGE, "learn": "#55a868", "gossip": "#c44e52", "other": GREY}
+_CAPTIONS = {
+    "rates": "env_steps/s with their 95 % interval, against the number of learners.",
+    "shares": "What a learner's time goes into.",
+    "power": "env_steps/s against the machine's power.",
+}
 _COLORS = (BLUE, GREY, "#8172b3", ORANGE, "#55a868", "#c44e52")
 _HINTS = {
     "simulate": "simulators: the network waits while they step",
@@ -154,49 +160,21 @@ def _power(record: Record, path: Path) -> None:
 
 def page(record: Record, pictures: Sequence[Path], path: Path) -> None:
     """One HTML file with everything in it; opens without a network."""
-    table = "".join(
-        f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in line)}</tr>"
-        for tag, line in [("th", header(record)), *(("td", line) for line in cells(record))]
-    )
-    images = "".join(
-        f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
-        for picture in pictures
-    )
-    facts = "".join(
-        f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>"
-        for key, value in {"command": record["command"], **record["machine"]}.items()
-    )
-    text = "".join(f"<p>{html.escape(note)}</p>" for note in notes(record))
-    losses = "".join(f"<li>{html.escape(row['name'])}: {html.escape(_loss(row))}</li>" for row in record["rows"])
-    write_atomically(path, _PAGE.format(table=table, images=images, facts=facts, text=text, losses=losses).encode())
+    body = [
+        *(f"<p>{html.escape(note)}</p>" for note in notes(record)),
+        table([header(record), *cells(record)]),
+        f'<div class="figures">{"".join(picture(file.read_bytes(), _CAPTIONS[file.stem]) for file in pictures)}</div>',
+        "<h2>Where the rest of the machine goes</h2>",
+        items([f"{row['name']}: {_loss(row)}" for row in record["rows"]]),
+        "<h2>Measured with</h2>",
+        table([["what", "value"], ["command", record["command"]], *record["machine"].items()], "facts"),
+    ]
+    write_atomically(path, one_page("Throughput", "\n".join(body), generator="gala bench").encode())
 
 
 def plain(record: Record) -> str:
     """The notes, at most 80 columns wide."""
     return "\n".join(textwrap.fill(note, 80, subsequent_indent="  ") for note in notes(record))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>gala bench throughput</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; margin: 1rem 0 }}
-th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left }}
-.facts td {{ white-space: normal; text-align: left; vertical-align: top }}
-img {{ max-width: 100% }}
-</style>
-<h1>Throughput</h1>
-{text}
-<table>{table}</table>
-{images}
-<h2>Where the rest of the machine goes</h2>
-<ul>{losses}</ul>
-<h2>Measured with</h2>
-<table class="facts">{facts}</table>
-</html>
-"""
 
 
 def ranking(rows: Sequence[dict[str, Any]]) -> list[list[str]]:

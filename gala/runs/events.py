@@ -8,10 +8,33 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+_LAYOUT_TAG = "custom_scalars__config__"
+LAYOUT: dict[str, dict[str, tuple[str, ...]]] = {
+    "learning": {
+        "return of training episodes": ("charts/episodic_return",),
+        "losses": ("losses/policy_loss", "losses/value_loss"),
+        "entropy": ("losses/entropy",),
+        "explained variance": ("losses/explained_variance",),
+    },
+    "gossip": {
+        "distance of the learners to their mean": ("gossip/consensus_distance", "gossip/epsilon_bound"),
+        "age of messages": ("gossip/message_age_mean", "gossip/message_age_max"),
+        "weights": ("gossip/weight_min", "gossip/weight_max"),
+    },
+    "speed": {
+        "env_steps per second": ("charts/SPS",),
+        "share of a learner's time": (
+            *("perf/simulate_share", "perf/act_share", "perf/learn_share", "perf/gossip_share", "perf/other_share"),
+        ),
+    },
+}
+"""Category -> chart -> tags: what TensorBoard shows under "Custom Scalars", for every run alike."""
 
 
 class EventFile:
@@ -43,6 +66,21 @@ class EventFile:
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         if points:
             self._write(step=step, summary=Summary(value=points))
+
+    def layout(self, categories: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Which curves TensorBoard's "Custom Scalars" draws together; tags by their whole names."""
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.plugins.custom_scalar import layout_pb2
+
+        told = layout_pb2.Layout()
+        for title, charts in categories.items():
+            category = told.category.add(title=title)
+            for name, tags in charts.items():
+                category.chart.add(title=name).multiline.tag.extend(f"^{re.escape(tag)}$" for tag in tags)
+        text = TensorProto(dtype="DT_STRING", string_val=[told.SerializeToString()])
+        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
+        self._write(summary=Summary(value=[Summary.Value(tag=_LAYOUT_TAG, tensor=text, metadata=plugin)]))
 
     def histogram(self, tag: str, limits: list[float], counts: list[int], step: int) -> None:
         """``counts`` of bins that end at ``limits``, ascending and not empty."""

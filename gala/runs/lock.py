@@ -6,11 +6,13 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import time
 from pathlib import Path
 from typing import IO
 
 LOCK = ".lock"
+_HOLDER = re.compile(r"process (\d+) on (.+) since ")
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -42,3 +44,34 @@ def lock(folder: Path) -> IO[str]:
         file.close()
         raise ValueError(f"{folder}: nothing can be written there ({error.strerror}); make room first") from None
     return file
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process trains in ``folder``, told without touching the lock, which would be in the way of one that is
+    about to; None where it cannot be told: the last that trained there did so on another machine."""
+    try:
+        told = _HOLDER.match((folder / LOCK).read_text())
+    except (OSError, ValueError):
+        return False
+    if told is None:
+        return False
+    if told[2] != platform.node():
+        return None
+    return _has_open(int(told[1]), folder / LOCK)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether that process lives and has the file open: another may have its number by now."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    descriptors = Path(f"/proc/{pid}/fd")
+    try:
+        open_files = [os.stat(entry) for entry in descriptors.iterdir() if os.path.exists(entry)]
+        wanted = path.stat()
+    except OSError:  # no such folder on this system, or none that may be read
+        return True
+    return any((found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) for found in open_files)

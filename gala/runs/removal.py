@@ -11,6 +11,7 @@ from gala.runs.lock import LOCK
 
 _OURS = re.compile(
     r"config\.yaml|command\.txt|versions\.json|metrics\.jsonl|summary\.json|wanted_learners|checkpoints|diagnose|gossip|learner\d+"
+    r"|evaluations\.jsonl|report\.html|films|wandb"
     rf"|events\.out\.tfevents\..*|(returns|epsilon-ball)\.(png|svg)|{re.escape(LOCK)}|.*\.tmp"
 )
 STRAY = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.directory", re.IGNORECASE)

@@ -16,7 +16,7 @@ import platform
 import secrets
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -128,11 +128,7 @@ class RunDir:
         records = []
         path = self.path / "metrics.jsonl"
         for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-            try:
-                record = parse_json(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("global_step"), int):
+            if (record := record_of(line)) is not None:
                 records.append(record)
         return records
 
@@ -212,10 +208,32 @@ class RunDir:
 
     def _writer(self, name: str) -> Any:
         if name not in self._writers:
-            from gala.runs.events import EventFile  # half a second of imports, paid by the logging process only
+            from gala.runs.events import LAYOUT, EventFile  # half a second of imports, in the logging process only
 
             self._writers[name] = EventFile(self.path / name, self._purge_step)
+            if not name:
+                self._writers[name].layout(LAYOUT)
         return self._writers[name]
+
+
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """The record in a line of metrics.jsonl; None of a line that is none."""
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("global_step"), int) else None
+
+
+def flat_numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """``{"a": 1, "learner0": {"b": null}}`` -> ``{"a": 1, "learner0/b": NaN}``; what is not a number is left out."""
+    flat: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= flat_numbers(value, f"{prefix}{name}/")
+        elif value is None or isinstance(value, int | float):
+            flat[prefix + name] = float("nan") if value is None else value
+    return flat
 
 
 def versions() -> dict[str, str | None]:

@@ -59,7 +59,7 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
 
 def make_diagnosis(config: Config, state: LearnerState, alive: Callable[[], None]) -> Any:
     """The ``gala.diagnostics.during_training.DuringTraining`` of this learner; None if nothing is to be measured."""
-    if not (config.diagnose.curvature or config.diagnose.noise):
+    if not (config.diagnose.curvature or config.diagnose.noise or config.diagnose.dead_units):
         return None
     from gala.diagnostics.during_training import DuringTraining
 

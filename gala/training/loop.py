@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gala.build.gossip import open_store
@@ -13,6 +15,7 @@ from gala.training.board import STOP_AT, Board
 from gala.training.callbacks import Callbacks
 from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.elasticity import Elasticity
+from gala.training.filming import Filming
 from gala.training.panel import Panel
 from gala.training.protocol import LearnerSpec, LearnerStates
 from gala.training.returns import BestRule
@@ -48,6 +51,7 @@ class Run:
         self.states = LearnerStates()
         self.errors: dict[int, str] = {}
         self._heard: list[Event] = []
+        self._beside: list[Callable[[dict[str, Any]], None]] = []
         self.end_request = EndRequest()
         self.ended_early = self._trouble = ""
         """interrupted or stopped, once the run is asked to end before its steps are done."""
@@ -59,6 +63,17 @@ class Run:
         self.checkpoint.parent_state = lambda: {"telemetry": telemetry.state(), "best": self.best.state()}
         self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
         self.watchdog = Watchdog(board, self.states, config.env.watchdog_s)
+
+    def watch_from_beside(self, track: Callable[[dict[str, Any]], None], filming: Filming) -> None:
+        """Who is shown each record, and the checkpoints; neither waits, nor changes anything."""
+        tell = self.checkpoint.on_commit
+
+        def on_commit(path: Path) -> None:
+            tell(path)
+            filming.on_checkpoint()
+
+        self.checkpoint.on_commit = on_commit
+        self._beside += [track, lambda record: filming.advance()]
 
     def start(self, resume_from: str, saved: dict[str, Any]) -> None:
         """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty as is its name."""
@@ -195,6 +210,8 @@ class Run:
         for warning in self.telemetry.warnings(silent):
             self.panel.message(warning)
         self.callbacks.on_record(record)
+        for look in self._beside:
+            look(record)
         heard = [rank for rank in self.states.ranks() if rank not in silent]
         if (score := self.best.score(heard, self.checkpoint.best)) is not None:
             self.checkpoint.offer_best(score)

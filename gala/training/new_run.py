@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,11 @@ from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.config.validate import check_cluster, validate
 from gala.plugins import loading
+from gala.processes.output import forgiving_output
 from gala.processes.start import start_method
 from gala.runs.run_dir import RunDir
+from gala.training.filming import check_filming
+from gala.training.tracking import check_tracker
 
 
 def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
@@ -26,13 +30,29 @@ def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
         config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
     if start_processes:
         RunDir.check_new(Path(config.run), config.overwrite)  # before the seconds that the rest takes
+    at_once = start_processes and sys.stdout.isatty()  # in a log, what is refused leaves no word of a start
+    if at_once:
+        say(starting(config))
     if start_processes and not config.cluster.address:
         start_method("gala.training.learner")  # its imports go on beside ours
     config, chosen = check(config)
-    for line in filter(None, (why, chosen)):
-        if start_processes:
-            print(line)
+    if start_processes and not at_once:
+        say(starting(config))
+    for line in filter(None, (why, chosen)) if start_processes else ():
+        say(line)
     return config
+
+
+def say(line: str) -> None:
+    """At once; nobody may be reading any more."""
+    with forgiving_output():
+        print(line, flush=True)
+
+
+def starting(config: Config) -> str:
+    """What a person reads in the seconds before the first record."""
+    learners = "1 learner" if config.learners == 1 else f"{config.learners} learners"
+    return f"starting {learners} with {config.envs_per_learner} x {config.env.id} ..."[:80]
 
 
 def check(config: Config) -> tuple[Config, str]:
@@ -47,9 +67,11 @@ def check(config: Config) -> tuple[Config, str]:
     from gala.build.policy import count_parameters, pick_device
 
     check_cluster(config)
+    check_tracker(config.track)
     if not config.cluster.address:  # there, the learners' machines may have what this one has not
         pick_device(config, 0)
     check_optimizer(config)
+    check_filming(config)
     spaces = probe_spaces(config)
     config, chosen = choose(config, spaces)
     validate(config)  # what was chosen may not go with the rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
@@ -15,13 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from gala.config.schema import Config
+from gala.runs.health import Finding, health
+from gala.runs.units import age_shares, clock, number, per_second, short, size, span, whole_percents
 
 WIDTH = 80
 REDRAW_HZ = 4
 PLAIN_INTERVAL_S = 10.0
 LEARNER_ROWS = 8
-STAGES = ("simulate", "act", "learn", "gossip")
+STAGES = ("simulate", "act", "learn", "gossip", "other")
+_BAD = "bold yellow"
 _RATE_SMOOTHING = 0.3
+_EXACT_BELOW_S = 600.0
+"""Shorter runs are told in tenths of a second, so that steps over seconds can be checked against the rate."""
 
 
 class Panel:
@@ -46,13 +51,15 @@ class Panel:
         self.live: Live | None = None
         self._eta = Eta(total_steps)
         self._next_line = 0.0
+        self._last: dict[str, Any] | None = None
         if mode == "on" or (mode == "auto" and self.console.is_terminal):
             self.live = Live(console=self.console, auto_refresh=False, transient=False)
             self.live.start()
 
     def update(self, record: dict[str, Any]) -> None:
         """Show ``record``; in a log at most one line in ten seconds, on a terminal at most four redraws a second."""
-        self._eta.update(record["global_step"])
+        self._last = record
+        self._eta.update(record["global_step"], record.get("perf/wall_s"))
         now = time.monotonic()
         over = record["global_step"] >= self.total_steps
         if now < self._next_line and not over:
@@ -71,53 +78,63 @@ class Panel:
         else:
             print(text, file=self.console.file, flush=True)
 
-    def close(self) -> None:
-        """Leave the last state on the screen and give the cursor back. May be called twice."""
+    def close(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Leave the last state on the screen and give the cursor back: with the ``summary`` of a run that has ended,
+        its figures over the whole run instead of the last interval's. May be called twice."""
         if self.live is not None:
+            if summary is not None and self._last is not None:
+                self.live.update(self._panel(closing_record(self._last, summary), str(summary["status"])), refresh=True)
             self.live.stop()
             self.live = None
 
     def _line(self, r: dict[str, Any]) -> str:
         parts = [
             f"step {r['global_step']:,}/{self.total_steps:,} ({self._share(r):.0%})",
-            f"return {_number(r.get('charts/episodic_return'))}",
-            f"{_number(r.get('charts/SPS'))} steps/s",
-            f"loss {_number(r.get('losses/policy_loss'))} {_number(r.get('losses/value_loss'))}",
-            f"entropy {_number(r.get('losses/entropy'))}",
+            f"return {number(r.get('charts/episodic_return'))}",
+            f"{number(r.get('charts/SPS'))} steps/s",
+            f"loss {number(r.get('losses/policy_loss'))} {number(r.get('losses/value_loss'))}",
+            f"entropy {number(r.get('losses/entropy'))}",
         ]
         if "gossip/message_age_mean" in r:
-            parts.append(f"age {_number(r['gossip/message_age_mean'])}")
+            parts.append(f"age {number(r['gossip/message_age_mean'])}")
         if "gossip/consensus_distance" in r:
-            parts.append(f"spread {_number(r['gossip/consensus_distance'])}")
-        return " | ".join([*parts, f"ETA {clock(self._eta.seconds())}"])
+            parts.append(f"spread {number(r['gossip/consensus_distance'])}")
+        parts.append(f"ETA {clock(self._eta.seconds())}")
+        return " | ".join([*parts, *(f"! {finding.line()}" for finding in health(r) if not finding.healthy)])
 
     def _share(self, r: dict[str, Any]) -> float:
         return min(1.0, r["global_step"] / self.total_steps)
 
-    def _panel(self, r: dict[str, Any]) -> RenderableType:
+    def _panel(self, r: dict[str, Any], ended: str = "") -> RenderableType:
         width = min(WIDTH, self.console.width)
-        rows: list[RenderableType] = [self._progress(r, width - 4), self._figures(r)]
+        findings = health(r)
+        rows: list[RenderableType] = [
+            self._progress(r, width - 4, ended),
+            self._figures(r, {finding.name for finding in findings if not finding.healthy}),
+            *health_lines(findings),
+        ]
         learners = sorted((int(key[7:]), value) for key, value in r.items() if key.startswith("learner"))
         if len(learners) > 1:
             rows.append(self._learners(learners))
         title = Text(f"gala · {self.config.env.id} · {self.config.algo} x{self.config.learners}")
         return Box(Group(*rows), title=title, width=width)
 
-    def _progress(self, r: dict[str, Any], width: int) -> RenderableType:
+    def _progress(self, r: dict[str, Any], width: int, ended: str) -> RenderableType:
         grid = Table.grid(padding=(0, 1))
-        words = (f"{self._share(r):4.0%}", f"{short(r['global_step'])}/{short(self.total_steps)} steps")
-        eta = f"ETA {clock(self._eta.seconds())}"
+        done = f"{r['global_step']:,}" if ended else f"{short(r['global_step'])}/{short(self.total_steps)}"
+        words = (f"{self._share(r):4.0%}", f"{done} steps")
+        eta = ended or f"ETA {clock(self._eta.seconds())}"
         bar = max(4, width - len(words[0]) - len(words[1]) - len(eta) - 3)
         grid.add_row(
             words[0], ProgressBar(self.total_steps, min(r["global_step"], self.total_steps), bar), words[1], eta
         )
         return grid
 
-    def _figures(self, r: dict[str, Any]) -> RenderableType:
+    def _figures(self, r: dict[str, Any], sick: set[str]) -> RenderableType:
         grid = Table.grid(padding=(0, 2), expand=True)
         for _ in range(3):
             grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-        shares = {name: r.get(f"perf/{name}_share") for name in STAGES}
+        weight = span(r.get("gossip/weight_min"), r.get("gossip/weight_max"))
         cells = [
             ("return (last 100)", r.get("charts/episodic_return"), "bold green"),
             ("episode length", r.get("charts/episodic_length"), ""),
@@ -127,23 +144,23 @@ class Panel:
             ("updates", r.get("perf/updates"), ""),
             ("policy loss", r.get("losses/policy_loss"), ""),
             ("value loss", r.get("losses/value_loss"), ""),
-            ("entropy", r.get("losses/entropy"), ""),
-            ("expl. variance", r.get("losses/explained_variance"), ""),
+            ("entropy", r.get("losses/entropy"), _BAD * ("entropy" in sick)),
+            ("expl. variance", r.get("losses/explained_variance"), _BAD * ("explained variance" in sick)),
             ("grad norm", r.get("losses/grad_norm"), ""),
-            ("wall", clock(r.get("perf/wall_s")), ""),
-            ("message age", r.get("gossip/message_age_mean"), ""),
+            ("wall", r.get("wall") or clock(r.get("perf/wall_s")), ""),
+            ("message age", r.get("gossip/message_age_mean"), _BAD * ("age" in sick)),
             ("age max", r.get("gossip/message_age_max"), ""),
-            ("consensus dist.", r.get("gossip/consensus_distance"), ""),
-            ("weight", span(r.get("gossip/weight_min"), r.get("gossip/weight_max")), ""),
+            ("consensus dist.", r.get("gossip/consensus_distance"), _BAD * ("spread" in sick)),
+            ("weight", weight, _BAD * bool({"least weight", "most weight"} & sick)),
             ("gossip", per_second(r.get("gossip/bytes_per_s")), ""),
             ("sent", size(r.get("gossip/bytes_sent")), ""),
         ]
         if "gossip/epsilon_bound" in r:
             cells[14:14] = [("epsilon bound", r["gossip/epsilon_bound"], "")]
-        shown = [Text.assemble((f"{name} ", "dim"), (_number(value), style)) for name, value, style in cells]
+        shown = [Text.assemble((f"{name} ", "dim"), (number(value), style)) for name, value, style in cells]
         for i in range(0, len(shown) if "gossip/message_age_mean" in r else 12, 3):
             grid.add_row(*shown[i : i + 3])
-        split = "  ".join(f"{name} {share:.0%}" for name, share in shares.items() if share is not None)
+        split = "  ".join(f"{name} {share}%" for name, share in time_shares(r).items())
         lines = {"time": split, "message ages": age_shares(r.get("message_ages", {}))}
         texts = [
             Text.assemble((f"{name}: ", "dim"), text, no_wrap=True, overflow="ellipsis")
@@ -164,7 +181,7 @@ class Panel:
                 "gossip/weight",
                 "losses/entropy",
             )
-            table.add_row(str(rank), *(_number(r.get(tag)) for tag in tags))
+            table.add_row(str(rank), *(number(r.get(tag)) for tag in tags))
         more = len(learners) - LEARNER_ROWS
         return Group(table, Text(f"... and {more} more", style="dim")) if more > 0 else table
 
@@ -177,8 +194,9 @@ class Eta:
         self._last: tuple[float, int] | None = None
         self._rate = 0.0
 
-    def update(self, step: int) -> None:
-        now = time.monotonic()
+    def update(self, step: int, now: float | None = None) -> None:
+        """``now``: seconds of the run at which it stood at ``step``; those of this machine's clock by default."""
+        now = time.monotonic() if now is None else now
         if self._last is not None and now > self._last[0]:
             rate = (step - self._last[1]) / (now - self._last[0])
             self._rate = rate if self._rate == 0.0 else self._rate + _RATE_SMOOTHING * (rate - self._rate)
@@ -191,56 +209,41 @@ class Eta:
         return max(0, self.total_steps - self._last[1]) / self._rate
 
 
-def clock(seconds: float | None) -> str:
-    """3725 -> 1:02:05; what is a hundred days or more away is unknown."""
-    if seconds is None or seconds >= 100 * 86_400:
-        return "--:--"
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+def time_shares(record: Mapping[str, Any]) -> dict[str, int]:
+    """Per cents of the learners' time by stage, which add up to 100; what no stage measures is ``other``. Empty where a
+    record has none."""
+    shares = {name: record[tag] for name in STAGES if record.get(tag := f"perf/{name}_share") is not None}
+    if not shares:
+        return {}
+    shares.setdefault("other", max(0.0, 1.0 - sum(shares.values())))
+    return whole_percents(shares)
 
 
-def short(count: float) -> str:
-    """1234567 -> 1.23M, for counts of 0 or more."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.0f}"
+def closing_record(last: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The last record with the whole run's counts, rates and shares of time in place of those of the last interval, so
+    that steps over seconds are the rate. A summary of an older version has no shares: the record's own stay."""
+    wall_s = summary["wall_s"]
+    per_s = 1.0 / max(wall_s, 1e-9)
+    closing = {
+        "global_step": summary["env_steps"],
+        "charts/episodic_return": summary["return_mean"],
+        "charts/SPS": summary["env_steps"] * per_s,
+        "charts/frames_per_s": summary["frames"] * per_s,
+        "perf/updates": summary["updates"],
+        "perf/wall_s": wall_s,
+        **({"wall": f"{wall_s:.1f} s"} if wall_s < _EXACT_BELOW_S else {}),
+    }
+    shares = {f"perf/{name}_share": share for name, share in summary.get("time_shares", {}).items()}
+    learners = {}
+    for each in summary["learners"]:
+        if (name := f"learner{each.get('rank')}") in last:
+            own = {"charts/SPS": each["env_steps"] * per_s, "charts/episodic_return": each["return_mean"]}
+            learners[name] = {**last[name], **own}
+    return {**last, **closing, **shares, **learners}
 
 
-def size(count: float | None) -> str | None:
-    """3.25e6 bytes -> 3.25 MB."""
-    if count is None:
-        return None
-    text = short(count)
-    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
-
-
-def per_second(count: float | None) -> str | None:
-    return None if count is None else f"{size(count)}/s"
-
-
-def span(low: float | None, high: float | None) -> str | None:
-    return None if low is None or high is None else f"{low:.2g} to {high:.2g}"
-
-
-def age_shares(counts: Mapping[str, int]) -> str:
-    """{"0": 1, "1": 3} -> 0 25%  1 75%; what is older than seven updates is one bin."""
-    total = sum(counts.values())
-    old = sum(n for label, n in counts.items() if int(label.split("-")[0]) > 7)
-    young = {label: n for label, n in counts.items() if int(label.split("-")[0]) <= 7}
-    bins = young | ({"8 or more": old} if old else {})
-    return "  ".join(f"{label} {n / total:.0%}" for label, n in bins.items())
-
-
-def _number(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    value = float(value)
-    if abs(value) >= 1e6:
-        return short(value) if value > 0 else f"-{short(-value)}"
-    if abs(value) >= 1e3 or value.is_integer():
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+def health_lines(findings: Sequence[Finding]) -> list[Text]:
+    """What is fine in one line, and a line for each quantity that is not, with the reason."""
+    well = [finding.name for finding in findings if finding.healthy]
+    lines = [Text.assemble(("fine: ", "dim"), (", ".join(well), "green"))] if well else []
+    return lines + [Text(f"! {finding.line()}", style=_BAD) for finding in findings if not finding.healthy]

@@ -20,12 +20,16 @@ from gala.runs.run_dir import RunDir
 from gala.training import learner
 from gala.training.board import Board
 from gala.training.callbacks import Callbacks
+from gala.training.filming import Filming
 from gala.training.loop import Run, RunFailed
 from gala.training.panel import Panel
 from gala.training.pooling import row_size
 from gala.training.telemetry import Telemetry, closing_lines
+from gala.training.tracking import Tracking
 
 EXIT_FAILED = 1
+_HASTE_S = 10.0
+"""How long a tracker may take to end, where somebody waits for the end of the run."""
 
 
 def train(config: Config, run_dir: RunDir, *, resume_from: str = "") -> int:
@@ -62,7 +66,10 @@ def run_training(
     if resume_from:
         board.restore(saved["progress"], saved["moments"])
     telemetry = Telemetry(max_concurrent_learners(config), spaces.frames_per_step, board.total_env_steps())
+    tracking = Tracking(config.track, run_dir, panel.message)
     run = Run(config, run_dir, board, telemetry, panel, fleet, mailboxes, callbacks)
+    filming = Filming(config, run_dir, panel.message)
+    run.watch_from_beside(tracking.record, filming)
     status = "failed"
     try:
         with run.end_request.listen():
@@ -75,9 +82,9 @@ def run_training(
         status = "interrupted"
     finally:
         fleet.kill()
-        panel.close()
         ended_by = run.end_request.signal.name if run.end_request.signal and status == "interrupted" else None
         summary = telemetry.summary(board) | {"status": status, "signal": ended_by, "failures": run.elasticity.failures}
+        panel.close(summary)
         board.close()
         if mailboxes:
             mailboxes.close()
@@ -85,6 +92,8 @@ def run_training(
             run_dir.write_summary(summary)
         except OSError as error:
             print(f"warning: {run_dir.path / 'summary.json'} cannot be written: {error.strerror}", file=sys.stderr)
+        tracking.close(*(() if status == "finished" else (_HASTE_S,)))
+        filming.close(*(() if status == "finished" else (0.0,)))
         run_dir.close()
     callbacks.raise_error()
     return summary

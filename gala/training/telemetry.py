@@ -13,10 +13,11 @@ import torch
 
 from gala.gossip.evidence.certificate import Certificate
 from gala.gossip.evidence.events import consensus_distance
+from gala.runs.health import THRESHOLDS
 from gala.training.board import ENV_STEPS, UPDATES, Board
 from gala.training.returns import EPISODE_WINDOW, EpisodeWindows
 
-QUIET_ROUNDS = 100
+QUIET_ROUNDS = THRESHOLDS["quiet_rounds"]
 """Rounds in a row without any message, after which a person should know."""
 CLIPPED_RECORDS = 10
 """Records in a row with most actions clipped, after which a person should know."""
@@ -38,6 +39,7 @@ class Telemetry:
         self._held_up_by = [-1] * num_learners
         self._quiet: set[int] = set()  # who is known to exchange nothing
         self._clipped_records = 0
+        self._spent_s = dict.fromkeys(("all", *STAGES), 0.0)  # of all learners together
         self._silent: set[int] = set()  # who is known to make no updates
 
     def add(self, rank: int, record: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +52,11 @@ class Telemetry:
             self.certificate = self.certificate or Certificate(len(self.latest))
             self.certificate.log(rank, record.pop("events"))
         tags = {key: value for key, value in record.items() if "/" in key}
-        tags |= {f"perf/{stage}_share": record[f"{stage}_s"] / interval_s for stage in STAGES}
+        shares = {stage: record[f"{stage}_s"] / interval_s for stage in STAGES}
+        shares["other"] = max(0.0, 1.0 - sum(shares.values()))
+        tags |= {f"perf/{stage}_share": share for stage, share in shares.items()}
+        for stage, spent_s in {"all": interval_s, **{stage: record[f"{stage}_s"] for stage in STAGES}}.items():
+            self._spent_s[stage] += spent_s
         self._held_up_by[rank] = int(tags.pop("gossip/held_up_by", -1))
         tags["charts/SPS"] = record["interval_steps"] / interval_s
         if "gossip/bytes_sent" in tags:
@@ -64,12 +70,14 @@ class Telemetry:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run goes on from, as JSON: the last episodes, and the seconds that the run has taken."""
-        return {"episodes": self.episodes.state(), "wall_s": time.monotonic() - self.started}
+        wall_s = time.monotonic() - self.started
+        return {"episodes": self.episodes.state(), "wall_s": wall_s, "spent_s": dict(self._spent_s)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
         self.episodes.load_state(state["episodes"])
         self.started = time.monotonic() - state["wall_s"]
+        self._spent_s.update(state.get("spent_s", {}))
 
     def forget(self, rank: int) -> None:
         """This learner is gone: its last tags are no news any more."""
@@ -102,7 +110,9 @@ class Telemetry:
 
     def _clipping(self) -> list[str]:
         shares = [tags["charts/clipped_actions"] for tags in self.latest if "charts/clipped_actions" in tags]
-        self._clipped_records = self._clipped_records + 1 if shares and np.mean(shares) > 0.5 else 0
+        self._clipped_records = (
+            self._clipped_records + 1 if shares and np.mean(shares) > THRESHOLDS["clipped_share"] else 0
+        )
         if self._clipped_records != CLIPPED_RECORDS:
             return []
         share = f"{100 * np.mean(shares):.0f} % of the actions lie outside the bounds of the action space"
@@ -137,20 +147,24 @@ class Telemetry:
         return record
 
     def _distance(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
-        """How far the learners are apart; with a certificate, that and its bound for the same parameters, which
-        ``epsilon_marks`` names in the event logs of the learners."""
+        """How far the learners are apart, also as a share of the norm of their mean; with a certificate, that and its
+        bound for the same parameters, which ``epsilon_marks`` names in the event logs of the learners."""
+        params = board.read_params(ranks)
+        told: dict[str, Any] = {"gossip/consensus_distance": rms_consensus_distance(params)}
         if self.certificate is not None:
             for rank in range(board.handle.num_learners):
-                params, number = board.read_publication(rank)
-                self.certificate.publish(rank, number, torch.from_numpy(params))
+                published, number = board.read_publication(rank)
+                self.certificate.publish(rank, number, torch.from_numpy(published))
             if measured := self.certificate.measure():
                 scale = 1 / math.sqrt(board.handle.num_learners)
-                return {
+                told = {
                     "gossip/consensus_distance": scale * measured.distance,
                     "gossip/epsilon_bound": scale * measured.bound,
                     "epsilon_marks": measured.marks,
                 }
-        return {"gossip/consensus_distance": rms_consensus_distance(board.read_params(ranks))}
+        if (size := float(np.linalg.norm(params.mean(0)))) > 0:
+            told["gossip/relative_spread"] = told["gossip/consensus_distance"] / size
+        return told
 
     def _means(self) -> tuple[float, float] | None:
         """(return, length) of the learners that are there; at the end of a run that has lost all, of those it had."""
@@ -164,6 +178,14 @@ class Telemetry:
             return 0.0
         first = marks[min(len(marks) // 10, len(marks) - 2)]
         return (marks[-1][1] - first[1]) / max(marks[-1][0] - first[0], 1e-9)
+
+    def time_shares(self) -> dict[str, float]:
+        """What the learners' time went into since the run began, by stage; they add up to 1. Empty before anything was
+        reported."""
+        if not self._spent_s["all"]:
+            return {}
+        shares = {stage: self._spent_s[stage] / self._spent_s["all"] for stage in STAGES}
+        return shares | {"other": max(0.0, 1.0 - sum(shares.values()))}
 
     def summary(self, board: Board) -> dict[str, Any]:
         """The closing figures of the run, in all and per learner."""
@@ -186,6 +208,7 @@ class Telemetry:
             "updates": int(board.progress[:, UPDATES].sum()),
             "wall_s": time.monotonic() - self.started,
             "env_steps_per_s": self.steady_rate(),
+            "time_shares": self.time_shares(),
             "episodes": self.episodes.count,
             "return_mean": means[0] if (means := self._means()) is not None else None,
             "learners": learners,
@@ -224,13 +247,14 @@ def rms_consensus_distance(params: np.ndarray) -> float:
 
 def closing_lines(summary: dict[str, Any], run: str) -> list[str]:
     """What a person wants to know at the end of a run, and the next commands; lines of at most 80 columns."""
-    mean = summary["return_mean"]
+    mean, steady = summary["return_mean"], summary["env_steps_per_s"]
     each = " of each learner" if len(summary["learners"]) > 1 else ""
     learned = "no episode ended" if mean is None else f"return {mean:.2f} over the last {EPISODE_WINDOW} episodes{each}"
     return [
         f"{summary['status']}: {learned}",
-        f"{summary['env_steps']:,} env_steps, {summary['updates']:,} updates in {summary['wall_s']:.0f} s, "
-        f"{summary['env_steps_per_s']:,.0f} env_steps/s",
+        f"{summary['env_steps']:,} env_steps, {summary['updates']:,} updates in {summary['wall_s']:.1f} s: "
+        f"{summary['env_steps'] / max(summary['wall_s'], 1e-9):,.0f} env_steps/s",
+        *([f"{steady:,.0f} env_steps/s without the first tenth of the run"] if steady else []),
         f"run       {run}",
         f"evaluate  gala eval {run}",
         f"curves    tensorboard --logdir {run}",

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from test_evaluate import make_run
 
 import gala
-from gala.api import weights
 from gala.build.envs import probe_spaces
 from gala.config.schema import ModelConfig
+from gala.evaluation import weights
 from gala.evaluation.load import load_policy
 from gala.models.actor_critic import build_actor_critic
 

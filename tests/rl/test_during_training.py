@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from gala import cli
 from gala.config.schema import Config, DiagnoseConfig, ModelConfig
 from gala.config.validate import validate
 from gala.diagnostics.curvature import flat
+from gala.diagnostics.dead_units import dead_share
 from gala.diagnostics.during_training import DuringTraining
 from gala.diagnostics.landscape import frozen_losses
 from gala.diagnostics.noise_scale import moments, per_environment_gradients
@@ -159,3 +161,41 @@ def test_a_run_ends_with_the_same_parameters_measured_or_not(tmp_path):
     assert Gala(tmp_path / "on", *TINY, *WORDS, "diagnose.curvature=7", "diagnose.noise=3").end()[0] == 0
     assert Gala(tmp_path / "off", *TINY, *WORDS).end()[0] == 0
     assert _digest(tmp_path / "on") == _digest(tmp_path / "off")
+
+
+def test_dead_units_are_those_that_no_observation_wakes():
+    one = learner(model=ModelConfig(hidden=(8,), activation="relu", separate_critic=False))
+    layer = next(m for m in one.policy.modules() if isinstance(m, torch.nn.Linear))
+    with torch.no_grad():
+        layer.bias.fill_(100.0)  # all answer
+    assert dead_share(one.policy, one.collector.rollout) == 0.0
+    with torch.no_grad():
+        layer.bias[:3] = -1e6  # three never do
+    assert dead_share(one.policy, one.collector.rollout) == 3 / 8
+    assert not any(m._forward_hooks for m in one.policy.modules())
+    assert dead_share(learner(model=MODEL).policy, one.collector.rollout) is None  # tanh
+
+
+def test_channels_of_maps_are_units():
+    torch.manual_seed(0)
+
+    class Maps(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = torch.nn.ReLU()
+
+        def unroll(self, obs, state, first):
+            self.relu(obs.flatten(0, 1))
+
+    obs = -torch.ones(2, 3, 4, 5, 5)  # T, B, channels, height, width
+    obs[1, 2, 0, 4, 4] = 1.0  # one pixel of one observation
+    assert dead_share(Maps(), SimpleNamespace(obs=obs, state=None, first=None)) == 0.75
+
+
+def test_dead_units_are_measured_every_so_many_updates_and_alone():
+    one = learner(model=ModelConfig(hidden=(8,), activation="relu"))
+    measure, _ = probe(Config(diagnose=DiagnoseConfig(dead_units=2)))
+    measure(one.policy, one.collector.rollout, ENTROPY_COEF)
+    tags = measure.tags(1.0)
+    assert tags["diagnose/dead_units"] == dead_share(one.policy, one.collector.rollout)
+    assert tags.keys() == {"diagnose/dead_units", "perf/diagnose_share"}

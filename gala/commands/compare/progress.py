@@ -12,7 +12,7 @@ from types import FrameType
 from gala.experiments.grid import Grid
 from gala.experiments.jobs import Job, TrainingJob
 from gala.processes.start import ENDING_SIGNALS
-from gala.training.panel import clock, short
+from gala.runs.units import clock, short
 
 WIDTH = 80
 LINE_S = 600.0

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gala.config.bounds import is_number_or_empty
-from gala.config.parse import nearest, parse_options, split_settings
+from gala.config.parse import parse_options, split_settings
+from gala.config.preset_files import nearest
 from gala.config.schema import Config, flatten
 from gala.experiments.algorithms import ALGORITHMS
 from gala.experiments.algorithms import words as words_of

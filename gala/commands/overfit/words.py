@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from gala_envs.contexts import Family, Scalar
 from gala_envs.families import FAMILIES, make_family
 
-from gala.config.parse import nearest, parse_options, print_help, split_settings
+from gala.config.parse import parse_options, print_help, split_settings
+from gala.config.preset_files import nearest
 from gala.config.schema import Config, flatten
 
 T = TypeVar("T")

@@ -2,6 +2,7 @@
 
 metadata["gala"]: {"format": 1, "gala": version, "env": id, "model": settings, "obs_space": ..., "action_space": ...,
                    "obs_clip": number or null}
+metadata, each optional: "model_card.md", "config.yaml", "evaluations.json", "versions.json", which `gala export` adds
 tensors: policy.<parameter>, and with a normaliser obs_moments.packed (count, mean and sum of squares, float64)
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,9 @@ from gala.rl.normalise import ObsNormalizer, RunningMoments
 from gala.runs.checkpoints import pack, write_atomically
 
 FORMAT = 1
+CARD = "model_card.md"
+ABOUT = (CARD, "config.yaml", "evaluations.json", "versions.json")
+"""Texts beside the weights: for people and other programs, nothing that a policy is built from."""
 
 
 class Description(NamedTuple):
@@ -36,16 +41,23 @@ class Description(NamedTuple):
     action_space: gym.Space
     env: str
     """The id of the environment that it was trained in, for the record."""
+    about: Mapping[str, str] = {}
+    """Texts by the names in ``ABOUT``."""
+
+
+def check_new_file(path: Path, overwrite: bool, remedy: str = "overwrite=True") -> None:
+    """Raises ValueError unless a file may be written to ``path``."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{path} must be a file in a directory that exists")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} already exists; choose another name, or say {remedy}")
 
 
 def write(
     path: Path, policy: ActorCritic, normalizer: ObsNormalizer | None, content: Description, overwrite: bool
 ) -> None:
     """See ``gala.Agent.save``."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"{path} must be a file in a directory that exists")
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} already exists; choose another name, or say overwrite=True")
+    check_new_file(path, overwrite)
     description = {
         "format": FORMAT,
         "gala": __version__,
@@ -58,7 +70,7 @@ def write(
     tensors: dict[str, Any] = {"policy": policy.state_dict()}
     if normalizer is not None:
         tensors["obs_moments"] = {"packed": torch.from_numpy(normalizer.applied.pack())}
-    write_atomically(path, pack(tensors, {"gala": json.dumps(description, allow_nan=False)}))
+    write_atomically(path, pack(tensors, {**content.about, "gala": json.dumps(description, allow_nan=False)}))
 
 
 def read(path: Path, trust: bool) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
@@ -83,8 +95,9 @@ def read(path: Path, trust: bool) -> tuple[ActorCritic, ObsNormalizer | None, De
     check_trusted(
         {"encoder": name} if ":" in name else {}, path, trust=trust, remedy=f"gala.load({str(path)!r}, trust=True)"
     )
+    about = {name: metadata[name] for name in ABOUT if name in metadata}
     try:
-        return _built(tensors, description)
+        return _built(tensors, description, about)
     except Exception as error:  # whatever a number, a name or a shape that was changed leads to
         text = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is damaged, or not for this version of gala: {shortened(text)}") from None
@@ -101,7 +114,7 @@ def _description(path: Path, text: str) -> dict[str, Any]:
 
 
 def _built(
-    tensors: dict[str, torch.Tensor], description: dict[str, Any]
+    tensors: dict[str, torch.Tensor], description: dict[str, Any], about: dict[str, str]
 ) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
     model = ModelConfig(**description["model"] | {"hidden": tuple(description["model"]["hidden"])})
     obs_space, action_space = space_of(description["obs_space"]), space_of(description["action_space"])
@@ -120,4 +133,4 @@ def _built(
     if description["obs_clip"] is not None:
         normalizer = ObsNormalizer(obs_space.shape, description["obs_clip"])
         normalizer.applied = RunningMoments.unpack(tensors["obs_moments.packed"].numpy(), obs_space.shape)
-    return policy, normalizer, Description(model, obs_space, action_space, description["env"])
+    return policy, normalizer, Description(model, obs_space, action_space, description["env"], about)

@@ -1,0 +1,73 @@
+"""``gala export RUN``: a trained policy as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gala.commands.trusted import check_run
+from gala.config.parse import parse_options
+from gala.runs.run_dir import RunDir
+
+USAGE = """usage: gala export RUN [out=FILE] [format=safetensors|onnx|torch-export]
+                   [checkpoint=latest|best|NAME] [learner=consensus|K]
+                   [overwrite=true] [trust=true]
+
+Write the policy of RUN to one file.
+
+  safetensors   weights, normaliser, settings, evaluations and a model card that
+                says how to load them; gala.load(FILE) makes an agent of it
+  onnx          a graph for any ONNX runtime (extra export), any batch size
+  torch-export  a program of torch.export (.pt2) that runs without gala
+
+Graphs take observations as gala shows them (images uint8 [C, H, W]; the
+normaliser is inside) and give the greedy action, the distribution's parameters
+and the value; recurrent ones also take and give their state. Evaluate first:
+what `gala eval RUN` found of the same checkpoint is on the card."""
+_TORCHSCRIPT = "format=torchscript: torch has deprecated TorchScript (jit.trace, jit.save); use format=torch-export"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``gala export`` accepts."""
+
+    out: str = ""
+    """Empty: the name of the run, beside where one stands, with the ending of the format."""
+    format: Literal["safetensors", "onnx", "torch-export"] = "safetensors"
+    checkpoint: str = "latest"
+    learner: str = "consensus"
+    overwrite: bool = False
+    trust: bool = False
+    """Import the code that the run names, whoever has made it."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """``RUN`` and the settings of ``Options``. Returns 0."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if "format=torchscript" in argv:
+        raise ValueError(_TORCHSCRIPT)
+    options = parse_options(Options, argv[1:])
+    run_dir = RunDir.open(argv[0])
+    check_run(run_dir, options.trust, "export", argv)
+    from gala.evaluation.evaluate import check_request, named_learner
+    from gala.evaluation.export import GRAPHS, check_format, export_graph, export_weights
+    from gala.evaluation.weights import check_new_file
+
+    learner = named_learner(options.learner)
+    check_request(run_dir, options.checkpoint, learner)
+    ending = ".safetensors" if options.format == "safetensors" else GRAPHS[options.format][1]
+    path = Path(options.out or f"{run_dir.path.resolve().name}{ending}")
+    if path.suffix != ending:
+        raise ValueError(f"out={path} must end in {ending}")
+    check_new_file(path, options.overwrite, "overwrite=true")
+    if options.format == "safetensors":
+        export_weights(run_dir, options.checkpoint, learner, path)
+    else:
+        check_format(options.format)
+        export_graph(run_dir, options.checkpoint, learner, options.format, path)
+    print(path)
+    return 0

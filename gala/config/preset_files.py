@@ -1,0 +1,39 @@
+"""Where presets lie, and the nearest of the names that there are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def preset_root() -> Path:
+    """The folder of the presets: inside the installed package, or ``configs/`` of a checkout."""
+    installed = Path(__file__).parents[1] / "presets"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def preset_names() -> list[str]:
+    """All presets, as ``family/task``. Files that begin with an underscore are only bases of others."""
+    root = preset_root()
+    return sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml") if not p.name.startswith("_"))
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset; a name that ends in .yaml is a path. Raises ValueError with the nearest name."""
+    if name.endswith(".yaml"):
+        if not Path(name).is_file():
+            raise ValueError(f"there is no preset file {name!r}")
+        return Path(name)
+    path = preset_root() / f"{name}.yaml"
+    if not path.is_file():
+        names = preset_names()
+        by_task = [n for n in names if n.split("/")[-1] == name]
+        raise ValueError(f"unknown preset {name!r}; `gala presets` lists them{nearest(name, names, by_task)}")
+    return path
+
+
+def nearest(word: str, names: Iterable[str], exact: Sequence[str] = ()) -> str:
+    """``; did you mean 'x'?`` for the closest of ``names`` (first of ``exact`` if there is one), or an empty string."""
+    close = [*exact, *difflib.get_close_matches(word, list(names), 1, 0.5)]
+    return f"; did you mean {close[0]!r}?" if close else ""

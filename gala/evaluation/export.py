@@ -1,0 +1,231 @@
+"""A trained policy as one file for others: weights with a model card, or a graph for other runtimes."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import io
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gala.build.envs import probe_spaces
+from gala.config.derived import changed_settings
+from gala.config.parse import dump_config
+from gala.evaluation import weights
+from gala.evaluation.load import checkpoint_hash, load_policy
+from gala.evaluation.weights import CARD, Description
+from gala.models.actor_critic import ActorCritic, num_parameters
+from gala.rl.normalise import ObsNormalizer
+from gala.runs.checkpoints import write_atomically
+from gala.runs.evaluations import evaluation_text, read_evaluations
+from gala.runs.run_dir import RunDir, versions
+
+_EXAMPLE_ROWS = 2  # of one row, exporters would make a constant
+Trained = tuple[ActorCritic, ObsNormalizer | None, Description]
+
+
+def trained(run_dir: RunDir, checkpoint: str, learner: int | str) -> Trained:
+    """The policy of a checkpoint, its frozen normaliser, and what describes them. Raises ValueError as ``load_policy``
+    does."""
+    config = run_dir.config
+    spaces = probe_spaces(config)
+    policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, learner)
+    assert isinstance(spaces.obs, gym.spaces.Box)
+    return policy, normalizer, Description(config.model, spaces.obs, spaces.action, config.env.id)
+
+
+def export_weights(run_dir: RunDir, checkpoint: str, learner: int | str, path: Path) -> None:
+    """One safetensors file with all that ``gala.load`` wants, the settings, what `gala eval` found of this checkpoint,
+    and a model card."""
+    policy, normalizer, content = trained(run_dir, checkpoint, learner)
+    told = about(run_dir, checkpoint, learner, content, num_parameters(policy), path.name)
+    weights.write(path, policy, normalizer, content._replace(about=told), overwrite=True)
+
+
+def about(
+    run_dir: RunDir, checkpoint: str, learner: int | str, content: Description, parameters: int, name: str
+) -> dict[str, str]:
+    """The texts beside the weights; paths of this machine are left out of them."""
+    wanted = checkpoint_hash(run_dir, checkpoint)
+    found = [told for told in read_evaluations(run_dir.path) if told.get("checkpoint_hash") == wanted]
+    found = [{key: value for key, value in told.items() if key != "video"} for told in found]
+    facts = {
+        "environment": content.env,
+        "observations": str(content.obs_space),
+        "actions": str(content.action_space),
+        "algorithm": f"{run_dir.config.algo}, {run_dir.config.learners} learners",
+        "trained for": f"{run_dir.checkpoint_meta(checkpoint).get('env_steps', 0):,} env_steps",
+        "checkpoint": f"{checkpoint} of learner {learner}",
+        "network": f"{content.model.encoder}, {parameters:,} parameters",
+    }
+    config = replace(run_dir.config, run="", overwrite=False)
+    return {
+        CARD: model_card(facts, [evaluation_text(told) for told in found], changed_settings(config), name),
+        "config.yaml": dump_config(config),
+        "evaluations.json": json.dumps(found),
+        "versions.json": json.dumps({key: value for key, value in versions().items() if value}),
+    }
+
+
+def model_card(facts: Mapping[str, str], evaluations: list[str], changed: list[tuple[str, Any, Any]], name: str) -> str:
+    """Markdown: what it is, how well it does, how to use it, how it was made."""
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    played = "\n".join(f"- {text}" for text in evaluations) or "Not evaluated: `gala eval RUN` goes first."
+    settings = "\n".join(f"- `{key}={value}` (default {default!r})" for key, value, default in changed)
+    return f"""---
+library_name: gala
+tags: [reinforcement-learning, {facts["environment"].split(":")[-1]}]
+---
+# {facts["environment"]}, trained with gala
+
+| | |
+| --- | --- |
+{rows}
+
+## Evaluation
+
+{played}
+
+## How to use it
+
+```python
+import gala
+
+agent = gala.load("{name}")
+action = agent.act(observation)  # one or a batch, NumPy in and out; greedy=False draws from the policy
+```
+
+The observation normaliser, if the policy has one, is inside. Observations are those of the environment as gala shows
+it: images uint8 [C, H, W], others float32. The file is safetensors: loading it runs no code of its maker's, except an
+encoder that the settings name as module:attribute, which asks for trust=True.
+
+## How it was made
+
+{settings or "All settings at their defaults."}
+
+It knows the environment above, with these settings, and nothing else is claimed of it.
+"""
+
+
+class Graph(nn.Module):
+    """``obs -> (action, params, value)``, of recurrent policies ``(obs, state, first) -> (..., state)``; the normaliser
+    and the bounds of the actions are inside. ``action`` is the most probable one."""
+
+    mean: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, policy: ActorCritic, normalizer: ObsNormalizer | None, action_space: gym.Space) -> None:
+        super().__init__()
+        self.policy = copy.deepcopy(policy).eval()
+        self.policy.bf16 = False  # other runtimes have no autocast; the parameters are float32 anyway
+        self.normalized = normalizer is not None
+        if normalizer is not None:
+            scale = 1.0 / np.sqrt(normalizer.applied.std**2 + 1e-8)
+            self.register_buffer("mean", torch.from_numpy(np.asarray(normalizer.applied.mean, np.float64)))
+            self.register_buffer("scale", torch.from_numpy(np.asarray(scale, np.float64)))
+            self.clip = normalizer.clip
+        self.bounded = isinstance(action_space, gym.spaces.Box)
+        if isinstance(action_space, gym.spaces.Box):
+            self.register_buffer("low", torch.from_numpy(action_space.low.astype(np.float32)))
+            self.register_buffer("high", torch.from_numpy(action_space.high.astype(np.float32)))
+
+    def forward(self, obs: Tensor, state: Tensor | None = None, first: Tensor | None = None) -> tuple[Tensor, ...]:
+        if self.normalized:
+            obs = ((obs.double() - self.mean) * self.scale).clamp(-self.clip, self.clip).float()
+        recurrent = state is not None and first is not None
+        if state is None or first is None:
+            state = obs.new_zeros(obs.shape[0], 0, dtype=torch.float32)
+            first = torch.zeros(obs.shape[0], dtype=torch.bool)
+        out = self.policy(obs, state, first)
+        action = self.policy.act(out.params, greedy=True)
+        if self.bounded:
+            action = torch.minimum(torch.maximum(action, self.low), self.high)
+        return (action, out.params, out.value, *((out.state,) if recurrent else ()))
+
+
+def _inputs(policy: ActorCritic, space: gym.spaces.Box) -> dict[str, Tensor]:
+    """Example inputs by their names."""
+    dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
+    inputs = {"obs": torch.zeros(_EXAMPLE_ROWS, *space.shape, dtype=dtype)}
+    if policy.gru_size:
+        inputs["state"] = torch.zeros(_EXAMPLE_ROWS, policy.gru_size)
+        inputs["first"] = torch.zeros(_EXAMPLE_ROWS, dtype=torch.bool)
+    return inputs
+
+
+def _outputs(policy: ActorCritic) -> list[str]:
+    return ["action", "params", "value", *(["next_state"] if policy.gru_size else [])]
+
+
+def onnx_bytes(made: Trained, told: Mapping[str, str]) -> bytes:
+    """An ONNX model of any batch size; its metadata holds ``told``. Inputs and outputs are named as in ``Graph``, the
+    state that comes out ``next_state``."""
+    policy, normalizer, content = made
+    inputs = _inputs(policy, content.obs_space)
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Graph(policy, normalizer, content.action_space).eval(),
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=_outputs(policy),
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for key, value in told.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def torch_export_bytes(made: Trained, told: Mapping[str, str]) -> bytes:
+    """A program of ``torch.export``, of any batch size, with ``told`` as extra files;
+    ``torch.export.load(FILE).module()`` runs it without gala."""
+    policy, normalizer, content = made
+    inputs = _inputs(policy, content.obs_space)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        Graph(policy, normalizer, content.action_space).eval(),
+        tuple(inputs.values()),
+        dynamic_shapes=tuple({0: batch} for _ in inputs),
+    )
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files=dict(told))
+    return file.getvalue()
+
+
+GRAPHS: dict[str, tuple[Callable[[Trained, Mapping[str, str]], bytes], str, tuple[str, ...]]] = {
+    "onnx": (onnx_bytes, ".onnx", ("onnx", "onnxscript")),
+    "torch-export": (torch_export_bytes, ".pt2", ()),
+}
+"""Format -> what makes it, how its files end, and the packages that it needs."""
+
+
+def check_format(name: str) -> None:
+    """Raises ValueError if a package is missing for it."""
+    missing = [package for package in GRAPHS[name][2] if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ValueError(f"format={name} needs {' and '.join(missing)}: pip install 'gala-rl[export]'")
+
+
+def export_graph(run_dir: RunDir, checkpoint: str, learner: int | str, name: str, path: Path) -> None:
+    """Write the policy as one of ``GRAPHS``."""
+    made = trained(run_dir, checkpoint, learner)
+    told = about(run_dir, checkpoint, learner, made[2], num_parameters(made[0]), path.name)
+    write_atomically(path, GRAPHS[name][0](made, told))
