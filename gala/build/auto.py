@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from gala_envs.registry import resolve_backend
-
-from gala.build.envs import Spaces
+from gala.build.envs import Spaces, backend_of
 from gala.config.schema import Config
 from gala.models.encoders import encoder_for
 
@@ -16,7 +14,7 @@ AUTO = "auto"
 def choose(config: Config, spaces: Spaces) -> tuple[Config, str]:
     """(``config`` without auto, what was chosen in one line; empty if there was nothing to say)."""
     chosen = []
-    model, normalize, backend = config.model, config.normalize, resolve_backend(config.env.id, config.env.backend)
+    model, normalize, backend = config.model, config.normalize, backend_of(config)
     if model.encoder == AUTO:
         model = dataclasses.replace(model, encoder=encoder_for(spaces.obs))
         chosen.append(f"model.encoder={model.encoder} for {spaces.obs.dtype} {list(spaces.obs.shape or ())}")
