@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 
 from gala.build.envs import Spaces
-from gala.config.derived import (
-    network_threads,
-)
+from gala.config.derived import is_lean, network_threads
 from gala.config.schema import Config
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
 from gala.models.encoders import ImageEncoder
 from gala.models.receptive_field import receptive_field
 from gala.processes.resources import keep_freed_memory
+from gala.rl.lean import LeanPolicy
 
 
 def prepare_process(config: Config) -> None:
@@ -38,6 +37,11 @@ def make_training_policy(config: Config, spaces: Spaces, rank: int) -> ActorCrit
     if config.model.compile != "none":
         policy.compile_encoders(_COMPILE_MODES[config.model.compile])
     return policy
+
+
+def make_lean(config: Config, policy: ActorCritic, device: torch.device) -> LeanPolicy | None:
+    """What acts and learns in ``policy``'s place where that is possible; its parameters have their gradients by now."""
+    return LeanPolicy(policy) if is_lean(config) and device.type == "cpu" else None
 
 
 def pick_device(config: Config, rank: int) -> torch.device:

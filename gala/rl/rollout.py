@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -35,6 +35,8 @@ class ActionDistribution(Protocol):
     def log_prob(self) -> Callable[[Tensor, Tensor], Tensor]: ...
     @property
     def entropy(self) -> Callable[[Tensor], Tensor]: ...
+    @property
+    def gradient(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]: ...
     @property
     def fisher_root(self) -> Callable[[Tensor], Tensor]: ...
 
@@ -101,6 +103,15 @@ class _Whole:
         return self.env.step(self._actions)
 
 
+class _Slot(NamedTuple):
+    """The place in the buffers of one step of one group: views, made once, since indexing takes longer than copying."""
+
+    obs: Tensor
+    first: Tensor
+    action: Tensor
+    v_final: Tensor
+
+
 @dataclass
 class _Turn:
     """Where a group of simulators stands: what the policy reads next, and its outputs so far in this rollout."""
@@ -110,6 +121,7 @@ class _Turn:
     state: Tensor
     first: Tensor
     outputs: list[Outputs]
+    slots: list[_Slot] = field(default_factory=list)
 
 
 class Collector:
@@ -183,6 +195,9 @@ class Collector:
             state=state,
             last_value=torch.zeros(n, device=on),
         )
+        for turn in self._turns:
+            steps = [[getattr(self._buffers, name)[i, turn.group.rows] for name in _Slot._fields] for i in range(t)]
+            turn.slots = [_Slot(*step) for step in steps]
         self._reward = np.zeros((t, n), np.float32)
         self._terminated, self._truncated, self._valid = (np.zeros((t, n), bool) for _ in range(3))
 
@@ -209,6 +224,7 @@ class Collector:
         assert r is not None, "call reset first"
         episodes = Episodes([], [], [])
         r.state = _join([turn.state for turn in self._turns])
+        r.v_final.zero_()
         for turn in self._turns:
             turn.outputs = []
         for t in range(self.num_steps):
@@ -235,39 +251,42 @@ class Collector:
         return r, episodes
 
     def _act(self, t: int, turn: _Turn, policy: Policy) -> None:
-        r, rows, started = self._buffers, turn.group.rows, time.perf_counter()
-        assert r is not None
-        r.obs[t, rows], r.first[t, rows] = turn.obs, turn.first
+        slot, started = turn.slots[t], time.perf_counter()
+        slot.obs.copy_(turn.obs)
+        slot.first.copy_(turn.first)
         with torch.set_grad_enabled(self.keep_graph):
             out = policy(turn.obs, turn.state, turn.first, with_value=self.keep_graph)
         turn.outputs.append(out)
         turn.state = out.state
         action = policy.act(out.params, greedy=False, generator=self.generator)
-        r.action[t, rows] = action
+        slot.action.copy_(action)
         turn.group.send(action.cpu().numpy())
         self.act_s += time.perf_counter() - started
 
     def _receive(self, t: int, turn: _Turn, episodes: Episodes, policy: Policy) -> None:
-        r, rows, started = self._buffers, turn.group.rows, time.perf_counter()
-        assert r is not None
+        rows, started = turn.group.rows, time.perf_counter()
         step = turn.group.recv()
         self.simulate_s += time.perf_counter() - started
         self.on_step()
         _check_finite("reward", step.reward, rows.start)
         self._reward[t, rows], self._valid[t, rows] = step.reward, step.valid
         self._terminated[t, rows], self._truncated[t, rows] = step.terminated, step.truncated
-        r.v_final[t, rows] = 0.0
-        time_limit = np.flatnonzero(step.truncated & ~step.terminated)
-        if len(time_limit):
-            which = torch.from_numpy(time_limit).to(self.device)
-            ended_in = self._observe(step.final_obs[time_limit], rows.start, learn=False)
-            not_first = torch.zeros(len(time_limit), dtype=torch.bool, device=self.device)
-            r.v_final[t, rows][which] = policy(ended_in, turn.state[which], not_first).value
-        if step.episode_over.any():
+        if step.final_obs is not None and (step.terminated | step.truncated).any():
+            self._bootstrap(turn, turn.slots[t], step, policy)
             episodes.returns.extend(step.episode_return[step.episode_over].tolist())
             episodes.lengths.extend(step.episode_length[step.episode_over].tolist())
             episodes.rows.extend((rows.start + np.flatnonzero(step.episode_over)).tolist())
         turn.obs, turn.first = self._observe(step.obs, rows.start), self._to_device(step.first)
+
+    def _bootstrap(self, turn: _Turn, slot: _Slot, step: Any, policy: Policy) -> None:
+        """Values of the observations in which time limits have ended episodes."""
+        time_limit = np.flatnonzero(step.truncated & ~step.terminated)
+        if not len(time_limit):
+            return
+        which = torch.from_numpy(time_limit).to(self.device)
+        ended_in = self._observe(step.final_obs[time_limit], turn.group.rows.start, learn=False)
+        not_first = torch.zeros(len(time_limit), dtype=torch.bool, device=self.device)
+        slot.v_final[which] = policy(ended_in, turn.state[which], not_first).value
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
