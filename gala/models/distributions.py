@@ -27,8 +27,6 @@ class Distribution(NamedTuple):
         mode: params -> the most probable action.
         log_prob: (params, action) -> [...].
         entropy: params -> [...].
-        gradient: (params, action, a, b) -> the gradient of sum(a log_prob + b entropy) with respect to params, for
-            weights a and b ``[...]``, in closed form.
         fisher_root: params -> S ``[..., num_params, K]`` with S S^T the Fisher information of the params.
         kl: (params of p, params of q) -> KL(p || q), [...].
     """
@@ -40,7 +38,6 @@ class Distribution(NamedTuple):
     mode: Callable[[Tensor], Tensor]
     log_prob: Callable[[Tensor, Tensor], Tensor]
     entropy: Callable[[Tensor], Tensor]
-    gradient: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     fisher_root: Callable[[Tensor], Tensor]
     kl: Callable[[Tensor, Tensor], Tensor]
 
@@ -75,15 +72,6 @@ def _categorical_entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1)
 
 
-def _categorical_gradient(logits: Tensor, action: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """d log p_a / d logits = e_a - p, and d H / d logits = -p (log p + H)."""
-    log_p = F.log_softmax(logits, -1)
-    p = log_p.exp()
-    entropy = -(p * log_p).sum(-1, keepdim=True)
-    gradient = -p * (a.unsqueeze(-1) + b.unsqueeze(-1) * (log_p + entropy))
-    return gradient.scatter_add_(-1, action.unsqueeze(-1), a.unsqueeze(-1))
-
-
 def _categorical_fisher_root(logits: Tensor) -> Tensor:
     """diag(p) - p p^T = sum_k p_k (e_k - p)(e_k - p)^T."""
     p = torch.softmax(logits, -1)
@@ -104,7 +92,6 @@ def _categorical(n: int) -> Distribution:
         lambda logits: logits.argmax(-1),
         _categorical_log_prob,
         _categorical_entropy,
-        _categorical_gradient,
         _categorical_fisher_root,
         _categorical_kl,
     )
@@ -131,9 +118,6 @@ def _multi_categorical(nvec: Sequence[int]) -> Distribution:
             _categorical_log_prob(h, a) for h, a in zip(heads(params), action.unbind(-1), strict=True)
         ),
         lambda params: sum(_categorical_entropy(h) for h in heads(params)),  # type: ignore[arg-type,return-value]
-        lambda params, action, a, b: torch.cat(
-            [_categorical_gradient(h, x, a, b) for h, x in zip(heads(params), action.unbind(-1), strict=True)], -1
-        ),
         fisher_root,
         lambda p, q: sum(_categorical_kl(a, b) for a, b in zip(heads(p), heads(q), strict=True)),  # type: ignore[arg-type,return-value]
     )
@@ -166,14 +150,13 @@ def _on_bounds(unit: Distribution, centre: Tensor, half: Tensor) -> Distribution
     def stretched(action: Tensor) -> Tensor:
         return centre.to(action.device) + half.to(action.device) * action
 
-    def shrunk(action: Tensor) -> Tensor:
-        return (action - centre.to(action.device)) / half.to(action.device)
+    def log_prob(params: Tensor, action: Tensor) -> Tensor:
+        return unit.log_prob(params, (action - centre.to(action.device)) / half.to(action.device))
 
     return unit._replace(
         sample=lambda params, generator: stretched(unit.sample(params, generator)),
         mode=lambda params: stretched(unit.mode(params)),
-        log_prob=lambda params, action: unit.log_prob(params, shrunk(action)),
-        gradient=lambda params, action, a, b: unit.gradient(params, shrunk(action), a, b),
+        log_prob=log_prob,
     )
 
 
@@ -195,13 +178,6 @@ def _diagonal_gaussian(dim: int) -> Distribution:
     def entropy(params: Tensor) -> Tensor:
         return (params.chunk(2, -1)[1] + 0.5 + _LOG_SQRT_2PI).sum(-1)
 
-    def gradient(params: Tensor, action: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """With z = (action - mean) / std, d log_prob is z / std to the mean, z^2 - 1 to the log-std; d entropy is 1."""
-        mean, log_std = params.chunk(2, -1)
-        inverse, a = (-log_std).exp(), a.unsqueeze(-1)
-        z = (action - mean) * inverse
-        return torch.cat([a * z * inverse, a * (z * z - 1) + b.unsqueeze(-1)], -1)
-
     def fisher_root(params: Tensor) -> Tensor:
         log_std = params.chunk(2, -1)[1]
         return torch.diag_embed(torch.cat([(-log_std).exp(), torch.full_like(log_std, math.sqrt(2.0))], -1))
@@ -212,5 +188,5 @@ def _diagonal_gaussian(dim: int) -> Distribution:
         return (other_log_std - log_std + spread - 0.5).sum(-1)
 
     return Distribution(
-        dim, (dim,), dim, sample, lambda params: params.chunk(2, -1)[0], log_prob, entropy, gradient, fisher_root, kl
+        dim, (dim,), dim, sample, lambda params: params.chunk(2, -1)[0], log_prob, entropy, fisher_root, kl
     )

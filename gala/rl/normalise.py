@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _EPS = 1e-8
+_MOST_UNREAD = 1024
+"""Batches that wait to be learned from; a learner asks once an update."""
 
 
 class RunningMoments:
@@ -94,11 +96,28 @@ class ObsNormalizer:
 
     def __init__(self, shape: tuple[int, ...], clip: float) -> None:
         self.shape, self.clip = shape, clip
-        self.own = self.applied = RunningMoments(shape)
+        self.applied = self._own = RunningMoments(shape)
+        self._unread: list[NDArray] = []
+
+    @property
+    def own(self) -> RunningMoments:
+        if self._unread:
+            batches, self._unread = self._unread, []
+            self._own.update(np.concatenate(batches))
+        return self._own
+
+    @own.setter
+    def own(self, moments: RunningMoments) -> None:
+        self._own, self._unread = moments, []
 
     def update(self, obs: NDArray) -> None:
-        """Learn from ``obs [N, ...]``."""
-        self.own.update(obs)
+        """Learn from ``obs [N, ...]``: at once if it is applied, else when ``own`` is asked for, from all together."""
+        if self.applied is self._own:
+            self._own.update(obs)
+        else:
+            self._unread.append(obs)
+            if len(self._unread) == _MOST_UNREAD:
+                _ = self.own
 
     def __call__(self, obs: NDArray) -> NDArray:
         """``obs [N, ...]`` -> float32 of the same shape, with the statistics as they are."""
@@ -120,11 +139,19 @@ class ReturnScaler:
         """Discounted return of each row's episode so far."""
 
     def __call__(self, reward: NDArray, done: NDArray, valid: NDArray) -> NDArray:
-        """``reward, done, valid [B]`` -> scaled float32 ``[B]``; learns from the valid rows."""
-        self.running_returns = np.where(valid, self.running_returns * self.gamma + reward, 0.0)
-        self.own.update(self.running_returns[valid])
-        self.running_returns[done] = 0.0
-        return _clipped(reward / np.sqrt(self.applied.std**2 + _EPS), self.clip)
+        """``reward, done, valid [T, B]`` -> scaled float32 ``[T, B]``; learns from the valid rows."""
+        returns = np.empty(reward.shape)
+        for t in range(len(reward)):
+            returns[t] = np.where(valid[t], self.running_returns * self.gamma + reward[t], 0.0)
+            self.running_returns = np.where(done[t], 0.0, returns[t])
+        if self.applied is not self.own:
+            self.own.update(returns[valid])
+            return _clipped(reward / np.sqrt(self.applied.std**2 + _EPS), self.clip)
+        scaled = np.empty(reward.shape, np.float32)
+        for t in range(len(reward)):  # each step by what was known then
+            self.own.update(returns[t, valid[t]])
+            scaled[t] = _clipped(reward[t] / np.sqrt(self.applied.std**2 + _EPS), self.clip)
+        return scaled
 
 
 class Normalizers:

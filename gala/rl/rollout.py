@@ -36,8 +36,6 @@ class ActionDistribution(Protocol):
     @property
     def entropy(self) -> Callable[[Tensor], Tensor]: ...
     @property
-    def gradient(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]: ...
-    @property
     def fisher_root(self) -> Callable[[Tensor], Tensor]: ...
 
 
@@ -130,7 +128,7 @@ class Collector:
     ``env``: a batched environment, or one that has ``groups`` (``rows``, ``reset``, ``send``, ``recv`` each), of which
     one simulates while the network acts for another. ``shape_reward(reward, done, valid) -> reward`` is what learning
     sees; episode returns stay the environment's own. ``keep_graph``: the acting passes can be differentiated, so that
-    learning needs no pass of its own; costs the memory of their activations.
+    learning needs no pass of its own; costs the memory of their activations. ``keep_values``: their values too.
     """
 
     def __init__(
@@ -143,9 +141,11 @@ class Collector:
         normalizer: ObsNormalizer | None,
         shape_reward: Callable[[NDArray, NDArray, NDArray], NDArray],
         keep_graph: bool = False,
+        keep_values: bool = True,
     ) -> None:
         self.env, self.num_steps, self.device, self.generator = env, num_steps, device, generator
-        self.normalizer, self.shape_reward, self.keep_graph = normalizer, shape_reward, keep_graph
+        self.normalizer, self.shape_reward = normalizer, shape_reward
+        self.keep_graph, self._with_value = keep_graph, keep_graph and keep_values
         self.simulate_s = self.act_s = 0.0
         self.actions = self.clipped_actions = 0
         """Numbers of continuous actions chosen, and those of them that the simulators clip to their bounds."""
@@ -235,8 +235,7 @@ class Collector:
         for turn in self._turns:
             self._receive(self.num_steps - 1, turn, episodes, policy)
         done = self._terminated | self._truncated
-        for t in range(self.num_steps):
-            self._reward[t] = self.shape_reward(self._reward[t], done[t], self._valid[t])
+        self._reward[:] = self.shape_reward(self._reward, done, self._valid)
         for name in ("reward", "terminated", "truncated", "valid"):
             getattr(r, name).copy_(torch.from_numpy(getattr(self, f"_{name}")))
         r.last_value = _join([policy(turn.obs, turn.state, turn.first).value for turn in self._turns])
@@ -255,7 +254,7 @@ class Collector:
         slot.obs.copy_(turn.obs)
         slot.first.copy_(turn.first)
         with torch.set_grad_enabled(self.keep_graph):
-            out = policy(turn.obs, turn.state, turn.first, with_value=self.keep_graph)
+            out = policy(turn.obs, turn.state, turn.first, with_value=self._with_value)
         turn.outputs.append(out)
         turn.state = out.state
         action = policy.act(out.params, greedy=False, generator=self.generator)

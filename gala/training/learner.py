@@ -81,7 +81,7 @@ class LearnerProcess:
         self.policy = make_training_policy(config, spaces, self.rank)
         self.flat, self.averager = make_averager(config, self.policy, self.rank, channels.mailboxes, spec.store_port)
         flatten_gradients(self.flat, self.policy)
-        lean = make_lean(config, self.policy, device)
+        lean = make_lean(config, self.policy, spaces.action, device)
         optimizer = make_optimizer(config, self.flat)
         slowmo = make_slowmo(config, optimizer)
         ekfac = make_ekfac(config, self.policy)
@@ -100,6 +100,7 @@ class LearnerProcess:
             normalizer=normalizer,
             shape_reward=shape_reward,
             keep_graph=lean is not None or derived.is_one_pass(config),
+            keep_values=lean is None,
         )
         self.in_progress = InProgress(self.env, self.collector, self.policy, generator, return_scaler)
         step = LearningStep(

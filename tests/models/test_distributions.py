@@ -72,24 +72,3 @@ def test_the_root_of_the_fisher_information_is_that_of_a_hundred_thousand_draws(
     if isinstance(space, gym.spaces.Discrete):
         p = torch.softmax(params, -1)
         torch.testing.assert_close(fisher, p.diag() - torch.outer(p, p))
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        gym.spaces.Discrete(4),
-        gym.spaces.MultiDiscrete([2, 3]),
-        gym.spaces.Box(-1, 1, (2,)),
-        gym.spaces.Box(100, 300, (2,)),
-    ],
-    ids=str,
-)
-def test_the_gradient_in_closed_form_is_autograds(space):
-    family, stream = distribution_for(space), torch.Generator().manual_seed(0)
-    width = family.num_outputs + family.num_log_std
-    params = torch.randn(3, 5, width, generator=stream, dtype=torch.float64).requires_grad_()
-    action = family.sample(params.detach(), stream)
-    a, b = torch.randn(2, 3, 5, generator=stream, dtype=torch.float64)
-    loss = (a * family.log_prob(params, action) + b * family.entropy(params)).sum()
-    (wanted,) = torch.autograd.grad(loss, params)
-    torch.testing.assert_close(family.gradient(params.detach(), action, a, b), wanted, rtol=1e-10, atol=1e-10)
