@@ -26,7 +26,7 @@ _ONE_THREAD = 2**18
 
 
 class LeanOutputs(NamedTuple):
-    """As ``Outputs``; ``params`` is what ``LeanPolicy.act`` wants. hidden: outputs of the policy's hidden layers."""
+    """As ``Outputs``; ``params``: what ``LeanPolicy.act`` wants; ``hidden``: outputs of the policy's hidden layers."""
 
     params: Tensor
     value: Tensor
@@ -134,7 +134,7 @@ class LeanPolicy:
         x = _rows(obs)
         hidden = self._actor.hidden(x)
         value = self._values(x, hidden) if with_value else x[:0, 0]
-        return LeanOutputs(torch.from_numpy(self._actor.head(hidden[-1])), torch.from_numpy(value), state, hidden)
+        return LeanOutputs(torch.from_numpy(self._actor.head(hidden[-1])), torch.from_numpy(value), state, hidden[1:])
 
     def _values(self, x: NDArray, hidden: list[NDArray]) -> NDArray:
         return self._critic.head(hidden[-1] if self._shared else self._critic.hidden(x)[-1])[:, 0]
@@ -169,7 +169,7 @@ class LeanPolicy:
         ``.grad``, in place of what was there."""
         c, out = coefficients, rollout.acting
         assert isinstance(out, LeanOutputs), "the rollout was collected by another policy, or without keep_graph"
-        hidden, shape = out.hidden, rollout.reward.shape
+        hidden, shape = [_rows(rollout.obs.flatten(0, 1)), *out.hidden], rollout.reward.shape
         judged = hidden if self._shared else self._critic.hidden(hidden[0])
         value = self._critic.head(judged[-1]).reshape(shape)
         advantage = _advantages(rollout, value, c)

@@ -150,8 +150,7 @@ class Collector:
         self.actions = self.clipped_actions = 0
         """Numbers of continuous actions chosen, and those of them that the simulators clip to their bounds."""
         space: Any = getattr(env, "action_space", None)
-        bounds = (space.low, space.high) if hasattr(space, "low") else None
-        self._bounds = tuple(torch.from_numpy(bound).to(device) for bound in bounds) if bounds else None
+        self._bounds = (space.low, space.high) if hasattr(space, "low") else None
         self.on_step: Callable[[], None] = lambda: None
         self._groups = getattr(env, "groups", None) or [_Whole(env)]
         self._buffers: Rollout | None = None
@@ -182,15 +181,16 @@ class Collector:
         obs, state, first = self.standing().values()
         action = policy.act(policy(obs, state, first).params, greedy=True)
         n, t, on = len(obs), self.num_steps, self.device
-        flags = [torch.zeros(t, n, dtype=torch.bool, device=on) for _ in range(4)]
+        self._reward = np.zeros((t, n), np.float32)
+        self._terminated, self._truncated, self._valid = (np.zeros((t, n), bool) for _ in range(3))
         self._buffers = Rollout(
             obs=torch.empty((t, *obs.shape), dtype=obs.dtype, device=on),
-            first=flags[0],
+            first=torch.zeros(t, n, dtype=torch.bool, device=on),
             action=torch.empty((t, *action.shape), dtype=action.dtype, device=on),
-            reward=torch.zeros(t, n, device=on),
-            terminated=flags[1],
-            truncated=flags[2],
-            valid=flags[3],
+            reward=self._to_device(self._reward),  # on a CPU, the same memory
+            terminated=self._to_device(self._terminated),
+            truncated=self._to_device(self._truncated),
+            valid=self._to_device(self._valid),
             v_final=torch.zeros(t, n, device=on),
             state=state,
             last_value=torch.zeros(n, device=on),
@@ -198,8 +198,6 @@ class Collector:
         for turn in self._turns:
             steps = [[getattr(self._buffers, name)[i, turn.group.rows] for name in _Slot._fields] for i in range(t)]
             turn.slots = [_Slot(*step) for step in steps]
-        self._reward = np.zeros((t, n), np.float32)
-        self._terminated, self._truncated, self._valid = (np.zeros((t, n), bool) for _ in range(3))
 
     def _observe(self, obs: NDArray, row: int, learn: bool = True) -> Tensor:
         """As the policy reads it; ``row`` is the place of the first."""
@@ -236,7 +234,7 @@ class Collector:
             self._receive(self.num_steps - 1, turn, episodes, policy)
         done = self._terminated | self._truncated
         self._reward[:] = self.shape_reward(self._reward, done, self._valid)
-        for name in ("reward", "terminated", "truncated", "valid"):
+        for name in ("reward", "terminated", "truncated", "valid") if self.device.type != "cpu" else ():
             getattr(r, name).copy_(torch.from_numpy(getattr(self, f"_{name}")))
         r.last_value = _join([policy(turn.obs, turn.state, turn.first).value for turn in self._turns])
         if self.keep_graph:
@@ -245,8 +243,9 @@ class Collector:
         for turn in self._turns:
             turn.state = turn.state.detach()
         if self._bounds is not None:  # of the whole rollout: once a step would cost the simulators' time
-            self.actions += r.action.numel()
-            self.clipped_actions += int(((r.action < self._bounds[0]) | (r.action > self._bounds[1])).sum())
+            actions = r.action.cpu().numpy()
+            self.actions += actions.size
+            self.clipped_actions += int(((actions < self._bounds[0]) | (actions > self._bounds[1])).sum())
         return r, episodes
 
     def _act(self, t: int, turn: _Turn, policy: Policy) -> None:
