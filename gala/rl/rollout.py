@@ -252,8 +252,11 @@ class Collector:
         slot, started = turn.slots[t], time.perf_counter()
         slot.obs.copy_(turn.obs)
         slot.first.copy_(turn.first)
-        with torch.set_grad_enabled(self.keep_graph):
-            out = policy(turn.obs, turn.state, turn.first, with_value=self._with_value)
+        if self._with_value:
+            with torch.enable_grad():
+                out = policy(turn.obs, turn.state, turn.first)
+        else:
+            out = policy(turn.obs, turn.state, turn.first, with_value=False)
         turn.outputs.append(out)
         turn.state = out.state
         action = policy.act(out.params, greedy=False, generator=self.generator)
