@@ -96,7 +96,8 @@ def clip_(gradients: list[Tensor], max_norm: float) -> Tensor:
     as they are. Returns the norm before, a scalar."""
     norms = [gradient.norm() for gradient in gradients]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    if max_norm > 0 and (scale := max_norm / (norm.item() + 1e-6)) < 1:
+    if max_norm > 0:
+        scale = min(1.0, max_norm / (norm.item() + 1e-6))
         for gradient in gradients:
             gradient.mul_(scale)
     return norm

@@ -177,7 +177,7 @@ class LeanPolicy:
         if c.normalize_advantages:
             rows = advantage[valid]
             advantage = (advantage - rows.mean()) / (rows.std() + 1e-8)
-        weight = (valid / np.float32(max(1, np.count_nonzero(valid)))).ravel()
+        weight = (valid / np.float32(max(1, int(valid.sum())))).ravel()
         a, b = -weight * advantage.ravel(), np.float32(-entropy_coef) * weight
         action = rollout.action.numpy()
         terms = self._family.terms(out.params.numpy(), action.reshape(-1, *action.shape[2:]), a, b)

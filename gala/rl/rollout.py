@@ -232,8 +232,7 @@ class Collector:
                 self._act(t, turn, policy)
         for turn in self._turns:
             self._receive(self.num_steps - 1, turn, episodes, policy)
-        done = self._terminated | self._truncated
-        self._reward[:] = self.shape_reward(self._reward, done, self._valid)
+        self._reward[:] = self.shape_reward(self._reward, self._terminated | self._truncated, self._valid)
         for name in ("reward", "terminated", "truncated", "valid") if self.device.type != "cpu" else ():
             getattr(r, name).copy_(torch.from_numpy(getattr(self, f"_{name}")))
         r.last_value = _join([policy(turn.obs, turn.state, turn.first).value for turn in self._turns])
