@@ -25,10 +25,11 @@ ALGOS = {
 RECURRENT = ("model.gru_size=4", "normalize.obs=true", "normalize.reward=scale")
 TASKS = {
     "CartPole": ("env.id=CartPole-v1", *RECURRENT),
+    "dense": ("env.id=Pendulum-v1", "env.max_episode_steps=50", "normalize.obs=true", "normalize.reward=scale"),
     "HalfCheetah": ("env.id=HalfCheetah-v5", "env.max_episode_steps=60", *RECURRENT),
     "MinAtar": ("env.id=MinAtar/Breakout-v1", "env.sticky_actions=0.1", "model.encoder=minatar_cnn", "optim.name=adam"),
 }
-SHORT = {("a2c", "CartPole")}
+SHORT = {("a2c", "dense")}
 EVERY = [
     pytest.param(algo, task, marks=() if (algo, task) in SHORT else (pytest.mark.long,))
     for algo in ALGOS

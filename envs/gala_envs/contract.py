@@ -123,7 +123,7 @@ def row_seeds(seed: int | None, num_envs: int) -> list[int]:
 def to_bounds(actions: Array, space: gym.spaces.Box) -> Array:
     """Clipped to the bounds, as all continuous-control baselines do, and in the dtype of the space, rounded if that is
     an integer."""
-    clipped = np.clip(actions, space.low, space.high)
+    clipped = np.minimum(np.maximum(actions, space.low), space.high)  # np.clip, in a fifth of its time for a few rows
     whole = np.issubdtype(space.dtype, np.integer)
     return np.asarray(np.rint(clipped) if whole else clipped, space.dtype)
 

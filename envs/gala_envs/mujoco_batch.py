@@ -26,9 +26,9 @@ class Physics:
         if id not in TASKS:
             raise ValueError(f"unknown MuJoCo task '{id}'; choose one of {', '.join(TASKS)}")
         import mujoco
-        from mujoco.batch import Batch
+        from mujoco.batch import Batch, SimulationError
 
-        self.id, self.task = id, TASKS[id]
+        self.id, self.task, self._failure = id, TASKS[id], SimulationError
         self.model = model = _load(_asset(self.task.xml))
         self._contacts = "cfrc_ext" in self.task.derived
         # Only a persistent batch keeps the contacts that _contact_forces reads back; it costs 3% of a step.
@@ -78,11 +78,9 @@ class Physics:
 
     def call(self, method: Any, *args: Any, **kwargs: Any) -> None:
         """A call of the batch; a simulation that fails is named."""
-        from mujoco.batch import SimulationError
-
         try:
             method(*args, **kwargs)
-        except SimulationError as error:
+        except self._failure as error:
             raise EnvError(f"{self.id}, row {int(error.ids[0])}: {error}") from error
 
     def _contact_forces(self) -> None:

@@ -210,7 +210,7 @@ def _flat(x: Array) -> Array:
 
 
 def _squares(x: Array) -> Array:
-    return np.square(_flat(x)).sum(1)
+    return np.add.reduce(np.square(_flat(x)), 1)
 
 
 def _distance(a: Array, b: Array) -> Array:

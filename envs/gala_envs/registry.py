@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from gala_envs.classic_env import CLASSIC, is_stock
 from gala_envs.contract import BatchedEnv
 from gala_envs.families import FAMILIES, is_family
 from gala_envs.minatar_env import GAMES
@@ -67,6 +68,9 @@ BACKENDS: dict[str, Backend] = {
         frozenset({"max_episode_steps", "sticky_actions", "full_action_space"}),
         ("same-step",),
     ),
+    "classic": Backend(
+        "gala_envs.classic_env", "ClassicEnv", "gymnasium", frozenset({"max_episode_steps"}), ("same-step",)
+    ),
     "gymnasium": Backend(
         "gala_envs.gymnasium_backend",
         "GymnasiumEnv",
@@ -85,9 +89,10 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-def resolve_backend(id: str, backend: str = "auto") -> str:
+def resolve_backend(id: str, backend: str = "auto", options: Mapping[str, Any] | None = None) -> str:
     """``ALE/*`` -> atari, the ten MuJoCo v5 tasks -> mujoco, ``MinAtar/*`` -> minatar, a family of contextual
-    MDPs (maze, seeds:CartPole-v1, ...) -> contexts, anything else -> gymnasium.
+    MDPs (maze, seeds:CartPole-v1, ...) -> contexts, the classic control tasks of Gymnasium as it registers them ->
+    classic, unless ``options`` of ``make`` ask for what that lacks; anything else -> gymnasium.
 
     Raises:
         ValueError: ``backend`` is neither auto nor a key of ``BACKENDS``.
@@ -102,7 +107,9 @@ def resolve_backend(id: str, backend: str = "auto") -> str:
         return "minatar"
     if is_family(id):
         return "contexts"
-    return "mujoco" if id in TASKS else "gymnasium"
+    if id in TASKS:
+        return "mujoco"
+    return "classic" if is_stock(id) and not _unknown_to("classic", options or {}) else "gymnasium"
 
 
 def make(
@@ -121,7 +128,7 @@ def make(
     """
     if num_envs < 1:
         raise ValueError(f"num_envs={num_envs} must be at least 1")
-    name = resolve_backend(id, backend)
+    name = resolve_backend(id, backend, options if make_env is None else {**options, "make_env": make_env})
     chosen = _applicable(options, name)
     entry = BACKENDS[name]
     if make_env is None:
@@ -138,6 +145,15 @@ def list_env_ids(backend: str = "") -> dict[str, list[str]]:
     """Backend -> sorted ids, of every backend or of one. A backend that is not installed has none."""
     wanted = [resolve_backend("", backend)] if backend else list(BACKENDS)
     return {name: sorted(_ids(name)) if _installed(name) else [] for name in wanted}
+
+
+def _unknown_to(name: str, options: Mapping[str, Any]) -> set[str]:
+    """Options that differ from their default and mean nothing to the backend, or ask for an autoreset that it lacks."""
+    entry = BACKENDS[name]
+    chosen = {key for key, value in options.items() if key not in DEFAULTS or value != DEFAULTS[key]}
+    if options.get("autoreset") in entry.autoresets:
+        chosen -= {"autoreset"}
+    return chosen - entry.options - _CEILINGS
 
 
 def _applicable(options: dict[str, Any], name: str) -> dict[str, Any]:
@@ -178,6 +194,8 @@ def _ids(name: str) -> list[str]:
         return list(TASKS)
     if name == "minatar":
         return list(GAMES)
+    if name == "classic":
+        return list(CLASSIC)
     if name == "contexts":
         return list(FAMILIES)
     if name == "gymnasium":

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from gala.bench.job import BenchJob
+from gala.build.policy import pick_device
+from gala.config.derived import is_lean
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.processes.resources import available_cores
@@ -29,7 +31,9 @@ def candidates(config: Config, envs: int) -> Iterator[Config]:
     threads than one."""
     cores = available_cores()
     counts = sorted({n for n in (1, 2, 3, 4, 6, 8, cores, 2 * cores) if n <= 2 * cores and envs % n == 0})
-    passes: tuple[Literal["1", "2"], ...] = ("2", "1") if config.model.encoder == "mlp" else ("1", "2")
+    passes: tuple[Literal["auto", "1", "2"], ...] = ("2", "1") if config.model.encoder == "mlp" else ("1", "2")
+    if is_lean(replace(config, a2c=replace(config.a2c, passes="auto"))) and pick_device(config, 0).type == "cpu":
+        passes = ("auto",)  # the lean path: faster than both
     for n in counts:
         share = max(1, cores // n)
         for threads in sorted({1, share} if config.model.encoder != "mlp" else {1}):
@@ -98,9 +102,8 @@ def label(config: Config) -> str:
     c = config
     groups = f" in {c.env_groups} groups" if c.env_groups > 1 else ""
     how = f", {c.model.compile}" if c.model.compile != "none" else ""
-    return (
-        f"{c.learners} x {c.envs_per_learner} simulators{groups}, {c.torch_threads} threads, {c.a2c.passes} pass{how}"
-    )
+    passes = "" if c.a2c.passes == "auto" else f", {c.a2c.passes} pass"
+    return f"{c.learners} x {c.envs_per_learner} simulators{groups}, {c.torch_threads} threads{passes}{how}"
 
 
 def settings(config: Config) -> dict[str, Any]:

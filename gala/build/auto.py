@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from gala_envs.registry import resolve_backend
-
-from gala.build.envs import Spaces, probe_spaces
+from gala.build.envs import Spaces, backend_of, probe_spaces
 from gala.config.parse import parse_config, preset_environments, split_settings
 from gala.config.schema import Config
 from gala.models.encoders import encoder_for
@@ -31,7 +29,7 @@ def with_fitting_preset(words: Sequence[str]) -> tuple[list[str], str]:
     if not given.get("env.id") or given.get("preset"):
         return list(words), ""
     config = parse_config(words)
-    preset = _preset_of(config.env.id) or COMMON.get(resolve_backend(config.env.id, config.env.backend))
+    preset = _preset_of(config.env.id) or COMMON.get(backend_of(config))
     if not preset:
         preset = f"any/_{'vector' if len(probe_spaces(config).obs.shape or ()) == 1 else 'image'}"
     return [f"preset={preset}", *words], f"preset={preset} fits {config.env.id}; preset=none is none"
@@ -54,7 +52,7 @@ def _preset_of(env_id: str) -> str:
 def choose(config: Config, spaces: Spaces) -> tuple[Config, str]:
     """(``config`` without auto, what was chosen in one line; empty if there was nothing to say)."""
     chosen = []
-    model, normalize, backend = config.model, config.normalize, resolve_backend(config.env.id, config.env.backend)
+    model, normalize, backend = config.model, config.normalize, backend_of(config)
     if model.encoder == AUTO:
         model = dataclasses.replace(model, encoder=encoder_for(spaces.obs))
         chosen.append(f"model.encoder={model.encoder} for {spaces.obs.dtype} {list(spaces.obs.shape or ())}")

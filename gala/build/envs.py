@@ -33,16 +33,22 @@ def make_env(config: Config, num_envs: int, **overrides: Any) -> Any:
     return make(env_id, num_envs, backend=backend, make_env=own_env(config), **options)
 
 
+def backend_of(config: Config) -> str:
+    """The key of ``gala_envs.registry.BACKENDS`` that simulates ``config.env``."""
+    from gala_envs.registry import resolve_backend
+
+    options = dataclasses.asdict(config.env)
+    return resolve_backend(options.pop("id"), options.pop("backend"), options)
+
+
 def own_env(config: Config) -> Callable[..., gym.Env] | None:
     """What makes one simulator if ``env.id`` names a class or function of the user's own, ``module:attribute``.
 
     None for ids that the registries know, Gymnasium's ``module:Id-v0`` among them. The result raises ValueError if
     what it makes is no gymnasium.Env.
     """
-    from gala_envs.registry import resolve_backend
-
     env_id = config.env.id
-    if resolve_backend(env_id, config.env.backend) != "gymnasium" or ":" not in env_id:
+    if backend_of(config) != "gymnasium" or ":" not in env_id:
         return None
     loading.search_working_directory()
     if not loading.is_path(env_id):
@@ -101,19 +107,18 @@ def add_episodes_by_context(env: Any, counts: dict[str, int]) -> None:
 
 def make_evaluation_env(config: Config, num_envs: int) -> Any:
     """As in training, but played to the end of the game: a lost life ends nothing."""
-    from gala_envs.registry import BACKENDS, resolve_backend
+    from gala_envs.registry import BACKENDS
 
-    backend = BACKENDS[resolve_backend(config.env.id, config.env.backend)]
+    backend = BACKENDS[backend_of(config)]
     whole_games = {"life_loss_ends_episode": False} if "life_loss_ends_episode" in backend.options else {}
     return make_env(config, num_envs, **whole_games)
 
 
 def _try_own(config: Config) -> None:
-    from gala_envs.registry import resolve_backend
     from gala_envs.trial import try_environment
 
     env_id = config.env.id
-    if resolve_backend(env_id, config.env.backend) == "gymnasium" and ":" in env_id:
+    if ":" in env_id and backend_of(config) == "gymnasium":
         try_environment(own_env(config) or (lambda: gym.make(env_id, disable_env_checker=True)), f"env.id={env_id}")
 
 

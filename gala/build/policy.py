@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import torch
 
 from gala.build.envs import Spaces
-from gala.config.derived import (
-    network_threads,
-)
+from gala.config.derived import is_lean, network_threads
 from gala.config.schema import Config
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
+from gala.models.distributions import policy_range
 from gala.models.encoders import ImageEncoder
 from gala.models.receptive_field import receptive_field
 from gala.processes.resources import keep_freed_memory
+from gala.rl.lean import LeanPolicy
 
 
 def prepare_process(config: Config) -> None:
@@ -38,6 +39,13 @@ def make_training_policy(config: Config, spaces: Spaces, rank: int) -> ActorCrit
     if config.model.compile != "none":
         policy.compile_encoders(_COMPILE_MODES[config.model.compile])
     return policy
+
+
+def make_lean(config: Config, policy: ActorCritic, space: gym.Space, device: torch.device) -> LeanPolicy | None:
+    """What acts and learns in ``policy``'s place where that is possible; its parameters have their gradients by now."""
+    if not is_lean(config) or device.type != "cpu":
+        return None
+    return LeanPolicy(policy, space, policy_range(space) if isinstance(space, gym.spaces.Box) else ())
 
 
 def pick_device(config: Config, rank: int) -> torch.device:

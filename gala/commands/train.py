@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from gala.config.derived import is_lean
 from gala.config.parse import dump_config, print_help
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
@@ -57,17 +58,18 @@ def fallback_lines(config: Config) -> list[str]:
 
 def arithmetic(config: Config) -> str:
     """What the settings add up to, one line each: batches, updates, frames, learning rate, memory of a rollout."""
-    from gala.build.envs import probe_spaces
+    from gala.build.envs import backend_of, probe_spaces
     from gala.build.learning import learning_rate
     from gala.build.policy import count_parameters, encoder_summary
 
     spaces = probe_spaces(config)
     batch = config.envs_per_learner * config.a2c.num_steps
-    rate = learning_rate(config)
+    rate, lean = learning_rate(config), is_lean(config) and config.device != "cuda"
     assert spaces.obs.dtype is not None  # build has refused composite spaces
     obs_bytes = math.prod(spaces.obs.shape or ()) * spaces.obs.dtype.itemsize
     rows = {
         "learners x simulators": f"{config.learners} x {config.envs_per_learner}",
+        "simulators": f"{backend_of(config)} backend",
         "batch of an update": f"{config.envs_per_learner} x {config.a2c.num_steps} steps = {batch:,} per learner",
         "updates": f"{math.ceil(config.steps / (batch * config.learners)):,} per learner",
         "env_steps": f"{config.steps:,} over all learners",
@@ -75,6 +77,7 @@ def arithmetic(config: Config) -> str:
         "learning rate": f"{rate(0.0):.3g} at the start, {rate(1.0):.3g} at the end",
         "parameters": f"{count_parameters(config, spaces):,}",
         "encoder": encoder_summary(config, spaces),
+        "gradient": "on a CPU by hand, see gala.rl.lean" if lean else "PyTorch's autograd",
         "observations of a rollout": f"{batch * obs_bytes / 2**20:.2f} MiB per learner",
     }
     return "\n".join(f"{name:<26} {text}" for name, text in rows.items())

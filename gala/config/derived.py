@@ -53,6 +53,17 @@ def is_one_pass(config: Config) -> bool:
     return config.a2c.passes == "1"
 
 
+def is_lean(config: Config) -> bool:
+    """Whether a learner on a CPU takes the path of ``gala.rl.lean``: dense layers, and nothing that this cannot do.
+
+    There is one pass then, and its graph is written out by hand; ``a2c.passes`` 1 or 2 asks for PyTorch's.
+    """
+    m = config.model
+    plain = not (m.gru_size or m.dropout or m.dynamics_coef) and m.augment == "none" and m.compile == "none"
+    usual = m.precision == "fp32" and config.optim.name != "ekfac" and config.a2c.passes == "auto"
+    return m.encoder == "mlp" and plain and usual
+
+
 def is_lock_step(config: Config) -> bool:
     """All learners make the same number of updates, each waiting for the others'."""
     g = config.gossip

@@ -31,9 +31,9 @@ class EnvConfig:
     id: str = bounded("CartPole-v1", Bound(bool, "the name of an environment; see `gala envs`"))
     """ALE/Pong-v5, HalfCheetah-v5, MinAtar/Breakout-v1, any registered Gymnasium id (module:Id-v0 imports the module
     first), or module:attribute, a class or function of your own that makes one gymnasium.Env."""
-    backend: Literal["auto", "atari", "mujoco", "minatar", "gymnasium", "envpool", "contexts"] = "auto"
+    backend: Literal["auto", "atari", "mujoco", "minatar", "classic", "gymnasium", "envpool", "contexts"] = "auto"
     """auto: ALE/* -> atari, the ten MuJoCo v5 tasks -> mujoco, MinAtar/* -> minatar, families of contextual MDPs ->
-    contexts, anything else -> gymnasium."""
+    contexts, Gymnasium's classic control -> classic (batched, equal to the last bit), anything else -> gymnasium."""
     threads: int = bounded(0, NOT_NEGATIVE)
     """Simulator threads per learner; 0 shares the available cores among the learners."""
     autoreset: Literal["auto", "same-step", "next-step"] = "auto"
@@ -133,7 +133,8 @@ class A2CConfig:
     l2: float = bounded(0.0, NOT_NEGATIVE)
     """Pulls all parameters to 0: this times the parameters is added to the gradient."""
     passes: Literal["auto", "1", "2"] = "auto"
-    """1 differentiates the acting passes; 2 runs the network again, as published. Equal gradients; auto: the faster."""
+    """1 differentiates the acting passes; 2 runs the network again, as published. Equal gradients; auto: the faster,
+    and for dense layers on a CPU one pass whose gradient is written out by hand (``gala.rl.lean``)."""
 
 
 @dataclass(frozen=True)

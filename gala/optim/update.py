@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -68,9 +69,9 @@ class LearningStep:
         if self.precondition is not None:
             self.precondition(groups[0]["lr"])
         norm = clip_(gradients, self.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm.item():g}: not finite")
-        self.optimizer.step()
+        if not math.isfinite(size := norm.item()):
+            raise FloatingPointError(f"the gradient's norm is {size:g}: not finite")
+        _step(self.optimizer)
         started = time.perf_counter()
         for step in (self.averager, self.slowmo):
             if step is not None:
@@ -79,13 +80,24 @@ class LearningStep:
         return norm
 
 
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    """``optimizer.step()`` without the record that PyTorch makes of each for its profiler, which takes longer than the
+    step of a small network; with it where hooks want to be called."""
+    inner = getattr(type(optimizer).step, "__wrapped__", None) if hasattr(type(optimizer).step, "hooked") else None
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if inner is None or hooks or "step" in vars(optimizer):
+        optimizer.step()
+    else:
+        inner(optimizer)
+
+
 def clip_(gradients: list[Tensor], max_norm: float) -> Tensor:
     """Scale ``gradients`` in place so that their common 2-norm is at most ``max_norm`` (0: no limit); smaller ones stay
     as they are. Returns the norm before, a scalar."""
     norms = [gradient.norm() for gradient in gradients]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     if max_norm > 0:
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        scale = min(1.0, max_norm / (norm.item() + 1e-6))
         for gradient in gradients:
             gradient.mul_(scale)
     return norm

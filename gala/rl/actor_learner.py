@@ -8,7 +8,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from gala.optim.update import LearningStep
-from gala.rl.a2c import A2CLoss, Coefficients, rollout_loss
+from gala.rl.a2c import A2CLoss, Coefficients, RolloutLoss, rollout_loss
+from gala.rl.lean import LeanPolicy
 from gala.rl.rollout import Collector, Episodes, Policy, Rollout
 
 
@@ -37,6 +38,7 @@ class ActorLearner:
         learning_step: what follows the backward pass; its optimiser is over ``[flat]``.
         coefficients: see ``Coefficients``.
         observe: shown each rollout before the gradient is taken (for a preconditioner).
+        lean: acts and is differentiated in ``policy``'s place; its collector keeps graphs.
     """
 
     def __init__(
@@ -47,10 +49,12 @@ class ActorLearner:
         learning_step: LearningStep,
         coefficients: Coefficients,
         observe: Callable[[Policy, Rollout], None] | None = None,
+        lean: LeanPolicy | None = None,
     ) -> None:
         assert flat.grad is not None, "the flat parameter vector needs its flat gradient"
         self.collector, self.policy, self.flat = collector, policy, flat
         self.learning_step, self.coefficients, self.observe = learning_step, coefficients, observe
+        self.lean = lean
         self.learn_s = 0.0
         self.on_rollout: Callable[[], None] = lambda: None
         self.inspect: Callable[[Policy, Rollout, float], None] | None = None
@@ -58,23 +62,30 @@ class ActorLearner:
 
     def update(self, lr: float, entropy_coef: float) -> UpdateResult:
         """One rollout, one step. Raises FloatingPointError, the parameters untouched, if the gradient is not finite."""
-        rollout, episodes = self.collector.collect(self.policy)
+        rollout, episodes = self.collector.collect(self.lean or self.policy)
         self.on_rollout()
         if self.inspect is not None:
             self.inspect(self.policy, rollout, entropy_coef)
         started, exchanged_s = time.perf_counter(), self.learning_step.exchange_s
         if self.observe is not None:
             self.observe(self.policy, rollout)
-        loss, target, value = rollout_loss(self.policy, rollout, self.coefficients, entropy_coef)
-        grad = self.flat.grad
-        assert grad is not None
-        grad.zero_()
-        loss.total.backward()
-        if self.coefficients.l2:
-            grad.add_(self.flat.detach(), alpha=self.coefficients.l2)
+        loss, target, value = self._set_gradient(rollout, entropy_coef)
         try:
             grad_norm = self.learning_step(lr)
         except FloatingPointError as error:
             raise FloatingPointError(f"loss {loss.total.item():g}: {error}") from None
         self.learn_s += time.perf_counter() - started - (self.learning_step.exchange_s - exchanged_s)
         return UpdateResult(loss, grad_norm, target, value, rollout, episodes)
+
+    def _set_gradient(self, rollout: Rollout, entropy_coef: float) -> RolloutLoss:
+        grad = self.flat.grad
+        assert grad is not None
+        if self.lean is not None:
+            found = self.lean.set_gradient(rollout, self.coefficients, entropy_coef)
+        else:
+            found = rollout_loss(self.policy, rollout, self.coefficients, entropy_coef)
+            grad.zero_()
+            found.loss.total.backward()
+        if self.coefficients.l2:
+            grad.add_(self.flat.detach(), alpha=self.coefficients.l2)
+        return found

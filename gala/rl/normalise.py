@@ -1,4 +1,8 @@
-"""Running statistics of observations and of discounted returns. Checkpointed; frozen in evaluation."""
+"""Running statistics of observations and of discounted returns. Checkpointed; frozen in evaluation.
+
+They see every batched step, of a few dozen rows: plain ufuncs stand for ``mean`` and ``np.clip``, which take several
+times as long there and give the same bits.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+
+_EPS = 1e-8
+_MOST_UNREAD = 1024
+"""Batches that wait to be learned from; a learner asks once an update."""
 
 
 class RunningMoments:
@@ -15,13 +23,16 @@ class RunningMoments:
         self.count = 0.0
         self.mean = np.zeros(shape, np.float64)
         self.m2 = np.zeros(shape, np.float64)
+        self._scale = self.m2
+        self._scale_of: NDArray | None = None
 
     def update(self, batch: NDArray) -> None:
         """``batch [N, *shape]``; N = 0 is allowed."""
         if len(batch):
             batch = np.asarray(batch, np.float64)
-            mean = batch.mean(0)
-            self.merge(len(batch), mean, ((batch - mean) ** 2).sum(0))
+            mean = np.add.reduce(batch, 0) / len(batch)
+            shift = batch - mean
+            self.merge(len(batch), mean, np.add.reduce(shift * shift, 0))
 
     def merge(self, count: float, mean: NDArray, m2: NDArray) -> None:
         """Add another stream's statistics, as if its samples had been seen here."""
@@ -37,6 +48,13 @@ class RunningMoments:
         if self.count < 2:
             return np.ones_like(self.mean)
         return np.sqrt(self.m2 / self.count)
+
+    @property
+    def scale(self) -> NDArray:
+        """What standardised deviations are multiplied by: 1 / std, bounded where there is no deviation."""
+        if self._scale_of is not self.m2:
+            self._scale, self._scale_of = 1.0 / np.sqrt(self.std**2 + _EPS), self.m2
+        return self._scale
 
     def pack(self) -> NDArray:
         """[count, *mean, *m2] as one float64 vector."""
@@ -78,16 +96,32 @@ class ObsNormalizer:
 
     def __init__(self, shape: tuple[int, ...], clip: float) -> None:
         self.shape, self.clip = shape, clip
-        self.own = self.applied = RunningMoments(shape)
+        self.applied = self._own = RunningMoments(shape)
+        self._unread: list[NDArray] = []
+
+    @property
+    def own(self) -> RunningMoments:
+        if self._unread:
+            batches, self._unread = self._unread, []
+            self._own.update(np.concatenate(batches))
+        return self._own
+
+    @own.setter
+    def own(self, moments: RunningMoments) -> None:
+        self._own, self._unread = moments, []
 
     def update(self, obs: NDArray) -> None:
-        """Learn from ``obs [N, ...]``."""
-        self.own.update(obs)
+        """Learn from ``obs [N, ...]``: at once if it is applied, else when ``own`` is asked for, from all together."""
+        if self.applied is self._own:
+            self._own.update(obs)
+        else:
+            self._unread.append(obs)
+            if len(self._unread) == _MOST_UNREAD:
+                _ = self.own
 
     def __call__(self, obs: NDArray) -> NDArray:
         """``obs [N, ...]`` -> float32 of the same shape, with the statistics as they are."""
-        scale = 1.0 / np.sqrt(self.applied.std**2 + 1e-8)
-        return np.clip((obs - self.applied.mean) * scale, -self.clip, self.clip).astype(np.float32)
+        return _clipped((obs - self.applied.mean) * self.applied.scale, self.clip)
 
 
 class ReturnScaler:
@@ -105,12 +139,19 @@ class ReturnScaler:
         """Discounted return of each row's episode so far."""
 
     def __call__(self, reward: NDArray, done: NDArray, valid: NDArray) -> NDArray:
-        """``reward, done, valid [B]`` -> scaled float32 ``[B]``; learns from the valid rows."""
-        self.running_returns = np.where(valid, self.running_returns * self.gamma + reward, 0.0)
-        self.own.update(self.running_returns[valid])
-        self.running_returns[done] = 0.0
-        scaled = reward / np.sqrt(self.applied.std**2 + 1e-8)
-        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+        """``reward, done, valid [T, B]`` -> scaled float32 ``[T, B]``; learns from the valid rows."""
+        returns = np.empty(reward.shape)
+        for t in range(len(reward)):
+            returns[t] = np.where(valid[t], self.running_returns * self.gamma + reward[t], 0.0)
+            self.running_returns = np.where(done[t], 0.0, returns[t])
+        if self.applied is not self.own:
+            self.own.update(returns[valid])
+            return _clipped(reward / np.sqrt(self.applied.std**2 + _EPS), self.clip)
+        scaled = np.empty(reward.shape, np.float32)
+        for t in range(len(reward)):  # each step by what was known then
+            self.own.update(returns[t, valid[t]])
+            scaled[t] = _clipped(reward[t] / np.sqrt(self.applied.std**2 + _EPS), self.clip)
+        return scaled
 
 
 class Normalizers:
@@ -149,6 +190,10 @@ class Normalizers:
         start = 0
         for part in self.parts.values():
             yield part, slice(start, start := start + _packed_size(part.shape))
+
+
+def _clipped(x: NDArray, limit: float) -> NDArray:
+    return np.minimum(np.maximum(x, -limit), limit).astype(np.float32)
 
 
 def _packed_size(shape: tuple[int, ...]) -> int:

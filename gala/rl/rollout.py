@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -101,6 +101,15 @@ class _Whole:
         return self.env.step(self._actions)
 
 
+class _Slot(NamedTuple):
+    """The place in the buffers of one step of one group: views, made once, since indexing takes longer than copying."""
+
+    obs: Tensor
+    first: Tensor
+    action: Tensor
+    v_final: Tensor
+
+
 @dataclass
 class _Turn:
     """Where a group of simulators stands: what the policy reads next, and its outputs so far in this rollout."""
@@ -110,6 +119,7 @@ class _Turn:
     state: Tensor
     first: Tensor
     outputs: list[Outputs]
+    slots: list[_Slot] = field(default_factory=list)
 
 
 class Collector:
@@ -118,7 +128,7 @@ class Collector:
     ``env``: a batched environment, or one that has ``groups`` (``rows``, ``reset``, ``send``, ``recv`` each), of which
     one simulates while the network acts for another. ``shape_reward(reward, done, valid) -> reward`` is what learning
     sees; episode returns stay the environment's own. ``keep_graph``: the acting passes can be differentiated, so that
-    learning needs no pass of its own; costs the memory of their activations.
+    learning needs no pass of its own; costs the memory of their activations. ``keep_values``: their values too.
     """
 
     def __init__(
@@ -131,15 +141,16 @@ class Collector:
         normalizer: ObsNormalizer | None,
         shape_reward: Callable[[NDArray, NDArray, NDArray], NDArray],
         keep_graph: bool = False,
+        keep_values: bool = True,
     ) -> None:
         self.env, self.num_steps, self.device, self.generator = env, num_steps, device, generator
-        self.normalizer, self.shape_reward, self.keep_graph = normalizer, shape_reward, keep_graph
+        self.normalizer, self.shape_reward = normalizer, shape_reward
+        self.keep_graph, self._with_value = keep_graph, keep_graph and keep_values
         self.simulate_s = self.act_s = 0.0
         self.actions = self.clipped_actions = 0
         """Numbers of continuous actions chosen, and those of them that the simulators clip to their bounds."""
         space: Any = getattr(env, "action_space", None)
-        bounds = (space.low, space.high) if hasattr(space, "low") else None
-        self._bounds = tuple(torch.from_numpy(bound).to(device) for bound in bounds) if bounds else None
+        self._bounds = (space.low, space.high) if hasattr(space, "low") else None
         self.on_step: Callable[[], None] = lambda: None
         self._groups = getattr(env, "groups", None) or [_Whole(env)]
         self._buffers: Rollout | None = None
@@ -170,21 +181,23 @@ class Collector:
         obs, state, first = self.standing().values()
         action = policy.act(policy(obs, state, first).params, greedy=True)
         n, t, on = len(obs), self.num_steps, self.device
-        flags = [torch.zeros(t, n, dtype=torch.bool, device=on) for _ in range(4)]
+        self._reward = np.zeros((t, n), np.float32)
+        self._terminated, self._truncated, self._valid = (np.zeros((t, n), bool) for _ in range(3))
         self._buffers = Rollout(
             obs=torch.empty((t, *obs.shape), dtype=obs.dtype, device=on),
-            first=flags[0],
+            first=torch.zeros(t, n, dtype=torch.bool, device=on),
             action=torch.empty((t, *action.shape), dtype=action.dtype, device=on),
-            reward=torch.zeros(t, n, device=on),
-            terminated=flags[1],
-            truncated=flags[2],
-            valid=flags[3],
+            reward=self._to_device(self._reward),  # on a CPU, the same memory
+            terminated=self._to_device(self._terminated),
+            truncated=self._to_device(self._truncated),
+            valid=self._to_device(self._valid),
             v_final=torch.zeros(t, n, device=on),
             state=state,
             last_value=torch.zeros(n, device=on),
         )
-        self._reward = np.zeros((t, n), np.float32)
-        self._terminated, self._truncated, self._valid = (np.zeros((t, n), bool) for _ in range(3))
+        for turn in self._turns:
+            steps = [[getattr(self._buffers, name)[i, turn.group.rows] for name in _Slot._fields] for i in range(t)]
+            turn.slots = [_Slot(*step) for step in steps]
 
     def _observe(self, obs: NDArray, row: int, learn: bool = True) -> Tensor:
         """As the policy reads it; ``row`` is the place of the first."""
@@ -209,6 +222,7 @@ class Collector:
         assert r is not None, "call reset first"
         episodes = Episodes([], [], [])
         r.state = _join([turn.state for turn in self._turns])
+        r.v_final.zero_()
         for turn in self._turns:
             turn.outputs = []
         for t in range(self.num_steps):
@@ -218,10 +232,8 @@ class Collector:
                 self._act(t, turn, policy)
         for turn in self._turns:
             self._receive(self.num_steps - 1, turn, episodes, policy)
-        done = self._terminated | self._truncated
-        for t in range(self.num_steps):
-            self._reward[t] = self.shape_reward(self._reward[t], done[t], self._valid[t])
-        for name in ("reward", "terminated", "truncated", "valid"):
+        self._reward[:] = self.shape_reward(self._reward, self._terminated | self._truncated, self._valid)
+        for name in ("reward", "terminated", "truncated", "valid") if self.device.type != "cpu" else ():
             getattr(r, name).copy_(torch.from_numpy(getattr(self, f"_{name}")))
         r.last_value = _join([policy(turn.obs, turn.state, turn.first).value for turn in self._turns])
         if self.keep_graph:
@@ -230,44 +242,51 @@ class Collector:
         for turn in self._turns:
             turn.state = turn.state.detach()
         if self._bounds is not None:  # of the whole rollout: once a step would cost the simulators' time
-            self.actions += r.action.numel()
-            self.clipped_actions += int(((r.action < self._bounds[0]) | (r.action > self._bounds[1])).sum())
+            actions = r.action.cpu().numpy()
+            self.actions += actions.size
+            self.clipped_actions += int(((actions < self._bounds[0]) | (actions > self._bounds[1])).sum())
         return r, episodes
 
     def _act(self, t: int, turn: _Turn, policy: Policy) -> None:
-        r, rows, started = self._buffers, turn.group.rows, time.perf_counter()
-        assert r is not None
-        r.obs[t, rows], r.first[t, rows] = turn.obs, turn.first
-        with torch.set_grad_enabled(self.keep_graph):
-            out = policy(turn.obs, turn.state, turn.first, with_value=self.keep_graph)
+        slot, started = turn.slots[t], time.perf_counter()
+        slot.obs.copy_(turn.obs)
+        slot.first.copy_(turn.first)
+        if self._with_value:
+            with torch.enable_grad():
+                out = policy(turn.obs, turn.state, turn.first)
+        else:
+            out = policy(turn.obs, turn.state, turn.first, with_value=False)
         turn.outputs.append(out)
         turn.state = out.state
         action = policy.act(out.params, greedy=False, generator=self.generator)
-        r.action[t, rows] = action
+        slot.action.copy_(action)
         turn.group.send(action.cpu().numpy())
         self.act_s += time.perf_counter() - started
 
     def _receive(self, t: int, turn: _Turn, episodes: Episodes, policy: Policy) -> None:
-        r, rows, started = self._buffers, turn.group.rows, time.perf_counter()
-        assert r is not None
+        rows, started = turn.group.rows, time.perf_counter()
         step = turn.group.recv()
         self.simulate_s += time.perf_counter() - started
         self.on_step()
         _check_finite("reward", step.reward, rows.start)
         self._reward[t, rows], self._valid[t, rows] = step.reward, step.valid
         self._terminated[t, rows], self._truncated[t, rows] = step.terminated, step.truncated
-        r.v_final[t, rows] = 0.0
-        time_limit = np.flatnonzero(step.truncated & ~step.terminated)
-        if len(time_limit):
-            which = torch.from_numpy(time_limit).to(self.device)
-            ended_in = self._observe(step.final_obs[time_limit], rows.start, learn=False)
-            not_first = torch.zeros(len(time_limit), dtype=torch.bool, device=self.device)
-            r.v_final[t, rows][which] = policy(ended_in, turn.state[which], not_first).value
-        if step.episode_over.any():
+        if step.final_obs is not None and (step.terminated | step.truncated).any():
+            self._bootstrap(turn, turn.slots[t], step, policy)
             episodes.returns.extend(step.episode_return[step.episode_over].tolist())
             episodes.lengths.extend(step.episode_length[step.episode_over].tolist())
             episodes.rows.extend((rows.start + np.flatnonzero(step.episode_over)).tolist())
         turn.obs, turn.first = self._observe(step.obs, rows.start), self._to_device(step.first)
+
+    def _bootstrap(self, turn: _Turn, slot: _Slot, step: Any, policy: Policy) -> None:
+        """Values of the observations in which time limits have ended episodes."""
+        time_limit = np.flatnonzero(step.truncated & ~step.terminated)
+        if not len(time_limit):
+            return
+        which = torch.from_numpy(time_limit).to(self.device)
+        ended_in = self._observe(step.final_obs[time_limit], turn.group.rows.start, learn=False)
+        not_first = torch.zeros(len(time_limit), dtype=torch.bool, device=self.device)
+        slot.v_final[which] = policy(ended_in, turn.state[which], not_first).value
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

@@ -24,7 +24,7 @@ from gala.build.learning import (
     make_rollout_fisher,
     make_slowmo,
 )
-from gala.build.policy import make_training_policy, pick_device, prepare_process
+from gala.build.policy import make_lean, make_training_policy, pick_device, prepare_process
 from gala.config import derived
 from gala.config.schema import Config
 from gala.gossip.flat import flatten_gradients
@@ -81,6 +81,7 @@ class LearnerProcess:
         self.policy = make_training_policy(config, spaces, self.rank)
         self.flat, self.averager = make_averager(config, self.policy, self.rank, channels.mailboxes, spec.store_port)
         flatten_gradients(self.flat, self.policy)
+        lean = make_lean(config, self.policy, spaces.action, device)
         optimizer = make_optimizer(config, self.flat)
         slowmo = make_slowmo(config, optimizer)
         ekfac = make_ekfac(config, self.policy)
@@ -98,7 +99,8 @@ class LearnerProcess:
             generator=generator,
             normalizer=normalizer,
             shape_reward=shape_reward,
-            keep_graph=derived.is_one_pass(config),
+            keep_graph=lean is not None or derived.is_one_pass(config),
+            keep_values=lean is None,
         )
         self.in_progress = InProgress(self.env, self.collector, self.policy, generator, return_scaler)
         step = LearningStep(
@@ -110,7 +112,7 @@ class LearnerProcess:
             slowmo=slowmo,
         )
         observe = make_rollout_fisher(config, ekfac, generator)
-        self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c, observe)
+        self.learner = ActorLearner(self.collector, self.policy, self.flat, step, config.a2c, observe, lean)
         self.collector.on_step, self.learner.on_rollout = beats_of(self.board, self.rank)
         self.learner.inspect = self.diagnosis = make_diagnosis(config, self.state, self.collector.on_step)
         self.learning_rate, self.entropy_coef = learning_rate(config), entropy_coefficient(config)

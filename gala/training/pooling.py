@@ -12,6 +12,9 @@ from gala.config.schema import Config
 from gala.rl.normalise import Normalizers
 
 _POLL_S = 0.0002
+_GROWTH, _LONGEST = 100, 16
+"""Learners that do not wait for each other pool when their updates have grown by one in so many since the last time,
+which moves what they divide by less than a per cent, and at the latest after so many updates."""
 
 
 def waits(config: Config) -> bool:
@@ -43,15 +46,19 @@ class MomentPool:
         self._learners, self._waits, self._numbers = config.learners, waits(config), config.gossip.record
         self._pools = bool(normalizers) and derived.averages_parameters(config)
         self._row = np.zeros((2, 1 + normalizers.size)) if self._pools else np.zeros(0)
+        self._next = 0
 
     def pool(self, updates: int) -> list[int]:
         """Publish this learner's statistics and normalise by all learners'; ``updates`` it has made.
 
-        Returns, of a run that is recorded, which publication of each rank that was.
+        Returns, of a run that is recorded, which publication of each rank that was; nothing if it was not yet time.
         """
         if not self._pools:
             return []
         if not self._waits:
+            if updates < self._next:
+                return []
+            self._next = updates + min(max(1, updates // _GROWTH), _LONGEST)
             self._board.publish_moments(self._rank, self._normalizers.pack())
             if not self._numbers:
                 self._normalizers.pool(self._board.read_moments())

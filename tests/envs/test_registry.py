@@ -17,7 +17,8 @@ IDS = {
     "atari": "ALE/Breakout-v5",
     "mujoco": "Hopper-v5",
     "minatar": "MinAtar/Breakout-v1",
-    "gymnasium": "CartPole-v1",
+    "classic": "CartPole-v1",
+    "gymnasium": "FrozenLake-v1",
     "contexts": "maze",
     "envpool": "Breakout-v5",
 }
@@ -126,7 +127,7 @@ def test_a_missing_dependency_of_an_environment(monkeypatch):
 def test_ids_are_listed():
     found = list_env_ids()
     assert found.keys() == BACKENDS.keys()
-    sizes = {"minatar": 5, "mujoco": 10}
+    sizes = {"minatar": 5, "mujoco": 10, "classic": 5}
     for backend, id in IDS.items():
         if importlib.util.find_spec(BACKENDS[backend].package):
             assert id in found[backend]

@@ -19,6 +19,9 @@ from gala_envs.splits import split
 
 EVERY = {
     "classic control": ("CartPole-v1", {}),
+    "continuous control": ("MountainCarContinuous-v0", {"max_episode_steps": 25}),
+    "two links": ("Acrobot-v1", {"max_episode_steps": 25}),
+    "gymnasium's own": ("CartPole-v1", {"backend": "gymnasium"}),
     "next-step": ("CartPole-v1", {"autoreset": "next-step"}),
     "time limit": ("Pendulum-v1", {"max_episode_steps": 17}),
     "one's own": ("helper_envs:Walk-v0", {}),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gala.rl.normalise import ObsNormalizer, ReturnScaler, RunningMoments
+from gala.rl.normalise import Normalizers, ObsNormalizer, ReturnScaler, RunningMoments
 
 
 def test_batches_and_merges_equal_the_pooled_statistics():
@@ -51,7 +51,7 @@ def test_return_scale_is_the_std_of_discounted_returns_and_skips_reset_rows():
         done &= valid
         running = np.where(valid, running * gamma + reward, 0.0)
         seen.extend(running[valid])
-        scaled = scaler(reward, done, valid)
+        scaled = scaler(reward[None], done[None], valid[None])[0]
         running[done] = 0.0
     np.testing.assert_allclose(scaled, reward / np.std(seen), rtol=1e-6)
 
@@ -89,15 +89,40 @@ def test_what_never_varied_is_divided_by_a_ten_thousandth_and_clipped_on_both_si
     values = np.array([[2.0], [2.00001], [1.99998], [9.0], [-9.0]])
     np.testing.assert_allclose(normalizer(values).ravel(), [0.0, 0.1, -0.2, 3.0, -3.0], rtol=1e-5)
     scaler = ReturnScaler(2, 0.5, clip=0.75)
-    no, yes = np.zeros(2, bool), np.ones(2, bool)
-    assert scaler(np.array([0.0, 0.0]), no, yes).tolist() == [0.0, 0.0]
+    no, yes = np.zeros((1, 2), bool), np.ones((1, 2), bool)
+    assert scaler(np.array([[0.0, 0.0]]), no, yes).tolist() == [[0.0, 0.0]]
     assert scaler.own.std == 0.0
     scaler.own.m2 = np.array(scaler.own.count * 4.0)  # a deviation of 2, but for what the next rewards add
-    scaled = scaler(np.array([1.0, -1.0]), no, yes)
+    (scaled,) = scaler(np.array([[1.0, -1.0]]), no, yes)
     np.testing.assert_allclose(scaled, np.array([1, -1]) / np.sqrt((2 * 4 + 2) / 4 + 1e-8), rtol=1e-6)
-    assert scaler(np.array([99.0, -99.0]), no, yes).tolist() == [0.75, -0.75]
+    assert scaler(np.array([[99.0, -99.0]]), no, yes).tolist() == [[0.75, -0.75]]
     calm = ReturnScaler(1, 0.5, clip=1e9)
-    calm(np.zeros(1), no[:1], yes[:1])
-    assert calm(np.array([1.0]), no[:1], no[:1])[0] == 1.0, "one sample: not divided"
-    calm(np.zeros(1), no[:1], yes[:1])
-    np.testing.assert_allclose(calm(np.array([1.0]), no[:1], no[:1]), [1e4], rtol=1e-6)
+    calm(np.zeros((1, 1)), no[:, :1], yes[:, :1])
+    assert calm(np.ones((1, 1)), no[:, :1], no[:, :1])[0, 0] == 1.0, "one sample: not divided"
+    calm(np.zeros((1, 1)), no[:, :1], yes[:, :1])
+    np.testing.assert_allclose(calm(np.ones((1, 1)), no[:, :1], no[:, :1]), [[1e4]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_rollout_is_learned_from_as_its_steps_one_by_one(pooled):
+    """Whoever normalises by pooled statistics may take in a rollout at a time: only rounding differs."""
+    rng = np.random.default_rng(3)
+    obs, reward = rng.normal(5, 2, (6, 4, 3)), rng.normal(size=(6, 4)).astype(np.float32)
+    done, valid = rng.random((6, 4)) < 0.3, rng.random((6, 4)) < 0.8
+    one, other = (Normalizers(ObsNormalizer((3,), 9.0), ReturnScaler(4, 0.9, 9.0)) for _ in range(2))
+    for each in (one, other):
+        each.parts["obs_moments"].update(obs[0] - 1)
+        each.parts["return_moments"](2 * reward[:2], done[:2], valid[:2])
+    if pooled:
+        for each in (one, other):
+            each.pool(np.stack([each.pack(), 3 * each.pack()]))
+    whole = one.parts["return_moments"](reward, done, valid)
+    parts = [other.parts["return_moments"](reward[t : t + 1], done[t : t + 1], valid[t : t + 1]) for t in range(6)]
+    np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-6)
+    for batch in obs:
+        one.parts["obs_moments"].update(batch)
+        other.parts["obs_moments"].update(batch)
+        other.parts["obs_moments"].own.pack()  # which takes in what waits
+        np.testing.assert_array_equal(one.parts["obs_moments"](batch), other.parts["obs_moments"](batch))
+    np.testing.assert_allclose(one.pack(), other.pack(), rtol=1e-12)
+    assert one.parts["obs_moments"].own.count == 4 + 24

@@ -90,6 +90,8 @@ class Rows:
         return self.task.observe(self.state[rows]).astype(np.float32)
 
     def step(self, actions: Array) -> Transition:
+        if actions.dtype.kind == "f":
+            actions = actions.astype(np.float64)
         self.state, reward, terminated = self.task.advance(self.state, actions, self.params)
         self._elapsed += 1
         upright = np.abs((self.state[:, 0] + np.pi) % (2 * np.pi) - np.pi) <= np.pi / 3

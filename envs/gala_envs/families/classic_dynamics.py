@@ -1,11 +1,18 @@
-"""The four classic control tasks of Gymnasium 1.4 for rows of different physics: pure functions of float64 arrays.
+"""The classic control tasks of Gymnasium 1.4 for rows of different physics: pure functions of float64 arrays.
 
-``advance(state [B, k], action [B, ...], p)`` -> (state, reward, terminated); ``p``: one array [B] for each parameter.
-Constants that Gymnasium derives once, in its constructor, are derived here in every step, from the row's parameters.
+``advance(state [B, k], action [B, ...], p)`` -> (state, reward, terminated); ``p``: one array [B], or one number, for
+each parameter. Constants that Gymnasium derives once, in its constructor, are derived here in every step, from the
+row's parameters.
+
+With Gymnasium's own parameters as numbers, and actions in its dtype, results are Gymnasium's to the last bit: the order
+of its sums is kept, and what it takes from C's library, one number at a time, is taken from there here too (``_cos``,
+``_squared``), because NumPy may compute whole arrays by other code.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -14,7 +21,7 @@ import numpy as np
 
 from gala_envs.contract import Array
 
-Params = Mapping[str, Array]
+Params = Mapping[str, Array | float]
 _PI = np.pi
 
 
@@ -36,7 +43,19 @@ class Task(NamedTuple):
     widest_start: float
 
 
-def cartpole_constants(p: Params) -> tuple[Array, Array]:
+def _cos(x: Array) -> Array:
+    """``math.cos`` of each of [B], in float64."""
+    return np.fromiter(map(math.cos, x.tolist()), np.float64, len(x))
+
+
+def _squared(x: Array) -> Array:
+    """[B] to the power of 2 as C's pow rounds it; x * x differs in the last bit of one number in a thousand."""
+    if x.dtype == np.float32:  # pow in float64, which Python's own numbers would take, rounds to other values
+        return np.array([each**2 for each in x], np.float32)
+    return np.fromiter(map(math.pow, x.tolist(), itertools.repeat(2.0)), np.float64, len(x))
+
+
+def cartpole_constants(p: Params) -> tuple[Array | float, Array | float]:
     """(total mass, pole mass x length): what a changed mass or length changes too."""
     return p["mass"] + 1.0, p["mass"] * p["length"]
 
@@ -58,7 +77,7 @@ def cartpole(state: Array, action: Array, p: Params) -> tuple[Array, Array, Arra
 def mountain_car(state: Array, action: Array, p: Params) -> tuple[Array, Array, Array]:
     """Moore 1990. ``mass`` is Packer's name for the pull of the hill (Gymnasium's ``gravity``)."""
     position, velocity = state.T
-    velocity = velocity + (action - 1) * p["force"] + np.cos(3 * position) * (-p["mass"])
+    velocity = velocity + ((action - 1) * p["force"] + _cos(3 * position) * (-p["mass"]))
     velocity = np.clip(velocity, -0.07, 0.07)
     position = np.clip(position + velocity, -1.2, 0.6)
     velocity = np.where((position == -1.2) & (velocity < 0), 0.0, velocity)
@@ -88,16 +107,19 @@ def _acrobot_slope(s: Array, torque: Array, p: Params) -> Array:
     theta1, theta2, dtheta1, dtheta2 = s.T
     c = length / 2
     cos2, sin2 = np.cos(theta2), np.sin(theta2)
+    spin1, spin2 = _squared(dtheta1), _squared(dtheta2)
     d1 = m * c**2 + m * (length**2 + c**2 + 2 * length * c * cos2) + inertia + inertia
     d2 = m * (c**2 + length * c * cos2) + inertia
     phi2 = m * c * g * np.cos(theta1 + theta2 - _PI / 2.0)
     phi1 = (
-        -m * length * c * dtheta2**2 * sin2
+        -m * length * c * spin2 * sin2
         - 2 * m * length * c * dtheta2 * dtheta1 * sin2
         + (m * c + m * length) * g * np.cos(theta1 - _PI / 2)
         + phi2
     )
-    ddtheta2 = (torque + d2 / d1 * phi1 - m * length * c * dtheta1**2 * sin2 - phi2) / (m * c**2 + inertia - d2**2 / d1)
+    ddtheta2 = (torque + d2 / d1 * phi1 - m * length * c * spin1 * sin2 - phi2) / (
+        m * c**2 + inertia - _squared(d2) / d1
+    )
     return np.stack([dtheta1, dtheta2, -(d2 * ddtheta2 + phi1) / d1, ddtheta2], 1)
 
 
@@ -113,11 +135,32 @@ def _wrap(x: Array) -> Array:
 def pendulum(state: Array, action: Array, p: Params) -> tuple[Array, Array, Array]:
     """Swing a pendulum up with a torque of at most 2, in steps of 0.05 s."""
     theta, theta_dot = state.T
-    u = np.clip(action[:, 0].astype(np.float64), -2.0, 2.0)
-    cost = (((theta + _PI) % (2 * _PI)) - _PI) ** 2 + 0.1 * theta_dot**2 + 0.001 * u**2
+    u = np.clip(action[:, 0], -2.0, 2.0)
+    cost = _squared(((theta + _PI) % (2 * _PI)) - _PI) + 0.1 * _squared(theta_dot) + 0.001 * _squared(u)
     acceleration = 3 * 10.0 / (2 * p["length"]) * np.sin(theta) + 3.0 / (p["mass"] * p["length"] ** 2) * u
     theta_dot = np.clip(theta_dot + acceleration * 0.05, -8.0, 8.0)
     return np.stack([theta + theta_dot * 0.05, theta_dot], 1), -cost, np.zeros(len(theta), bool)
+
+
+def mountain_car_continuous(state: Array, action: Array, p: Params) -> tuple[Array, Array, Array]:
+    """Moore 1990 with a force in [-1, 1]. ``state`` is (position, velocity, 1 at the start of an episode, else 0): the
+    first step starts from float64 numbers, all others from the float32 ones that the task then keeps."""
+    force = action[:, 0]
+    new = _climb(state[:, :2].astype(np.float32), force, p)
+    if (opening := state[:, 2] == 1).any():
+        new[opening] = _climb(state[opening, :2], force[opening], p)
+    up = (new[:, 0] >= np.float32(0.45)) & (new[:, 1] >= 0)
+    reward = np.where(up, 100.0, 0.0) - np.square(force, dtype=np.float64) * 0.1  # exact, as the square of a float32
+    return np.column_stack([new, np.zeros(len(new))]), reward, up
+
+
+def _climb(state: Array, force: Array, p: Params) -> Array:
+    """(position, velocity) after a step, in the precision of ``state``."""
+    position, velocity = state.T
+    hill = (0.0025 * _cos(3 * position)).astype(np.float32)
+    velocity = np.clip(velocity + (force * p["power"] - hill), -0.07, 0.07)
+    position = np.clip(position + velocity, -1.2, 0.6)
+    return np.stack([position, np.where((position == -1.2) & (velocity < 0), 0, velocity)], 1)
 
 
 def _box(*high: float) -> gym.spaces.Box:

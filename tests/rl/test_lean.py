@@ -1,0 +1,243 @@
+"""The lean path against the module and autograd: the same actions, the same gradient, wherever it is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gala_envs.registry import make
+
+from gala.build.learning import make_normalizer, make_reward_shaper
+from gala.build.policy import Spaces, make_lean, make_policy
+from gala.config import derived
+from gala.config.parse import parse_config
+from gala.config.schema import ModelConfig
+from gala.gossip.flat import flatten_gradients, flatten_parameters
+from gala.models.actor_critic import build_actor_critic
+from gala.models.distributions import policy_range
+from gala.optim.update import LearningStep
+from gala.rl.a2c import rollout_loss
+from gala.rl.actor_learner import ActorLearner
+from gala.rl.lean import LeanPolicy
+from gala.rl.rollout import Collector, Rollout
+
+CPU = torch.device("cpu")
+T, B = 6, 5
+SPACES = {
+    "discrete": gym.spaces.Discrete(3),
+    "several": gym.spaces.MultiDiscrete([2, 4, 3]),
+    "box": gym.spaces.Box(-1, 1, (2,)),
+    "far box": gym.spaces.Box(np.array([-50, 0], np.float32), np.array([-40, 7], np.float32)),
+}
+MODELS = {
+    "separate": ModelConfig(encoder="mlp", hidden=(16, 8), separate_critic=True),
+    "shared": ModelConfig(encoder="mlp", hidden=(16, 8), separate_critic=False),
+    "relu": ModelConfig(encoder="mlp", hidden=(16,), activation="relu", separate_critic=True),
+    "linear": ModelConfig(encoder="mlp", hidden=(), separate_critic=False),
+}
+COEFFICIENTS = {
+    "plain": {},
+    "weighted": {"value_coef": 0.7, "gamma": 0.9, "gae_lambda": 0.6},
+    "normalised": {"normalize_advantages": True},
+}
+
+
+class Noisy(gym.Env):
+    """Observations of noise; episodes of 7 steps end in a time limit, those of 4 in a terminal state."""
+
+    def __init__(self, action_space, shape=(3,)):
+        self.observation_space, self.action_space = gym.spaces.Box(-9, 9, shape, np.float32), action_space
+
+    def _obs(self):
+        return self.np_random.normal(size=self.observation_space.shape).astype(np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left, self.dies = (7, False) if self.np_random.random() < 0.5 else (4, True)
+        return self._obs(), {}
+
+    def step(self, action):
+        self.left -= 1
+        over = self.left == 0
+        return self._obs(), self.np_random.normal(), over and self.dies, over and not self.dies, {}
+
+
+def flattened(policy):
+    flat = flatten_parameters(list(policy.parameters()))
+    with torch.no_grad():  # a fresh policy head is almost 0, and so would be what flows through it
+        flat.add_(torch.randn(len(flat), generator=torch.Generator().manual_seed(4)), alpha=0.3)
+    flatten_gradients(flat, policy)
+    return flat
+
+
+def lean_of(policy, space):
+    return LeanPolicy(policy, space, policy_range(space) if isinstance(space, gym.spaces.Box) else ())
+
+
+def rollout_of(policy, lean, space, **changed):
+    """One rollout with ends, time limits and rows of an autoreset; ``acting`` as the lean path keeps it."""
+    make_ = torch.Generator().manual_seed(0)
+    flags = torch.zeros(3, T, B, dtype=torch.bool)
+    terminated, truncated, invalid = flags[0], flags[1], flags[2]
+    terminated[2, 0] = truncated[3, 1] = truncated[5, 3] = invalid[3, 0] = invalid[4, 1] = True
+    obs = torch.randn(T, B, 3, generator=make_)
+    state, first = torch.zeros(B, 0), torch.zeros(T, B, dtype=torch.bool)
+    outputs = [lean(step, state, opens, with_value=False) for step, opens in zip(obs, first, strict=True)]
+    groups = [[_rows(out, rows) for out in outputs] for rows in (slice(0, 2), slice(2, B))]
+    return dataclasses.replace(
+        Rollout(
+            obs=obs,
+            first=first,
+            action=torch.stack([lean.act(out.params, greedy=False, generator=make_) for out in outputs]),
+            reward=torch.randn(T, B, generator=make_),
+            terminated=terminated,
+            truncated=truncated,
+            valid=~invalid,
+            v_final=torch.randn(T, B, generator=make_) * truncated,
+            state=state,
+            last_value=torch.randn(B, generator=make_),
+            acting=lean.stack(groups),
+        ),
+        **changed,
+    )
+
+
+def _rows(out, rows):
+    return out._replace(params=out.params[rows], state=out.state[rows], hidden=[x[rows] for x in out.hidden])
+
+
+def assert_gradients_agree(flat, policy, lean, rollout, settings, entropy_coef):
+    """``set_gradient`` against backward, and the losses: 1e-6 of the gradient's norm."""
+    flat.grad.fill_(7.0)  # what was there does not count
+    found = lean.set_gradient(rollout, settings, entropy_coef)
+    gradient = flat.grad.clone()
+    flat.grad.zero_()
+    wanted = rollout_loss(policy, dataclasses.replace(rollout, acting=None), settings, entropy_coef)
+    wanted.loss.total.backward()
+    assert flat.grad.norm() > 1e-2 and (gradient - flat.grad).norm() <= 1e-6 * flat.grad.norm()
+    for a, b in zip((*found.loss, *found[1:]), (*wanted.loss, *wanted[1:]), strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=1e-5)
+    assert not found.loss.total.requires_grad
+
+
+@pytest.mark.parametrize("coefficients", COEFFICIENTS)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("space", SPACES)
+def test_the_gradient_is_autograds(space, model, coefficients):
+    settings = dataclasses.replace(parse_config([]).a2c, **COEFFICIENTS[coefficients])
+    policy = build_actor_critic(gym.spaces.Box(-9, 9, (3,)), SPACES[space], MODELS[model])
+    flat = flattened(policy)
+    lean = lean_of(policy, SPACES[space])
+    rollout = rollout_of(policy, lean, SPACES[space])
+    assert_gradients_agree(flat, policy, lean, rollout, settings, entropy_coef=0.03)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_actions_are_the_modules_from_the_same_stream_and_follow_parameters_in_place(space):
+    """Whoever moves the parameters: an optimiser, gossip, or a checkpoint that is loaded."""
+    policy = build_actor_critic(gym.spaces.Box(-9, 9, (2, 2)), SPACES[space], MODELS["separate"])
+    flat = flattened(policy)
+    lean = lean_of(policy, SPACES[space])
+    obs, state, first = torch.randn(64, 2, 2), lean.initial_state(64), torch.zeros(64, dtype=torch.bool)
+    other = build_actor_critic(gym.spaces.Box(-9, 9, (2, 2)), SPACES[space], MODELS["separate"])
+    moves = [lambda: None, lambda: flat.mul_(1.3), lambda: policy.load_state_dict(other.state_dict())]
+    for move in moves:
+        with torch.no_grad():
+            move()
+            out, wanted = lean(obs, state, first), policy(obs, state, first)
+        torch.testing.assert_close(out.params, wanted.params[:, : out.params.shape[1]], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(out.value, wanted.value, rtol=1e-5, atol=1e-6)
+        streams = [torch.Generator().manual_seed(1) for _ in range(2)]
+        a = lean.act(out.params, greedy=False, generator=streams[0])
+        b = policy.act(wanted.params, greedy=False, generator=streams[1])
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+        assert torch.equal(streams[0].get_state(), streams[1].get_state())
+        best = lean.act(out.params, greedy=True), policy.act(wanted.params, greedy=True)
+        torch.testing.assert_close(*best, rtol=1e-5, atol=1e-4)
+
+
+def learner(words, lean, space):
+    """A learner on ``Noisy``, or on ``env.id`` of ``words``, with normalisers if these say so."""
+    config = parse_config(["model.encoder=mlp", "model.hidden=16,8", "algo=a2c", "envs_per_learner=4", *words])
+    env = make("Noisy", 4, make_env=lambda: Noisy(space)) if space else make(config.env.id, 4)
+    spaces = Spaces(env.obs_space, env.action_space, 1)
+    policy = make_policy(config, spaces)
+    flat = flattened(policy)
+    path = make_lean(config, policy, env.action_space, CPU) if lean else None
+    collector = Collector(
+        env,
+        config.a2c.num_steps,
+        device=CPU,
+        generator=torch.Generator().manual_seed(3),
+        normalizer=make_normalizer(config, spaces),
+        shape_reward=make_reward_shaper(config)[0],
+        keep_graph=lean,
+        keep_values=False,
+    )
+    collector.reset(policy, 5)
+    step = LearningStep(torch.optim.SGD([flat]), max_grad_norm=0.5)
+    return ActorLearner(collector, policy, flat, step, config.a2c, lean=path)
+
+
+RUNS = {
+    "discrete": (("a2c.num_steps=32",), SPACES["discrete"]),
+    "shared": (("a2c.num_steps=9", "model.separate_critic=false"), SPACES["several"]),
+    "normalised": (("a2c.num_steps=11", "normalize.obs=true", "normalize.reward=scale"), SPACES["box"]),
+    "decayed": (("a2c.num_steps=11", "a2c.l2=0.01", "a2c.normalize_advantages=true"), SPACES["far box"]),
+    "CartPole": (("env.id=CartPole-v1", "a2c.num_steps=32"), None),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_learner_walks_the_same_way(run):
+    """Whole updates with episodes that end in them, at a learning rate of 0, so that rounding does not add up."""
+    words, space = RUNS[run]
+    plain, lean = (learner(words, lean, space) for lean in (False, True))
+    assert lean.lean is not None and plain.lean is None
+    for _ in range(3):
+        a, b = (one.update(lr=0.0, entropy_coef=0.02) for one in (plain, lean))
+        assert torch.equal(plain.collector._buffers.obs, lean.collector._buffers.obs)
+        assert (plain.flat.grad - lean.flat.grad).norm() <= 3e-6 * plain.flat.grad.norm()
+        torch.testing.assert_close(a.grad_norm, b.grad_norm, rtol=1e-5, atol=1e-7)
+        assert a.episodes == b.episodes and a.valid_steps == b.valid_steps
+        for x, y in zip(a.loss, b.loss, strict=True):
+            torch.testing.assert_close(x.detach(), y, rtol=1e-4, atol=1e-5)
+
+
+def test_what_looks_at_rollouts_is_shown_the_module():
+    """Diagnoses differentiate twice; they must find the policy that they know, and leave everything as it was."""
+    one = learner(("a2c.num_steps=8",), True, SPACES["discrete"])
+    seen = []
+    one.inspect = lambda policy, rollout, entropy_coef: seen.append(policy)
+    one.update(lr=1e-3, entropy_coef=0.0)
+    assert seen == [one.policy]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("model.encoder=minatar_cnn", "model.gru_size=4", "model.dropout=0.1", "model.dynamics_coef=0.1"),
+        *("model.precision=bf16", "model.compile=default", "optim.name=ekfac", "a2c.passes=1", "a2c.passes=2"),
+    ],
+)
+def test_whatever_it_cannot_do_is_left_to_the_module(word):
+    assert derived.is_lean(parse_config(["model.encoder=mlp"]))
+    assert not derived.is_lean(parse_config(["model.encoder=mlp", word]))
+
+
+def test_other_devices_are_left_to_the_module():
+    config = parse_config(["model.encoder=mlp"])
+    policy = make_policy(config, Spaces(gym.spaces.Box(-1, 1, (2,)), SPACES["box"], 1))
+    flattened(policy)
+    assert make_lean(config, policy, SPACES["box"], torch.device("cuda")) is None
+    assert isinstance(make_lean(config, policy, SPACES["box"], CPU), LeanPolicy)
+
+
+def test_a_rollout_of_another_policy_is_refused():
+    one = learner(("a2c.num_steps=4",), True, SPACES["discrete"])
+    rollout, _ = one.collector.collect(one.lean)
+    with pytest.raises(AssertionError, match="another policy"):
+        one.lean.set_gradient(dataclasses.replace(rollout, acting=None), one.coefficients, 0.0)
