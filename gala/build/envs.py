@@ -42,9 +42,11 @@ def own_env(config: Config) -> Callable[..., gym.Env] | None:
     from gala_envs.registry import resolve_backend
 
     env_id = config.env.id
-    if resolve_backend(env_id, config.env.backend) != "gymnasium" or ":" not in env_id:
+    if ":" not in env_id:
         return None
-    loading.search_working_directory()
+    loading.search_working_directory()  # families have modules too, as in seeds:my_envs:Rooms-v0
+    if resolve_backend(env_id, config.env.backend) != "gymnasium":
+        return None
     if not loading.is_path(env_id):
         return None
     try:
