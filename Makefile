@@ -1,11 +1,12 @@
 # make train   sets everything up, trains (several gossiping learners on MinAtar Breakout), evaluates, says where things are
 # make test    sets everything up, then lints, checks types and runs the tests; make test-long adds the longest few
+# make docs    sets everything up, then builds the documentation into site/, to be read without a network
 # make mutants changes the code one place at a time, and prints the changes that no test notices; it takes an hour or more
 # All create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="learners=4 steps=2e6"
 
 PRESET ?= minatar/breakout
 ARGS ?=
-EXTRAS := atari,mujoco,minatar,cluster,supervised,video,plot,sweep,dev
+EXTRAS := atari,mujoco,minatar,cluster,supervised,video,plot,sweep,docs,dev
 
 # The first Python on the path that is new enough. Override with make PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -15,7 +16,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 RUN := $(or $(patsubst run=%,%,$(lastword $(filter run=%,$(ARGS)))),runs/$(subst /,-,$(PRESET))-$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: train test test-long lint mutants clean
+.PHONY: train test test-long lint docs mutants clean
 .DEFAULT_GOAL := train
 
 train: $(STAMP)
@@ -33,10 +34,15 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Not --quiet: with it, warnings are not counted, and --strict passes all.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --clean
+	@echo "read site/index.html"
+
 mutants: $(STAMP)
 	$(BIN)/python benchmarks/mutants.py $(ARGS)
 
-# torch first and by itself: its build (CPU, CUDA) is then the one that pip is set up to prefer, see the README.
+# torch first and by itself: its build (CPU, CUDA) is then the one that pip is set up to prefer, see docs/howto/install.md.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "gala needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv .venv

@@ -34,17 +34,17 @@ def read_yaml(path: Path, *, raw: bool = False) -> Any:
             loader.dispose()
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """The text of a UTF-8 file, without its byte-order mark. Raises ValueError: one line that names the file."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(max_bytes + 1)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
         raise ValueError(f"cannot read {str(path)!r}: {error}") from None
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
+    if len(data) > max_bytes:
+        raise ValueError(f"{path} is larger than {max_bytes >> 20} MiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

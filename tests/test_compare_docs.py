@@ -19,3 +19,14 @@ def test_the_table_of_what_was_measured_is_that_of_its_rows():
         found = groups[name]
         assert [f"{x:.2f}" for x in found["score"]] == [low, score, high]
         assert f"{round(found['to_threshold_env_steps'][1], -3):,.0f}" == env_steps
+
+
+def test_the_comparison_with_other_libraries_says_why_not():
+    """gala's column: it has a feature, or has not with a reason; the others' cells say what was read, and no more."""
+    text = (ROOT / "docs" / "compared-with.md").read_text()
+    rows = [row[2:-2].split(" | ") for row in text.split("## Where these")[0].splitlines() if row.startswith("| ")]
+    features = [row for row in rows if row[0] not in ("feature", "---")]
+    assert len(features) >= 45 and all(len(row) == 8 for row in features)
+    for feature, ours, *theirs in features:
+        assert re.match(r"has( \(|:|, |$| by | two )|has not[:;] .{8,}|written, never run$", ours), (feature, ours)
+        assert set(theirs) <= {"yes", "no", "?", "older", "by hand"}, feature

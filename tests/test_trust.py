@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gala_envs.contexts import Context, ContextSet
 from test_evaluate import make_run
 
 import gala
@@ -136,3 +137,21 @@ def test_the_address_of_a_cluster_comes_from_the_command_line(theirs, tmp_path, 
     assert "say where it goes on: cluster.address=10.9.8.7:6379, or cluster.address= for" in refused(
         capsys, "resume", str(run.path)
     )
+
+
+def test_sets_of_a_family_that_somebody_else_names_are_refused(tmp_path, monkeypatch, capsys):
+    """Whoever names the family on the command line means it; a file that does is asked about first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    family = "seeds:strange_levels:Levels-v0"
+    Path("strange_levels.py").write_text(
+        "import pathlib\nimport gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "pathlib.Path('imported').write_text('yes')\ngym.register('Levels-v0', CartPoleEnv)\n"
+    )
+    for split, seeds in (("train", (1, 2)), ("test", (3, 4))):
+        ContextSet(tuple(Context.of(family, seed) for seed in seeds), split).write(f"sets/{split}.json")
+    for words in (["audit", "sets"], ["train", "sets=sets"], ["eval", "a", "b", "c", "sets=sets"]):
+        assert cli.main(["overfit", *words]) == 2
+        assert "would run code" in capsys.readouterr().err and not Path("imported").exists()
+    assert cli.main(["overfit", "split", family, "train=2", "test=2", "out=mine"]) == 0
+    assert Path("imported").exists() and cli.main(["overfit", "audit", "sets"]) == 0

@@ -48,9 +48,11 @@ def own_env(config: Config) -> Callable[..., gym.Env] | None:
     what it makes is no gymnasium.Env.
     """
     env_id = config.env.id
-    if backend_of(config) != "gymnasium" or ":" not in env_id:
+    if ":" not in env_id:
         return None
-    loading.search_working_directory()
+    loading.search_working_directory()  # families have modules too, as in seeds:my_envs:Rooms-v0
+    if backend_of(config) != "gymnasium":
+        return None
     if not loading.is_path(env_id):
         return None
     try:

@@ -44,7 +44,16 @@ def family_code(family: str) -> dict[str, str]:
 def remember(config: Config) -> None:
     """What this user trains with is theirs: later commands import it, from the same file, without being asked. Where it
     cannot be written down, they ask."""
-    new = [line for line in map(_record, named_code(config).values()) if line not in _remembered()]
+    _remember(named_code(config))
+
+
+def remember_family(family: str) -> None:
+    """The same of a family that this user has typed, whose sets may then be read."""
+    _remember(family_code(family))
+
+
+def _remember(named: Mapping[str, str]) -> None:
+    new = [line for line in map(_record, named.values()) if line not in _remembered()]
     path = _store()
     if not new or path is None:
         return

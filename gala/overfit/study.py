@@ -15,12 +15,16 @@ from typing import Any
 from gala_envs.contexts import ContextSet
 from gala_envs.identity import assert_disjoint
 
+from gala.build.trust import check_trusted, family_code
 from gala.plain_yaml import parse_json, read_json, read_text, shortened
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import versions
 
 Row = dict[str, Any]
 SETS = ("train", "val", "test", "extrap")
+_MAX_BYTES = 2**30
+"""A table has a row of some 400 bytes per episode."""
+_REMEDY = "draw any set of that family with `gala overfit split`"
 
 
 class Study:
@@ -86,15 +90,15 @@ class Study:
 
     def _read(self, name: str) -> list[Row]:
         path = self.path / name
-        return [parse_json(line) for line in read_text(path).splitlines()] if path.is_file() else []
+        return [parse_json(line) for line in read_text(path, _MAX_BYTES).splitlines()] if path.is_file() else []
 
 
-def read_sets(folder: str | Path, *, overlapping: bool = False) -> dict[str, ContextSet]:
-    """The sets in a folder that ``gala overfit split`` wrote, by split.
+def read_sets(folder: str | Path, *, overlapping: bool = False, trust: bool = False) -> dict[str, ContextSet]:
+    """The sets in a folder that ``gala overfit split`` wrote, by split. ``trust``: import what their family names.
 
     Raises:
-        ValueError: no training or no test set, sets of several families, or, unless they are to be audited
-            (``overlapping``), sets with an MDP in common.
+        ValueError: no training or no test set, sets of several families, a family of code that this user has not used
+            here, or, unless they are to be audited (``overlapping``), sets with an MDP in common.
     """
     folder = Path(folder)
     sets = {name: ContextSet.read(folder / f"{name}.json") for name in SETS if (folder / f"{name}.json").is_file()}
@@ -105,6 +109,7 @@ def read_sets(folder: str | Path, *, overlapping: bool = False) -> dict[str, Con
             raise ValueError(f"{folder / name}.json holds the {contexts.split} set")
     if len(families := {s.family for s in sets.values()}) > 1:
         raise ValueError(f"{folder}: the sets belong to several families: {', '.join(sorted(families))}")
+    check_trusted(family_code(sets["train"].family), folder, trust=trust, remedy=_REMEDY)
     if not overlapping:
         assert_disjoint(list(sets.values()))
     return sets

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from torchrun import ROOT, free_port, run
 
 PAGE = (ROOT / "docs" / "gossip.md").read_text()
@@ -32,7 +33,29 @@ def needs(name: str) -> None:
 
 def test_the_page_has_these_scripts_and_no_others():
     assert set(SCRIPTS) == {"from_python.py", "learn.py", "with_checkpoints.py", *optional}
-    assert PAGE.count("```") == 2 * (len(SCRIPTS) + 1) and len(COMMANDS) == 2
+    assert PAGE.count("```") == 2 * (len(SCRIPTS) + 2) and len(COMMANDS) == 2
+
+
+def test_the_three_lines():
+    from gala.gossip import GossipAverager, SharedMemoryMailboxes, averaged_numel, open_endpoint
+
+    model, n = torch.nn.Linear(4, 1), 2
+    mailboxes = SharedMemoryMailboxes.create(n, averaged_numel(model))
+    names = {
+        "GossipAverager": GossipAverager,
+        "open_endpoint": open_endpoint,
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "batches": torch.randn(5, 16, 4),
+        "loss": lambda model, batch: model(batch).square().mean(),
+        "rank": 0,
+        "n": n,
+        "handle": mailboxes.handle,
+    }
+    (block,) = re.findall(r"```python\n(averager = .+?)```", PAGE, re.S)
+    exec(block, names)
+    assert names["averager"].updates == 5
+    mailboxes.close()
 
 
 def test_from_python(tmp_path):

@@ -15,6 +15,7 @@ from gala.cli import main
 from gala.commands.overfit.words import sort_words
 from gala.overfit.options import JudgeOptions, SweepOptions
 from gala.overfit.reference import with_reference, write_many
+from gala.overfit.study import Study
 from gala.runs.run_dir import RunDir
 
 TINY = ("steps=2000", "model.hidden=16", "a2c.num_steps=8", "envs_per_learner=4", "torch_threads=1", "algo=a2c")
@@ -328,3 +329,11 @@ def test_words_go_to_whom_they_are_for():
     assert np.isclose(options.judge.delta, 0.05)
     options, _, training = sort_words(["budget=5m", "delta=0.1", "seed=3"], SweepOptions, None)
     assert (options.judge.budget, options.judge.delta, options.judge.seed, training) == ("5m", 0.1, 1000, ["seed=3"])
+
+
+def test_a_study_of_many_episodes_is_read_back(tmp_path):
+    """1,200 MDPs, three runs and five episodes of each were once too large to be judged."""
+    study = Study(tmp_path, {})
+    rows = [{"run": k % 3, "context": f"{k:016}", "return": 1.0, "filler": "x" * 250} for k in range(18_000)]
+    study.append("rows", rows)
+    assert (tmp_path / "rows.jsonl").stat().st_size > 4 * 2**20 and len(study.rows()) == len(rows)

@@ -8,6 +8,7 @@ Initial-state multiplier and discretised actions: Zhang, Ballas and Pineau 2018 
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,7 +49,7 @@ class Seeds:
     def __init__(self, env_id: str) -> None:
         """Raises ValueError if the environment is unknown, cannot be made, or is one of ALE's."""
         try:
-            spec = None if env_id.startswith("ALE/") else gym.spec(env_id)
+            spec = None if env_id.startswith("ALE/") else _spec(env_id)
             entry = spec and spec.entry_point
             creator: Any = load_env_creator(entry) if isinstance(entry, str) else entry
         except (gym.error.Error, ImportError) as error:
@@ -116,6 +117,23 @@ class Seeds:
         if not env.observation_space.contains(obs):
             raise ValueError(f"init_mult={mult:g} starts {self._id} outside its observation space; lower it")
         return obs
+
+
+def _spec(env_id: str) -> Any:
+    """What is registered as ``Name-v0``; of ``module:Name-v0``, once that module has been imported.
+
+    Raises:
+        ValueError: the module fails while it is imported.
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(f"seeds:{env_id}: {module} fails: {type(error).__name__}: {error}") from error
+    return gym.spec(name)
 
 
 def init_mult(context: Context) -> float:

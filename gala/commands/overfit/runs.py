@@ -67,7 +67,7 @@ def evaluate(words: Sequence[str]) -> int:
     several = options.policy.split(",") if "," in options.policy else [options.policy] * options.repeats
     if len(paths) in (1, 2) or (options.policy and len(several) < 3):
         raise ValueError("a verdict needs at least 3 training runs; one run cannot tell luck from overfitting")
-    sets = read_sets(options.sets)
+    sets = read_sets(options.sets, trust=options.judge.trust)
     policies = python_policies(options.policy, options.repeats, spaces_of(sets["train"]).action) if not paths else []
     check_played(options.played, sets)
     for policy in policies:
@@ -222,7 +222,8 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
         return pairs
     if len(paths) < 3:
         raise ValueError("usage: gala overfit stress RUN RUN RUN ... sets=DIRECTORY sticky=0.25, or stress STUDY ...")
-    sets = {name: s for name, s in read_sets(options.sets).items() if name in ("train", "test")}
+    read = read_sets(options.sets, trust=options.judge.trust)
+    sets = {name: read[name] for name in ("train", "test")}
     return [(RunDir.open(path), sets) for path in paths]
 
 

@@ -25,7 +25,7 @@ def value(words: Sequence[str]) -> int:
     options, _, training = sort_words(rest, EvalOptions, None)
     if training or len(paths) != 1:
         raise ValueError("usage: gala overfit value RUN sets=DIRECTORY")
-    sets, run, judging = read_sets(options.sets), RunDir.open(paths[0]), options.judge
+    sets, run, judging = read_sets(options.sets, trust=options.judge.trust), RunDir.open(paths[0]), options.judge
     check_training(run, judging.checkpoint, sets)
     print(f"{'':<18}{'train':>10}{'test':>10}")
     probed: dict[str, dict[str, float]] = {}

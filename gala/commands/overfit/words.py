@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 from gala_envs.contexts import Family, Scalar
 from gala_envs.families import FAMILIES, make_family
 
+from gala.build.trust import remember_family
 from gala.config.parse import parse_options, print_help, split_settings
 from gala.config.preset_files import nearest
 from gala.config.schema import Config, flatten
+from gala.plugins import loading
 
 T = TypeVar("T")
 
@@ -30,7 +32,10 @@ def take_family(words: Sequence[str]) -> tuple[Family, Sequence[str]]:
     """The first word as a family, and the rest. Raises ValueError."""
     if not words or "=" in words[0] or words[0].startswith("-"):
         raise ValueError(f"name a family first: {', '.join(FAMILIES)}")
-    return make_family(words[0]), words[1:]
+    loading.search_working_directory()
+    family = make_family(words[0])
+    remember_family(family.name)
+    return family, words[1:]
 
 
 def take_paths(words: Sequence[str]) -> tuple[list[str], list[str]]:
