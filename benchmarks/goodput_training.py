@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from gala.api.run import Run
 from gala.bench.machine import machine_facts
+from gala.gossip.push_sum import in_unit
 from gala.training.board import UPDATES
 
 Row = dict[str, Any]
@@ -139,6 +140,20 @@ class Faults:
         self.stopped.clear()
 
 
+def mass_error(lost: list[float], left: float) -> float:
+    """What is missing of the weight ``LEARNERS``, relative to it, after these losses in turn and what is left.
+
+    Weights count in a unit that shrinks by 2^-32 when the mean weight has fallen so far: what is more than there is was
+    counted in the next one.
+    """
+    total, unit = float(LEARNERS), 0
+    for weight in [*lost, left]:
+        while in_unit(weight, unit, 0) > total * (1 + 1e-5) + 1e-15:
+            unit += 1
+        total -= in_unit(weight, unit, 0)
+    return abs(total) / LEARNERS
+
+
 def train(seed: int, steps: float, faulty: bool, run: Path) -> Row:
     """One training from its start to its end, and its evaluation."""
     words = [*SETTINGS, f"seed={seed}", f"steps={steps:g}"]
@@ -157,7 +172,7 @@ def train(seed: int, steps: float, faulty: bool, run: Path) -> Row:
     trained = Run(run)
     saved = json.loads((run / "checkpoints" / "latest" / "meta.json").read_text())
     lost = [failure["lost_weight"] for failure in trained.summary.get("failures", [])]
-    off = abs(float(np.sum(saved["weights"])) + sum(lost) - LEARNERS) / LEARNERS
+    off = mass_error(lost, float(np.sum(saved["weights"])))
     final = float(trained.evaluate(episodes=100, mode="sampled").return_mean)
     mass = {"deaths": len(lost), "lost_weight": sum(lost), "mass_error": off}
     return {**row, "wall_s": trained.summary["wall_s"], "final_return": final, **mass}
