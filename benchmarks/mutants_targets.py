@@ -26,6 +26,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "gala/rl/returns.py": ("tests/rl/test_returns.py",),
     "gala/rl/normalise.py": ("tests/rl/test_normalise.py",),
     "gala/rl/actor_learner.py": _LEARNER,
+    "gala/rl/lean.py": ("tests/rl/test_lean.py",),
+    "gala/rl/lean_actions.py": ("tests/rl/test_lean.py",),
     "gala/rl/rollout.py": (*_LEARNER, _GROUPS),
     "gala/optim/rmsprop_tf.py": ("tests/optim/test_rmsprop_tf.py",),
     "gala/optim/update.py": ("tests/optim/test_learning_step.py", "tests/rl/test_update.py"),
@@ -87,7 +89,6 @@ TESTS: dict[str, tuple[str, ...]] = {
 _TIES = "the number only keeps equal sums from being told apart by rounding; any that is small does"
 _SHIFT = "adds one and the same number to the observed sum and to all that it is compared with"
 _START = "the first exponent has a finite loss and replaces it"
-_CLIP = "a lower bound, a value and an upper bound: the value may stand in the first place or in the second"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
     "gala/experiments/statistics.py": {
@@ -115,15 +116,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "numerator: return torch.mul(z, weight, out=out) -> return torch.mul(weight, z, out=out)": "a product commutes",
         "sent_weights: if total <= room or total == 0.0: -> "
         "if total < room or total == 0.0:": "at equality the plan is scaled by 1",
-    },
-    "gala/rl/normalise.py": {
-        "__call__: return np.clip((obs - self.applied.mean) * scale, -self.clip, self.clip).astype(np.f -> "
-        "return np.clip(-self.clip, (obs - self.applied.mean) * scale, self.clip).astype(np.f": _CLIP,
-        "__call__: return np.clip(scaled, -self.clip, self.clip).astype(np.f -> "
-        "return np.clip(-self.clip, scaled, self.clip).astype(np.f": _CLIP,
-    },
-    "gala/rl/rollout.py": {
-        "reset: vice=on) for _ in range(4)] -> vice=on) for _ in range(5)]": "four are used",
     },
     "gala/diagnostics/overfitting/generalisation.py": {
         "_best_score: und in returns.values()), default=-np.inf) -> "

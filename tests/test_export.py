@@ -140,12 +140,13 @@ def test_the_graph_is_the_policy(tmp_path, kind):
 @pytest.mark.parametrize(
     "kind", ["normalised", "image", *(pytest.param(kind, marks=LONG) for kind in ("gaussian", "recurrent"))]
 )
-def test_onnxruntime_gives_the_same_logits(tmp_path, kind):
+def test_onnxruntime_gives_the_same_logits(tmp_path, kind, capfd):
     for package in ("onnx", "onnxscript", "mujoco"):
         pytest.importorskip(package)
     runtime = pytest.importorskip("onnxruntime")
     run, path = make(tmp_path, kind), tmp_path / "x.onnx"
     assert cli.main(["export", str(run.path), "format=onnx", f"out={path}"]) == 0
+    assert capfd.readouterr() == (f"{path}\n", "")
     session, made = runtime.InferenceSession(str(path)), trained(run, "latest", "consensus")
     assert "gala.load" in session.get_modelmeta().custom_metadata_map["model_card.md"]
     for rows in (1, 2, 33):
@@ -157,9 +158,10 @@ def test_onnxruntime_gives_the_same_logits(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["normalised", pytest.param("recurrent", marks=pytest.mark.long)])
-def test_a_program_of_torch_export_gives_the_same(tmp_path, kind):
+def test_a_program_of_torch_export_gives_the_same(tmp_path, kind, capfd):
     run, path = make(tmp_path, kind), tmp_path / "x.pt2"
     assert cli.main(["export", str(run.path), "format=torch-export", f"out={path}"]) == 0
+    assert capfd.readouterr() == (f"{path}\n", "")
     told = {"model_card.md": ""}
     module, made = torch.export.load(path, extra_files=told).module(), trained(run, "latest", "consensus")
     assert "gala.load" in told["model_card.md"]

@@ -61,6 +61,11 @@ def test_one_film_at_a_time_and_one_for_each_stretch(tmp_path, monkeypatch):
     filming.advance()
     made = [spec.path.rpartition("/")[2] for fleet in fleets for spec in fleet.specs]
     assert made[0] == "step10.mp4" and made[1:] == ["step310.mp4"]
+    fleets[-1].over = True
+    commit(run, 399)  # of the stretch that was filmed at 310
+    filming.on_checkpoint()
+    filming.advance()
+    assert len(fleets) == 2
     filming.close(0.0)
     assert all(fleet.killed for fleet in fleets) and said == []
 

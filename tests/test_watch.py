@@ -28,7 +28,11 @@ def make_run(tmp_path):
     return RunDir.create(parse_config(words), words, overwrite=False)
 
 
-def look(run, pause=lambda: None, terminal=False):
+def never():
+    raise AssertionError("it waits for a run that has ended")
+
+
+def look(run, pause=never, terminal=False):
     """(exit status, what is shown) of watching until the run ends."""
     out = io.StringIO()
     console = Console(width=80, file=out, force_terminal=terminal, color_system=None)
@@ -142,6 +146,8 @@ def test_records_that_a_resumed_run_drops_are_read_anew(tmp_path):
     run.rewind_metrics(100)
     run.append_metrics({"global_step": 150})
     assert [r["global_step"] for r in follower.new_records()] == [100, 150]
+    (run.path / "metrics.jsonl").write_text('{"global_step": 7}\n')  # in place, and shorter
+    assert [r["global_step"] for r in follower.new_records()] == [7]
     run.close()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import io
 import json
+import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,8 @@ class Graph(nn.Module):
     def __init__(self, policy: ActorCritic, normalizer: ObsNormalizer | None, action_space: gym.Space) -> None:
         super().__init__()
         self.policy = copy.deepcopy(policy).eval()
+        for parameter in self.policy.parameters():  # no views of one vector any more
+            parameter.data = parameter.data.clone()
         self.policy.bf16 = False  # other runtimes have no autocast; the parameters are float32 anyway
         self.normalized = normalizer is not None
         if normalizer is not None:
@@ -154,6 +158,19 @@ class Graph(nn.Module):
         return (action, out.params, out.value, *((out.state,) if recurrent else ()))
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, PyTorch's exporters keep to themselves what they miss and nobody needs, torchvision say."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _inputs(policy: ActorCritic, space: gym.spaces.Box) -> dict[str, Tensor]:
     """Example inputs by their names."""
     dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
@@ -174,8 +191,7 @@ def onnx_bytes(made: Trained, told: Mapping[str, str]) -> bytes:
     policy, normalizer, content = made
     inputs = _inputs(policy, content.obs_space)
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         program = torch.onnx.export(
             Graph(policy, normalizer, content.action_space).eval(),
             tuple(inputs.values()),
@@ -200,13 +216,14 @@ def torch_export_bytes(made: Trained, told: Mapping[str, str]) -> bytes:
     policy, normalizer, content = made
     inputs = _inputs(policy, content.obs_space)
     batch = torch.export.Dim("batch")
-    program = torch.export.export(
-        Graph(policy, normalizer, content.action_space).eval(),
-        tuple(inputs.values()),
-        dynamic_shapes=tuple({0: batch} for _ in inputs),
-    )
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files=dict(told))
+    with _quiet():
+        program = torch.export.export(
+            Graph(policy, normalizer, content.action_space).eval(),
+            tuple(inputs.values()),
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+        )
+        torch.export.save(program, file, extra_files=dict(told))
     return file.getvalue()
 
 

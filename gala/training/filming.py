@@ -1,8 +1,8 @@
 """``log.video_every``: films of the greedy policy while it learns, by a process of their own at the lowest priority.
 
-The learners do not notice: a film is played from a checkpoint that is on disk anyway, with a simulator of its own, in
-whatever processor time nobody else wants. One at a time; where the next is due before the last is done, it waits for a
-later checkpoint.
+No learner waits: a film is played from a checkpoint that is on disk anyway, with a simulator of its own, in one thread,
+and what it takes of the learners' processor time is what the lowest priority gets. One at a time; where the next is due
+before the last is done, it waits for a later checkpoint.
 """
 
 from __future__ import annotations
