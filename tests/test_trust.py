@@ -71,7 +71,7 @@ def test_trust_and_a_training_of_ones_own_let_it_in(theirs, capsys, tmp_path):
     assert cli.main(words) == 2  # asked again: nothing was trained with it
     capsys.readouterr()
     mine = str(tmp_path / "mine")
-    assert cli.main(["train", f"env.id={name}:Pole", f"run={mine}", "steps=80", "log.panel=off"]) == 0
+    assert cli.main(["train", f"env.id={name}:Pole", f"run={mine}", "preset=none", "steps=80", "log.panel=off"]) == 0
     capsys.readouterr()
     assert cli.main(["eval", mine, "episodes=1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["episodes"] == 1

@@ -12,6 +12,7 @@ import gymnasium as gym
 from gala.config.derived import seeds, threads_per_learner
 from gala.config.schema import Config
 from gala.plugins import loading
+from gala.processes.output import forgiving_output
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ def _try_own(config: Config) -> None:
 
     env_id = config.env.id
     if ":" in env_id and backend_of(config) == "gymnasium":
-        try_environment(own_env(config) or (lambda: gym.make(env_id, disable_env_checker=True)), f"env.id={env_id}")
+        make = own_env(config) or (lambda: gym.make(env_id, disable_env_checker=True))
+        with forgiving_output():  # it may print, and nobody may be reading any more
+            try_environment(make, f"env.id={env_id}")
 
 
 def probe_spaces(config: Config) -> Spaces:
