@@ -99,8 +99,10 @@ def test_learners_join_and_leave_a_running_job(tmp_path, capsys):
 
 
 @pytest.mark.long
-def test_a_stopped_learner_is_left_out_and_comes_back(tmp_path):
-    gala = Gala(tmp_path / "run", *TINY, *WORDS, "gossip.silent_after_s=1.5")
+@pytest.mark.parametrize("silent_after_s", [1.5, 1000.0])
+def test_a_stopped_learner_is_left_out_of_checkpoints_and_comes_back(tmp_path, silent_after_s):
+    """Also long before it counts as silent: the others would stand still so long."""
+    gala = Gala(tmp_path / "run", *TINY, *WORDS, f"gossip.silent_after_s={silent_after_s}")
     gala.wait_for_checkpoint()
     frozen = gala.learners()[2]
     os.kill(frozen, signal.SIGSTOP)

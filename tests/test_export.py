@@ -103,7 +103,8 @@ def test_nothing_is_overwritten_and_bad_words_are_one_line(tmp_path, monkeypatch
     (tmp_path / "run.safetensors").write_text("mine")
     for words, message in [
         ([], "run.safetensors already exists; choose another name, or say overwrite=true"),
-        (["out=x.zip"], "out=x.zip must end in .safetensors"),
+        (["out=x.zip"], "out=x.zip must end in .safetensors for format=safetensors"),
+        (["out=x.onnx"], "must end in .safetensors for format=safetensors; did you mean format=onnx?"),
         (["format=onnx", "out=x.pt2"], "out=x.pt2 must end in .onnx"),
         (["format=torchscript"], "use format=torch-export"),
         (["format=onxx"], "did you mean 'onnx'?"),

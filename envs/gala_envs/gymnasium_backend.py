@@ -166,8 +166,8 @@ class GymnasiumEnv:
         except (EnvError, gym.error.Error) as error:
             message = str(error) if self.id in str(error) else f"{self.id}: {error}"
         except Exception as error:
-            told = self._fault() or f"{self.id}: {type(error).__name__}: {error}"
-            message = f"{told}\n{traceback.format_exc()}"
+            # Where an environment is at fault, what NumPy and Gymnasium met then only hides it.
+            message = self._fault() or f"{self.id}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
         self._kill()
         self.close()
         raise kind(message)

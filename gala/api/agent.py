@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gala_envs.spaces import clip_actions
+from gala_envs.spaces import action_adapter, clip_actions, each_row, observation_adapter, stack_observations
 from numpy.typing import ArrayLike, NDArray
 
 from gala.config.schema import ModelConfig
@@ -94,6 +94,35 @@ class Agent:
             action, after = action[0], after[0]
         return (action, after) if self.recurrent else action
 
+    def acting_in(self, env: gym.Env) -> Callable[..., Any]:
+        """``act`` for an environment with other spaces than the agent's: of parts, discrete, or boxes of any shape.
+
+            act = agent.acting_in(env)
+            obs, reward, terminated, truncated, info = env.step(act(obs))
+
+        The function takes one observation as ``env`` returns it, and the other arguments of ``act``; its action is one
+        that ``env`` takes. Of images in ``[H, W, C]`` it makes the agent's ``[C, H, W]``.
+
+        Raises:
+            ValueError: ``env`` has other spaces than the agent was trained for.
+        """
+        name = self._content.env
+        obs_space, convert = observation_adapter(env.observation_space, name)
+        action_space, to_env = action_adapter(env.action_space, name)
+        if obs_space.shape != self.obs_space.shape or action_space != self.action_space:
+            raise ValueError(
+                f"{env.observation_space} and {env.action_space} become {obs_space} and {action_space}; this agent "
+                f"wants {self.obs_space} and {self.action_space}"
+            )
+
+        def act(obs: Any, *args: Any, **kwargs: Any) -> Any:
+            done = self.act(convert(stack_observations(env.observation_space, [obs]))[0], *args, **kwargs)
+            action, *state = done if self.recurrent else (done,)
+            (taken,) = each_row(env.action_space, to_env(np.asarray(action)[None]))
+            return (taken, *state) if self.recurrent else taken
+
+        return act
+
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the weights, the normaliser and what describes them to one safetensors file, for ``gala.load``.
 
@@ -112,7 +141,10 @@ class Agent:
         space, shape = self.obs_space, self.obs_space.shape
         if batch.shape[1:] != shape or batch.ndim != len(shape) + 1:
             many = f"({', '.join(['B', *map(str, shape)])})"
-            raise ValueError(f"obs has shape {given}; this agent wants {shape}, or a batch {many}")
+            raise ValueError(
+                f"obs has shape {given}; this agent wants {shape}, or a batch {many}; agent.acting_in(env) takes what "
+                "an environment returns"
+            )
         if len(batch) == 0:
             raise ValueError("obs is an empty batch; give at least one row")
         kinds = "bui" if space.dtype == np.uint8 else "buif"

@@ -62,7 +62,9 @@ def main(argv: Sequence[str]) -> int:
     ending = ".safetensors" if options.format == "safetensors" else GRAPHS[options.format][1]
     path = Path(options.out or f"{run_dir.path.resolve().name}{ending}")
     if path.suffix != ending:
-        raise ValueError(f"out={path} must end in {ending}")
+        other = next((name for name, graph in GRAPHS.items() if graph[1] == path.suffix), "")
+        hint = f"; did you mean format={other}?" if other else ""
+        raise ValueError(f"out={path} must end in {ending} for format={options.format}{hint}")
     check_new_file(path, options.overwrite, "overwrite=true")
     if options.format == "safetensors":
         export_weights(run_dir, options.checkpoint, learner, path)

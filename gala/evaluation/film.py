@@ -91,7 +91,8 @@ def check_drawable(config: Config) -> None:
     except ValueError:
         raise
     except Exception as error:  # a simulator's own, of whatever kind, says that it has no pictures
-        raise ValueError(f"{config.env.id} cannot be drawn: {' '.join(str(error).split())}; leave out video") from None
+        why = " ".join(str(error).split()) or f"{type(error).__name__}: has it render() and render_modes?"
+        raise ValueError(f"{config.env.id} cannot be drawn: {why}; leave out video") from None
     finally:
         if env is not None:
             env.close()

@@ -115,7 +115,16 @@ def _run_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name], _files[path]
         raise
+    _send_by_value(module)
     return module
+
+
+def _send_by_value(module: ModuleType) -> None:
+    """Processes in which simulators run (env.vectorization=async) get what is defined in it, and need not import it."""
+    with contextlib.suppress(ImportError):
+        import cloudpickle
+
+        cloudpickle.register_pickle_by_value(module)
 
 
 @contextlib.contextmanager

@@ -297,4 +297,5 @@ def _check_finite(what: str, values: NDArray, first_row: int) -> None:
     """Raises FloatingPointError here, where the simulator can still be named, rather than as a loss that is NaN."""
     if not np.isfinite(values).all():
         row = first_row + int(np.argwhere(~np.isfinite(values))[0][0])
-        raise FloatingPointError(f"the environment returned a {what} that is not finite, in row {row}")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise FloatingPointError(f"the environment returned {article} {what} that is not finite, in row {row}")

@@ -1,6 +1,7 @@
 """The common checkpoint: all learners stand still, so that no mass is in flight; each saves its part; all go on.
 
-Learners that are silent, or that are only joining, are left out and waited for by nobody.
+Learners that are silent, or that are only joining, are left out and waited for by nobody; one that does not move,
+though it is asked to pause, is waited for as long as a few of its updates take.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from gala.training.protocol import Command, LearnerStates, State
 
 STAGING = "staging"
 _SAVE_TIMEOUT_S = 60.0
+_STILL_S, _STILL_UPDATES = 3.0, 4.0
+"""A learner that shows no sign of life for so long, or for the time of so many of its updates if that is longer, is
+left out of a checkpoint for which all others stand still already."""
 
 
 class CommonCheckpoint:
@@ -49,6 +53,7 @@ class CommonCheckpoint:
         self._over = False
         self.unsaved = ""
         """Why the last checkpoint that was to be taken is not there; empty if it is."""
+        self._signs: dict[int, tuple[Any, float]] = {}  # of those who are still to pause: the last, and when it came
         self._savers: set[int] = set()  # who is saving; empty while nobody is
         self._finished: set[int] = set()  # of those who save: done with their training, too
 
@@ -107,6 +112,7 @@ class CommonCheckpoint:
             return self._advance_saving(now)
         at_rest = ("paused", "finished")  # has said so, and says nothing more
         every = {rank: self.states.of(rank) for rank in self.states.ranks()}
+        silent = (*silent, *self._still(now, every))
         present = {r: s for r, s in every.items() if s != "joining" and (r not in silent or s in at_rest)}
         states = set(present.values())
         if not self.names and states and "starting" not in states and "finished" not in states:
@@ -124,6 +130,22 @@ class CommonCheckpoint:
                 self.states.move(rank, "saving")
                 self.fleet.tell(rank, "save")
         return False
+
+    def _still(self, now: float, states: dict[int, State]) -> tuple[int, ...]:
+        """Who is asked to pause, and neither does nor moves: a process that is stopped, or a simulator that hangs."""
+        if not self.names or self.lock_step or not hasattr(self.board, "beats"):
+            self._signs = {}
+            return ()
+        still = []
+        for rank in (rank for rank, state in states.items() if state == "running"):
+            updates = int(self.board.progress[rank, UPDATES])
+            sign = (*self.board.beats[rank].tolist(), updates)
+            if self._signs.get(rank, (None,))[0] != sign:
+                self._signs[rank] = sign, now
+            patience_s = max(_STILL_S, _STILL_UPDATES * (now - self._started) / max(updates, 1))
+            if now - self._signs[rank][1] > patience_s:
+                still.append(rank)
+        return tuple(still)
 
     def _advance_saving(self, now: float) -> bool:
         late = {rank for rank in self._savers if self.states.of(rank) != "saved"}

@@ -169,7 +169,8 @@ class Run:
             if self.elasticity.policy == "stop":
                 why = "a simulator hangs, or env.watchdog_s is too short"
                 raise RunFailed(f"{told}: {why}; {_OVER}")
-            self.panel.message(f"{told} (env.watchdog_s): it is ended")
+            limit = "and the run is to end" if self.ended_early else "the limit is env.watchdog_s"
+            self.panel.message(f"{told}, {limit}: it is ended")
             self.fleet.end(rank)
         return True
 

@@ -245,8 +245,9 @@ def rms_consensus_distance(params: np.ndarray) -> float:
     return consensus_distance(torch.from_numpy(params)) / math.sqrt(len(params))
 
 
-def closing_lines(summary: dict[str, Any], run: str) -> list[str]:
-    """What a person wants to know at the end of a run, and the next commands; lines of at most 80 columns."""
+def closing_lines(summary: dict[str, Any], run: str, saved: bool = True) -> list[str]:
+    """What a person wants to know at the end of a run, and the next commands; lines of at most 80 columns. ``saved``:
+    there is a checkpoint to evaluate."""
     mean, steady = summary["return_mean"], summary["env_steps_per_s"]
     each = " of each learner" if len(summary["learners"]) > 1 else ""
     learned = "no episode ended" if mean is None else f"return {mean:.2f} over the last {EPISODE_WINDOW} episodes{each}"
@@ -256,6 +257,6 @@ def closing_lines(summary: dict[str, Any], run: str) -> list[str]:
         f"{summary['env_steps'] / max(summary['wall_s'], 1e-9):,.0f} env_steps/s",
         *([f"{steady:,.0f} env_steps/s without the first tenth of the run"] if steady else []),
         f"run       {run}",
-        f"evaluate  gala eval {run}",
+        *([f"evaluate  gala eval {run}"] if saved else []),
         f"curves    tensorboard --logdir {run}",
     ]

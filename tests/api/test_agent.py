@@ -4,7 +4,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gala_envs.spaces import describe_space, space_of
+from gala_envs.spaces import (
+    action_adapter,
+    describe_space,
+    each_row,
+    observation_adapter,
+    space_of,
+    stack_observations,
+)
 from safetensors import safe_open
 from safetensors.torch import save_file
 from test_evaluate import make_run
@@ -224,3 +231,43 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, device):
 def test_a_space_survives_json(space):
     again = space_of(json.loads(json.dumps(describe_space(space), allow_nan=False)))
     assert again == space and again.dtype == space.dtype
+
+
+PARTED = gym.spaces.Dict(a=gym.spaces.Discrete(3, start=1), b=gym.spaces.Tuple([gym.spaces.Box(-1, 1, (2,))]))
+PAIRED = gym.spaces.Tuple([gym.spaces.Discrete(4, start=-1), gym.spaces.MultiBinary(2)])
+
+
+@pytest.mark.parametrize(
+    ("obs_space", "action_space"),
+    [
+        (PARTED, PAIRED),
+        (gym.spaces.Discrete(5), gym.spaces.Box(-1, 2, (2, 3))),
+        (gym.spaces.Box(0, 255, (10, 10, 2), np.uint8), gym.spaces.Discrete(3, start=2)),
+        (VECTOR, ACTIONS[2]),
+    ],
+    ids=str,
+)
+def test_an_agent_acts_in_the_spaces_of_an_environment(obs_space, action_space):
+    """Its actions are the environment's, and those that the flattened observation leads to."""
+    seen, convert = observation_adapter(obs_space, "somewhere")
+    shown, to_env = action_adapter(action_space, "somewhere")
+    agent, _ = agent_for(seen, shown)
+    env = gym.Env()
+    env.observation_space, env.action_space = obs_space, action_space
+    act = agent.acting_in(env)
+    obs_space.seed(0)
+    for _ in range(5):
+        obs = obs_space.sample()
+        action = act(obs)
+        assert action_space.contains(action), action
+        (wanted,) = each_row(action_space, to_env(agent.act(convert(stack_observations(obs_space, [obs])))))
+        assert str(action) == str(wanted)
+    env.action_space = gym.spaces.Discrete(7)
+    with pytest.raises(ValueError, match="this agent wants"):
+        agent.acting_in(env)
+
+
+def test_the_error_of_a_shape_names_the_way_out():
+    agent, _ = agent_for(VECTOR, ACTIONS[0])
+    with pytest.raises(ValueError, match=r"agent.acting_in\(env\) takes what an environment returns$"):
+        agent.act(4)

@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
+from gala.config.preset_files import nearest
+
 SUBCOMMANDS = {
     "split": ("gala.commands.overfit.sets:split", "draw disjoint sets of MDPs: split maze train=10 test=200 size=5"),
     "audit": (
@@ -33,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
         print(usage())
         return 0
     if argv[0] not in SUBCOMMANDS:
-        raise ValueError(f"unknown subcommand {argv[0]!r}; `gala overfit` lists them")
+        raise ValueError(f"unknown subcommand {argv[0]!r}; `gala overfit` lists them{nearest(argv[0], SUBCOMMANDS)}")
     target = SUBCOMMANDS[argv[0]][0]
     if argv[0] == "audit" and any(word.endswith(".csv") for word in argv[1:2]):
         target = "gala.commands.overfit.outside:audit"
