@@ -131,7 +131,7 @@ class CommonCheckpoint:
                 self.fleet.tell(rank, "save")
         return False
 
-    def _still(self, now: float, states: dict[int, State]) -> tuple[int, ...]:
+    def _still(self, now: float, states: dict[int, State | None]) -> tuple[int, ...]:
         """Who is asked to pause, and neither does nor moves: a process that is stopped, or a simulator that hangs."""
         if not self.names or self.lock_step or not hasattr(self.board, "beats"):
             self._signs = {}
