@@ -138,7 +138,7 @@ def _headline(run_dir: RunDir, last: Record, evaluations: Sequence[Mapping[str, 
     mean = last.get("charts/episodic_return")
     learned = "no episode has ended" if mean is None else f"return {number(mean)} over the last 100 training episodes"
     each = " of each learner" if mean is not None and run_dir.config.learners > 1 else ""
-    return f"In training: {learned}{each}. Not evaluated yet: gala eval {run_dir.path}."
+    return f"In training: {learned}{each}. Not evaluated yet: gala eval RUN, RUN being this folder."
 
 
 def _state(summary: Mapping[str, Any], last: Record) -> str:
