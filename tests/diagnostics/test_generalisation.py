@@ -248,6 +248,13 @@ def test_the_gap_of_each_run_and_the_summary_of_each_set_are_plain_means():
     assert any("own gap is +0.500, normalised" in w for w in head.warnings)
 
 
+def test_episodes_are_counted_by_set():
+    played = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.5 * (name == "test"))
+    first = next(r for r in played if r["policy"] == "agent" and r["set"] == "train")
+    sets = judge([*played, first | {"episode": 1}, first | {"episode": 2}])["headline"].sets
+    assert (sets["train"]["episodes"], sets["test"]["episodes"]) == (302, 300)
+
+
 def test_episodes_of_one_context_are_averaged_before_anything_else():
     played = rows(lambda name, k, run: 1.0)
     again = [r | {"return": r["return"] + 2.0, "episode": 1} for r in played if r["policy"] == "agent"]

@@ -87,6 +87,23 @@ def test_stats_count_messages_bytes_and_ages_in_the_senders_updates():
     assert a.weight == 0.5 and a.stats()["weight"] == 0.5
 
 
+def test_the_mean_age_is_over_all_messages_and_a_peer_that_holds_a_learner_up_is_named():
+    a, b = start(_values(2, d=5, dtype=torch.float32), w_min=0.01)
+    for steps in (3, 1):  # b finds the first of three, and later the only one
+        for _ in range(steps):
+            a.step()
+        b.step()
+    assert (b.stats()["message_age_mean"], b.stats()["message_age_max"]) == (1.0, 2.0)
+    assert (a.stats()["quiet_rounds"], a.stats()["held_up_by"]) == (0.0, -1.0)
+    for quiet in range(3):
+        a.step()  # takes what b has sent, and gives to it; from then on b is full
+        assert a.stats()["quiet_rounds"] == quiet
+    assert a.stats()["held_up_by"] == 1.0
+    b.step()
+    a.step()
+    assert (a.stats()["quiet_rounds"], a.stats()["held_up_by"]) == (0.0, -1.0)
+
+
 def test_drain_and_state_keep_all_mass():
     values = _values(4)
     boxes = InProcessMailboxes(4, 3)

@@ -126,3 +126,23 @@ def test_a_rollout_is_learned_from_as_its_steps_one_by_one(pooled):
         np.testing.assert_array_equal(one.parts["obs_moments"](batch), other.parts["obs_moments"](batch))
     np.testing.assert_allclose(one.pack(), other.pack(), rtol=1e-12)
     assert one.parts["obs_moments"].own.count == 4 + 24
+
+
+def test_several_normalisers_lie_one_after_the_other_and_take_up_what_they_saw():
+    def some():
+        return Normalizers(ObsNormalizer((2, 3), 5.0), ReturnScaler(4, 0.9, 5.0))
+
+    rng, first = np.random.default_rng(3), some()
+    first.parts["obs_moments"].update(rng.normal(size=(7, 2, 3)))
+    first.parts["return_moments"].own.update(rng.normal(size=9))
+    packed = first.pack()
+    assert first.size == len(packed) == (1 + 2 * 6) + (1 + 2 * 1)
+    assert (packed[0], packed[13]) == (7, 9)
+    again = some()
+    again.restore(packed)
+    assert np.array_equal(again.pack(), packed)
+    for name, part in again.parts.items():
+        assert part.applied is part.own and np.array_equal(part.applied.std, first.parts[name].own.std)
+    again.pool(np.stack([packed, packed]))
+    assert [part.applied.count for part in again.parts.values()] == [14, 18]
+    assert np.array_equal(again.pack(), packed)  # what others saw is applied, and not its own
