@@ -24,9 +24,9 @@ WORDS = (*TINY, "algo=gala", "learners=2", "steps=1_000", "log.keep_milestones=1
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run with the checkpoints step500 and latest, and nothing else."""
+    """A run with the checkpoints step500 and latest, and nothing else; slow enough for a checkpoint on its way."""
     path = tmp_path_factory.mktemp("finished") / "run"
-    words = ("log.checkpoint_interval_s=1000",)
+    words = ("log.checkpoint_interval_s=1000", "delay.mean_s=0.01", "delay.sigma=0")
     assert Gala(path, *WORDS, *words).end()[0] == 0
     run = RunDir.open(path)
     if "best" in run.checkpoints.names():

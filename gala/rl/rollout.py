@@ -202,7 +202,7 @@ class Collector:
     def _observe(self, obs: NDArray, row: int, learn: bool = True) -> Tensor:
         """As the policy reads it; ``row`` is the place of the first."""
         if obs.dtype.kind == "f":
-            _check_finite("observation", obs, row)
+            _check_finite("an observation", obs, row)
         if self.normalizer is not None:
             if learn:
                 self.normalizer.update(obs)
@@ -268,7 +268,7 @@ class Collector:
         step = turn.group.recv()
         self.simulate_s += time.perf_counter() - started
         self.on_step()
-        _check_finite("reward", step.reward, rows.start)
+        _check_finite("a reward", step.reward, rows.start)
         self._reward[t, rows], self._valid[t, rows] = step.reward, step.valid
         self._terminated[t, rows], self._truncated[t, rows] = step.terminated, step.truncated
         if step.final_obs is not None and (step.terminated | step.truncated).any():
@@ -297,5 +297,4 @@ def _check_finite(what: str, values: NDArray, first_row: int) -> None:
     """Raises FloatingPointError here, where the simulator can still be named, rather than as a loss that is NaN."""
     if not np.isfinite(values).all():
         row = first_row + int(np.argwhere(~np.isfinite(values))[0][0])
-        article = "an" if what[0] in "aeiou" else "a"
-        raise FloatingPointError(f"the environment returned {article} {what} that is not finite, in row {row}")
+        raise FloatingPointError(f"the environment returned {what} that is not finite, in row {row}")

@@ -132,11 +132,11 @@ def test_a_budget_takes_contexts_from_a_stress_test_too_and_says_so(trained, cap
         many / "test.json"
     )
     words = [*runs_of(trained), f"sets={many}", "sticky=0,0.1,0.2", f"out={tmp_path / 'study'}"]
-    code, _, _ = run(capsys, "stress", *words, "budget=0.1s")
+    code, _, _ = run(capsys, "stress", *words, "budget=0.001s")
     study = json.loads((tmp_path / "study" / "study.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "study" / "rows.jsonl").read_text().splitlines()]
     played = {r["context"] for r in rows if r["set"] == "test" and r["policy"] == "agent"}
-    assert code in (0, 3, 4) and study["budget"] == "0.1s" and len(played) == 20
+    assert code in (0, 3, 4) and study["budget"] == "0.001s" and len(played) == 20
     assert any("4 train, 20 test contexts, fewer than the sets hold" in note for note in study["notes"])
 
 
