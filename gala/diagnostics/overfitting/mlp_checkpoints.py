@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from gala.diagnostics.overfitting.policies import Decision, Noise, sample
+from gala.diagnostics.overfitting.torch_modules import read_checkpoint, torch_load
 
 _LAYOUTS = (
     (r"mlp_extractor\.policy_net\.(\d+)", "action_net", "log_std"),
@@ -73,16 +74,12 @@ def mlp_policy(path: str, space: gym.Space) -> MlpPolicy:
 
 
 def _tensors(path: Path) -> dict[str, NDArray]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
-    try:
-        raw = path.read_bytes()
+    def read(raw: bytes) -> Any:
         with zipfile.ZipFile(io.BytesIO(raw)) as zipped:
             raw = zipped.read("policy.pth") if "policy.pth" in zipped.namelist() else raw
-        loaded = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except Exception as error:
-        text = str(error).partition("\n")[0][:80]
-        raise ValueError(f"{path}: not a checkpoint of tensors ({type(error).__name__}: {text})") from error
+        return torch_load(io.BytesIO(raw))
+
+    loaded = read_checkpoint(path, read)
     found = {k: v.numpy() for k, v in loaded.items() if isinstance(v, torch.Tensor)} if isinstance(loaded, dict) else {}
     if not found:
         raise ValueError(f"{path} holds no tensors by name; save agent.state_dict()")

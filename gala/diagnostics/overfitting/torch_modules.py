@@ -8,16 +8,16 @@ and then logs of standard deviations. A memory is not kept: write ``act(obs, sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from gala.diagnostics.overfitting.policies import Decision, Noise, sample
 
@@ -84,23 +84,30 @@ def torch_module_policy(make: Any, arguments: Mapping[str, Any], space: gym.Spac
     return TorchModulePolicy(module, space, name)
 
 
+def torch_load(file: IO[bytes]) -> Any:
+    """What ``torch.save`` wrote, if it is tensors and plain data; nothing else is unpickled."""
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def read_checkpoint(path: Path, read: Callable[[bytes], Any]) -> Any:
+    """``read`` of the file's bytes. Raises ValueError in one line: there is no such file, or ``read`` failed."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        return read(path.read_bytes())
+    except Exception as error:
+        text = str(error).partition("\n")[0][:80]
+        raise ValueError(f"{path}: not a checkpoint of tensors ({type(error).__name__}: {text})") from error
+
+
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Tensors by name, from a safetensors file or one of ``torch.save``; nothing that is pickled beside them is read.
 
     Raises:
         ValueError: there is no such file, or it holds anything but tensors by name.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
-    try:
-        found = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (Exception, SafetensorError) as error:
-        text = str(error).partition("\n")[0][:80]
-        raise ValueError(f"{path}: not a checkpoint of tensors ({type(error).__name__}: {text})") from error
+    safe = path.suffix == ".safetensors"
+    found = read_checkpoint(path, load if safe else lambda raw: torch_load(io.BytesIO(raw)))
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
         raise ValueError(f"{path} must hold tensors by name, and nothing else; save module.state_dict()")
     return found
