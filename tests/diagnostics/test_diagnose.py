@@ -66,14 +66,19 @@ def test_a_run_is_judged_and_the_page_needs_no_network(run, capsys):
     assert found["noise"]["envs"] == 4
     _check_temperatures(run, found["noise"])
     own = [frozen.points["learner0"], frozen.points["learner1"]]
+    _check_cosines(frozen, found["diversity"], "own", own)
+    _check_cosines(frozen, found["diversity"], "equal", [here, here])
+    assert found["diversity"]["mean_cosine_own"] != found["diversity"]["mean_cosine_equal"]
+
+
+def _check_cosines(frozen, found, place, points):
     gradients = [
-        group_gradients(frozen.policy, r, frozen.coefficients, frozen.entropy_coef, frozen.params, own)
+        group_gradients(frozen.policy, r, frozen.coefficients, frozen.entropy_coef, frozen.params, points)
         for r in frozen.rollouts
     ]
-    cosine = sum(float(torch.nn.functional.cosine_similarity(g[0], g[1], dim=0)) for g in gradients) / 3
-    assert found["diversity"]["mean_cosine_own"] == pytest.approx(cosine, rel=1e-4)
-    assert found["diversity"]["cosines_own"][0][1] == pytest.approx(cosine, rel=1e-4)
-    assert found["diversity"]["mean_cosine_equal"] != pytest.approx(cosine, rel=1e-4)
+    cosine = sum(float(torch.nn.functional.cosine_similarity(g[0], g[1], dim=0)) for g in gradients) / len(gradients)
+    assert found[f"mean_cosine_{place}"] == pytest.approx(cosine, rel=1e-5)
+    assert found[f"cosines_{place}"][0][1] == pytest.approx(cosine, rel=1e-5)
 
 
 def _check_temperatures(run, found):
