@@ -44,7 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/gossip/test_averager.py",
     ),
     "gala/gossip/averager.py": _AVERAGER,
-    "gala/experiments/statistics.py": ("tests/diagnostics/test_statistics.py",),
+    "gala/experiments/statistics.py": ("tests/diagnostics/test_components.py", "tests/diagnostics/test_statistics.py"),
     "gala/diagnostics/overfitting/generalisation.py": ("tests/diagnostics/test_generalisation.py",),
     "gala/diagnostics/overfitting/episodes.py": _EPISODES,
     "gala/diagnostics/overfitting/policies.py": _EPISODES,

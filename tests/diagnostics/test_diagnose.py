@@ -24,11 +24,14 @@ from gala.runs.run_dir import RunDir
 
 pytest.importorskip("matplotlib")
 
+# The same run each time; not averaged in its last update, so that the learners are apart at its end.
+LOCK_STEP = ("gossip.tau=0", "gossip.every=4", "normalize.reward=none")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("diagnose") / "run"
-    words = ("algo=gala", "learners=2", "steps=1_000", "optim.schedule=constant")
+    words = ("algo=gala", "learners=2", "steps=1_000", "optim.schedule=constant", *LOCK_STEP)
     assert Gala(path, *TINY, *words).end()[0] == 0
     return path
 

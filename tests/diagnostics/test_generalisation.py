@@ -357,3 +357,13 @@ def test_a_return_that_was_no_number_when_it_was_written_is_named_too():
     played[0]["return"] = None
     with pytest.raises(ValueError, match=r"^1 returns are not finite, as in context train0: nothing can be judged$"):
         judge(played)
+
+
+def test_a_gap_that_is_small_but_not_zero_is_none_and_a_reference_of_zero_is_a_score():
+    rng = np.random.default_rng(1)
+    best = {name: -0.02 * name.startswith("test") for name in OPTIMAL}  # the reference scores 0 on every training MDP
+    found = rows(lambda name, k, run: best[f"{name}{k}"] - 0.01 * (name == "test") + 1e-3 * rng.normal(), random=-1.0)
+    found = [r | {"return": best[r["context"]]} if r["policy"] == "reference" else r for r in found]
+    verdict = judge(found)
+    assert verdict["verdict"] == "NO-GAP" and verdict["headline"].judged.estimate == pytest.approx(0.01, abs=1e-3)
+    assert not any("difficulty" in text for text in verdict["headline"].warnings)
