@@ -46,8 +46,8 @@ def train(
 
     The callbacks are called in this thread while another one supervises the learners, so that nobody waits for them: of
     one that takes ten seconds, the records that come meanwhile are kept, and it is called with each of them, in order,
-    before ``train`` returns. If one returns False, the run ends in order, with a checkpoint and a summary. If one
-    raises, the run ends so too, and the exception is raised here.
+    before ``train`` returns. If one returns False, it is not called again, and the run ends in order, with a checkpoint
+    and a summary. If one raises, the run ends so too, and the exception is raised here.
 
     Raises:
         ValueError: a setting is wrong, in the words of the command line, before anything starts; or this process may

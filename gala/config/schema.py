@@ -19,6 +19,7 @@ from gala.config.bounds import (
     bounded,
     is_number_or_empty,
 )
+from gala.config.learning import A2CConfig, EkfacConfig, NormalizeConfig, OptimConfig
 from gala.config.several_learners import ClusterConfig, DelayConfig, GossipConfig, SlowMoConfig
 
 Algo = Literal["a2c", "gala", "independent", "allreduce"]
@@ -37,6 +38,8 @@ class EnvConfig:
     threads: int = bounded(0, NOT_NEGATIVE)
     """Simulator threads per learner; 0 shares the available cores among the learners."""
     autoreset: Literal["auto", "same-step", "next-step"] = "auto"
+    """A simulator starts anew in the step that ends its episode, or in the next one, which then plays nothing. auto: the
+    backend's own choice; no loss and no count ever takes a row that plays nothing."""
     vectorization: Literal["sync", "async"] = "sync"
     """Gymnasium backend only: step in this process, or one process per simulator."""
     max_episode_steps: int = bounded(0, NOT_NEGATIVE)
@@ -80,6 +83,7 @@ class ModelConfig:
     )
     """MLP layer widths."""
     activation: Literal["tanh", "relu"] = "tanh"
+    """After each hidden layer of an MLP."""
     width: int = bounded(1, AT_LEAST_ONE)
     """Images: multiplies the channels of all convolutions."""
     pooling: Literal["flatten", "mean", "max", "logsumexp", "attention", "top_k"] = "flatten"
@@ -116,88 +120,13 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class A2CConfig:
-    """The loss and the rollout."""
-
-    num_steps: int = bounded(5, AT_LEAST_ONE)
-    """T, decisions per simulator in one rollout."""
-    gamma: float = bounded(0.99, UNIT)
-    gae_lambda: float = bounded(1.0, UNIT)
-    """1 gives n-step returns."""
-    value_coef: float = bounded(0.5, NOT_NEGATIVE)
-    entropy_coef: float = bounded(0.01, NOT_NEGATIVE)
-    entropy_schedule: Literal["constant", "linear"] = "constant"
-    """linear decays the coefficient to 0 over the run."""
-    max_grad_norm: float = bounded(0.5, NOT_NEGATIVE)
-    normalize_advantages: bool = False
-    l2: float = bounded(0.0, NOT_NEGATIVE)
-    """Pulls all parameters to 0: this times the parameters is added to the gradient."""
-    passes: Literal["auto", "1", "2"] = "auto"
-    """1 differentiates the acting passes; 2 runs the network again, as published. Equal gradients; auto: the faster,
-    and for dense layers on a CPU one pass whose gradient is written out by hand (``gala.rl.lean``)."""
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The local optimiser; its state is never gossiped."""
-
-    name: Literal["rmsprop_tf", "rmsprop", "adam", "ekfac"] | str = "rmsprop_tf"
-    """rmsprop_tf keeps epsilon inside the root, as the published A2C results do. ekfac: gradients are multiplied with
-    the inverse of a Fisher matrix first, see ekfac.*. Or module:attribute, as in torch.optim:AdamW: what makes an
-    optimiser of (parameters, lr=...)."""
-    lr: float = bounded(7e-4, NOT_NEGATIVE)
-    schedule: Literal["constant", "linear"] = "constant"
-    lr_scaling: Literal["none", "sqrt"] = "none"
-    """sqrt multiplies lr by sqrt(all simulators / lr_reference_envs)."""
-    lr_reference_envs: int = bounded(16, AT_LEAST_ONE)
-    eps: float = bounded(1e-5, POSITIVE)
-    rmsprop_alpha: float = bounded(0.99, BELOW_ONE)
-    adam_beta1: float = bounded(0.9, BELOW_ONE)
-    adam_beta2: float = bounded(0.999, BELOW_ONE)
-
-
-@dataclass(frozen=True)
-class EkfacConfig:
-    """The Fisher matrix of optim.name=ekfac, local to each learner; see ``gala.optim.ekfac.EKFAC``."""
-
-    kind: Literal["ekfac", "kfac", "diagonal"] = "ekfac"
-    fisher: Literal["sampled", "empirical", "exact"] = "exact"
-    """Over actions: drawn anew, those of the rollout, or the expectation (a backward pass for each action,
-    or two for each number of one)."""
-    critic_sigma: float = bounded(1.0, POSITIVE)
-    """Returns count as N(V, critic_sigma^2); 1 / sqrt(2 a2c.value_coef) is the curvature of the value loss."""
-    damping: float = bounded(0.01, POSITIVE)
-    decay: float = bounded(0.95, BELOW_ONE)
-    """What the running means of second moments keep per update."""
-    basis_every: int = bounded(20, AT_LEAST_ONE)
-    """Updates between two renewals of the eigenbases."""
-    max_dim: int = bounded(1024, AT_LEAST_ONE)
-    """Layers with more inputs or outputs have a diagonal instead of an eigenbasis."""
-    kl_limit: float = bounded(0.001, NOT_NEGATIVE)
-    """Steps are shortened to this KL divergence, to second order (ACKTR's trust region), at the learning rate of the
-    start; as that falls, so do they. 0 is no limit."""
-    momentum: float = bounded(0.9, BELOW_ONE)
-    """Steps are running means of natural gradients, which keep this share per update."""
-
-
-@dataclass(frozen=True)
-class NormalizeConfig:
-    """Running statistics, checkpointed with the policy and frozen in evaluation."""
-
-    obs: bool = False
-    obs_clip: float = bounded(10.0, POSITIVE)
-    reward: Literal["auto", "none", "sign", "scale"] = "auto"
-    """auto: sign for Atari, none for the rest. sign: -1, 0, 1. scale: divide by the running std of the discounted
-    return."""
-    reward_clip: float = bounded(10.0, POSITIVE)
-
-
-@dataclass(frozen=True)
 class LogConfig:
     interval_s: float = bounded(2.0, POSITIVE)
     """Seconds between metric records."""
     tensorboard: bool = True
+    """Write event files for TensorBoard too; metrics.jsonl holds the same numbers."""
     checkpoint_interval_s: float = bounded(120.0, POSITIVE)
+    """Seconds between checkpoints; `gala resume` goes on from the last one."""
     keep_milestones: int = bounded(4, NOT_NEGATIVE)
     """Evenly spaced checkpoints that are kept for good; latest and best are kept besides."""
     video_every: int = bounded(0, NOT_NEGATIVE)
@@ -246,6 +175,7 @@ class Config:
     learners: int = bounded(1, AT_LEAST_ONE)
     """Actor-learner processes."""
     envs_per_learner: int = bounded(16, AT_LEAST_ONE)
+    """Simulators of each learner, stepped as one batch."""
     env_groups: int = bounded(1, AT_LEAST_ONE)
     """Groups of a learner's simulators: with 2, one half steps while the network acts for the other."""
     steps: int = bounded(500_000, AT_LEAST_ONE)
@@ -255,6 +185,7 @@ class Config:
     schedule_to: int = bounded(0, NOT_NEGATIVE)
     """env_steps at which schedules end, and hold their last value; 0 is the end of the run."""
     seed: int = bounded(1, NOT_NEGATIVE)
+    """Of parameters, actions and simulators. What it makes repeatable is in docs/reproducibility.md."""
     device: str = bounded("auto", Bound(lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"))
     """auto, cpu, or cuda (learners are placed round-robin on the GPUs there are)."""
     torch_threads: int = bounded(0, NOT_NEGATIVE)
@@ -269,6 +200,7 @@ class Config:
     """When a learner dies. continue: the others go on (auto, for asynchronous gossip). stop: the run ends (auto, for
     the rest). restart: it starts again from a live learner's state."""
     max_restarts: int = bounded(10, NOT_NEGATIVE)
+    """on_failure=restart: after so many failures in a run, who dies stays away."""
     max_learners: int = bounded(0, NOT_NEGATIVE)
     """Places for learners that join later, see `gala scale`; 0 is twice the learners."""
     overwrite: bool = False

@@ -37,7 +37,9 @@ class GossipConfig:
     tau: int = bounded(-1, Bound(lambda v: v >= -1, "-1 (no bound), 0 (synchronous) or more"))
     """Staleness bound in own updates without a message; -1 is no bound, 0 is synchronous gossip."""
     at_bound: Literal["proceed", "wait", "drop-peer"] = "proceed"
+    """At the staleness bound: go on; wait for the peer that is late; or go on and send it no more until it reads."""
     wait_timeout_s: float = bounded(60.0, POSITIVE)
+    """A learner that waits this long for another one (tau=0, at_bound=wait) ends with an error that names it."""
     silent_after_s: float = bounded(30.0, POSITIVE)
     """A learner that finished no update for so long is left out of the graph until it does; longer than any update."""
     certify: bool = False
@@ -53,7 +55,9 @@ class SlowMoConfig:
     every: int = bounded(0, NOT_NEGATIVE)
     """Updates between slow steps; 0 is off. The paper takes 48 on top of gossip."""
     lr: float = bounded(1.0, POSITIVE)
+    """Slow learning rate: 1 keeps the fast steps whole."""
     momentum: float = bounded(0.6, BELOW_ONE)
+    """What the slow momentum keeps per slow step."""
 
 
 @dataclass(frozen=True)

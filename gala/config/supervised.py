@@ -20,8 +20,11 @@ class SgdConfig:
     name: Literal["sgd", "adam", "rmsprop"] = "sgd"
     """sgd: with Nesterov momentum. The others take no momentum from here."""
     lr: float = bounded(0.1, POSITIVE)
+    """Learning rate of one learner."""
     momentum: float = bounded(0.9, BELOW_ONE)
+    """Nesterov momentum."""
     weight_decay: float = bounded(1e-4, NOT_NEGATIVE)
+    """This times the parameters is added to the gradient."""
     schedule: Literal["constant", "linear"] = "linear"
     """linear decays to 0 over the run."""
     warmup: float = bounded(0.05, UNIT)
@@ -35,6 +38,7 @@ class SlowConfig:
     every: int = bounded(12, AT_LEAST_ONE)
     """Iterations between exact averages (the paper: 12 for local SGD)."""
     lr: float = bounded(1.0, POSITIVE)
+    """Slow learning rate: 1 keeps the fast steps whole."""
     momentum: float = bounded(0.5, BELOW_ONE)
     """Slow momentum of SlowMo; local SGD without SlowMo has 0."""
     buffers: Literal["reset", "maintain", "average"] = "maintain"
@@ -56,7 +60,9 @@ class TinyConfig:
     target: int = bounded(3, Bound(lambda v: 0 <= v <= 9, "0 to 9"))
     """The digit that is the object; clutter is all others."""
     train_images: int = bounded(1000, Bound(lambda v: v >= 2, "at least 2"))
+    """Images to learn from, half of them with the object."""
     test_images: int = bounded(1000, Bound(lambda v: v >= 2, "at least 2"))
+    """Images to judge by, of digits that no training image has."""
     permuted_labels: bool = False
     """The control: training labels are shuffled, so that test accuracy must be chance."""
 
@@ -77,7 +83,9 @@ class TinyModelConfig:
     pooling: Literal["flatten", "mean", "max", "logsumexp", "attention", "top_k"] = "max"
     """As ``model.pooling`` of `gala train`."""
     pool_temperature: float = bounded(1.0, POSITIVE)
+    """logsumexp: towards 0 the mean, towards infinity the maximum."""
     pool_top_k: int = bounded(4, AT_LEAST_ONE)
+    """top_k: how many of the largest values of each map."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,9 @@ class SupervisedConfig:
     )
     """Seeds of initial parameters, shards and batches; the split into training and test set is split_seed's."""
     split_seed: int = bounded(0, NOT_NEGATIVE)
+    """Seed of the split into training and test set, the same for all seeds."""
     test_fraction: float = bounded(0.2, Bound(lambda v: 0 < v < 1, "between 0 and 1, both excluded"))
+    """Share of the images that is the test set."""
     batch_size: int = bounded(16, AT_LEAST_ONE)
     """Images per learner and iteration."""
     iterations: int = bounded(300, AT_LEAST_ONE)

@@ -36,6 +36,7 @@ class VideoConfig:
     learners: int = bounded(1, AT_LEAST_ONE)
     """Processes that gossip after every iteration, each with videos of its own."""
     topology: str = bounded("exponential", Bound(bool, "a graph of `gala topologies`"))
+    """Who sends to whom; any of `gala topologies`."""
     tau: int = bounded(-1, Bound(lambda v: v >= -1, "-1 (no bound), 0 (synchronous) or more"))
     """Iterations in a row without a message from a peer that was due to send, after which a learner waits for it.
     0: all do the same iteration, and two runs with one seed end with the same bits."""
@@ -43,6 +44,7 @@ class VideoConfig:
     batch_size: int = bounded(16, AT_LEAST_ONE)
     """Videos in an iteration of each learner."""
     iterations: int = bounded(3000, AT_LEAST_ONE)
+    """Of each learner."""
     lr: float = bounded(1e-3, POSITIVE)
     """Adam's."""
     max_grad_norm: float = bounded(100.0, NOT_NEGATIVE)
@@ -50,6 +52,7 @@ class VideoConfig:
     warm_up: int = bounded(1000, NOT_NEGATIVE)
     """Iterations in which the weight of the KL rises from 0 to 1; 0: it is 1 from the start."""
     seed: int = bounded(0, NOT_NEGATIVE)
+    """Of parameters, videos and samples."""
     log_every: int = bounded(100, AT_LEAST_ONE)
     """Iterations between records, each of which judges the model on held-out videos."""
     save_every: int = bounded(500, AT_LEAST_ONE)

@@ -24,12 +24,13 @@ class Callbacks:
     """What the supervisor tells (``on_record``, ``on_checkpoint``), and what the user's functions answer.
 
     A function that returns False asks for the end of the run, and so does one that raises; ``end_wanted`` then says who
-    did, in words. After an exception no function is called any more.
+    did, in words. After False that function is not called again; after an exception none is.
     """
 
     def __init__(self, on_record: OnRecord | None = None, on_checkpoint: OnCheckpoint | None = None) -> None:
         self._on_record, self._on_checkpoint = on_record, on_checkpoint
         self._queue: queue.SimpleQueue[tuple[str, Callable[[Any], object], Any] | None] = queue.SimpleQueue()
+        self._done: set[str] = set()
         self._error: BaseException | None = None
         self.end_wanted = ""
 
@@ -63,7 +64,7 @@ class Callbacks:
             raise self._error
 
     def _call(self, name: str, function: Callable[[Any], object], argument: Any) -> None:
-        if self._error is not None:
+        if self._error is not None or name in self._done:
             return
         try:
             answer = function(argument)
@@ -72,4 +73,5 @@ class Callbacks:
             self.end_wanted = f"{name} has raised {type(error).__name__}"
         else:
             if isinstance(answer, bool | np.bool_) and not answer:
+                self._done.add(name)
                 self.end_wanted = f"{name} has returned False"

@@ -214,12 +214,13 @@ def test_a_callback_that_takes_long_holds_nobody_up_and_ends_the_run_with_false(
                 assert run.checkpoint_meta("latest")["ranks"] == [0, 1]
                 return None
             time.sleep(0.01)
-        return len(told) < 3
+        return len(told) < 5
 
     run = gala.train(**short(path, **{"log.checkpoint_interval_s": 0.1, "log.interval_s": 0.1}), on_record=slow)
     assert run.summary["status"] == "stopped" and run.summary["failures"] == []
     steps = run.metrics()["global_step"]
-    assert told == steps.tolist() and len(told) >= 5  # also those that had to wait, in order
+    assert told == steps[:5].tolist()  # also those that had to wait, in order; none after it has returned False
+    assert len(steps) > 5, "the record at the end of the run"
     assert run.summary["env_steps"] < 1e9 and RunDir.open(path).checkpoint_meta("latest")["env_steps"] == steps[-1]
 
 

@@ -123,16 +123,20 @@ def _spec(env_id: str) -> Any:
     """What is registered as ``Name-v0``; of ``module:Name-v0``, once that module has been imported.
 
     Raises:
-        ValueError: the module fails while it is imported.
+        ValueError: the module fails while it is imported, or it is a class that is named and no id.
     """
     module, _, name = env_id.rpartition(":")
     try:
-        if module:
-            importlib.import_module(module)
+        found = getattr(importlib.import_module(module), name, None) if module else None
     except ImportError:
         raise
     except Exception as error:
         raise ValueError(f"seeds:{env_id}: {module} fails: {type(error).__name__}: {error}") from error
+    if callable(found):
+        raise ValueError(
+            f"seeds:{env_id}: a family of seeds needs a registered id. Add to {module}: gymnasium.register("
+            f'"{name}-v0", entry_point="{module}:{name}"), and say seeds:{module}:{name}-v0'
+        )
     return gym.spec(name)
 
 

@@ -105,6 +105,7 @@ def test_what_cannot_be_drawn_is_refused(env_id, settings, message):
         ("NoSuchEnv-v0", "NoSuchEnv"),
         ("ALE/Pong-v5", "ALE seeds are not distinct MDPs"),
         ("nomodule:Env-v0", "nomodule"),
+        ("helper_envs:Walk", "registered id.*seeds:helper_envs:Walk-v0"),
     ],
 )
 def test_an_environment_that_cannot_be_a_family_is_refused(env_id, message):
