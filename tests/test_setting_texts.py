@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 from dataclasses import dataclass, fields, is_dataclass
 
 import pytest
@@ -16,7 +17,7 @@ def without_text(kind):
     tree = ast.parse(inspect.getsource(kind)).body[0].body
     told = {
         line.target.id
-        for line, below in zip(tree, tree[1:], strict=False)
+        for line, below in itertools.pairwise(tree)
         if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr) and str(below.value.value).strip()
     }
     missing = []

@@ -38,8 +38,8 @@ class EnvConfig:
     threads: int = bounded(0, NOT_NEGATIVE)
     """Simulator threads per learner; 0 shares the available cores among the learners."""
     autoreset: Literal["auto", "same-step", "next-step"] = "auto"
-    """A simulator starts anew in the step that ends its episode, or in the next one, which then plays nothing. auto: the
-    backend's own choice; no loss and no count ever takes a row that plays nothing."""
+    """A simulator starts anew in the step that ends its episode, or in the next one, which then plays nothing. auto:
+    the backend's own choice; no loss and no count ever takes a row that plays nothing."""
     vectorization: Literal["sync", "async"] = "sync"
     """Gymnasium backend only: step in this process, or one process per simulator."""
     max_episode_steps: int = bounded(0, NOT_NEGATIVE)
