@@ -27,6 +27,7 @@ TASKS = {
     "CartPole": ("env.id=CartPole-v1", *RECURRENT),
     "dense": ("env.id=Pendulum-v1", "env.max_episode_steps=50", "normalize.obs=true", "normalize.reward=scale"),
     "HalfCheetah": ("env.id=HalfCheetah-v5", "env.max_episode_steps=60", *RECURRENT),
+    "own": ("env.id=CartPole-v1", "optim.name=torch.optim:NAdam", "optim.lr=1e-3"),
     "MinAtar": ("env.id=MinAtar/Breakout-v1", "env.sticky_actions=0.1", "model.encoder=minatar_cnn", "optim.name=adam"),
 }
 SHORT = {("a2c", "dense")}

@@ -15,6 +15,7 @@ from gala.optim.ekfac import EKFAC
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr
 from gala.optim.slowmo import SlowMo
+from gala.optim.state import load_state_tensors, state_tensors
 from gala.plugins import loading
 from gala.rl.fisher import RolloutFisher
 from gala.rl.normalise import Normalizers, ObsNormalizer, ReturnScaler
@@ -28,8 +29,9 @@ OPTIMIZERS: dict[str, Callable[[list[torch.Tensor], Config], torch.optim.Optimiz
 }
 
 
-def make_optimizer(config: Config, flat: torch.Tensor) -> torch.optim.Optimizer:
-    """The local optimiser of ``flat``: of ``OPTIMIZERS``, or ``module:attribute``, called with ([flat], lr=...).
+def make_optimizer(config: Config, flat: torch.Tensor, policy: torch.nn.Module) -> torch.optim.Optimizer:
+    """The local optimiser: one of ``OPTIMIZERS``, of the vector ``flat``; or ``module:attribute``, called with the
+    parameters of ``policy``, which are views of it, in their shapes, and ``lr=...``.
 
     Raises:
         ValueError: the user's own is no torch.optim.Optimizer, or cannot be made so.
@@ -39,8 +41,8 @@ def make_optimizer(config: Config, flat: torch.Tensor) -> torch.optim.Optimizer:
         return OPTIMIZERS[name]([flat], config)
     make = loading.load(name, "optim.name")
     try:
-        optimizer = make([flat], lr=config.optim.lr)
-    except TypeError as error:
+        optimizer = make(list(policy.parameters()), lr=config.optim.lr)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"optim.name={name} is called with (parameters, lr=...): {error}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optim.name={name} must make a torch.optim.Optimizer, not {type(optimizer).__name__}")
@@ -71,21 +73,23 @@ def make_rollout_fisher(
     return RolloutFisher(ekfac, config.ekfac.fisher, config.ekfac.critic_sigma, generator) if ekfac else None
 
 
-def check_optimizer(config: Config) -> None:
-    """Try one step on two numbers. Raises ValueError if the user's own optimiser cannot step alone, or if its state is
-    not what a checkpoint holds: tensors and numbers."""
-    if config.optim.name in OPTIMIZERS:
+def check_optimizer(config: Config, policy: torch.nn.Module) -> None:
+    """Try a step on ``policy``, which is spoilt by it. Raises ValueError if the user's own optimiser cannot step alone,
+    or if its state is not what a checkpoint holds: tensors and numbers."""
+    name = config.optim.name
+    if name in OPTIMIZERS:
         return
-    flat = torch.nn.Parameter(torch.zeros(2))
-    flat.grad = torch.ones(2)
-    optimizer = make_optimizer(config, flat)
+    for p in policy.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer = make_optimizer(config, torch.zeros(0), policy)
     try:
         optimizer.step()
     except TypeError as error:
-        raise ValueError(f"optim.name={config.optim.name}: step() must need nothing else: {error}") from error
-    for key, value in optimizer.state_dict()["state"].get(0, {}).items():
-        if not isinstance(value, torch.Tensor | int | float):
-            raise ValueError(f"optim.name={config.optim.name} keeps {key}, a {type(value).__name__}; use tensors")
+        raise ValueError(f"optim.name={name}: step() must need nothing else: {error}") from error
+    try:
+        load_state_tensors(make_optimizer(config, torch.zeros(0), policy), state_tensors(optimizer))
+    except ValueError as error:
+        raise ValueError(f"optim.name={name} cannot be saved in a checkpoint: {error}") from error
 
 
 def learning_rate(config: Config) -> Callable[[float], float]:

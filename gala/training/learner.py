@@ -82,7 +82,7 @@ class LearnerProcess:
         self.flat, self.averager = make_averager(config, self.policy, self.rank, channels.mailboxes, spec.store_port)
         flatten_gradients(self.flat, self.policy)
         lean = make_lean(config, self.policy, spaces.action, device)
-        optimizer = make_optimizer(config, self.flat)
+        optimizer = make_optimizer(config, self.flat, self.policy)
         slowmo = make_slowmo(config, optimizer)
         ekfac = make_ekfac(config, self.policy)
         self.event_log = make_event_log(config, self.averager)

@@ -6,6 +6,7 @@ import torch
 
 from gala.optim.ekfac import EKFAC
 from gala.optim.slowmo import SlowMo
+from gala.optim.state import load_state_tensors, state_tensors
 from gala.rl.normalise import Normalizers
 
 Tensors = dict[str, dict[str, torch.Tensor]]
@@ -16,7 +17,7 @@ class LearnerState:
     """Parameters, optimiser, slow momentum, curvature and normalisers: what a checkpoint keeps and a newcomer is given.
 
     Args:
-        policy: its parameters are views of one flat vector, the only parameter of ``optimizer``.
+        policy: its parameters are views of one flat vector. ``optimizer`` has either that vector or them.
     """
 
     def __init__(
@@ -33,8 +34,7 @@ class LearnerState:
     def tensors(self) -> Tensors:
         """All of it, as it is now; tensors may share memory with the learner's."""
         tensors: Tensors = {"policy": dict(self.policy.state_dict())}
-        state = self.optimizer.state_dict()["state"]
-        tensors["optimizer"] = {key: torch.as_tensor(value) for key, value in state.get(0, {}).items()}
+        tensors["optimizer"] = state_tensors(self.optimizer)
         if self.slowmo is not None:
             tensors["slowmo"] = self.slowmo.tensors()
         if self.ekfac is not None:
@@ -54,9 +54,7 @@ class LearnerState:
         """The same without the normalisers: a newcomer has seen other observations than the learner it starts from."""
         self.policy.load_state_dict(tensors["policy"])
         if tensors.get("optimizer"):
-            state = self.optimizer.state_dict()
-            state["state"] = {0: tensors["optimizer"]}
-            self.optimizer.load_state_dict(state)
+            load_state_tensors(self.optimizer, tensors["optimizer"])
         if self.slowmo is not None:
             self.slowmo.load_tensors(tensors["slowmo"])
         if self.ekfac is not None:

@@ -64,18 +64,19 @@ def check(config: Config) -> tuple[Config, str]:
     from gala.build.envs import probe_spaces
     from gala.build.gossip import check_exchange
     from gala.build.learning import check_optimizer
-    from gala.build.policy import count_parameters, pick_device
+    from gala.build.policy import make_policy, pick_device
 
     check_cluster(config)
     check_tracker(config.track)
     if not config.cluster.address:  # there, the learners' machines may have what this one has not
         pick_device(config, 0)
-    check_optimizer(config)
     check_filming(config)
     spaces = probe_spaces(config)
     config, chosen = choose(config, spaces)
     validate(config)  # what was chosen may not go with the rest
-    check_exchange(config, count_parameters(config, spaces))
+    policy = make_policy(config, spaces)
+    check_exchange(config, sum(p.numel() for p in policy.parameters()))
+    check_optimizer(config, policy)
     return config, chosen
 
 

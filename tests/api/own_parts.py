@@ -57,5 +57,9 @@ GREEDY = Topology("gives all away", lambda rank, t, n: [((rank + 1) % n, 1.0)])
 TWO_PARTS = Topology("0 and 1 alone", uniform(lambda rank, t, n: [rank ^ 1] if rank < 2 else [0]))
 
 
+def no_optimizer(params, lr):
+    return {"params": params, "lr": lr}
+
+
 def nesterov(params: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=lr, momentum=0.9, nesterov=True)

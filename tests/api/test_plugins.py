@@ -137,8 +137,9 @@ def test_the_parts_are_the_users_own():
     assert isinstance(policy.encoder, own_parts.TinyNet) and policy.policy_head.in_features == 5
     again = make_policy(config, spaces).parameters()
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again, strict=True))
-    optimizer = make_optimizer(config, torch.nn.Parameter(torch.zeros(3)))
+    optimizer = make_optimizer(config, torch.zeros(0), policy)
     group = optimizer.param_groups[0]
+    assert all(p is q for p, q in zip(group["params"], policy.parameters(), strict=True))
     assert isinstance(optimizer, torch.optim.SGD) and group["lr"] == 0.125 and group["nesterov"]
     env = make_env(config, 2)
     env.reset(0)
@@ -166,7 +167,8 @@ def test_the_parts_are_the_users_own():
         (["model.encoder=builtins:dict"], "is called with (obs_space, hidden, activation)"),
         (["optim.name=own_parts:no_env"], "is called with (parameters, lr=...)"),
         (["optim.name=torch.optim:LBFGS"], "step() must need nothing else"),
-        (["optim.name=builtins:dict"], "must make a torch.optim.Optimizer, not dict"),
+        (["optim.name=torch.optim:Muon"], "is called with (parameters, lr=...): Muon only supports 2D parameters"),
+        (["optim.name=own_parts:no_optimizer"], "must make a torch.optim.Optimizer, not dict"),
         (["env.id=own_parts:no_env"], "env.id=own_parts:no_env must make a gymnasium.Env, not str"),
         (["env.id=own_parts:BACKWARDS"], "must be a class or a function, not Topology"),
         (["topology=own_parts:no_env"], "must be a gala.gossip.Topology, not function"),

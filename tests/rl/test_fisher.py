@@ -30,7 +30,7 @@ def learner(*words):
     torch.nn.init.normal_(policy.policy_head.weight)
     flat = flatten_parameters(list(policy.parameters()))
     flatten_gradients(flat, policy)
-    optimizer, ekfac = make_optimizer(config, flat), make_ekfac(config, policy)
+    optimizer, ekfac = make_optimizer(config, flat, policy), make_ekfac(config, policy)
     observe = make_rollout_fisher(config, ekfac, torch.Generator().manual_seed(2))
     step = LearningStep(optimizer, precondition=ekfac, max_grad_norm=config.a2c.max_grad_norm)
     one = ActorLearner(Replayed(), policy, flat, step, config.a2c, observe)

@@ -1,0 +1,52 @@
+"""What people use today beside Adam, as ``optim.name=benchmarks/other_optimizers.py:NAME``: Muon, SOAP and PSGD Kron.
+
+SOAP and Kron are those of pytorch-optimizer (pip install pytorch-optimizer), without weight decay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class MuonAdam(torch.optim.Optimizer):
+    """PyTorch's Muon for weights, convolutions as matrices ``[outputs, inputs x height x width]``, Adam for the rest.
+
+    With ``match_rms_adamw`` Muon's updates are as long as Adam's, so that one learning rate serves both.
+    """
+
+    def __init__(self, params: list[torch.Tensor], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+        weights = [p for p in params if p.ndim > 1]
+        self._weights = [torch.nn.Parameter(p.detach().view(len(p), -1)) for p in weights]
+        self._of = list(zip(self._weights, weights, strict=True))
+        settings: dict[str, Any] = {"lr": lr, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
+        self._muon = torch.optim.Muon(self._weights, **settings)
+        self._adam = torch.optim.Adam([p for p in params if p.ndim < 2], lr)
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """The learning rate of the parameter group is that of both."""
+        for part in (self._muon, self._adam):
+            part.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+        for matrix, weight in self._of:
+            matrix.grad = weight.grad.view(len(weight), -1)  # type: ignore[union-attr]
+        self._muon.step()
+        self._adam.step()
+
+
+def muon(params: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    return MuonAdam(params, lr)
+
+
+def soap(params: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    from pytorch_optimizer import SOAP
+
+    return SOAP(params, lr=lr, weight_decay=0.0)
+
+
+def kron(params: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    from pytorch_optimizer import Kron
+
+    return Kron(params, lr=lr)
