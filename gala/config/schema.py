@@ -185,7 +185,7 @@ class Config:
     schedule_to: int = bounded(0, NOT_NEGATIVE)
     """env_steps at which schedules end, and hold their last value; 0 is the end of the run."""
     seed: int = bounded(1, NOT_NEGATIVE)
-    """Of parameters, actions and simulators. What it makes repeatable is in docs/reproducibility.md."""
+    """Draws parameters, actions and simulators. What it makes repeatable is in docs/reproducibility.md."""
     device: str = bounded("auto", Bound(lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"))
     """auto, cpu, or cuda (learners are placed round-robin on the GPUs there are)."""
     torch_threads: int = bounded(0, NOT_NEGATIVE)

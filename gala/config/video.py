@@ -44,7 +44,7 @@ class VideoConfig:
     batch_size: int = bounded(16, AT_LEAST_ONE)
     """Videos in an iteration of each learner."""
     iterations: int = bounded(3000, AT_LEAST_ONE)
-    """Of each learner."""
+    """Updates of each learner."""
     lr: float = bounded(1e-3, POSITIVE)
     """Adam's."""
     max_grad_norm: float = bounded(100.0, NOT_NEGATIVE)
@@ -52,7 +52,7 @@ class VideoConfig:
     warm_up: int = bounded(1000, NOT_NEGATIVE)
     """Iterations in which the weight of the KL rises from 0 to 1; 0: it is 1 from the start."""
     seed: int = bounded(0, NOT_NEGATIVE)
-    """Of parameters, videos and samples."""
+    """Draws parameters, videos and samples."""
     log_every: int = bounded(100, AT_LEAST_ONE)
     """Iterations between records, each of which judges the model on held-out videos."""
     save_every: int = bounded(500, AT_LEAST_ONE)

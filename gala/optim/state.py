@@ -18,8 +18,8 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
     ``3/exp_avg`` belongs to the parameter of index 3; elements of lists and dicts follow as in ``3/Q/0``; numbers,
     words and None carry their type, as in ``3/step!int``; ``group0/k!int`` is a number that the optimiser itself counts
-    in a parameter group. Of an optimiser of one parameter, the names are those of that parameter's state, and its numbers
-    are tensors: that is how optimisers of one flat vector have always been saved.
+    in a parameter group. An optimiser of one flat vector has the plain names of that vector's state, and its numbers
+    come back as tensors.
 
     Raises:
         ValueError: there is something else in the state.
