@@ -1,4 +1,4 @@
-"""An optimiser's state, saved as tensors and loaded again, goes on to the bit: of PyTorch's own, and of a strange one."""
+"""A saved optimiser, loaded again, goes on to the last bit: PyTorch's own, and one that keeps all kinds of things."""
 
 import copy
 
