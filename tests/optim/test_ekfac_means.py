@@ -66,3 +66,19 @@ def test_called_without_a_learning_rate_it_predicts_a_step_of_1():
         ekfac(*words)
         predicted.append(ekfac.predicted_kl.item())
     assert predicted[0] == predicted[1] > 0 and predicted[2] == pytest.approx(4 * predicted[1])
+
+
+def test_a_layer_that_is_too_wide_for_a_basis_is_still_known_by_its_own_gradients():
+    """A diagonal from sums over all examples would need the random signs; a layer's own second moments are exact."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(200, 3), torch.randn(5, 200)
+    ekfac = EKFAC(model, decay=0.0, max_dim=100)
+    with ekfac.recording():
+        out = model(x)
+    ekfac.observe([out.sum(1)])
+    assert (
+        list(ekfac.blocks) == [""]
+        and not ekfac.single
+        and "200 wide, more than 100" in next(iter(ekfac.fallbacks.values()))
+    )
+    torch.testing.assert_close(ekfac.blocks[""].moments[:, :-1], x.square().mean(0).expand(3, -1))

@@ -76,6 +76,27 @@ def test_each_group_plays_what_its_simulators_play_by_themselves():
     assert truncations > 5 and set(returns) == {9.0}
 
 
+def test_a_collector_goes_on_from_where_another_stood():
+    """The second rollout, by a new collector on the same simulators, is that of one that never ended."""
+    rollouts = []
+    for renewed in (False, True):
+        env = GroupedEnv([make("CartPole-v1", 3, max_episode_steps=9), make("CartPole-v1", 2, max_episode_steps=9)])
+        collector, policy = _collector(env)
+        collector.reset(policy, 7)
+        collector.collect(policy)
+        if renewed:
+            standing = {name: tensor.clone() for name, tensor in collector.standing().items()}
+            generator = collector.generator.get_state()
+            collector, _ = _collector(env)
+            collector.generator.set_state(generator)
+            collector.go_on(policy, standing)
+        rollouts.append(collector.collect(policy)[0])
+    whole, halves = rollouts
+    for name in ("obs", "first", "action", "reward", "truncated", "state", "last_value"):
+        assert torch.equal(getattr(whole, name), getattr(halves, name)), name
+    assert whole.truncated.any() and whole.state.abs().sum() > 0
+
+
 def test_the_network_acts_for_one_group_while_the_other_steps():
     calls, heard = [0], threading.Condition()
 

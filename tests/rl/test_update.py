@@ -203,3 +203,16 @@ def test_a_gradient_is_that_of_one_update_and_not_of_those_before():
     first = one.flat.grad.clone()
     one.update(lr=0.0, entropy_coef=ENTROPY_COEF)
     assert torch.equal(one.flat.grad, first) and first.any()
+
+
+def test_each_rollout_is_shown_before_anything_is_learned_from_it():
+    shown, taught = [], learner()
+    before = taught.flat.detach().clone()
+
+    def inspect(policy, rollout, entropy_coef):
+        assert policy is taught.policy and torch.equal(taught.flat, before)
+        shown.append((rollout, entropy_coef))
+
+    taught.inspect = inspect
+    taught.update(0.1, ENTROPY_COEF)
+    assert shown == [(taught.collector.rollout, ENTROPY_COEF)] and not torch.equal(taught.flat, before)
