@@ -3,10 +3,11 @@
 import math
 
 import pytest
+import torch
 
 from gala.diagnostics.lr_evidence import noise_range
 from gala.diagnostics.noise_scale import Moments
-from gala.optim.lr_scaling import rule_of, suggest
+from gala.optim.lr_scaling import rule_of, stable_product, suggest
 
 
 def best_step(batch, noise_scale, exponent=1.0):
@@ -44,6 +45,47 @@ def test_the_rule_alone_and_its_caps(rule, exponent):
         assert (bent.lr, bent.decided_by) == (2 / 150, "curvature")
     assert suggest(0.01, 16, 1600, rule, math.inf, sharpness=250.0).decided_by == "rule", "0.01 itself is beyond it"
     assert suggest(0.01, 16, 1600, rule, math.inf, sharpness=-5.0).curvature_cap == math.inf
+
+
+def end_of_descent(make, lr, curvature, steps=300):
+    """Distance to the minimum of curvature x^2 / 2, begun at 1."""
+    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = make([x], lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (curvature * x.square() / 2).sum().backward()
+        optimizer.step()
+    return abs(x.item())
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+def test_descent_along_a_mean_of_gradients_converges_below_the_stable_product_only(beta):
+    curvature = 4.0
+    limit = stable_product(beta) / curvature
+
+    def mean_of_gradients(params, lr):
+        return torch.optim.SGD(params, lr, momentum=beta, dampening=beta)
+
+    assert end_of_descent(mean_of_gradients, 0.95 * limit, curvature) < 1e-3
+    assert not end_of_descent(mean_of_gradients, 1.05 * limit, curvature) < 1e3
+
+
+def test_the_limit_of_adams_usual_beta_is_38():
+    """Of curvature 1, 37 converges and 39 does not."""
+    assert stable_product(0.9) == pytest.approx(38)
+    for lr, converges in ((37.0, True), (39.0, False)):
+        x, mean = 1.0, 0.0
+        for _ in range(2_000):
+            mean = 0.9 * mean + 0.1 * x
+            x -= lr * mean
+        assert (abs(x) < 1e-3) == converges
+    bent = suggest(0.01, 16, 160_000, "sqrt", math.inf, 150.0, stable_product(0.9))
+    assert (bent.lr, bent.decided_by) == (pytest.approx(38 / 150), "curvature")
+    assert suggest(0.01, 16, 64, "sqrt", math.inf, 250.0, stable_product(0.9)).decided_by == "rule"
+
+
+def test_curvature_that_is_not_known_caps_nothing():
+    assert suggest(0.01, 16, 64, "sqrt", math.inf, math.nan).curvature_cap == math.inf
 
 
 def test_nonsense_is_refused_and_optimisers_have_their_rule():
