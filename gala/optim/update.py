@@ -87,8 +87,12 @@ def _step(optimizer: torch.optim.Optimizer) -> None:
     """``optimizer.step()`` without the record that PyTorch makes of each for its profiler, which takes longer than the
     step of a small network; with it where hooks want to be called."""
     inner = getattr(type(optimizer).step, "__wrapped__", None) if hasattr(type(optimizer).step, "hooked") else None
-    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    if inner is None or hooks or "step" in vars(optimizer):
+    if (
+        inner is None
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or "step" in vars(optimizer)
+    ):
         optimizer.step()
     else:
         inner(optimizer)

@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import replace
 from types import SimpleNamespace
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from test_update import ENTROPY_COEF, Replayed, learner
@@ -19,6 +21,7 @@ from gala.diagnostics.dead_units import dead_share
 from gala.diagnostics.during_training import DuringTraining
 from gala.diagnostics.landscape import frozen_losses
 from gala.diagnostics.noise_scale import moments, per_environment_gradients
+from gala.models.actor_critic import build_actor_critic
 from gala.runs.run_dir import RunDir
 
 BOTH = Config(diagnose=DiagnoseConfig(curvature=2, eigenvalues=3, noise=1))
@@ -174,6 +177,55 @@ def test_dead_units_are_those_that_no_observation_wakes():
     assert dead_share(one.policy, one.collector.rollout) == 3 / 8
     assert not any(m._forward_hooks for m in one.policy.modules())
     assert dead_share(learner(model=MODEL).policy, one.collector.rollout) is None  # tanh
+
+
+def test_the_relus_of_residual_blocks_are_looked_at():
+    """Three stages of two blocks with two ReLUs each, one behind them and one behind the dense layer. All but the first
+    are dead."""
+    space, model = gym.spaces.Box(0, 255, (3, 16, 16), np.uint8), ModelConfig(encoder="impala", blocks=2)
+    policy = build_actor_critic(space, gym.spaces.Discrete(2), model)
+    widths = []
+    for module in policy.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.register_forward_hook(lambda _, args, output: widths.append(output.shape[1]))
+    with torch.no_grad():
+        for module in policy.encoder.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.zero_()
+                module.bias.fill_(-1.0)
+        policy.encoder.convs[0].bias.fill_(1.0)
+    obs, state = torch.randint(0, 256, (2, 3, 3, 16, 16), dtype=torch.uint8), policy.initial_state(3)
+    first = torch.zeros(2, 3, dtype=torch.bool)
+    share = dead_share(policy, SimpleNamespace(obs=obs, state=state, first=first))
+    assert widths == [16] * 4 + [32] * 9 + [256]
+    assert share == pytest.approx(1 - 16 / sum(widths))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["preset=classic/cartpole"], "model.activation=relu"),
+        (["env.id=CartPole-v1", "preset=none", "model.encoder=auto"], "model.activation=relu"),
+        (["preset=minatar/breakout", "model.compile=default"], "model.compile=none"),
+        (["preset=classic/cartpole", "model.encoder=test_during_training:Smooth"], "has none; set diagnose.dead_units"),
+    ],
+)
+def test_dead_units_are_refused_where_none_can_be_seen(words, message, capsys):
+    assert cli.main(["train", *words, "diagnose.dead_units=5", "--dry-run"]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+
+
+class Smooth(torch.nn.Module):
+    """An encoder without a ReLU."""
+
+    def __init__(self, space, hidden, activation):
+        super().__init__()
+        self.num_features = space.shape[0]
+        self.layer = torch.nn.Linear(self.num_features, self.num_features)
+
+    def forward(self, obs):
+        return torch.tanh(self.layer(obs))
 
 
 def test_channels_of_maps_are_units():
