@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 
 class NudgedSGD(Optimizer):
-    """Wraps any optimiser, and is one, of the same parameter groups and state: of its step u, the part along the orthonormal sharpest directions e_i is scaled by gamma.
+    """Wraps any optimiser, and is one of the same parameter groups and state. Of the wrapped one's step u, the part
+    along the orthonormal sharpest directions e_i is scaled by gamma:
 
         u <- u + (gamma - 1) sum_i <e_i, u> e_i
 
@@ -38,7 +39,7 @@ class NudgedSGD(Optimizer):
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimiser, nudged. Returns what ``closure`` does."""
         self._share()
         if self.steps % self.every == 0 or self.directions is None:

@@ -19,8 +19,8 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
     ``3/exp_avg`` belongs to the parameter of index 3; elements of lists and dicts follow as in ``3/Q/0``; numbers,
     words and None carry their type, as in ``3/step!int``; ``group0/k!int`` is a number that the optimiser itself counts
-    in a parameter group, ``extra/steps!int`` one that its ``state_dict`` has beside groups and state. An optimiser of one flat vector has the plain names of that vector's state, and its numbers
-    come back as tensors.
+    in a parameter group, ``extra/steps!int`` one that its ``state_dict`` has beside groups and state. An optimiser of
+    one flat vector has the plain names of that vector's state, and its numbers come back as tensors.
 
     Raises:
         ValueError: there is something else in the state.

@@ -22,6 +22,7 @@ from gala.diagnostics.during_training import DuringTraining
 from gala.diagnostics.landscape import frozen_losses
 from gala.diagnostics.noise_scale import moments, per_environment_gradients
 from gala.models.actor_critic import build_actor_critic
+from gala.rl.buffers import buffers_kept
 from gala.runs.run_dir import RunDir
 
 BOTH = Config(diagnose=DiagnoseConfig(curvature=2, eigenvalues=3, noise=1))
@@ -96,18 +97,52 @@ def test_the_noise_scale_is_a_ratio_of_averages_that_a_checkpoint_keeps():
     assert measure.updates == 3 and measure.noise.value == pytest.approx(noise / signal, rel=1e-6)
 
 
-@pytest.mark.parametrize("model", [MODEL, ModelConfig(hidden=(4,), dropout=0.3)], ids=["plain", "dropout"])
+class Normed(torch.nn.Module):
+    """An encoder with running statistics, as a user may bring one."""
+
+    def __init__(self, space, hidden, activation):
+        super().__init__()
+        self.num_features = hidden[0]
+        self.layers = torch.nn.Sequential(
+            torch.nn.BatchNorm1d(space.shape[0]), torch.nn.Linear(space.shape[0], hidden[0]), torch.nn.ReLU()
+        )
+
+    def forward(self, obs):
+        return self.layers(obs)
+
+
+NORMED = ModelConfig(hidden=(4,), encoder="test_during_training:Normed")
+
+
+@pytest.mark.parametrize(
+    "model", [MODEL, ModelConfig(hidden=(4,), dropout=0.3), NORMED], ids=["plain", "dropout", "batch norm"]
+)
 def test_learning_is_the_same_to_the_last_bit(model):
     ends = []
     for measures in (False, True):
         one = learner(model=model)
         if measures:
-            one.inspect, _ = probe(replace(BOTH, diagnose=DiagnoseConfig(curvature=1, noise=1)))
+            one.inspect, _ = probe(replace(BOTH, diagnose=DiagnoseConfig(curvature=1, noise=1, dead_units=1)))
         torch.manual_seed(7)
         for _ in range(4):
             one.update(1e-3, ENTROPY_COEF)
-        ends.append(one.flat.detach().numpy().tobytes())
-    assert ends[0] == ends[1]
+        kept = [buffer.numpy().tobytes() for buffer in one.policy.buffers()]
+        ends.append([one.flat.detach().numpy().tobytes(), *kept])
+    assert ends[0] == ends[1] and len(ends[0]) == (4 if model is NORMED else 1)
+
+
+def test_a_graph_that_was_kept_can_be_differentiated_after_passes_that_leave_the_buffers():
+    gradients, x = [], torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    for looks in (False, True):
+        torch.manual_seed(0)
+        network = Normed(gym.spaces.Box(-1, 1, (5,)), (4,), "relu")
+        loss = (network(x) ** 2).mean() + network(2 * x).mean()
+        if looks:
+            with buffers_kept(network):
+                network(x + 100)
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.equal(*gradients)
 
 
 def test_a_loss_without_curvature_or_with_infinite_gradients_ends_no_training():

@@ -149,6 +149,16 @@ def test_what_cannot_work_with_ekfac_is_one_line(words, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_pass_for_the_fisher_leaves_running_statistics_as_they_are():
+    words = ("model.encoder=test_during_training:Normed", "model.separate_critic=false")
+    one, _, _ = learner(*words)
+    before = [buffer.clone() for buffer in one.policy.buffers()]
+    one.observe(one.policy, one.collector.rollout)
+    assert len(before) == 3 and all(torch.equal(*each) for each in zip(before, one.policy.buffers(), strict=True))
+    one.update(lr=0.1, entropy_coef=ENTROPY_COEF)
+    assert not torch.equal(before[0], next(one.policy.buffers())), "a pass that learns moves them"
+
+
 def test_layers_without_an_eigenbasis_are_listed_before_the_start(capsys):
     words = ["preset=classic/cartpole", "optim.name=ekfac", "model.gru_size=8", "ekfac.max_dim=32", "--dry-run"]
     assert cli.main(["train", *words]) == 0
