@@ -22,7 +22,7 @@ FIGURES: dict[str, tuple[Callable[[Sequence[figures.Record], str, Path], None], 
     "epsilon-ball": (figures.epsilon_ball, "learners' distance and its bound (gossip.certify=true)"),
     "sharpness": (
         training_diagnosis.sharpness,
-        "largest curvature, against its limit at the lr (diagnose.curvature=K)",
+        "largest curvature, and its limit (diagnose.curvature=K)",
     ),
     "noise-scale": (training_diagnosis.noise, "simulators at which gradients are half noise (diagnose.noise=K)"),
 }

@@ -103,7 +103,8 @@ class ModelConfig:
     block_scale: float = bounded(0.0, NOT_NEGATIVE)
     """impala: what each block's output is multiplied by at the start, learned, each use's own; 0 leaves it out."""
     separate_critic: bool = True
-    """MLP: policy and value do not share layers."""
+    """MLP without a GRU: policy and value do not share layers. With gru_size, and with any other encoder, they share
+    them whatever this says."""
     gru_size: int = bounded(0, NOT_NEGATIVE)
     """Width of a GRU between encoder and heads; 0 means a feed-forward policy."""
     dropout: float = bounded(0.0, BELOW_ONE)

@@ -8,6 +8,9 @@ import torch
 from gala.diagnostics.lr_evidence import noise_range
 from gala.diagnostics.noise_scale import Moments
 from gala.optim.lr_scaling import rule_of, stable_product, suggest
+from gala.optim.update import LearningStep
+from gala.supervised.comparison import digits
+from gala.supervised.loop import SupervisedLearner, endless_batches
 
 
 def best_step(batch, noise_scale, exponent=1.0):
@@ -86,6 +89,38 @@ def test_the_limit_of_adams_usual_beta_is_38():
 
 def test_curvature_that_is_not_known_caps_nothing():
     assert suggest(0.01, 16, 64, "sqrt", math.inf, math.nan).curvature_cap == math.inf
+
+
+def losses_by_epoch(data, lr, batch, epochs=6):
+    """Cross-entropy of all images after each epoch of SGD."""
+    images, labels = data.train_images.flatten(1), data.train_labels
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 10))
+    step, cross_entropy = LearningStep(torch.optim.SGD(model.parameters(), lr)), torch.nn.functional.cross_entropy
+    batches = endless_batches(images, labels, batch, torch.Generator().manual_seed(0))
+    learner, losses = SupervisedLearner(model, batches, cross_entropy, step), []
+    for _ in range(epochs):
+        for _ in range(len(images) // batch):
+            learner.update()
+        with torch.no_grad():
+            losses.append(cross_entropy(model(images), labels))
+    return torch.stack(losses)
+
+
+def test_sgd_learns_the_same_by_the_epoch_if_rate_and_batch_grow_together_up_to_a_limit():
+    """Jastrzebski et al. 2017 (arXiv 1711.04623): what counts is lr / batch, as in the linear rule, while steps are
+    short against the curvature."""
+    pytest.importorskip("sklearn")
+    data = digits.load(0.2, 0)
+    known = losses_by_epoch(data, 0.02, 8)
+
+    def apart(batch, lr):
+        return float(((losses_by_epoch(data, lr, batch) - known) / known).abs().max())
+
+    by_rule = apart(32, suggest(0.02, 8, 32, "linear").lr)
+    assert by_rule < 0.1
+    assert apart(32, suggest(0.02, 8, 32, "sqrt").lr) > 5 * by_rule and apart(8, 0.08) > 5 * by_rule
+    assert apart(512, suggest(0.02, 8, 512, "linear").lr) > 0.5, "a rate at which steps overshoot"
 
 
 def test_nonsense_is_refused_and_optimisers_have_their_rule():
