@@ -6,7 +6,9 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +69,7 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
         parts = {rank: run_dir.load_part(checkpoint, f"learner{rank}")[0] for rank in ranks}
         shape_reward, scaler = make_reward_shaper(dataclasses.replace(config, envs_per_learner=envs))
         if scaler is not None:
-            scaler.applied = RunningMoments.unpack(parts[ranks[0]]["return_moments"]["packed"].numpy(), ())
+            scaler.applied = _return_moments(meta, parts, averages_parameters(config))
         collector = Collector(
             env,
             config.a2c.num_steps,
@@ -81,7 +83,7 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
         rollouts = [copy.deepcopy(collector.collect(policy)[0]) for _ in range(batches)]
     finally:
         env.close()
-    progress = min(1.0, meta["env_steps"] / config.steps)
+    progress = scheduled(config, min(1.0, meta["env_steps"] / config.steps))
     return Frozen(
         config,
         policy,
@@ -92,6 +94,14 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
         entropy_coefficient(config)(progress),
         _deviations(run_dir, policy) if len(parts) > 1 else (),
     )
+
+
+def _return_moments(meta: dict[str, Any], parts: dict[int, Any], averaged: bool) -> RunningMoments:
+    """What rewards were divided by: the moments of all learners pooled where they average, else the first one's."""
+    packed = {rank: part["return_moments"]["packed"].numpy() for rank, part in parts.items()}
+    size = len(next(iter(packed.values())))  # those of returns are the last of what a learner publishes
+    gone = [np.asarray(row[-size:]) for rank, row in enumerate(meta["moments"]) if averaged and rank not in packed]
+    return RunningMoments.pooled(np.stack([*packed.values(), *gone]), ())
 
 
 def _deviations(run_dir: RunDir, policy: ActorCritic) -> list[tuple[float, float]]:
