@@ -28,7 +28,7 @@ class Pair:
         self.boxes = InProcessMailboxes(2, 3)
         self.averager, self.peer = (
             GossipAverager(parameters, rank=rank, world_size=2, mailbox=self.boxes.endpoint(rank))
-            for rank, parameters in enumerate((module.parameters(), [torch.full((1, 3), 4.0)]))
+            for rank, parameters in enumerate((module.parameters(), [torch.full_like(module.weight.detach(), 4.0)]))
         )
 
     def loss(self, module: torch.nn.Module) -> torch.Tensor:
