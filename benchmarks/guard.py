@@ -97,7 +97,7 @@ def learner(*words: str) -> Callable[[], None]:
         shape_reward=make_reward_shaper(config)[0],
         keep_graph=derived.is_one_pass(config),
     )
-    step = LearningStep(make_optimizer(config, flat), max_grad_norm=config.a2c.max_grad_norm)
+    step = LearningStep(make_optimizer(config, flat, policy), max_grad_norm=config.a2c.max_grad_norm)
     one = ActorLearner(collector, policy, flat, step, config.a2c)
 
     def work() -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from gala.build.auto import with_fitting_preset
+from gala.build.envs import Spaces
 from gala.cli import main
 from gala.config.parse import parse_config
 from gala.models.encoders import encoder_for
@@ -70,6 +71,26 @@ def test_the_choice_is_said_and_recorded(monkeypatch, capsys):
     assert main(["train", "env.id=ALE/Pong-v5", "--dry-run"]) == 0
     settings = yaml.safe_load(capsys.readouterr().out.partition("\nlearners x")[0])
     assert (settings["model"]["encoder"], settings["normalize"]["reward"]) == ("nature_cnn", "sign")
+
+
+@pytest.mark.parametrize(
+    ("space", "words", "warned"),
+    [
+        (gym.spaces.Box(0, 255, (3, 12, 12), np.float32), [], True),
+        (gym.spaces.Box(0, 255, (3, 12, 12), np.float32), ["normalize.obs=true"], False),
+        (gym.spaces.Box(0, 1, (3, 12, 12), np.float32), [], False),
+        (gym.spaces.Box(0, 255, (3, 12, 12), np.uint8), [], False),
+        (gym.spaces.Box(0, 255, (12,), np.float32), [], False),
+    ],
+)
+def test_images_of_large_floats_are_a_warning(space, words, warned, monkeypatch, capsys):
+    spaces = Spaces(space, gym.spaces.Discrete(2), 1)
+    for module in ("gala.build.envs", "gala.training.new_run"):
+        monkeypatch.setattr(f"{module}.probe_spaces", lambda config: spaces, raising=False)
+    assert main(["train", "env.id=helper_envs:Catch-v0", "preset=none", *words, "--dry-run"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
+    assert lines == ["warning: floats of images are not scaled, only integers; add normalize.obs=true"] * warned
+    assert all(len(line) <= 80 for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from gala.training.new_run import prepare
 _LEAST_EKFAC_LR = 0.02
 """ACKTR's is 0.25; those of Adam and RMSprop are a hundredth of it."""
 
+_LARGE_PIXEL = 10.0
+"""Floats within it are about standardised, as a network wants them."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Settings as ``key=value`` or ``--key value``, and ``--dry-run``. Returns the exit status of the training."""
@@ -25,9 +28,9 @@ def main(argv: Sequence[str]) -> int:
     config = prepare(words, start_processes=not dry_run)
     if dry_run:
         print(dump_config(config))
-        print("\n".join([arithmetic(config), *fallback_lines(config)]))
+        print("\n".join([arithmetic(config), *fallback_lines(config), *_scale_line(config)]))
         return 0
-    for line in [*fallback_lines(config), *_encoder_line(config)]:
+    for line in [*fallback_lines(config), *_scale_line(config), *_encoder_line(config)]:
         print(line, flush=True)
     from gala.training import supervisor
 
@@ -44,6 +47,22 @@ def _encoder_line(config: Config) -> list[str]:
     from gala.build.policy import encoder_summary
 
     return [f"encoder {encoder_summary(config, probe_spaces(config))}"]
+
+
+def _scale_line(config: Config) -> list[str]:
+    """One line if convolutions read floats that their bounds let grow large."""
+    from gala.models.encoders import ENCODERS, bounded_by
+
+    if config.model.encoder not in ENCODERS or config.model.encoder == "mlp" or config.normalize.obs:
+        return []
+    from gymnasium.spaces import Box
+
+    from gala.build.envs import probe_spaces
+
+    space = probe_spaces(config).obs
+    if not isinstance(space, Box) or space.dtype.kind != "f" or bounded_by(space) <= _LARGE_PIXEL:
+        return []
+    return ["warning: floats of images are not scaled, only integers; add normalize.obs=true"]
 
 
 def fallback_lines(config: Config) -> list[str]:

@@ -52,6 +52,11 @@ _LARGEST_VALUE = 1e6
 """Bounds beyond it (those of a type, say) do not tell how large the values are."""
 
 
+def bounded_by(obs_space: gym.spaces.Box) -> float:
+    """The largest absolute value within the bounds; infinite without."""
+    return max(float(np.abs(bound.astype(np.float64)).max()) for bound in (obs_space.low, obs_space.high))
+
+
 def unit_scale(obs_space: gym.spaces.Box) -> float:
     """What integer observations of this space are multiplied by to lie within [-1, 1]; 1 where its bounds do not tell.
 
@@ -59,7 +64,7 @@ def unit_scale(obs_space: gym.spaces.Box) -> float:
     """
     if not np.issubdtype(obs_space.dtype, np.integer):
         return 1.0
-    largest = max(abs(float(obs_space.high.max())), abs(float(obs_space.low.min())))
+    largest = bounded_by(obs_space)
     return 1.0 / largest if 1.0 <= largest <= _LARGEST_VALUE else 1.0
 
 
@@ -193,8 +198,7 @@ def encoder_for(obs_space: gym.Space) -> str:
     """The usual encoder: convolutions for images ``[C, H, W]`` whose values are bounded, else dense layers."""
     if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 3:
         return "mlp"
-    bounded = max(np.abs(bound.astype(np.float64)).max() for bound in (obs_space.low, obs_space.high)) <= _LARGEST_VALUE
-    if not bounded or min(obs_space.shape[1:]) < 3:
+    if bounded_by(obs_space) > _LARGEST_VALUE or min(obs_space.shape[1:]) < 3:
         return "mlp"
     return "nature_cnn" if min(obs_space.shape[1:]) >= _NATURE_SIDE else "minatar_cnn"
 
