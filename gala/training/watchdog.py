@@ -15,13 +15,32 @@ MARGIN_S = 5.0
 END_PATIENCE_S = 20.0
 """Once the run is to end, nobody is waited for longer than this."""
 _LONGEST_LOOK_S = 1.0
+_GAP_S = 5.0
 _AT_WORK: tuple[State, ...] = ("starting", "joining", "running")
+
+
+class AwakeClock:
+    """Seconds that have passed, as far as whoever looks was awake: a look that comes late counts for a second. So the
+    time in which a whole job was suspended does not count, and nobody is late after it."""
+
+    def __init__(self) -> None:
+        self.total_s = self.since_gap_s = 0.0
+        """Since the first look; and since the last one that came so late that the job must have been suspended."""
+        self._last_look: float | None = None
+
+    def look(self, now: float) -> float:
+        """The seconds since the last look; ``now`` is of ``time.monotonic``."""
+        late_s = now - self._last_look if self._last_look is not None else 0.0
+        self._last_look, passed_s = now, min(late_s, _LONGEST_LOOK_S)
+        self.total_s += passed_s
+        self.since_gap_s = self.since_gap_s + passed_s if late_s < _GAP_S else 0.0
+        return passed_s
 
 
 class Watchdog:
     """Knows for how long each learner that should be at work has shown nothing new.
 
-    Time counts only as far as the parent itself was awake: after the whole job was suspended, nobody is late.
+    Time counts only as far as the parent itself was awake.
 
     Args:
         board: a ``gala.training.board.Board``. A cluster's has no beats; there the fleet notices who is lost.
@@ -31,12 +50,11 @@ class Watchdog:
         self._board, self._states, self._limit_s = board, states, watchdog_s + MARGIN_S
         self._seen: dict[int, tuple[Any, ...]] = {}
         self._idle_s: dict[int, float] = {}
-        self._last_look: float | None = None
+        self._clock = AwakeClock()
 
     def stuck(self, now: float, ending: bool) -> list[tuple[int, float]]:
         """(rank, seconds without a sign) of the learners that are stuck, not of those that wait for them."""
-        passed_s = min(now - self._last_look, _LONGEST_LOOK_S) if self._last_look is not None else 0.0
-        self._last_look = now
+        passed_s = self._clock.look(now)
         if not hasattr(self._board, "beats"):
             return []
         ranks = self._states.ranks(*_AT_WORK)
