@@ -75,9 +75,9 @@ class Hub:
         """The rows of a saved run."""
         self._progress[: len(progress)], self._moments[: len(moments)] = progress, moments
 
-    def restore_weights(self, weights: list[float]) -> None:
-        """By rank: all the weight there is."""
-        self._table.weight[: len(weights)] = weights
+    def restore_weights(self, weights: list[float], ranks: list[int]) -> None:
+        """By rank: all the weight there is, and who takes part."""
+        self._table.restore(weights, ranks)
 
     def enlist(self, rank: int, epoch: int, learner: Any) -> None:
         """``learner`` (an actor's handle, in a list) lives as ``rank`` from now on."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from gala.build.envs import probe_spaces
 from gala.build.policy import make_policy
+from gala.config import derived
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
 
@@ -64,6 +65,8 @@ def check(run_dir: RunDir, config: Config, name: str) -> None:
     missing = [key for key in _NEEDED if key not in meta]
     if missing or not meta["ranks"]:
         raise ValueError(f"{where / 'meta.json'} has no {(missing or ['ranks'])[0]}")
+    if derived.is_lock_step(config) and meta["ranks"] != [*range(config.learners)]:
+        raise ValueError(f"{where / 'meta.json'} has not all {config.learners} learners, which wait for each other")
     network = make_policy(config, probe_spaces(config)).state_dict()
     for rank in meta["ranks"]:
         tensors, _ = run_dir.load_part(name, f"learner{rank}")
