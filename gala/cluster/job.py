@@ -20,8 +20,8 @@ from gala.runs.run_dir import RunDir
 def open_job(
     config: Config, run_dir: RunDir, num_params: int, num_moments: int, starters: int
 ) -> tuple[Any, Any, RayFleet]:
-    """(board, mailboxes or None, fleet), for at least ``starters`` learners at once. This process is connected to Ray, and ends
-    the actors by ``fleet.kill``."""
+    """(board, mailboxes or None, fleet), for at least ``starters`` learners at once. This process is connected to Ray,
+    and ends the actors by ``fleet.kill``."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     places, learners = max_concurrent_learners(config), config.learners
     hub: Any = ray.remote(Hub).options(num_cpus=0, scheduling_strategy=here)

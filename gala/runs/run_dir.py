@@ -54,12 +54,12 @@ class RunDir:
     def create(cls, config: Config, argv: Sequence[str], overwrite: bool) -> RunDir:
         """Make ``config.run``. Raises ValueError if it holds anything and ``overwrite`` is False, or is no run."""
         path = Path(config.run)
-        exists = cls.check_new(path, overwrite)
+        cls.check_new(path, overwrite)
         run = cls(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
             run.claim()
-            if exists:
+            if cls.check_new(path, overwrite):  # again, since another may have trained here until it was claimed
                 remove_run(path)
             write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
             write_atomically(path / "versions.json", _json({**versions(), "run": secrets.token_hex(8)}))
@@ -67,6 +67,9 @@ class RunDir:
         except OSError as error:
             run.close()
             raise ValueError(f"cannot make the run directory {path}: {error.strerror}; give another run=") from None
+        except ValueError:
+            run.close()
+            raise
         return run
 
     @staticmethod

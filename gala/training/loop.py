@@ -85,8 +85,8 @@ class Run:
         self._resume_from = resume_from
         if saved and self.mailboxes:
             self.mailboxes.restore(saved["weights"], saved["ranks"])
-        if saved:
-            self.checkpoint.best = -float("inf") if saved["return_mean"] is None else saved["return_mean"]
+        if saved and saved["return_mean"] is not None and "best" in self.run_dir.checkpoints.names():
+            self.checkpoint.best = saved["return_mean"]
         if parent := saved.get("parent"):
             self.telemetry.load_state(parent["telemetry"])
             self.best.load_state(parent["best"])
