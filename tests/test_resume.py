@@ -16,6 +16,7 @@ from training import TINY, Gala, parts, status
 from gala.build.learning import learning_rate
 from gala.cli import main
 from gala.config import derived
+from gala.runs.following import Follower
 from gala.runs.run_dir import RunDir
 from gala.training import supervisor
 
@@ -202,6 +203,25 @@ def test_the_checkpoint_is_chosen_once_nobody_else_trains_there(run, resume, mon
     monkeypatch.setattr(RunDir, "claim", claim_later)
     assert resume()[:2] == (0, ["latest"])
     assert max(record["global_step"] for record in run.read_metrics()) == newer
+
+
+def test_the_summary_of_the_first_part_is_not_the_end_of_the_second(run, resume):
+    assert status(run) == "finished" and Follower(run).state() == "ended"
+    assert resume("checkpoint=worst")[0] == 2 and status(run) == "finished"
+    assert resume()[0] == 0 and not (run.path / "summary.json").exists()
+    run.append_metrics({"global_step": 2_000})
+    assert Follower(run).summary() is None and Follower(run).state() == "gone", "as if it were killed now"
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_what_learners_logged_is_dropped_where_a_run_starts_anew(run, resume, anew):
+    record = run.path / "gossip/record0.txt"
+    record.parent.mkdir(exist_ok=True)
+    record.write_text("u 0.0\n")
+    if anew:
+        shutil.rmtree(run.path / "checkpoints")
+    assert resume()[:2] == (0, [""] if anew else ["latest"])
+    assert record.exists() != anew
 
 
 def test_a_resume_that_is_refused_lets_others_train(run, resume):

@@ -284,7 +284,7 @@ def test_metrics_reach_jsonl_and_tensorboard_and_rewind(tmp_path):
         file.write('{"global_step": 4')  # a kill cut this line short
     assert [r["global_step"] for r in run.read_metrics()] == [10, 20, 30]
     assert run.read_metrics()[0]["losses/x"] is None
-    run.rewind_metrics(20)
+    run.rewind(20)
     run.append_metrics({"global_step": 25, "charts/SPS": 1.0})
     run.close()
     assert [r["global_step"] for r in run.read_metrics()] == [10, 20, 25]

@@ -89,7 +89,7 @@ def _prepare(run_dir: RunDir, own: Mapping[str, str], words: Sequence[str]) -> t
     for line in (*lines, starting(config)):
         say(line)
     run_dir.replace_config(config)
-    run_dir.rewind_metrics(done_steps if name else -1)
+    run_dir.rewind(done_steps if name else -1)
     return config, name
 
 
