@@ -137,8 +137,8 @@ class RunDir:
         return records
 
     def rewind(self, global_step: int) -> None:
-        """Drop what was logged after ``global_step``: a resumed run will live through those steps again. The summary goes
-        too, since the run has not ended; and at -1, where it starts anew, the logs of its learners.
+        """Drop what was logged after ``global_step``: a resumed run will live through those steps again. The summary
+        goes too, since the run has not ended; and at -1, where it starts anew, the logs of its learners.
 
         TensorBoard is told to hide its own points past that step.
         """
