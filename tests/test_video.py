@@ -16,6 +16,7 @@ from gala import cli
 from gala.config.parse import parse_options
 from gala.config.video import VideoConfig
 from gala.runs.checkpoints import Checkpoints
+from gala.runs.lock import lock
 from gala.supervised import video
 from gala.supervised.video_data import draw
 
@@ -65,8 +66,16 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path):
     settings = ("data=wall-bounce", *TINY, "warm_up=3")
     assert run("train", *settings, "iterations=6", f"out={whole}") == 0
     assert run("train", *settings, "iterations=2", f"out={parts}") == 0
-    (parts / "metrics.jsonl").open("a").write('{"iteration": 4, "wall_s": 0}\n')  # past the checkpoint
+    (parts / "metrics.jsonl").open("a").write(
+        '{"iteration": 4, "wall_s": 0}\n{"iterat'
+    )  # past the checkpoint, and torn
+    before = (parts / "config.yaml").read_bytes()
+    with lock(parts):
+        assert run("resume", str(parts), "iterations=6") == 2
+    assert (parts / "config.yaml").read_bytes() == before, "the settings of who trains there"
     assert run("resume", str(parts), "iterations=6") == 0
+    took_s = [json.loads(line)["wall_s"] for line in (parts / "metrics.jsonl").read_text().splitlines()]
+    assert took_s == sorted(took_s), "both parts took time"
     (expected, i, rows), (tensors, j, others) = left(whole), left(parts)
     assert (i, rows) == (j, others) and i == 6 and [r["iteration"] for r in rows] == [2, 4, 6]
     assert expected.keys() == tensors.keys() == {"model", "optimizer"}
