@@ -1,8 +1,9 @@
 """The common checkpoint: all learners stand still, so that no mass is in flight; each saves its part; all go on.
 
 Learners that are silent, or that are only joining, are left out and waited for by nobody; one that does not move,
-though it is asked to pause, is waited for as long as a few of its updates take, and one that takes too long to save is
-left out too. Only asynchronous gossip can do without one of them: there is no other checkpoint that lacks a learner.
+though it is asked to pause, is waited for as long as a few of its updates take, and one that takes far longer than the
+others to save is left out too. Only asynchronous gossip can do without one of them: no other checkpoint lacks a
+learner.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from typing import Any, cast
 
 from gala.config import derived
 from gala.config.schema import Config
+from gala.gossip.awake_clock import AwakeClock
 from gala.processes.fleet import Event, Fleet
 from gala.runs.run_dir import RunDir
 from gala.training.board import CHECKPOINT_AT, UPDATES, Board
 from gala.training.protocol import Command, LearnerStates, State
-from gala.training.watchdog import AwakeClock
 
 STAGING = "staging"
 _SAVE_TIMEOUT_S = 60.0
-_LAST_SAVE_TIMEOUT_S = 600.0
-"""How long a learner may take to save: in the middle of a run, and its last state, which nothing can make good."""
+_LONGEST_SAVE_S = 600.0
+"""How long a learner may take to save until the run says so, and until a checkpoint is given up."""
 _STILL_S, _STILL_UPDATES = 3.0, 4.0
 """A learner that shows no sign of life for so long, or for the time of so many of its updates if that is longer, is
 left out of a checkpoint for which all others stand still already; what it knows, the others know too. Of learners that
@@ -64,7 +65,7 @@ class CommonCheckpoint:
         self._unwritten = ""  # what a learner said that could not save
         self._signs: dict[int, tuple[Any, float]] = {}  # of those who are still to pause: the last, and when it came
         self._savers: set[int] = set()  # who is saving; empty while nobody is
-        self._saving_since_s = 0.0
+        self._saving_since_s = self._slowest_save_s = 0.0
         self._unanswered = Counter[int]()  # how often each was told to save, and has not answered yet
         self._finished: set[int] = set()  # of those who save: done with their training, too
 
@@ -114,6 +115,7 @@ class CommonCheckpoint:
             self.run_dir.checkpoints.discard_part(STAGING, f"learner{rank}")
             return
         self._unwritten = trouble or self._unwritten
+        self._slowest_save_s = self._clock.total_s - self._saving_since_s
         self.states.move(rank, "saved")
 
     def joined(self, rank: int) -> None:
@@ -180,30 +182,33 @@ class CommonCheckpoint:
         return tuple(still)
 
     def _advance_saving(self) -> bool:
+        """All are waited for, and stand still meanwhile, so that a slow disk costs time; but asynchronous gossip goes
+        on without one that takes twice as long as the others. True when the run is over."""
         ranks = sorted(self._savers)
         late = [rank for rank in ranks if self.states.of(rank) != "saved"]
-        waited_s, limit_s = self._clock.total_s - self._saving_since_s, _SAVE_TIMEOUT_S
-        if late and waited_s < limit_s:
+        there = [rank for rank in ranks if rank not in late]
+        waited_s, patience_s = self._clock.total_s - self._saving_since_s, _LONGEST_SAVE_S
+        if late and waited_s < _SAVE_TIMEOUT_S:
             return False
-        told = f"learner{'s' * (len(late) > 1)} {', '.join(map(str, late))}"
-        have = "have" if len(late) > 1 else "has"
-        if late and self._over:
-            self.unsaved = f"{told} {have} not saved within {limit_s:.0f} s"  # the run says so, and waits
-            limit_s = _LAST_SAVE_TIMEOUT_S
-            if waited_s < limit_s:
-                return False
-        if late and (not self._elastic or len(late) == len(ranks)):
-            self.unsaved = f"{told} {have} not saved within {limit_s:.0f} s"
+        if there and self._elastic and not self._over:
+            patience_s = min(max(2 * self._slowest_save_s, _SAVE_TIMEOUT_S), _LONGEST_SAVE_S)
+        who = f"learner{'s' * (len(late) > 1)} {', '.join(map(str, late))}"
+        told = f"{who} {'have' if len(late) > 1 else 'has'} not saved within"
+        if late and waited_s < patience_s:
+            self.unsaved = f"{told} {_SAVE_TIMEOUT_S:.0f} s"  # which the run says while it waits
+            return False
+        if late and not (there and self._elastic):
+            self.unsaved = f"{told} {patience_s:.0f} s"
         else:
             for rank in late:  # stuck, or its answer or our question was lost: the others go on
                 self.run_dir.checkpoints.discard_part(STAGING, f"learner{rank}")
-            self.unsaved = self._unwritten or self._commit([rank for rank in ranks if rank not in late])
+            self.unsaved = self._unwritten or self._commit(there)
         if self.unsaved:
             self.run_dir.checkpoints.discard(STAGING)
             self.best = self._best_before if "best" in self.names else self.best
         else:
             self.on_commit(self.run_dir.checkpoints.root / self.names[-1])
-            self.unsaved = f"the checkpoint lacks {told}: not saved within {limit_s:.0f} s" if late else ""
+            self.unsaved = f"the checkpoint lacks {who}: not saved within {patience_s:.0f} s" if late else ""
         self._go_on(ranks)
         return self._over
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gala.gossip.awake_clock import AwakeClock
 from gala.training.board import ROLLOUTS, STEPS, UPDATES
 from gala.training.protocol import LearnerStates, State
 
@@ -14,27 +15,7 @@ MARGIN_S = 5.0
 """Simulators that watch over themselves say more of what has happened: they come first."""
 END_PATIENCE_S = 20.0
 """Once the run is to end, nobody is waited for longer than this."""
-_LONGEST_LOOK_S = 1.0
-_GAP_S = 5.0
 _AT_WORK: tuple[State, ...] = ("starting", "joining", "running")
-
-
-class AwakeClock:
-    """Seconds that have passed, as far as whoever looks was awake: a look that comes late counts for a second. So the
-    time in which a whole job was suspended does not count, and nobody is late after it."""
-
-    def __init__(self) -> None:
-        self.total_s = self.since_gap_s = 0.0
-        """Since the first look; and since the last one that came so late that the job must have been suspended."""
-        self._last_look: float | None = None
-
-    def look(self, now: float) -> float:
-        """The seconds since the last look; ``now`` is of ``time.monotonic``."""
-        late_s = now - self._last_look if self._last_look is not None else 0.0
-        self._last_look, passed_s = now, min(late_s, _LONGEST_LOOK_S)
-        self.total_s += passed_s
-        self.since_gap_s = self.since_gap_s + passed_s if late_s < _GAP_S else 0.0
-        return passed_s
 
 
 class Watchdog:
