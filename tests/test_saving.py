@@ -117,7 +117,9 @@ def test_after_a_suspension_nobody_is_left_out_as_silent_or_still(team):
     team.rest(0)
     team.now += 3600.0
     team.pass_s(2, silent=(1, 2))  # neither could do an update
-    assert team.states.of(0) == "paused"
+    assert team.states.of(0) == "paused" and team.checkpoint.heeded(team.now, (1, 2)) == ()
+    assert not team.pass_s(31) and team.checkpoint.heeded(team.now, (1, 2)) == (1, 2), "they had the time since"
+    team.board.beats += 1
     team.rest(1, 2)
     team.save(0, 1, 2)
     team.pass_s(1)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -82,6 +83,16 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path):
     for group in expected:
         assert expected[group].keys() == tensors[group].keys()
         assert all(torch.equal(expected[group][name], tensors[group][name]) for name in expected[group])
+
+
+def test_a_training_that_was_killed_before_it_was_saved_starts_anew(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("train", "data=wall-bounce", *TINY, "iterations=2", f"out={out}") == 0
+    whole = left(out)
+    shutil.rmtree(out / "checkpoints")
+    assert run("resume", str(out)) == 0 and "has no checkpoint yet: it starts anew" in capsys.readouterr().out
+    assert left(out)[1:] == whole[1:] and len(whole[2]) == 1
+    assert all(torch.equal(left(out)[0]["model"][name], tensor) for name, tensor in whole[0]["model"].items())
 
 
 def test_a_signal_saves_and_the_run_can_go_on(tmp_path):

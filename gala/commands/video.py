@@ -27,8 +27,8 @@ USAGE = """usage: gala video train [preset=video/moving-digits] [learners=4]
 train    learn to predict videos made by rule, or rollouts that `gala record`
          wrote; learners=N gossip in processes; Ctrl-C saves, `gala video train
          --help` lists the settings
-resume   go on from RUN's checkpoint as if it had never stopped; iterations,
-         log_every and save_every may change
+resume   go on from RUN's checkpoint as if it had never stopped, or start anew
+         if it has none yet; iterations, log_every and save_every may change
 eval     the importance-weighted bound on new held-out videos, and PSNR and
          SSIM of the best of some samples, as JSON; RUN/eval.html shows them
          moving, beside the truth"""
@@ -107,9 +107,15 @@ def _resume(out: Path, words: Sequence[str]) -> int:
         config = override(read_settings(out), words, _MAY_CHANGE)
         config = dataclasses.replace(config, out=str(out))
         _check(config)
-        Checkpoints(out / FOLDER).meta(LATEST)
+        checkpoints = Checkpoints(out / FOLDER)
+        resumed = bool(checkpoints.names())
+        if resumed:
+            checkpoints.meta(LATEST)
+        else:
+            print(f"{out} has no checkpoint yet: it starts anew")
+            _forget_after(out / METRICS, -1)
         write_atomically(out / SETTINGS, dump_config(config).encode())
-        return _run(config, out, resumed=True)
+        return _run(config, out, resumed=resumed)
 
 
 def _evaluate(out: Path, words: Sequence[str]) -> int:

@@ -85,6 +85,13 @@ class CommonCheckpoint:
             self._best_before, self.best = self.best, score
             self.request(["latest", "best"])
 
+    def heeded(self, now: float, silent: tuple[int, ...]) -> tuple[int, ...]:
+        """``silent``, or nobody where the whole job has just been suspended, and nobody could give a sign. ``now`` is of
+        ``time.monotonic``."""
+        self._clock.look(now)
+        has_begun_anew = self._clock.since_gap_s < min(derived.silent_after_s(self.config), self._clock.total_s)
+        return () if has_begun_anew else silent
+
     def update_ahead(self) -> int:
         """An update that no learner of a lock-step run reaches within about two seconds."""
         updates = int(self.board.progress[:, UPDATES].max())
@@ -130,17 +137,10 @@ class CommonCheckpoint:
         self.run_dir.checkpoints.discard_part(STAGING, f"learner{rank}")
 
     def advance(self, now: float, silent: tuple[int, ...]) -> bool:
-        """One step: pause all, save all, commit, resume. True when the run is over.
-
-        Args:
-            now: of ``time.monotonic``.
-            silent: who gave no sign for long; nobody could give one while the whole job was suspended.
-        """
-        self._clock.look(now)
+        """One step: pause all, save all, commit, resume. True when the run is over."""
+        silent = self.heeded(now, silent)
         if self._savers:
             return self._advance_saving()
-        if self._clock.since_gap_s < min(derived.silent_after_s(self.config), self._clock.total_s):
-            silent = ()
         at_rest = ("paused", "finished")  # has said so, and says nothing more
         every = {rank: self.states.of(rank) for rank in self.states.ranks()}
         silent = (*silent, *self._still(every))

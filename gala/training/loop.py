@@ -211,7 +211,7 @@ class Run:
         record = self.telemetry.record(self.board, self.states.ranks())
         self._warn_once(self.run_dir.append_metrics(record) or self.checkpoint.unsaved)
         self.panel.update(record)
-        silent = self.mailboxes.silent() if self.mailboxes else ()
+        silent = self.checkpoint.heeded(time.monotonic(), self.mailboxes.silent()) if self.mailboxes else ()
         for warning in self.telemetry.warnings(silent):
             self.panel.message(warning)
         self.callbacks.on_record(record)
