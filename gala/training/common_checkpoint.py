@@ -86,8 +86,8 @@ class CommonCheckpoint:
             self.request(["latest", "best"])
 
     def heeded(self, now: float, silent: tuple[int, ...]) -> tuple[int, ...]:
-        """``silent``, or nobody where the whole job has just been suspended, and nobody could give a sign. ``now`` is of
-        ``time.monotonic``."""
+        """``silent``, or nobody where the whole job has just been suspended, so that nobody could give a sign. ``now``
+        is of ``time.monotonic``."""
         self._clock.look(now)
         has_begun_anew = self._clock.since_gap_s < min(derived.silent_after_s(self.config), self._clock.total_s)
         return () if has_begun_anew else silent
