@@ -212,6 +212,16 @@ def test_a_learner_that_exchanges_nothing_is_in_every_checkpoint(team):
     assert team.saved is None and team.checkpoint.unsaved == "learner 1 has not saved within 60 s"
 
 
+def test_a_learner_that_hangs_after_its_first_updates_is_not_waited_for_ever(team):
+    team = team(**GALA)
+    team.pass_s(11)
+    team.board.progress[:, UPDATES] += 2  # one in five seconds
+    team.checkpoint.request(["latest"])
+    team.rest(0, 1)
+    team.pass_s(25)
+    assert team.states.of(0) == "saving"
+
+
 @pytest.mark.parametrize("before", [0, 1_000_000])
 def test_how_far_ahead_an_update_lies_is_a_matter_of_this_part_of_the_run(team, before):
     team = team(**LOCK_STEP, updates=before)

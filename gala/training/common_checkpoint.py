@@ -175,9 +175,8 @@ class CommonCheckpoint:
             sign = (*self.board.beats[rank].tolist(), updates)
             if self._signs.get(rank, (None,))[0] != sign:
                 self._signs[rank] = sign, now_s
-            done_here = updates - int(self._first_updates[rank])
-            patience_s = max(_STILL_S, _STILL_UPDATES * now_s / max(done_here, 1))
-            if now_s - self._signs[rank][1] > patience_s:
+            done_here, sign_s = updates - int(self._first_updates[rank]), self._signs[rank][1]
+            if now_s - sign_s > max(_STILL_S, _STILL_UPDATES * sign_s / max(done_here, 1)):
                 still.append(rank)
         return tuple(still)
 
