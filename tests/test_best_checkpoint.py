@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def clock(monkeypatch):
 
 def test_a_new_best_is_kept_a_quarter_of_the_interval_after_the_last_checkpoint(clock):
     config = Config(log=LogConfig(checkpoint_interval_s=40.0))
-    checkpoint = CommonCheckpoint(config, None, None, None, None, LearnerStates(), 0)  # nobody is there to be told
+    board = SimpleNamespace(progress=np.zeros((1, 2), np.int64))
+    checkpoint = CommonCheckpoint(config, None, board, None, None, LearnerStates(), 0)  # nobody is there to be told
 
     def offered(after_s, mean):
         clock[0] += after_s

@@ -96,6 +96,16 @@ def test_learners_join_and_leave_a_running_job(tmp_path, capsys):
     assert not failures(run)
     weights = [meta["gossip"]["weight"] for _, meta in parts(run)]
     assert len(weights) == 2 and sum(weights) == pytest.approx(3, abs=1e-9)  # what left was handed over
+    for wanted in (2, 4):
+        resumed = Gala(run.path, command="resume")
+        resumed.wait_for_checkpoint(after=run.checkpoint_meta("latest")["env_steps"])
+        if wanted == 2:
+            main(["scale", str(gala.run), "learners=4"])
+            resumed.wait_for(lambda: recorded(gala, {0, 1, 2, 3}), "the newcomers")
+        resumed.ctrl_c()
+        assert resumed.end(END_S)[0] == 130
+        assert run.checkpoint_meta("latest")["ranks"] == [0, 1, 2, 3], "a resume undoes no scaling"
+        assert sum(meta["gossip"]["weight"] for _, meta in parts(run)) == pytest.approx(3, abs=1e-9)
 
 
 @pytest.mark.long

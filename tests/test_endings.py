@@ -28,6 +28,8 @@ def assert_saved(gala: Gala) -> RunDir:
     run = RunDir.open(gala.run)
     assert status(run) == "interrupted" and len(parts(run)) == 2
     assert run.checkpoint_meta("latest")["env_steps"] == progress(run) > 0
+    assert run.config.optim.schedule == "linear" and progress(run) < run.config.steps / 100
+    assert run.read_metrics()[-1]["charts/learning_rate"] > 0.98 * run.config.optim.lr, "not that of the schedule's end"
     return run
 
 

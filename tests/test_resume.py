@@ -16,6 +16,7 @@ from training import TINY, Gala, parts, status
 from gala.build.learning import learning_rate
 from gala.cli import main
 from gala.config import derived
+from gala.runs.following import Follower
 from gala.runs.run_dir import RunDir
 from gala.training import supervisor
 
@@ -140,6 +141,96 @@ def test_a_run_whose_simulators_are_not_restored_says_so(run, resume):
         "helper_envs:Walk-v0 begins new episodes, so the run differs from one that never stopped: rows[0][0].engine is"
     )
     assert line in resume()[2]
+
+
+def commit(run, name, env_steps):
+    """The latest parts once more, as of ``env_steps``, under a name."""
+    meta = run.checkpoint_meta("latest")
+    for rank in meta["ranks"]:
+        run.write_part("staging", f"learner{rank}", *run.load_part("latest", f"learner{rank}"))
+    run.commit_checkpoint("staging", [name], {**meta, "env_steps": env_steps})
+
+
+def hashes(run, name):
+    return run.checkpoint_meta(name)["files"]
+
+
+@pytest.mark.parametrize("links", ["kept", "followed"])
+def test_from_a_named_checkpoint_on_the_rest_is_given_up_also_if_the_run_is_killed_at_once(
+    run, resume, tmp_path, links
+):
+    if links == "followed":
+        copy = shutil.copytree(run.path, tmp_path / "copy")
+        shutil.rmtree(run.path)
+        shutil.copytree(copy, run.path)
+    commit(run, "step900", 900)
+    commit(run, "best", 950)
+    wanted, best, done = hashes(run, "step500"), hashes(run, "best"), run.checkpoint_meta("step500")["env_steps"]
+    assert wanted != hashes(run, "latest")
+    code, started, said = resume("checkpoint=step500")
+    assert (code, started) == (0, ["step500"]) and run.checkpoints.names() == ["given-up-best", "latest", "step500"]
+    assert "best is newer than step500: it is kept as given-up-best" in said
+    assert "newer than step500, and dropped: step900" in said
+    assert hashes(run, "latest") == hashes(run, "step500") == wanted and hashes(run, "given-up-best") == best
+    assert resume()[:2] == (0, ["latest"]) and hashes(run, "latest") == wanted, "nothing was saved in between"
+    assert max(record["global_step"] for record in run.read_metrics()) <= done
+    assert "is of a part of the run that was given up" in resume("checkpoint=given-up-best")[2]
+    os.truncate(run.path / "checkpoints/latest/learner0.json", 3)
+    if links == "followed":  # else they are one and the same
+        assert resume()[:2] == (0, ["step500"])
+    else:
+        assert resume()[0] == 2, "and never from what was given up"
+
+
+def test_a_best_that_is_older_stays_and_a_second_one_that_is_given_up_replaces_none(run, resume):
+    for _ in range(2):
+        commit(run, "best", 950)
+        resume("checkpoint=step500")
+    assert [n for n in run.checkpoints.names() if "best" in n] == ["given-up-best", "given-up-best2"]
+    commit(run, "best", 10)
+    assert resume("checkpoint=step500")[0] == 0 and run.checkpoint_meta("best")["env_steps"] == 10
+
+
+def test_the_checkpoint_is_chosen_once_nobody_else_trains_there(run, resume, monkeypatch):
+    """Another process saves, and ends, between the command's first look and its lock."""
+    claim, newer = RunDir.claim, run.checkpoint_meta("latest")["env_steps"] + 500
+
+    def claim_later(self):
+        commit(run, "latest", newer)
+        run.append_metrics({"global_step": newer})
+        claim(self)
+
+    monkeypatch.setattr(RunDir, "claim", claim_later)
+    assert resume()[:2] == (0, ["latest"])
+    assert max(record["global_step"] for record in run.read_metrics()) == newer
+
+
+def test_the_summary_of_the_first_part_is_not_the_end_of_the_second(run, resume):
+    assert status(run) == "finished" and Follower(run).state() == "ended"
+    assert resume("checkpoint=worst")[0] == 2 and status(run) == "finished"
+    assert resume()[0] == 0 and not (run.path / "summary.json").exists()
+    run.append_metrics({"global_step": 2_000})
+    assert Follower(run).summary() is None and Follower(run).state() == "gone", "as if it were killed now"
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_what_learners_logged_is_dropped_where_a_run_starts_anew(run, resume, anew):
+    record = run.path / "gossip/record0.txt"
+    record.parent.mkdir(exist_ok=True)
+    record.write_text("u 0.0\n")
+    if anew:
+        shutil.rmtree(run.path / "checkpoints")
+    assert resume()[:2] == (0, [""] if anew else ["latest"])
+    assert record.exists() != anew
+
+
+def test_a_resume_that_is_refused_lets_others_train(run, resume):
+    assert resume("checkpoint=worst")[0] == 2
+    other = RunDir.open(run.path)
+    other.claim()
+    assert "is being trained by process" in resume()[2]
+    other.close()
+    assert resume()[0] == 0
 
 
 DECAYED = {"hold": (0, 1_000, 0.0), "stretch": (0, 0, 2 / 3), "restart": (1_000, 0, 1.0)}

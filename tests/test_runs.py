@@ -270,6 +270,27 @@ def test_the_record_of_what_was_run(tmp_path):
         RunDir.open(tmp_path)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_another_has_trained_until_the_lock_was_free_is_not_mixed_with_ours(tmp_path, monkeypatch, overwrite):
+    claim, path = RunDir.claim, tmp_path / "run"
+
+    def claim_later(self):
+        monkeypatch.setattr(RunDir, "claim", claim)
+        other = make_run(path)
+        other.append_metrics({"global_step": 7})
+        other.close()
+        claim(self)
+
+    monkeypatch.setattr(RunDir, "claim", claim_later)
+    config = Config(run=str(path))
+    if overwrite:
+        assert RunDir.create(config, ["x"], True).read_metrics() == []
+        return
+    with pytest.raises(ValueError, match="already exists"):
+        RunDir.create(config, ["x"], False)
+    assert [record["global_step"] for record in RunDir.open(path).read_metrics()] == [7]
+
+
 def test_metrics_reach_jsonl_and_tensorboard_and_rewind(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -284,7 +305,7 @@ def test_metrics_reach_jsonl_and_tensorboard_and_rewind(tmp_path):
         file.write('{"global_step": 4')  # a kill cut this line short
     assert [r["global_step"] for r in run.read_metrics()] == [10, 20, 30]
     assert run.read_metrics()[0]["losses/x"] is None
-    run.rewind_metrics(20)
+    run.rewind(20)
     run.append_metrics({"global_step": 25, "charts/SPS": 1.0})
     run.close()
     assert [r["global_step"] for r in run.read_metrics()] == [10, 20, 25]

@@ -1,3 +1,4 @@
+import json
 import time
 
 import numpy as np
@@ -88,6 +89,24 @@ def test_the_steady_rate_leaves_out_the_first_tenth(board):
     telemetry._steady = [(float(t), 10 * t if t < 4 else 40 + 100 * (t - 4)) for t in range(41)]  # slow at first
     assert telemetry.steady_rate() == 100.0
     assert telemetry.summary(board)["env_steps_per_s"] == 100.0
+
+
+def test_a_run_in_two_parts_has_the_rate_of_the_whole(board, monkeypatch):
+    """100 a second, after ten slow seconds; the second part starts after a night, and is short."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    telemetry, rates = Telemetry(2, 1), []
+    for second in range(1, 1001):
+        if second == 990:
+            state = json.loads(json.dumps(telemetry.state()))
+            now[0] += 40_000.0
+            telemetry = Telemetry(2, 1, board.total_env_steps())
+            telemetry.load_state(state)
+        now[0] += 1.0
+        board.progress[:, ENV_STEPS] += 5 if second < 10 else 50
+        telemetry.record(board, [0])
+        rates.append(telemetry.steady_rate())
+    assert rates[-1] == pytest.approx(100.0) and len(json.dumps(state["steady"])) < 10_000
 
 
 def test_the_consensus_distance_is_that_of_a_dense_projection():

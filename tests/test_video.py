@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from gala import cli
 from gala.config.parse import parse_options
 from gala.config.video import VideoConfig
 from gala.runs.checkpoints import Checkpoints
+from gala.runs.lock import lock
 from gala.supervised import video
 from gala.supervised.video_data import draw
 
@@ -65,14 +67,32 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path):
     settings = ("data=wall-bounce", *TINY, "warm_up=3")
     assert run("train", *settings, "iterations=6", f"out={whole}") == 0
     assert run("train", *settings, "iterations=2", f"out={parts}") == 0
-    (parts / "metrics.jsonl").open("a").write('{"iteration": 4, "wall_s": 0}\n')  # past the checkpoint
+    (parts / "metrics.jsonl").open("a").write(
+        '{"iteration": 4, "wall_s": 0}\n{"iterat'
+    )  # past the checkpoint, and torn
+    before = (parts / "config.yaml").read_bytes()
+    with lock(parts):
+        assert run("resume", str(parts), "iterations=6") == 2
+    assert (parts / "config.yaml").read_bytes() == before, "the settings of who trains there"
     assert run("resume", str(parts), "iterations=6") == 0
+    took_s = [json.loads(line)["wall_s"] for line in (parts / "metrics.jsonl").read_text().splitlines()]
+    assert took_s == sorted(took_s), "both parts took time"
     (expected, i, rows), (tensors, j, others) = left(whole), left(parts)
     assert (i, rows) == (j, others) and i == 6 and [r["iteration"] for r in rows] == [2, 4, 6]
     assert expected.keys() == tensors.keys() == {"model", "optimizer"}
     for group in expected:
         assert expected[group].keys() == tensors[group].keys()
         assert all(torch.equal(expected[group][name], tensors[group][name]) for name in expected[group])
+
+
+def test_a_training_that_was_killed_before_it_was_saved_starts_anew(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("train", "data=wall-bounce", *TINY, "iterations=2", f"out={out}") == 0
+    whole = left(out)
+    shutil.rmtree(out / "checkpoints")
+    assert run("resume", str(out)) == 0 and "has no checkpoint yet: it starts anew" in capsys.readouterr().out
+    assert left(out)[1:] == whole[1:] and len(whole[2]) == 1
+    assert all(torch.equal(left(out)[0]["model"][name], tensor) for name, tensor in whole[0]["model"].items())
 
 
 def test_a_signal_saves_and_the_run_can_go_on(tmp_path):

@@ -145,7 +145,7 @@ def test_records_that_a_resumed_run_drops_are_read_anew(tmp_path):
         run.append_metrics({"global_step": step})
     assert [r["global_step"] for r in follower.new_records()] == [100, 200, 300]
     assert follower.new_records() == []
-    run.rewind_metrics(100)
+    run.rewind(100)
     run.append_metrics({"global_step": 150})
     assert [r["global_step"] for r in follower.new_records()] == [100, 150]
     (run.path / "metrics.jsonl").write_text('{"global_step": 7}\n')  # in place, and shorter

@@ -90,10 +90,10 @@ class ParentMailboxes:
         """For the one shard, the weight that each rank has published; 0 for all but ``ranks``."""
         return [[w if rank in ranks else 0.0 for rank, w in enumerate(self._mirror.table.weights())]]
 
-    def restore(self, weights: Sequence[Sequence[float]]) -> None:
-        """Take up saved weights, which are then all there is."""
+    def restore(self, weights: Sequence[Sequence[float]], ranks: Sequence[int]) -> None:
+        """Take up saved weights, which are then all there is; the others than ``ranks`` have yet to be admitted."""
         (row,) = weights
-        ray.get(self._hub.restore_weights.remote(list(row)), timeout=HUB_TIMEOUT_S)
+        ray.get(self._hub.restore_weights.remote(list(row), list(ranks)), timeout=HUB_TIMEOUT_S)
 
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for a while."""

@@ -78,9 +78,9 @@ class Hub:
         if np.ndim(moments) == 2 and np.shape(moments)[1] == self._moments.shape[1]:
             self._moments[: len(moments)] = moments
 
-    def restore_weights(self, weights: list[float]) -> None:
-        """By rank: all the weight there is."""
-        self._table.weight[: len(weights)] = weights
+    def restore_weights(self, weights: list[float], ranks: list[int]) -> None:
+        """By rank: all the weight there is, and who takes part."""
+        self._table.restore(weights, ranks)
 
     def enlist(self, rank: int, epoch: int, learner: Any) -> None:
         """``learner`` (an actor's handle, in a list) lives as ``rank`` from now on."""

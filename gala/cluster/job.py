@@ -17,8 +17,11 @@ from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
 
 
-def open_job(config: Config, run_dir: RunDir, num_params: int, num_moments: int) -> tuple[Any, Any, RayFleet]:
-    """(board, mailboxes or None, fleet). This process is connected to Ray, and ends the actors by ``fleet.kill``."""
+def open_job(
+    config: Config, run_dir: RunDir, num_params: int, num_moments: int, starters: int
+) -> tuple[Any, Any, RayFleet]:
+    """(board, mailboxes or None, fleet), for at least ``starters`` learners at once. This process is connected to Ray,
+    and ends the actors by ``fleet.kill``."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     places, learners = max_concurrent_learners(config), config.learners
     hub: Any = ray.remote(Hub).options(num_cpus=0, scheduling_strategy=here)
@@ -26,7 +29,7 @@ def open_job(config: Config, run_dir: RunDir, num_params: int, num_moments: int)
     board = ParentBoard(hub)
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = [r.get("GPU", 0.0) if config.device != "cpu" else 0.0 for r in resources]
-    fleet = RayFleet(hub, board, run_dir, share([r.get("CPU", 0.0) for r in resources], gpus, learners))
+    fleet = RayFleet(hub, board, run_dir, share([r.get("CPU", 0.0) for r in resources], gpus, max(learners, starters)))
     if not derived.exchanges_messages(config):
         return board, None, fleet
     handle = (MailboxHandle(num_params, derived.silent_after_s(config)),)

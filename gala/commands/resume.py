@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gala.commands.trusted import check_run, is_yes
 from gala.config import derived
@@ -33,8 +33,9 @@ Continue RUN from checkpoint NAME, by default from latest, or else from the
 newest that is whole; a run without one starts anew. steps=N extends it; where
 the learning rate or the entropy coefficient decays, schedule=hold keeps their
 end values, schedule=stretch lets them decay over all N steps, and
-schedule=restart over those added. Records in metrics.jsonl that are newer than
-the checkpoint are dropped: those steps are lived through again.
+schedule=restart over those added. Records in metrics.jsonl and checkpoints that
+are newer than it are dropped: those steps are lived through again. A newer best
+is kept as given-up-best, to be evaluated.
 
 May be changed: {", ".join(_PLACE_AND_PACE)},
 {", ".join(_WATCHING[:3])},
@@ -54,8 +55,24 @@ def main(argv: Sequence[str]) -> int:
     run_dir = RunDir.open(argv[0])
     own, rest = split(argv[1:])
     check_run(run_dir, is_yes(own.get("trust", "false")), "resume", argv)
-    config = override(run_dir.config, rest, MAY_CHANGE)
     _check_address(run_dir, rest)
+    run_dir.claim()  # before anything is chosen: who trains here until then writes checkpoints and settings
+    try:
+        run_dir.config = RunDir.open(run_dir.path).config
+        config, name = _prepare(run_dir, own, rest)
+    except BaseException:
+        run_dir.close()
+        raise
+    from gala.training import supervisor
+
+    return supervisor.train(config, run_dir, resume_from=name)
+
+
+def _prepare(run_dir: RunDir, own: Mapping[str, str], words: Sequence[str]) -> tuple[Config, str]:
+    """(settings, name of the checkpoint to go on from, or nothing); the run directory stands there afterwards. Raises
+    ValueError, before it is changed."""
+    config = override(run_dir.config, words, MAY_CHANGE)
+    _check_address(run_dir, words)
     config = dataclasses.replace(config, run=str(run_dir.path))  # the directory may have been moved
     validate(config)
     check_tracker(config.track)
@@ -67,12 +84,13 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{run_dir.path} has done {done_steps} of {config.steps} env_steps; add steps=N to go on")
     config = _extended(run_dir.config, config, done_steps, own.get("schedule", ""))
     supervisor.connect_cluster(config)
-    run_dir.claim()
+    if name:
+        lines += restoring.give_up_newer(run_dir, name)  # first: what is cut off after it, it makes good the next time
     for line in (*lines, starting(config)):
         say(line)
     run_dir.replace_config(config)
-    run_dir.rewind_metrics(done_steps if name else -1)
-    return supervisor.train(config, run_dir, resume_from=name)
+    run_dir.rewind(done_steps if name else -1)
+    return config, name
 
 
 def _check_address(run_dir: RunDir, words: Sequence[str]) -> None:

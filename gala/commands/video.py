@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -26,8 +27,8 @@ USAGE = """usage: gala video train [preset=video/moving-digits] [learners=4]
 train    learn to predict videos made by rule, or rollouts that `gala record`
          wrote; learners=N gossip in processes; Ctrl-C saves, `gala video train
          --help` lists the settings
-resume   go on from RUN's checkpoint as if it had never stopped; iterations,
-         log_every and save_every may change
+resume   go on from RUN's checkpoint as if it had never stopped, or start anew
+         if it has none yet; iterations, log_every and save_every may change
 eval     the importance-weighted bound on new held-out videos, and PSNR and
          SSIM of the best of some samples, as JSON; RUN/eval.html shows them
          moving, beside the truth"""
@@ -87,20 +88,34 @@ def _train(words: Sequence[str]) -> int:
     _check(config)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} already exists; give another out=DIRECTORY, or `gala video resume {out}`")
+    from gala.runs.lock import lock
+
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / SETTINGS, dump_config(config).encode())
-    return _run(config, out, resumed=False)
+    with lock(out):
+        if (out / SETTINGS).exists():
+            raise ValueError(f"another training has just begun in {out}; give another out=DIRECTORY")
+        write_atomically(out / SETTINGS, dump_config(config).encode())
+        return _run(config, out, resumed=False)
 
 
 def _resume(out: Path, words: Sequence[str]) -> int:
-    config = override(read_settings(out), words, _MAY_CHANGE)
-    config = dataclasses.replace(config, out=str(out))
-    _check(config)
+    from gala.runs.lock import lock
     from gala.supervised.video_checkpoint import FOLDER, LATEST
 
-    Checkpoints(out / FOLDER).meta(LATEST)
-    write_atomically(out / SETTINGS, dump_config(config).encode())
-    return _run(config, out, resumed=True)
+    read_settings(out)
+    with lock(out):  # before anything is read: who trains here until then writes settings and checkpoints
+        config = override(read_settings(out), words, _MAY_CHANGE)
+        config = dataclasses.replace(config, out=str(out))
+        _check(config)
+        checkpoints = Checkpoints(out / FOLDER)
+        resumed = bool(checkpoints.names())
+        if resumed:
+            checkpoints.meta(LATEST)
+        else:
+            print(f"{out} has no checkpoint yet: it starts anew")
+            _forget_after(out / METRICS, -1)
+        write_atomically(out / SETTINGS, dump_config(config).encode())
+        return _run(config, out, resumed=resumed)
 
 
 def _evaluate(out: Path, words: Sequence[str]) -> int:
@@ -149,31 +164,35 @@ def _check(config: VideoConfig) -> None:
 
 
 def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
+    """Train in ``out``, which is locked."""
     from gala.reports.png import png
-    from gala.runs.lock import lock
     from gala.supervised import video
-    from gala.supervised.video_checkpoint import load_consensus
+    from gala.supervised.video_checkpoint import FOLDER, LATEST, load_consensus, part_name
     from gala.training.signals import EndRequest
 
     model, request = video.make_model(config), EndRequest()
-    with lock(out):
-        start = load_consensus(config, out, model) if resumed else 0
-        several = f", {config.learners} learners" if config.learners > 1 else ""
-        print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters{several}, from iteration {start}")
+    start = load_consensus(config, out, model) if resumed else 0
+    several = f", {config.learners} learners" if config.learners > 1 else ""
+    print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters{several}, from iteration {start}")
+    before_s = 0.0
+    if resumed:
+        first = Checkpoints(out / FOLDER).load_part(LATEST, part_name(0))[1]
+        before_s = _forget_after(out / METRICS, int(first["iteration"]))
 
-        def record(row: dict[str, Any]) -> None:
-            append_whole(out / METRICS, (json.dumps(row, allow_nan=False) + "\n").encode())
-            kl = " ".join(f"{x:.3f}" for x in row["kl"])
-            print(f"{row['iteration']:>7}  {row['nats']:.3f} nats per held-out frame, of these KL {kl}", flush=True)
+    def record(row: dict[str, Any]) -> None:
+        row = row | {"wall_s": before_s + row["wall_s"]}
+        append_whole(out / METRICS, (json.dumps(row, allow_nan=False) + "\n").encode())
+        kl = " ".join(f"{x:.3f}" for x in row["kl"])
+        print(f"{row['iteration']:>7}  {row['nats']:.3f} nats per held-out frame, of these KL {kl}", flush=True)
 
-        def draw(done: int) -> None:
-            write_atomically(
-                out / f"samples-{done:07d}.png", png((video.sample_grid(config, model) * 255).round().byte().numpy())
-            )
+    def draw(done: int) -> None:
+        write_atomically(
+            out / f"samples-{done:07d}.png", png((video.sample_grid(config, model) * 255).round().byte().numpy())
+        )
 
-        run = _run_team if config.learners > 1 else _run_alone
-        with request.listen():
-            done = run(config, out, model, resumed, record, draw, request)
+    run = _run_team if config.learners > 1 else _run_alone
+    with request.listen():
+        done = run(config, out, model, resumed, record, draw, request)
     if done < config.iterations:
         print(f"stopped after {done} of {config.iterations}; `gala video resume {out}` goes on")
     return 0 if request.signal is None else 128 + request.signal
@@ -191,7 +210,6 @@ def _run_alone(
     learner = video.make_learner(config, model, start)
     if resumed:
         restore(checkpoints, 0, learner)
-        _forget_after(out / METRICS, start)
 
     def save(iteration: int) -> None:
         checkpoints.discard(STAGING)
@@ -215,12 +233,9 @@ def _run_team(
     config: VideoConfig, out: Path, model: VRNN, resumed: bool, record: Record, draw: Draw, request: EndRequest
 ) -> int:
     """Train in a process for each learner; returns the iterations that the slowest has done, all saved."""
-    from gala.supervised.video_checkpoint import FOLDER, LATEST, load_consensus, part_name
+    from gala.supervised.video_checkpoint import load_consensus
     from gala.supervised.video_team import VideoTeam
 
-    if resumed:
-        first = Checkpoints(out / FOLDER).load_part(LATEST, part_name(0))[1]
-        _forget_after(out / METRICS, int(first["iteration"]))
     told = False
 
     def goes_on() -> bool:
@@ -239,7 +254,13 @@ def _run_team(
         return team.train(record, goes_on, saved)
 
 
-def _forget_after(metrics: Path, iteration: int) -> None:
-    """Records past the checkpoint are lived through again."""
-    rows = metrics.read_bytes().splitlines(keepends=True) if metrics.is_file() else []
-    write_atomically(metrics, b"".join(r for r in rows if json.loads(r)["iteration"] <= iteration))
+def _forget_after(metrics: Path, iteration: int) -> float:
+    """Records past the checkpoint are lived through again. Returns the seconds that the training had taken at the last
+    one that is kept. A line that a kill has cut short is dropped."""
+    kept = []
+    for line in metrics.read_bytes().splitlines() if metrics.is_file() else []:
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            kept += [row] if row["iteration"] <= iteration else []
+    write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    return float(kept[-1].get("wall_s", 0.0)) if kept else 0.0

@@ -202,7 +202,7 @@ class Config:
     """When a learner dies. continue: the others go on (auto, for asynchronous gossip). stop: the run ends (auto, for
     the rest). restart: it starts again from a live learner's state."""
     max_restarts: int = bounded(10, NOT_NEGATIVE)
-    """on_failure=restart: after so many failures in a run, who dies stays away."""
+    """on_failure=restart: after so many failures since the start or a resume, who dies stays away."""
     max_learners: int = bounded(0, NOT_NEGATIVE)
     """Places for learners that join later, see `gala scale`; 0 is twice the learners."""
     overwrite: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -14,22 +15,36 @@ class EventLog:
 
     def __init__(self, averager: GossipAverager) -> None:
         self._averager, self._events = averager, list[MixEvent]()
-        self._name = ""
-        averager.on_event = self._events.append
+        self._first_update: int | None = None
+        self._path: Path | None = None
+        averager.on_event = self._hear
 
     def mark(self, number: int) -> None:
         """The parameters of this moment are published under ``number``."""
+        if self._first_update is None:
+            self._first_update = self._averager.updates
         self._averager.mark(number)
+
+    def _hear(self, event: MixEvent) -> None:
+        if self._first_update is None:  # the first exchange is that of the last of ``every`` updates
+            self._first_update = max(self._averager.updates - self._averager.every, 0)
+        self._events.append(event)
 
     def flush(self, folder: Path) -> list[tuple]:
         """What has happened since the last call, as plain tuples; it is also appended to a file in ``folder``, one JSON
-        list per event, named after the rank and the update at which this process began."""
+        list per event, named after the rank and the updates that were done when this process began; where an earlier
+        process began there too, and was killed before the next checkpoint, the name has the number of this part."""
         events = [tuple(event) for event in self._events]
         self._events.clear()
-        if not self._name:
-            first = self._averager.updates - sum(event[0] == "update" for event in events)
-            self._name = f"learner{self._averager.rank}-from{max(first, 0)}.jsonl"
         folder.mkdir(exist_ok=True)
-        with (folder / self._name).open("a") as file:
+        if self._path is None:
+            name = f"learner{self._averager.rank}-from{self._first_update or 0}"
+            part = next(i for i in itertools.count(1) if not (folder / _file(name, i)).exists())
+            self._path = folder / _file(name, part)
+        with self._path.open("a") as file:
             file.writelines(json.dumps(event) + "\n" for event in events)
         return events
+
+
+def _file(name: str, part: int) -> str:
+    return f"{name}.jsonl" if part == 1 else f"{name}-part{part}.jsonl"

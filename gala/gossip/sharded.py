@@ -61,10 +61,11 @@ class ShardedMailboxes:
         """Per shard, the weight that each rank has published; 0 for all but ``ranks``."""
         return [[w if rank in ranks else 0.0 for rank, w in enumerate(shard.table.weights())] for shard in self.shards]
 
-    def restore(self, weights: Sequence[Sequence[float]]) -> None:
-        """Take up saved weights, which are then all there is; ranks without any have yet to be admitted."""
+    def restore(self, weights: Sequence[Sequence[float]], ranks: Sequence[int]) -> None:
+        """Take up saved weights, which are then all there is; those in ``ranks`` take part, and the others have yet to
+        be admitted."""
         for shard, row in zip(self.shards, weights, strict=True):
-            shard.table.weight[: len(row)] = row
+            shard.table.restore(row, ranks)
 
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for long."""

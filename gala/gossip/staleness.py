@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from gala.gossip.awake_clock import AwakeClock
 from gala.gossip.message import Mailbox, Message
 
 AtBound = Literal["proceed", "wait", "drop-peer"]
@@ -58,12 +59,14 @@ class StalenessBound:
         """Poll ``ready`` until it holds.
 
         Raises:
-            TimeoutError: it did not hold within ``wait_timeout_s``; names both learners.
+            TimeoutError: it did not hold within ``wait_timeout_s``, as far as this process was awake; names both
+                learners.
         """
-        deadline = time.monotonic() + self.wait_timeout_s
+        clock = AwakeClock()
         while not ready():
             box.roster.beat()  # or its peers would leave out a healthy learner that waits for a stopped one
-            if time.monotonic() > deadline:
+            clock.look(time.monotonic())
+            if clock.total_s > self.wait_timeout_s:
                 raise TimeoutError(
                     f"learner {rank} has waited {self.wait_timeout_s:g} s for learner {peer}, which is at update "
                     f"{box.progress(peer)} (we are at {box.progress(rank) + 1}): it is dead or very slow. Use "

@@ -70,13 +70,36 @@ class Checkpoints:
         write_atomically(folder / "meta.json", json.dumps({**whole, "sha256": _digest(whole)}, indent=2).encode())
         store = self.root / ".store"
         store.mkdir(exist_ok=True)
-        number = 1 + max((int(p.name) for p in store.iterdir() if p.name.isdigit()), default=0)
-        target = store / f"{number:06d}"
+        target = store / self._next_number()
         folder.rename(target)
         _fsync(store)
         for name in names:
             self._point(name, target.name)
         _fsync(self.root)
+        self._delete_unnamed()
+
+    def point(self, name: str, at: str) -> None:
+        """Let ``name`` lead to the checkpoint that ``at`` leads to, whatever it led to before."""
+        folder, store = self._resolve(at), self.root / ".store"
+        if folder.parent != store.resolve():  # a copy that has followed the links
+            copy = store / f".{at}"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(folder, copy)
+            folder = copy.rename(store / self._next_number())
+        self._point(name, folder.name)
+        _fsync(self.root)
+        self._delete_unnamed()
+
+    def drop(self, name: str) -> None:
+        """Forget a name, and the checkpoint too if it has no other."""
+        path = self.root / name
+        if path.is_dir() and not path.is_symlink():
+            old = self.root / f".{name}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            path.unlink()
         self._delete_unnamed()
 
     def names(self) -> list[str]:
@@ -167,6 +190,10 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
         else:
             new.rename(path)
+
+    def _next_number(self) -> str:
+        stored = (int(p.name) for p in (self.root / ".store").iterdir() if p.name.isdigit())
+        return f"{1 + max(stored, default=0):06d}"
 
     def _delete_unnamed(self) -> None:
         used = {self._target(name).name for name in self.names()}

@@ -55,7 +55,7 @@ class Follower:
         return "gone" if held is False else "elsewhere"
 
     def _summary_is_last(self) -> bool:
-        """Whether nothing was logged after the summary, which a resumed run leaves from its first part."""
+        """Whether nothing was logged after the summary: a resume by version 0.1.0 left that of the first part."""
         try:
             return (self.run_dir.path / "summary.json").stat().st_mtime >= self._path.stat().st_mtime
         except OSError:

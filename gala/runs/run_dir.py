@@ -15,6 +15,7 @@ import os
 import platform
 import secrets
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -54,12 +55,12 @@ class RunDir:
     def create(cls, config: Config, argv: Sequence[str], overwrite: bool) -> RunDir:
         """Make ``config.run``. Raises ValueError if it holds anything and ``overwrite`` is False, or is no run."""
         path = Path(config.run)
-        exists = cls.check_new(path, overwrite)
+        cls.check_new(path, overwrite)
         run = cls(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
             run.claim()
-            if exists:
+            if cls.check_new(path, overwrite):  # again, since another may have trained here until it was claimed
                 remove_run(path)
             write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
             write_atomically(path / "versions.json", _json({**versions(), "run": secrets.token_hex(8)}))
@@ -67,6 +68,9 @@ class RunDir:
         except OSError as error:
             run.close()
             raise ValueError(f"cannot make the run directory {path}: {error.strerror}; give another run=") from None
+        except ValueError:
+            run.close()
+            raise
         return run
 
     @staticmethod
@@ -132,11 +136,15 @@ class RunDir:
                 records.append(record)
         return records
 
-    def rewind_metrics(self, global_step: int) -> None:
-        """Drop what was logged after ``global_step``: a resumed run will live through those steps again.
+    def rewind(self, global_step: int) -> None:
+        """Drop what was logged after ``global_step``: a resumed run will live through those steps again. The summary
+        goes too, since the run has not ended; and at -1, where it starts anew, the logs of its learners.
 
         TensorBoard is told to hide its own points past that step.
         """
+        (self.path / "summary.json").unlink(missing_ok=True)
+        if global_step < 0:
+            shutil.rmtree(self.path / "gossip", ignore_errors=True)
         kept = [record for record in self.read_metrics() if record["global_step"] <= global_step]
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept).encode())
         self._purge_step = global_step + 1

@@ -1,18 +1,22 @@
 """The common checkpoint: all learners stand still, so that no mass is in flight; each saves its part; all go on.
 
 Learners that are silent, or that are only joining, are left out and waited for by nobody; one that does not move,
-though it is asked to pause, is waited for as long as a few of its updates take.
+though it is asked to pause, is waited for as long as a few of its updates take, and one that takes far longer than the
+others to save is left out too. Only asynchronous gossip can do without one of them: no other checkpoint lacks a
+learner.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from gala.config import derived
 from gala.config.schema import Config
+from gala.gossip.awake_clock import AwakeClock
 from gala.processes.fleet import Event, Fleet
 from gala.runs.run_dir import RunDir
 from gala.training.board import CHECKPOINT_AT, UPDATES, Board
@@ -20,9 +24,12 @@ from gala.training.protocol import Command, LearnerStates, State
 
 STAGING = "staging"
 _SAVE_TIMEOUT_S = 60.0
+_LONGEST_SAVE_S = 600.0
+"""How long a learner may take to save until the run says so, and until a checkpoint is given up."""
 _STILL_S, _STILL_UPDATES = 3.0, 4.0
 """A learner that shows no sign of life for so long, or for the time of so many of its updates if that is longer, is
-left out of a checkpoint for which all others stand still already."""
+left out of a checkpoint for which all others stand still already; what it knows, the others know too. Of learners that
+exchange nothing none is left out: the watchdog ends them, or the run."""
 
 
 class CommonCheckpoint:
@@ -46,15 +53,20 @@ class CommonCheckpoint:
         self.parent_state: Callable[[], dict[str, Any]] = dict
         """What the parent needs to go on from the checkpoint, as JSON."""
         self.lock_step = derived.is_lock_step(config)
-        self._started = time.monotonic()
-        self._next = self._started + config.log.checkpoint_interval_s
+        self._elastic = derived.exchanges_messages(config) and not self.lock_step
+        self._clock = AwakeClock()
+        self._first_updates = board.progress[:, UPDATES].copy()
+        self._next = time.monotonic() + config.log.checkpoint_interval_s
         parts = config.log.keep_milestones + 1
         self._milestones = [m for i in range(1, parts) if (m := config.steps * i // parts) > start_steps]
         self._over = False
         self.unsaved = ""
-        """Why the last checkpoint that was to be taken is not there; empty if it is."""
+        """Why the last checkpoint that was to be taken is not there, or not whole; empty if it is."""
+        self._unwritten = ""  # what a learner said that could not save
         self._signs: dict[int, tuple[Any, float]] = {}  # of those who are still to pause: the last, and when it came
         self._savers: set[int] = set()  # who is saving; empty while nobody is
+        self._saving_since_s = self._slowest_save_s = 0.0
+        self._unanswered = Counter[int]()  # how often each was told to save, and has not answered yet
         self._finished: set[int] = set()  # of those who save: done with their training, too
 
     def request(self, names: list[str]) -> None:
@@ -73,10 +85,18 @@ class CommonCheckpoint:
             self._best_before, self.best = self.best, score
             self.request(["latest", "best"])
 
+    def heeded(self, now: float, silent: tuple[int, ...]) -> tuple[int, ...]:
+        """``silent``, or nobody where the whole job has just been suspended, so that nobody could give a sign. ``now``
+        is of ``time.monotonic``."""
+        self._clock.look(now)
+        has_begun_anew = self._clock.since_gap_s < min(derived.silent_after_s(self.config), self._clock.total_s)
+        return () if has_begun_anew else silent
+
     def update_ahead(self) -> int:
         """An update that no learner of a lock-step run reaches within about two seconds."""
         updates = int(self.board.progress[:, UPDATES].max())
-        return updates + max(2, int(2 * updates / max(time.monotonic() - self._started, 1.0)))
+        done_here = updates - int(self._first_updates.max())  # a resumed run has done others, in no time
+        return updates + max(2, int(2 * done_here / max(self._clock.total_s, 1.0)))
 
     def hear(self, event: Event) -> None:
         """A learner has come to rest, has saved, or (in a lock-step run) was already past the update to rest at."""
@@ -89,12 +109,21 @@ class CommonCheckpoint:
                 self.fleet.tell(event.rank, "resume")
         elif event.kind == "missed":
             self._postpone()
-        elif event.kind == "saved" and event.rank not in self._savers:  # too late
-            self.fleet.tell(event.rank, "resume")
+        elif event.kind == "saved":
+            self._hear_saved(event.rank, event.body)
         else:
-            if event.kind == "saved" and event.body:
-                self.unsaved = event.body
             self.states.move(event.rank, cast(State, event.kind))  # the other kinds are not this one's to hear
+
+    def _hear_saved(self, rank: int, trouble: str) -> None:
+        self._unanswered[rank] -= 1
+        if self._unanswered[rank] > 0:  # this answers an earlier question, and the part is being written once more
+            return
+        if rank not in self._savers:  # too late: it was told to go on when it was given up
+            self.run_dir.checkpoints.discard_part(STAGING, f"learner{rank}")
+            return
+        self._unwritten = trouble or self._unwritten
+        self._slowest_save_s = self._clock.total_s - self._saving_since_s
+        self.states.move(rank, "saved")
 
     def joined(self, rank: int) -> None:
         """A newcomer is running now."""
@@ -104,15 +133,17 @@ class CommonCheckpoint:
     def died(self, rank: int) -> None:
         """Its part, if it had saved one, would belong to another moment."""
         self._savers.discard(rank)
+        del self._unanswered[rank]
         self.run_dir.checkpoints.discard_part(STAGING, f"learner{rank}")
 
     def advance(self, now: float, silent: tuple[int, ...]) -> bool:
         """One step: pause all, save all, commit, resume. True when the run is over."""
+        silent = self.heeded(now, silent)
         if self._savers:
-            return self._advance_saving(now)
+            return self._advance_saving()
         at_rest = ("paused", "finished")  # has said so, and says nothing more
         every = {rank: self.states.of(rank) for rank in self.states.ranks()}
-        silent = (*silent, *self._still(now, every))
+        silent = (*silent, *self._still(every))
         present = {r: s for r, s in every.items() if s != "joining" and (r not in silent or s in at_rest)}
         states = set(present.values())
         if not self.names and states and "starting" not in states and "finished" not in states:
@@ -125,42 +156,63 @@ class CommonCheckpoint:
             self._over = states == {"finished"}
             self.names = self.names or ["latest"]
             self._finished = {rank for rank, s in present.items() if s == "finished"}
-            self._savers, self._save_by, self.unsaved = set(present), now + _SAVE_TIMEOUT_S, ""
+            self._savers, self._saving_since_s, self._unwritten = set(present), self._clock.total_s, ""
+            self.run_dir.checkpoints.discard(STAGING)  # what a killed run, or one that came too late, has left
             for rank in present:
                 self.states.move(rank, "saving")
+                self._unanswered[rank] += 1
                 self.fleet.tell(rank, "save")
         return False
 
-    def _still(self, now: float, states: dict[int, State | None]) -> tuple[int, ...]:
+    def _still(self, states: dict[int, State | None]) -> tuple[int, ...]:
         """Who is asked to pause, and neither does nor moves: a process that is stopped, or a simulator that hangs."""
-        if not self.names or self.lock_step or not hasattr(self.board, "beats"):
+        if not self.names or not self._elastic or not hasattr(self.board, "beats"):
             self._signs = {}
             return ()
-        still = []
+        still, now_s = [], self._clock.total_s
         for rank in (rank for rank, state in states.items() if state == "running"):
             updates = int(self.board.progress[rank, UPDATES])
             sign = (*self.board.beats[rank].tolist(), updates)
             if self._signs.get(rank, (None,))[0] != sign:
-                self._signs[rank] = sign, now
-            patience_s = max(_STILL_S, _STILL_UPDATES * (now - self._started) / max(updates, 1))
-            if now - self._signs[rank][1] > patience_s:
+                self._signs[rank] = sign, now_s
+            done_here, sign_s = updates - int(self._first_updates[rank]), self._signs[rank][1]
+            if now_s - sign_s > max(_STILL_S, _STILL_UPDATES * sign_s / max(done_here, 1)):
                 still.append(rank)
         return tuple(still)
 
-    def _advance_saving(self, now: float) -> bool:
-        late = {rank for rank in self._savers if self.states.of(rank) != "saved"}
-        if late and now < self._save_by:
+    def _advance_saving(self) -> bool:
+        """All are waited for, and stand still meanwhile, so that a slow disk costs time; but asynchronous gossip goes
+        on without one that takes twice as long as the others. True when the run is over."""
+        ranks = sorted(self._savers)
+        late = [rank for rank in ranks if self.states.of(rank) != "saved"]
+        there = [rank for rank in ranks if rank not in late]
+        waited_s, patience_s = self._clock.total_s - self._saving_since_s, _LONGEST_SAVE_S
+        if late and waited_s < _SAVE_TIMEOUT_S:
             return False
-        for rank in late:  # stuck, or its answer or our question was lost: the others go on
-            self.died(rank)
-            self.states.move(rank, "running")
-            self.fleet.tell(rank, "resume")
-        if self._savers:
-            self._commit(sorted(self._savers))
-        self._savers, self.names = set(), []
+        if there and self._elastic and not self._over:
+            patience_s = min(max(2 * self._slowest_save_s, _SAVE_TIMEOUT_S), _LONGEST_SAVE_S)
+        who = f"learner{'s' * (len(late) > 1)} {', '.join(map(str, late))}"
+        told = f"{who} {'have' if len(late) > 1 else 'has'} not saved within"
+        if late and waited_s < patience_s:
+            self.unsaved = f"{told} {_SAVE_TIMEOUT_S:.0f} s"  # which the run says while it waits
+            return False
+        if late and not (there and self._elastic):
+            self.unsaved = f"{told} {patience_s:.0f} s"
+        else:
+            for rank in late:  # stuck, or its answer or our question was lost: the others go on
+                self.run_dir.checkpoints.discard_part(STAGING, f"learner{rank}")
+            self.unsaved = self._unwritten or self._commit(there)
+        if self.unsaved:
+            self.run_dir.checkpoints.discard(STAGING)
+            self.best = self._best_before if "best" in self.names else self.best
+        else:
+            self.on_commit(self.run_dir.checkpoints.root / self.names[-1])
+            self.unsaved = f"the checkpoint lacks {who}: not saved within {patience_s:.0f} s" if late else ""
+        self._go_on(ranks)
         return self._over
 
-    def _commit(self, ranks: list[int]) -> None:
+    def _commit(self, ranks: list[int]) -> str:
+        """Says why it could not, or nothing."""
         meta = {
             "env_steps": self.board.total_env_steps(),
             "learners": len(ranks),
@@ -172,17 +224,17 @@ class CommonCheckpoint:
             "run": self.run_dir.identity(),
             "parent": self.parent_state(),
         }
-        self.board.control[CHECKPOINT_AT] = 0
         try:
-            if not self.unsaved:
-                self.run_dir.commit_checkpoint(STAGING, self.names, meta)
+            self.run_dir.commit_checkpoint(STAGING, self.names, meta)
         except OSError as error:
-            self.unsaved = f"{error.filename or self.run_dir.path} cannot be written: {error.strerror}"
-        if self.unsaved:
-            self.run_dir.checkpoints.discard(STAGING)
-            self.best = self._best_before if "best" in self.names else self.best
-        else:
-            self.on_commit(self.run_dir.checkpoints.root / self.names[-1])
+            return f"{error.filename or self.run_dir.path} cannot be written: {error.strerror}"
+        return ""
+
+    def _go_on(self, ranks: list[int]) -> None:
+        """Whatever became of the checkpoint. Each is told once: a learner in lock-step would obey a second word when it
+        rests the next time."""
+        self.board.control[CHECKPOINT_AT] = 0
+        self._savers, self.names = set(), []
         for rank in ranks:
             self.states.move(rank, "finished" if rank in self._finished else "running")
             if not self._over:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gala.build.gossip import max_concurrent_learners
@@ -31,8 +31,34 @@ class Elasticity:
         self.config, self.states, self.fleet, self.mailboxes, self._spec = config, states, fleet, mailboxes, spec
         self.policy = derived.failure_policy(config)
         self.failures: list[dict[str, Any]] = []
+        self._earlier_failures = 0  # in the parts of the run before this one
+        self.wanted = config.learners
+        """How many learners there should be: as many as at the start, or as were asked for since."""
         self._wanting: dict[int, int | None] = {}  # newcomer -> donor that was asked
         self._stopped = False
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on from, as JSON."""
+        return {"wanted": self.wanted, "failures": self.failures}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave; version 0.1.0 saved none."""
+        self.wanted = int(state.get("wanted", self.wanted))
+        self.failures = list(state.get("failures", []))
+        self._earlier_failures = len(self.failures)
+
+    def make_whole(self) -> list[str]:
+        """When a run starts, bring in the learners that its checkpoint lacks, if a live one's state can stand for
+        theirs; a line for each."""
+        there, lines = self.states.ranks(), []
+        missing = [r for r in range(max_concurrent_learners(self.config)) if r not in there]
+        for rank in missing[: max(0, self.wanted - len(there))]:
+            if derived.exchanges_messages(self.config):
+                self.admit(rank)
+                lines.append(f"learner {rank} is not in the checkpoint: it starts from a live learner's state")
+            else:
+                lines.append(f"learner {rank} is not in the checkpoint and stays away: no other knows its state")
+        return lines
 
     def died(self, rank: int, told: str) -> bool:
         """Account for a dead learner; False if this ends the run."""
@@ -41,7 +67,11 @@ class Elasticity:
         lost_mass = {"lost_weight": lost, "lost_share": share}
         self.failures.append({"rank": rank, "how": told, **lost_mass, "time_s": time.time()})
         self._wanting = {new: None if donor == rank else donor for new, donor in self._wanting.items() if new != rank}
-        if self.policy == "restart" and len(self.failures) <= self.config.max_restarts and not self._stopped:
+        if (
+            self.policy == "restart"
+            and len(self.failures) - self._earlier_failures <= self.config.max_restarts
+            and not self._stopped
+        ):
             self._wanting[rank] = None
         return self.policy != "stop"
 
@@ -70,6 +100,7 @@ class Elasticity:
         if room is not None and len(newcomers) > room:
             most = len(there) + room
             return f"learners={wanted} was asked for; the cluster has CPUs for {most}: add nodes first"
+        self.wanted = wanted
         for rank in newcomers:
             self.admit(rank)
         for rank in self._leaving(there, len(there) - wanted):

@@ -153,7 +153,7 @@ class LearnerProcess:
             self.interval.add(result)
             if time.monotonic() - self.interval.started > self.config.log.interval_s:
                 self._report(lr)
-        self._report(self.learning_rate(1.0))
+        self._report(self.learning_rate(self._progress()))
         self._rendezvous("finished")
 
     def _progress(self) -> float:

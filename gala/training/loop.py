@@ -60,8 +60,12 @@ class Run:
         self.next_record = time.monotonic() + config.log.interval_s
         self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
         self.checkpoint.on_commit = callbacks.on_checkpoint
-        self.checkpoint.parent_state = lambda: {"telemetry": telemetry.state(), "best": self.best.state()}
         self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
+        self.checkpoint.parent_state = lambda: {
+            "telemetry": telemetry.state(),
+            "best": self.best.state(),
+            "elasticity": self.elasticity.state(),
+        }
         self.watchdog = Watchdog(board, self.states, config.env.watchdog_s)
 
     def watch_from_beside(self, track: Callable[[dict[str, Any]], None], filming: Filming) -> None:
@@ -80,19 +84,19 @@ class Run:
         self._store = open_store(self.config)
         self._resume_from = resume_from
         if saved and self.mailboxes:
-            self.mailboxes.restore(saved["weights"])
-        if saved:
-            self.checkpoint.best = -float("inf") if saved["return_mean"] is None else saved["return_mean"]
+            self.mailboxes.restore(saved["weights"], saved["ranks"])
+        if saved and saved["return_mean"] is not None and "best" in self.run_dir.checkpoints.names():
+            self.checkpoint.best = saved["return_mean"]
         if parent := saved.get("parent"):
             self.telemetry.load_state(parent["telemetry"])
             self.best.load_state(parent["best"])
-        for rank in range(self.config.learners):
-            if not saved or rank in saved["ranks"]:
-                self.fleet.spawn(self._spec(rank))
-                self.states.move(rank, "starting")
-            else:
-                self.elasticity.admit(rank)
+            self.elasticity.load_state(parent.get("elasticity", {}))
+        for rank in saved["ranks"] if saved else range(self.config.learners):
+            self.fleet.spawn(self._spec(rank))
+            self.states.move(rank, "starting")
         self._resume_from = ""
+        for line in self.elasticity.make_whole():
+            self.panel.message(line)
 
     def _spec(self, rank: int, donated: bytes = b"") -> LearnerSpec:
         return LearnerSpec(
@@ -210,7 +214,7 @@ class Run:
         record = self.telemetry.record(self.board, there)
         self._warn_once(self.run_dir.append_metrics(record) or self.checkpoint.unsaved)
         self.panel.update(record)
-        silent = self.mailboxes.silent() if self.mailboxes else ()
+        silent = self.checkpoint.heeded(time.monotonic(), self.mailboxes.silent()) if self.mailboxes else ()
         for warning in self.telemetry.warnings(silent):
             self.panel.message(warning)
         self.callbacks.on_record(record)

@@ -6,10 +6,12 @@ from typing import Any
 
 from gala.build.envs import probe_spaces
 from gala.build.policy import make_policy
+from gala.config import derived
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
 
-LATEST = "latest"
+LATEST, BEST = "latest", "best"
+_GIVEN_UP = "given-up-best"
 _NEEDED = ("env_steps", "ranks", "progress", "moments", "weights", "return_mean")
 
 
@@ -20,10 +22,15 @@ def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]
     Raises:
         ValueError: the wanted one cannot be used, or none can; the line names the file.
     """
+    if wanted.startswith(_GIVEN_UP):
+        raise ValueError(
+            f"{run_dir.path}: {wanted} is of a part of the run that was given up, whose records are gone; it can be "
+            "evaluated and exported, and not gone on from"
+        )
     if wanted:
         check(run_dir, config, wanted)
         return wanted, new_episodes(run_dir, config, wanted)
-    names = run_dir.checkpoints.names()
+    names = [name for name in run_dir.checkpoints.names() if not name.startswith(_GIVEN_UP)]
     problems: list[str] = []
     for name in sorted(names, key=lambda name: (name != LATEST, -_env_steps(run_dir, name), name)):
         try:
@@ -37,6 +44,27 @@ def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]
         remedy = "to begin again, give gala train its words and overwrite=true"
         raise ValueError(f"no checkpoint can be resumed from: {problems[0]}; {remedy}")
     return "", [f"{run_dir.path} has no checkpoint yet: it starts anew"]
+
+
+def give_up_newer(run_dir: RunDir, name: str) -> list[str]:
+    """The run goes on from ``name``: that is ``latest`` now, and the names of newer checkpoints are dropped, as their
+    records are; else a run that is killed before its next checkpoint would go on with the part that was given up. A
+    newer ``best`` is kept aside, under a name that nothing goes on from. Returns lines for the user."""
+    done_steps, names = _env_steps(run_dir, name), run_dir.checkpoints.names()
+    newer = [n for n in names if _env_steps(run_dir, n) > done_steps and not n.startswith(_GIVEN_UP)]
+    lines = []
+    if BEST in newer:
+        candidates = (_GIVEN_UP, *(f"{_GIVEN_UP}{i}" for i in range(2, len(names) + 3)))
+        free = next(candidate for candidate in candidates if candidate not in names)
+        run_dir.checkpoints.point(free, BEST)
+        lines.append(f"best is newer than {name}: it is kept as {free}")
+    if name != LATEST:
+        run_dir.checkpoints.point(LATEST, name)
+    for dropped in newer:
+        if dropped != LATEST:
+            run_dir.checkpoints.drop(dropped)
+    told = [n for n in newer if n not in (LATEST, BEST)]
+    return [*lines, *([f"newer than {name}, and dropped: {', '.join(told)}"] if told else [])]
 
 
 def new_episodes(run_dir: RunDir, config: Config, name: str) -> list[str]:
@@ -64,6 +92,8 @@ def check(run_dir: RunDir, config: Config, name: str) -> None:
     missing = [key for key in _NEEDED if key not in meta]
     if missing or not meta["ranks"]:
         raise ValueError(f"{where / 'meta.json'} has no {(missing or ['ranks'])[0]}")
+    if derived.is_lock_step(config) and meta["ranks"] != [*range(config.learners)]:
+        raise ValueError(f"{where / 'meta.json'} has not all {config.learners} learners, which wait for each other")
     network = make_policy(config, probe_spaces(config)).state_dict()
     for rank in meta["ranks"]:
         tensors, _ = run_dir.load_part(name, f"learner{rank}")

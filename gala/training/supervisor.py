@@ -61,7 +61,7 @@ def run_training(
         remember(config)
     spaces = probe_spaces(config)
     saved = run_dir.checkpoint_meta(resume_from) if resume_from else {}
-    board, mailboxes, fleet = open_run(config, run_dir, spaces)
+    board, mailboxes, fleet = open_run(config, run_dir, spaces, len(saved.get("ranks", ())))
     panel = Panel(config, config.steps, config.log.panel)
     if resume_from:
         board.restore(saved["progress"], saved["moments"])
@@ -109,13 +109,14 @@ def connect_cluster(config: Config) -> None:
         connect(config.cluster.address, available_cores())
 
 
-def open_run(config: Config, run_dir: RunDir, spaces: Spaces) -> tuple[Any, Any, Fleet]:
-    """(board, mailboxes or None, fleet): of this machine's processes, or of a cluster."""
+def open_run(config: Config, run_dir: RunDir, spaces: Spaces, saved: int = 0) -> tuple[Any, Any, Fleet]:
+    """(board, mailboxes or None, fleet): of this machine's processes, or of a cluster, with room for ``saved`` learners
+    where a scaled run goes on with more than it has begun with."""
     d, m = count_parameters(config, spaces), row_size(config, num_moments(config, spaces))
     connect_cluster(config)
     if config.cluster.address:
         from gala.cluster.job import open_job
 
-        return open_job(config, run_dir, d, m)
+        return open_job(config, run_dir, d, m, saved)
     board = Board.create(max_concurrent_learners(config), d, m)
     return board, make_mailboxes(config, d), ProcessFleet(learner.main)

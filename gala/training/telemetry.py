@@ -21,6 +21,7 @@ QUIET_ROUNDS = THRESHOLDS["quiet_rounds"]
 """Rounds in a row without any message, after which a person should know."""
 CLIPPED_RECORDS = 10
 """Records in a row with most actions clipped, after which a person should know."""
+_MARKS_KEPT = 200
 STAGES = ("simulate", "act", "learn", "gossip")
 
 
@@ -35,7 +36,7 @@ class Telemetry:
         self._last_steps = self.start_steps = start_steps
         self.certificate: Certificate | None = None
         self._ages: list[dict[str, int]] = [{} for _ in range(num_learners)]
-        self._steady: list[tuple[float, int]] = []
+        self._steady: list[tuple[float, int]] = []  # seconds of the run, and env_steps by then
         self._held_up_by = [-1] * num_learners
         self._quiet: set[int] = set()  # who is known to exchange nothing
         self._clipped_records = 0
@@ -69,15 +70,18 @@ class Telemetry:
         return tags
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run goes on from, as JSON: the last episodes, and the seconds that the run has taken."""
-        wall_s = time.monotonic() - self.started
-        return {"episodes": self.episodes.state(), "wall_s": wall_s, "spent_s": dict(self._spent_s)}
+        """What a resumed run goes on from, as JSON: the last episodes, the seconds that the run has taken, and how many
+        env_steps it had done when."""
+        wall_s, step = time.monotonic() - self.started, 1 + len(self._steady) // _MARKS_KEPT
+        state = {"episodes": self.episodes.state(), "wall_s": wall_s, "spent_s": dict(self._spent_s)}
+        return state | {"steady": self._steady[::step]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
         self.episodes.load_state(state["episodes"])
         self.started = time.monotonic() - state["wall_s"]
         self._spent_s.update(state.get("spent_s", {}))
+        self._steady = [(float(wall_s), int(steps)) for wall_s, steps in state.get("steady", [])]
 
     def forget(self, rank: int) -> None:
         """This learner is gone: its last tags are no news any more."""
@@ -123,7 +127,7 @@ class Telemetry:
         now, steps = time.monotonic(), board.total_env_steps()
         sps = (steps - self._last_steps) / max(now - self._last_time, 1e-9)
         self._last_time, self._last_steps = now, steps
-        self._steady.append((now, steps))
+        self._steady.append((now - self.started, steps))
         record: dict[str, Any] = {"global_step": steps, "frames": steps * self.frames_per_step}
         record |= {"charts/SPS": sps, "charts/frames_per_s": sps * self.frames_per_step}
         if (means := self._means()) is not None:
@@ -176,7 +180,8 @@ class Telemetry:
         marks = self._steady
         if len(marks) < 2:
             return 0.0
-        first = marks[min(len(marks) // 10, len(marks) - 2)]
+        begin_s = marks[-1][0] / 10
+        first = next(mark for mark in marks[:-1] if mark[0] >= begin_s or mark is marks[-2])
         return (marks[-1][1] - first[1]) / max(marks[-1][0] - first[0], 1e-9)
 
     def time_shares(self) -> dict[str, float]:

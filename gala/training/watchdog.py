@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gala.gossip.awake_clock import AwakeClock
 from gala.training.board import ROLLOUTS, STEPS, UPDATES
 from gala.training.protocol import LearnerStates, State
 
@@ -14,14 +15,13 @@ MARGIN_S = 5.0
 """Simulators that watch over themselves say more of what has happened: they come first."""
 END_PATIENCE_S = 20.0
 """Once the run is to end, nobody is waited for longer than this."""
-_LONGEST_LOOK_S = 1.0
 _AT_WORK: tuple[State, ...] = ("starting", "joining", "running")
 
 
 class Watchdog:
     """Knows for how long each learner that should be at work has shown nothing new.
 
-    Time counts only as far as the parent itself was awake: after the whole job was suspended, nobody is late.
+    Time counts only as far as the parent itself was awake.
 
     Args:
         board: a ``gala.training.board.Board``. A cluster's has no beats; there the fleet notices who is lost.
@@ -31,12 +31,11 @@ class Watchdog:
         self._board, self._states, self._limit_s = board, states, watchdog_s + MARGIN_S
         self._seen: dict[int, tuple[Any, ...]] = {}
         self._idle_s: dict[int, float] = {}
-        self._last_look: float | None = None
+        self._clock = AwakeClock()
 
     def stuck(self, now: float, ending: bool) -> list[tuple[int, float]]:
         """(rank, seconds without a sign) of the learners that are stuck, not of those that wait for them."""
-        passed_s = min(now - self._last_look, _LONGEST_LOOK_S) if self._last_look is not None else 0.0
-        self._last_look = now
+        passed_s = self._clock.look(now)
         if not hasattr(self._board, "beats"):
             return []
         ranks = self._states.ranks(*_AT_WORK)

@@ -17,7 +17,7 @@ from gala.config.parse import parse_config
 from gala.config.validate import check_cluster, validate
 from gala.gossip.transport.inbox import Envelope, Inbox
 from gala.gossip.transport.outbox import MAX_UNDER_WAY, Outbox
-from gala.gossip.transport.roster import PRESENT, RESTING
+from gala.gossip.transport.roster import ABSENT, PRESENT, RESTING
 
 FAULTS = ["none", "none", "none", "late", "lost on the way", "answer lost"]
 
@@ -160,6 +160,8 @@ def test_the_hub_listens_to_the_living_and_writes_off_what_the_dead_had():
     assert hub.rows().weight[1] == 0.0
     hub.sync(1, 2, _row(30, 4, weight=0.5), 0)
     assert hub.rows().weight[1] == 0.5 and hub.learners() == ["actor 0", "actor 3", None]
+    hub.restore_weights([0.25, 0.0, 1.5], [0, 2])
+    assert hub.rows().weight.tolist() == [0.25, 0.0, 1.5] and hub.rows().state.tolist() == [PRESENT, ABSENT, PRESENT]
 
 
 def test_repeated_and_overtaken_calls_to_the_hub_change_nothing():

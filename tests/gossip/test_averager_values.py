@@ -130,7 +130,7 @@ def test_sharded_boxes_hold_the_parts_and_add_up_what_they_are_asked():
     assert boxes.bury(0) == pytest.approx(sum(held) / 3)
     assert [shard.table.total_weight() for shard in boxes.shards] == pytest.approx([3 - x for x in held])
     waiting = float(boxes.shards[0].table.unread.sum())
-    boxes.restore([[0.5, 1.0, 0.25], [1.0, 2.0, 0.0], [0.125, 0.0, 0.5]])
+    boxes.restore([[0.5, 1.0, 0.25], [1.0, 2.0, 0.0], [0.125, 0.0, 0.5]], [0, 1, 2])
     assert [shard.table.total_weight() for shard in boxes.shards] == [1.75 + waiting, 3.0, 0.625]
     assert boxes.weights([0, 1, 2])[2] == [0.125, 0.0, 0.5]
     boxes.admit(0)

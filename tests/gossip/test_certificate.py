@@ -111,6 +111,24 @@ def test_logs_are_kept_one_line_per_event(tmp_path):
     assert [tuple(json.loads(line)) for line in lines] == events and len(events) == 5
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_log_of_a_process_is_named_after_the_update_at_which_it_began_and_is_no_others(tmp_path, every):
+    """Two processes go on from one checkpoint, since the first was killed before the next."""
+    for lines in (3, 2):
+        (averager, _) = start(torch.zeros(2, D), every=every)
+        log = EventLog(averager)
+        averager.load_state_dict({"weight": 1.0, "updates": 12, "counts": {}})
+        for number in range(lines):
+            log.mark(number + 1)
+            averager.step()
+        log.flush(tmp_path / "gossip")
+        log.flush(tmp_path / "gossip")
+    whole = {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "gossip").iterdir()}
+    assert whole.keys() == {"learner0-from12.jsonl", "learner0-from12-part2.jsonl"}
+    marks = [json.loads(line) for line in (tmp_path / "gossip/learner0-from12-part2.jsonl").read_text().splitlines()]
+    assert [event[4] for event in marks if event[0] == "mark"] == [1, 2]
+
+
 @pytest.mark.parametrize("step", [0.0, 1e-9])
 def test_the_bound_holds_where_rounding_is_all_that_drives_learners_apart(step):
     """In float32, with updates that vanish beside the rounding of the averages."""

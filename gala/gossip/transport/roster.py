@@ -7,6 +7,7 @@ the others see, since a sender splits its own mass only and a receiver absorbs w
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,12 @@ class Table:
     def retire(self, rank: int) -> None:
         """``rank`` has left, and has handed its mass over."""
         self.state[rank], self.weight[rank] = ABSENT, 0.0
+
+    def restore(self, weights: Sequence[float], ranks: Sequence[int]) -> None:
+        """Take up saved ``weights`` by rank, which are then all there is: ``ranks`` are present, and nobody else is."""
+        self.state[:], self.weight[:] = ABSENT, 0.0
+        for rank in ranks:
+            self.state[rank], self.weight[rank] = PRESENT, weights[rank]
 
     def bury(self, rank: int, lost_in_boxes: float = 0.0) -> float:
         """Write a dead rank off, and return the weight that went with it, in the highest unit."""

@@ -1,0 +1,119 @@
+"""Which learners a resumed run starts, and that all the PushSum weight that was saved is theirs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from gala.build.gossip import make_mailboxes, max_concurrent_learners
+from gala.config.parse import parse_config
+from gala.gossip.transport.roster import ABSENT, PRESENT
+from gala.runs.run_dir import RunDir
+from gala.training.board import Board
+from gala.training.callbacks import Callbacks
+from gala.training.loop import Run
+from gala.training.telemetry import Telemetry
+
+
+class _Fleet:
+    """Starts nobody, and notes who is to be."""
+
+    def __init__(self):
+        self.spawned, self.told = [], []
+
+    def spawn(self, spec):
+        self.spawned.append((spec.rank, spec.resume_from))
+
+    def tell(self, rank, command):
+        self.told.append((rank, command))
+
+    def room(self):
+        return None
+
+
+@pytest.fixture
+def run(tmp_path):
+    opened = []
+
+    def make(*words):
+        config = parse_config(["env.id=CartPole-v1", "steps=1000", *words])
+        places = max_concurrent_learners(config)
+        board, mailboxes = Board.create(places, 3, 0), make_mailboxes(config, 3)
+        messages = []
+        panel = SimpleNamespace(message=messages.append)
+        telemetry, fleet = Telemetry(places, 1), _Fleet()
+        made = Run(config, RunDir(tmp_path, config), board, telemetry, panel, fleet, mailboxes, Callbacks())
+        opened.extend(filter(None, (board, mailboxes)))
+        return made, fleet, messages
+
+    yield make
+    for memory in opened:
+        memory.close()
+
+
+def saved(weights, **parent):
+    ranks = [rank for rank, weight in enumerate(weights) if weight]
+    whole = {"telemetry": Telemetry(4, 1).state(), "best": {"window": [], "scores": [None, None]}}
+    return {"ranks": ranks, "weights": [weights], "return_mean": None, "parent": whole | parent}
+
+
+GALA = ("algo=gala", "learners=2", "max_learners=4")
+
+
+def test_a_run_that_was_scaled_up_goes_on_with_all_and_their_weight(run):
+    made, fleet, messages = run(*GALA)
+    made.start("latest", saved([0.75, 0.5, 0.25, 0.5], elasticity={"wanted": 4, "failures": []}))
+    table = made.mailboxes.shards[0].table
+    assert fleet.spawned == [(rank, "latest") for rank in range(4)] and not messages
+    assert table.state.tolist() == [PRESENT] * 4 and table.total_weight() == 2.0
+    assert made.states.ranks("starting") == [0, 1, 2, 3]
+
+
+def test_a_run_that_was_scaled_down_stays_so(run):
+    made, fleet, messages = run("algo=gala", "learners=4")
+    assert made.elasticity.state()["wanted"] == 4
+    made.start("latest", saved([1.5, 0.0, 2.5, 0.0], elasticity={"wanted": 2, "failures": []}))
+    made.states.move(0, "running")
+    made.elasticity.advance()
+    table = made.mailboxes.shards[0].table
+    assert [rank for rank, _ in fleet.spawned] == [0, 2] and not fleet.told and not messages
+    assert table.state.tolist() == [PRESENT, ABSENT, PRESENT, *[ABSENT] * 5] and table.total_weight() == 4.0
+    made.elasticity.scale(3)
+    assert made.elasticity.state()["wanted"] == 3
+
+
+def test_a_learner_that_was_lost_comes_back_from_a_live_one_where_they_average(run):
+    made, fleet, messages = run("algo=gala", "learners=3")
+    made.start("latest", saved([1.5, 0.0, 1.0]))
+    made.states.move(2, "running")
+    made.elasticity.advance()
+    assert [rank for rank, _ in fleet.spawned] == [0, 2] and fleet.told == [(2, "donate")]
+    assert messages == ["learner 1 is not in the checkpoint: it starts from a live learner's state"]
+    assert made.mailboxes.shards[0].table.total_weight() == 2.5
+
+
+@pytest.mark.parametrize("words", [("algo=independent",), ("algo=gala", "gossip.mixing=none")])
+def test_a_learner_that_was_lost_is_not_replaced_by_another_network(run, words):
+    made, fleet, messages = run(*words, "learners=3")
+    made.start("latest", saved([1.0, 0.0, 1.0]))
+    made.states.move(0, "running")
+    made.elasticity.advance()
+    assert [rank for rank, _ in fleet.spawned] == [0, 2] and not fleet.told
+    assert messages == ["learner 1 is not in the checkpoint and stays away: no other knows its state"]
+
+
+def test_failures_of_earlier_parts_are_told_and_leave_the_restarts_to_this_one(run):
+    made, _fleet, _ = run(*GALA, "on_failure=restart", "max_restarts=1")
+    before = [{"rank": 1, "how": "learner 1 was killed", "lost_weight": 0.5, "lost_share": 0.25, "time_s": 1.0}]
+    made.start("latest", saved([0.75, 0.75], elasticity={"wanted": 2, "failures": before}))
+    made.states.remove(1)
+    made.elasticity.died(1, "learner 1 failed")
+    assert [failure["how"] for failure in made.elasticity.failures] == ["learner 1 was killed", "learner 1 failed"]
+    assert made.elasticity.consequence(1).startswith("it starts again")
+
+
+def test_the_first_part_starts_those_that_were_asked_for(run):
+    made, fleet, messages = run(*GALA)
+    made.start("", {})
+    assert fleet.spawned == [(0, ""), (1, "")] and not messages
