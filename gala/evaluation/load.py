@@ -64,6 +64,30 @@ def load_policy(
     return policy.eval(), normalizer
 
 
+def return_scale(run_dir: RunDir, checkpoint: str) -> float | None:
+    """What V of a checkpoint is multiplied by, to be in units of the environment's rewards.
+
+    The frozen standard deviation of ``ReturnScaler`` with ``normalize.reward=scale`` (see ``return_moments``), else 1;
+    None for ``sign``: returns of signs of rewards cannot be turned into returns. Where rewards of ``scale`` were cut
+    (``normalize.reward_clip``), V knows of the cut ones.
+    """
+    kind = run_dir.config.normalize.reward
+    if kind == "scale":
+        return float(return_moments(run_dir, checkpoint).std)
+    return None if kind == "sign" else 1.0
+
+
+def return_moments(run_dir: RunDir, checkpoint: str) -> RunningMoments:
+    """The statistics by which rewards are scaled at a checkpoint of ``normalize.reward=scale``: of all learners
+    together where parameters are averaged, as ``load_policy`` takes those of observations; else of the first one."""
+    meta, averaged = run_dir.checkpoint_meta(checkpoint), averages_parameters(run_dir.config)
+    ranks = meta["ranks"] if averaged else meta["ranks"][:1]
+    rows = [run_dir.load_part(checkpoint, f"learner{r}")[0]["return_moments"]["packed"].numpy() for r in ranks]
+    if averaged:  # those of learners that are gone, behind their statistics of observations
+        rows += [np.asarray(row[-len(rows[0]) :]) for r, row in enumerate(meta["moments"]) if r not in ranks]
+    return RunningMoments.pooled(np.stack(rows), ())
+
+
 def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
     """A hash of the hashes of all files of a checkpoint."""
     files = run.checkpoint_meta(checkpoint)["files"]

@@ -17,7 +17,8 @@ from gala.config.video import VideoConfig
 from gala.evaluation.frames import framing
 from gala.evaluation.load import checkpoint_hash, load_policy
 from gala.evaluation.record import MAX_PARALLEL, describe_actions, play_chunk
-from gala.overfit.judging import FEWEST_EPISODES, check_training
+from gala.overfit.judging import FEWEST_EPISODES
+from gala.overfit.leakage import check_training
 from gala.overfit.study import Study, read_sets
 from gala.runs.rollouts import RolloutFacts, Rollouts, open_rollouts
 from gala.runs.run_dir import RunDir
