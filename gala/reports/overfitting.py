@@ -243,7 +243,7 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
     )
     facts: dict[str, Any] = {"family": meta["family"], "settings": meta.get("settings"), "created": meta["created"]}
     facts |= {f"{n} set": f"{s['size']} MDPs, sha256 {s['sha256'][:16]}" for n, s in meta["sets"].items()}
-    facts |= {"scale": _scale(head, meta)}
+    facts |= {"scores": meta.get("scores"), "scale": _scale(head, meta)}
     facts |= {"checkpoints": ", ".join(f"{run} {sha}" for run, sha in meta.get("checkpoints", {}).items())}
     facts |= {"versions": ", ".join(f"{k} {v}" for k, v in meta["versions"].items() if v)}
     return PAGE.format(

@@ -19,6 +19,7 @@ from gala.overfit.judging import baselines, check_reference, env_options, judge,
 from gala.overfit.leakage import check_reference_run
 from gala.overfit.options import JudgeOptions
 from gala.overfit.reference import check_reference_folder, reference_folder, with_reference, write_many
+from gala.overfit.study import Study
 from gala.rl.normalise import RunningMoments
 from gala.runs.distinct import check_distinct
 from gala.runs.run_dir import RunDir
@@ -291,6 +292,26 @@ def test_a_set_of_one_training_mdp_is_judged_without_its_control_and_of_one_test
         code, _, err = gala(capsys, command, *paths, f"sets={tmp_path / 'sets'}", f"out={tmp_path / 'other'}")
         assert code == 2 and "test.json holds 1 MDP; a gap needs at least 2 test MDPs" in err
         assert err.count("\n") == 1 and not (tmp_path / "other").exists()
+
+
+def test_a_study_that_goes_on_keeps_its_rows_on_its_own_terms_only(tmp_path):
+    meta = {"command": "c", "sets": {"test": {"sha256": "a"}}, "delta": 0.05, "expose": False, "checkpoints": {}}
+    study = Study.create(tmp_path / "s", meta | {"notes": ["one"]}, resumes=True)
+    study.append("part", [{"return": 1.0}])
+    study.meta["checkpoints"]["part"] = "hash"
+    study.note("two")
+    again = Study.create(tmp_path / "s", meta | {"expose": True, "notes": ["one", "three"]}, resumes=True)
+    assert again.done() == {"part"} and len(again.rows()) == 1 and again.meta["checkpoints"] == {"part": "hash"}
+    assert again.meta["expose"] is True and again.meta["notes"] == ["one", "two", "three"]
+    assert again.meta["created"] == study.meta["created"]
+    for change in ({"sets": {"test": {"sha256": "b"}}}, {"delta": 0.1}):
+        with pytest.raises(ValueError, match="was begun with other"):
+            Study.create(tmp_path / "s", meta | change, resumes=True)
+    again.meta["versions"]["torch"] = "0.1"
+    again.save()
+    assert "(was 0.1)" in Study.create(tmp_path / "s", meta, resumes=True).meta["notes"][-1]
+    anew = Study.create(tmp_path / "s", meta | {"sets": {}})
+    assert not anew.rows() and not anew.done() and anew.meta["notes"] == []
 
 
 def test_a_header_says_how_the_runs_observe_and_is_that_of_the_last_time(tmp_path, capsys):

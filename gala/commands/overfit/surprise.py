@@ -36,10 +36,10 @@ def measure(study: Study, video_run: Path, folder: str, trust: bool) -> list[dic
         ValueError: the model was not made of recorded rollouts; their policy is gone or has changed; it, or the model,
             has seen MDPs outside the train set; no episode is long enough.
     """
-    video, sets = read_settings(video_run), read_sets(folder)
+    video, sets = read_settings(video_run), read_sets(folder, trust=trust)
     facts = open_rollouts(video.data).facts
     run, checkpoint = RunDir.open(facts.source["run"]), facts.source["checkpoint"]
-    check_run(run, trust, "overfit", ["report", str(study.path), f"surprise={video_run}"])
+    check_run(run, trust, "overfit", ["report", str(study.path), f"surprise={video_run}", f"sets={folder}"])
     if checkpoint_hash(run, checkpoint) != facts.source["checkpoint_sha256"]:
         raise ValueError(
             f"{run.path} has changed since {video.data} was recorded; record it again, into another folder"
