@@ -117,6 +117,15 @@ def test_one_run_does_not_count_as_several(command, tmp_path, capsys):
     check_distinct([RunDir.open(path) for path in (a, b, c)])
 
 
+def test_a_copy_is_no_second_run_of_a_comparison(tmp_path, capsys):
+    run, _ = make_run(tmp_path / "run", "env.id=CartPole-v1")
+    shutil.copytree(run.path, tmp_path / "copy")
+    for other, told in ((tmp_path / "copy", "is a copy of"), (run.path, "is named twice")):
+        assert main(["compare", str(run.path), str(other), f"out={tmp_path / 'out'}"]) == 2
+        err = capsys.readouterr().err
+        assert told in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 def test_policies_and_oracles_count_once_too(tmp_path, capsys):
     sets, runs = three_runs(tmp_path)
     where = [f"sets={tmp_path / 'sets'}", f"out={tmp_path / 'study'}"]
