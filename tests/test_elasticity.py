@@ -143,6 +143,9 @@ def test_scaling_what_does_not_train(tmp_path, capsys, monkeypatch):
     (path / "config.yaml").write_text("algo: gala\nlearners: 2\n")
     assert main(["scale", str(path), "learners=3"]) == 2
     assert "is not training now" in capsys.readouterr().err and not (path / "wanted_learners").exists()
+    (path / "config.yaml").write_text("algo: gala\nlearners: 2\ngossip:\n  tau: 0\n")
+    assert main(["scale", str(path), "learners=3"]) == 2
+    assert "wait for each other" in capsys.readouterr().err
     for words in ([str(path)], [str(path), "learners=none"], [str(Path(tmp_path / "no")), "2"]):
         assert main(["scale", *words]) == 2
         assert capsys.readouterr().err.startswith("gala: error: ")

@@ -1,13 +1,16 @@
 import dataclasses
 import importlib.util
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from gala_envs import pictures
 from gala_envs.registry import make
+from scipy import stats
 
+import gala
 from gala import cli
 from gala.build.envs import make_env, probe_spaces
 from gala.build.learning import make_normalizer
@@ -15,6 +18,7 @@ from gala.build.policy import make_policy
 from gala.build.trust import remember
 from gala.config.parse import override, parse_config
 from gala.evaluation import evaluate, film
+from gala.runs.evaluations import evaluation_text, read_evaluations
 from gala.runs.run_dir import RunDir
 
 SMALL = ("model.hidden=8", "envs_per_learner=2", "torch_threads=1")
@@ -49,7 +53,18 @@ def test_short_episodes_do_not_count_more_than_long_ones(tmp_path):
     assert sorted(result["returns"]) == [1.0] * 16 + [100.0] * 16
     std = 49.5 * (32 / 31) ** 0.5
     assert result["return_std"] == pytest.approx(std)
-    assert result["return_ci95"] == pytest.approx([50.5 - 1.96 * std / 32**0.5, 50.5 + 1.96 * std / 32**0.5])
+    assert result["return_ci95"] == pytest.approx(stats.t.interval(0.95, 31, 50.5, std / 32**0.5))
+
+
+def test_one_episode_has_no_interval_and_a_cut_episode_is_told(tmp_path, capsys):
+    run, _ = make_run(tmp_path / "run", "env.id=helper_envs:TwoLengths-v0")
+    assert evaluate.evaluate_run(run, episodes=1)["return_ci95"] == [None, None]
+    assert cli.main(["eval", str(run.path), "episodes=1", "env.max_episode_steps=7"]) == 0
+    assert "over 1 episode of" in (out := capsys.readouterr().out) and "CI" not in out
+    (told,) = read_evaluations(run.path)
+    assert evaluation_text(told).startswith("return 1 (no interval) over 1 sampled episode, cut at 7 steps, checkpoint")
+    low, high = gala.Run(run.path).evaluate(episodes=1).return_ci95
+    assert math.isnan(low) and math.isnan(high)
 
 
 @pytest.mark.parametrize("episodes", [1, 5, 16, 17, 40])

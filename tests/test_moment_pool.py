@@ -13,13 +13,22 @@ class Board:
 
     def __init__(self, size):
         self.rows = np.zeros((2, size))
-        self.published = 0
+        self.published, self.torn_reads = 0, 0
 
     def publish_moments(self, rank, row):
         self.rows[rank], self.published = row, self.published + 1
 
     def read_moments(self):
         return self.rows.copy()
+
+    def read_numbered_moments(self):
+        """Torn at first, as long as ``torn_reads`` says: the number is there, and the rest of the row is not."""
+        rows = self.rows.copy()
+        if self.torn_reads:
+            self.torn_reads -= 1
+            rows[1].reshape(2, -1)[:, 1:] = 0.0
+            return rows, [self.published, -1]
+        return rows, [self.published, self.published]
 
 
 def pool_of(*words):
@@ -51,6 +60,15 @@ def test_a_resumed_learner_pools_before_it_goes_on():
     pool, board, _ = pool_of("algo=gala")
     pool.pool(3000)
     assert board.published == 1
+
+
+def test_learners_that_wait_take_no_row_that_is_being_written():
+    pool, board, normalizer = pool_of("algo=gala", "gossip.tau=0")
+    board.rows[1].reshape(2, -1)[0] = [2.0, 10.0, 4.0, 0.0]
+    board.torn_reads = 3
+    normalizer.update(np.full((10, 1), 2.0))
+    pool.pool(1)
+    assert normalizer.applied.count == 20 and normalizer.applied.mean == 3.0 and board.torn_reads == 0
 
 
 def test_learners_that_wait_pool_at_every_update():

@@ -87,6 +87,17 @@ def test_a_journal_of_another_search_is_refused_and_another_start_draws_other_tr
         open_study(tmp_path, search._replace(words=("steps=20",)))
 
 
+def test_a_run_whose_journal_is_gone_is_not_taken_for_a_new_trial(tmp_path):
+    """Its trial had another learning rate than the one that the new journal would write beside its return."""
+    words = ("preset=classic/cartpole", "steps=64", "optim.lr=0.5")
+    run = tmp_path / "runs" / "trial-0"
+    RunDir.create(parse_config([*words, f"run={run}"]), words, overwrite=False).close()
+    search = Search(tmp_path, ("preset=classic/cartpole", "steps=64"), {"optim.lr": Range("log", (1e-4, 1e-3))})
+    study = open_study(tmp_path, search)
+    with pytest.raises(ValueError, match=r"trial-0 was trained with optim.lr=0.5, not 0.000\d+; give those settings"):
+        next(Trials(search, study, 1, print)._jobs())
+
+
 def test_a_training_that_fails_is_a_trial_that_failed_and_the_search_goes_on(tmp_path):
     search = Search(tmp_path, ("env.id=No/Such-v0",), {"optim.lr": Range("log", (1e-4, 1e-2))})
     said = []

@@ -32,8 +32,9 @@ def register(
         env: a class or function that makes one ``gymnasium.Env`` when it is called without arguments (with
             ``render_mode="rgb_array"`` to be filmed).
         topology: a ``gala.gossip.Topology``.
-        optimizer: called with (parameters, lr=...), makes a ``torch.optim.Optimizer``; its state must be tensors and
-            numbers. ``lr`` is set anew before every step, by the schedule.
+        optimizer: called with (parameters, lr=...), the network's parameters in their shapes, makes a
+            ``torch.optim.Optimizer`` whose state is tensors, numbers, words, and lists and dicts of them. ``lr`` is set
+            anew before every step, by the schedule.
 
     Each maps a name to an object, or to its ``module:attribute``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Evaluation:
     return_std: float
     """With n - 1 in the denominator; 0 for one episode."""
     return_ci95: tuple[float, float]
-    """Normal 95% confidence interval of the mean over episodes."""
+    """95% confidence interval of the mean over episodes, by Student's t; NaN for one episode, which has none."""
     length_mean: float
     returns: tuple[float, ...]
     """One per episode."""
@@ -147,7 +148,8 @@ class Run:
         )
         if problem := result.pop("video_problem", ""):
             warnings.warn(problem, stacklevel=2)
-        result |= {"return_ci95": tuple(result["return_ci95"]), "returns": tuple(result["returns"])}
+        ends = (math.nan if end is None else end for end in result["return_ci95"])
+        result |= {"return_ci95": tuple(ends), "returns": tuple(result["returns"])}
         return Evaluation(**result)
 
     def _check_trusted(self) -> None:

@@ -72,8 +72,11 @@ class Hub:
         self._commands: list[list[Any]] = [[] for _ in range(places)]
 
     def restore(self, progress: NDArray, moments: NDArray) -> None:
-        """The rows of a saved run."""
-        self._progress[: len(progress)], self._moments[: len(moments)] = progress, moments
+        """The rows of a saved run. Moments of another length, as of a run that pooled in lock-step on one machine, are
+        published anew by their learners."""
+        self._progress[: len(progress)] = progress
+        if np.ndim(moments) == 2 and np.shape(moments)[1] == self._moments.shape[1]:
+            self._moments[: len(moments)] = moments
 
     def restore_weights(self, weights: list[float]) -> None:
         """By rank: all the weight there is."""

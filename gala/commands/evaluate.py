@@ -124,9 +124,10 @@ def _keep(run_dir: RunDir, options: Options, results: Mapping[str, dict[str, Any
 
 def describe(result: dict[str, Any]) -> str:
     """One line of figures for a reader."""
-    low_high = result["return_ci95"]
-    interval = f"{low_high[0]:.1f} to {low_high[1]:.1f}" if isinstance(low_high, list | tuple) else f"± {low_high:.1f}"
+    low, high = result["return_ci95"]
+    spread = f" (95% CI {low:.1f} to {high:.1f}, std {result['return_std']:.1f})" if low is not None else ""
+    episodes = f"{result['episodes']} episode{'s' if result['episodes'] > 1 else ''}"
     return (
-        f"{result['mode']:<8} return {result['return_mean']:.1f} (95% CI {interval}, std {result['return_std']:.1f}) "
-        f"over {result['episodes']} episodes of {result['length_mean']:.0f} steps, seed {result['seed']}"
+        f"{result['mode']:<8} return {result['return_mean']:.1f}{spread} "
+        f"over {episodes} of {result['length_mean']:.0f} steps, seed {result['seed']}"
     )

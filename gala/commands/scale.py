@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from gala.config.derived import exchanges_messages, is_lock_step
+from gala.runs.lock import is_held
 from gala.runs.run_dir import RunDir
 
-PATIENCE_S = 15.0
+PATIENCE_S, LONGEST_S = 5.0, 300.0
 USAGE = """usage: gala scale RUN learners=N
 
 Let learners join, or leave, the asynchronous gossip run RUN (algo=gala) until N
@@ -27,12 +29,18 @@ def main(argv: Sequence[str]) -> int:
     run_dir = RunDir.open(argv[0])
     if run_dir.config.algo != "gala" or run_dir.config.learners == 1:
         raise ValueError(f"{run_dir.path} has no gossip between several learners; only such a run can be scaled")
+    if not exchanges_messages(run_dir.config) or is_lock_step(run_dir.config):
+        raise ValueError(
+            f"the learners of {run_dir.path} wait for each other, or exchange nothing: none can come or go"
+        )
     request = run_dir.ask_for_learners(int(words[0]))
-    deadline = time.monotonic() + PATIENCE_S
+    began = time.monotonic()
     while request.exists():
-        if time.monotonic() > deadline:
+        trains = is_held(run_dir.path)  # it may be starting, or saving a checkpoint
+        if time.monotonic() > began + (LONGEST_S if trains else PATIENCE_S):
             request.unlink(missing_ok=True)
-            raise ValueError(f"nobody took the request in {PATIENCE_S:g} s: {run_dir.path} is not training now")
+            why = "its learners are still starting, or saving" if trains else f"{run_dir.path} is not training now"
+            raise ValueError(f"nobody took the request in {LONGEST_S if trains else PATIENCE_S:g} s: {why}")
         time.sleep(0.1)
     print(f"{run_dir.path} was asked for {words[0]} learners; it says there what it does")
     return 0

@@ -19,6 +19,7 @@ from gala.config.schema import Config
 from gala.evaluation.film import check_drawable, check_encoder, record_episode
 from gala.evaluation.load import load_policy
 from gala.evaluation.play import LONGEST_EPISODE, Mode, play
+from gala.evaluation.student import t_quantile
 from gala.runs.run_dir import RunDir
 
 MAX_PARALLEL = 16
@@ -70,11 +71,11 @@ def evaluate_run(
         except Exception as error:  # whatever it is, the episodes have been played and count
             problem = f"{video} was not written: {' '.join(str(error).split()) or type(error).__name__}"
     mean, std = float(np.mean(returns)), float(np.std(returns, ddof=1)) if episodes > 1 else 0.0
-    half = 1.96 * std / math.sqrt(episodes)
+    half = t_quantile(0.95, episodes - 1) * std / math.sqrt(episodes) if episodes > 1 else math.nan
     return {
         "return_mean": mean,
         "return_std": std,
-        "return_ci95": [mean - half, mean + half],
+        "return_ci95": [mean - half, mean + half] if episodes > 1 else [None, None],
         "length_mean": float(np.mean(lengths)),
         "episodes": episodes,
         "seed": seed,

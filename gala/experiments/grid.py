@@ -16,7 +16,7 @@ from typing import Any
 from gala.config.schema import Config
 from gala.experiments.jobs import Job, TrainingJob, run_all
 from gala.experiments.judging import JudgingJob
-from gala.experiments.rows import Row, make_row, read_rows, settings_of, write_rows
+from gala.experiments.rows import Row, differing, make_row, read_rows, settings_of, write_rows
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
 
@@ -74,8 +74,8 @@ class Grid:
             job = self.training(cell)
             if found is None and (job.run / "config.yaml").is_file():
                 found = settings_of(RunDir.open(job.run).config)
-            if found is not None and found != mine:
-                odd = min(key for key in {*found, *mine} if found.get(key) != mine.get(key))
+            if found is not None and (odds := differing(found, mine)):
+                odd = odds[0]
                 raise ValueError(
                     f"{self.plan.out} holds {cell.name} with {odd}={found.get(odd)}, not {mine.get(odd)}; choose "
                     "another out=DIRECTORY"

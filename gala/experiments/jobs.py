@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from gala.build.auto import fitted_config
-from gala.experiments.rows import settings_of
+from gala.experiments.rows import differing, settings_of
 from gala.processes.resources import available_cores
 from gala.processes.start import ending_signals_blocked
 from gala.processes.watcher import Watcher, kill_group
@@ -113,7 +113,7 @@ def check_settings(jobs: Sequence[TrainingJob]) -> int:
     for job in jobs:
         if (job.run / "config.yaml").is_file():
             mine, found = settings_of(fitted_config(job.words)), settings_of(RunDir.open(job.run).config)
-            if odd := [key for key, value in mine.items() if value not in ("auto", found.get(key))]:
+            if odd := [key for key in differing(found, mine) if mine.get(key) != "auto"]:
                 told = f"{odd[0]}={found.get(odd[0])}, not {mine[odd[0]]}"
                 raise ValueError(f"{job.run} was trained with {told}; give those settings, or another out=")
     return sum(job.finished for job in jobs)

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
+from gala.evaluation.student import t_quantile
 from gala.experiments.needle_grid import AXES, PERMUTED
 from gala.experiments.rows import Row
-from gala.experiments.statistics import FEWEST_RUNS, Interval, t_quantile
+from gala.experiments.statistics import FEWEST_RUNS, Interval
 
 CHANCE, HALF_WAY, SMALL = 0.5, 0.75, 0.02
 """Two classes of equal size; the accuracy at the limit; differences of accuracy that count as none."""

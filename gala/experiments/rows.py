@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shlex
@@ -15,7 +16,7 @@ from gala.runs.run_dir import RunDir
 
 Row = dict[str, Any]
 CURVE_POINTS = 200
-_NO_SETTINGS = ("run", "overwrite", "seed", "preset", "solved_return", "schedule_from", "schedule_to", "track")
+_NO_SETTINGS = ("run", "overwrite", "seed", "preset", "solved_return", "track")
 _NEEDED = ("name", "group", "seed", "settings", "env_steps", "seconds", "evaluation", "curve")
 
 
@@ -27,6 +28,18 @@ def settings_of(config: Config) -> dict[str, Any]:
         if key not in _NO_SETTINGS and not key.startswith("log.")
     }
     return dict(json.loads(json.dumps(plain)))
+
+
+def differing(found: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """Names of the settings in which two ``settings_of`` differ. What an earlier version did not write had its
+    default."""
+    one, other = ({**_defaults(), **settings} for settings in (found, mine))
+    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return settings_of(Config())
 
 
 def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: float | None) -> Row:
@@ -124,7 +137,7 @@ def name_groups(rows: Sequence[Row]) -> list[Row]:
     by_name: dict[str, set[str]] = {}
     versions: dict[str, set[str]] = {}
     for row in rows:
-        by_name.setdefault(row["group"], set()).add(json.dumps(row["settings"], sort_keys=True))
+        by_name.setdefault(row["group"], set()).add(json.dumps(_defaults() | row["settings"], sort_keys=True))
         versions.setdefault(row["group"], set()).add(version_of(row))
     settings_sets = [found for name in by_name for found in by_name[name]]
     if "" not in by_name and len(set(settings_sets)) == len(by_name) == len(settings_sets):
@@ -133,7 +146,7 @@ def name_groups(rows: Sequence[Row]) -> list[Row]:
             {**row, "group": f"{row['group']} version={version_of(row)}"} if row["group"] in several else row
             for row in rows
         ]
-    flat = [{**row["settings"], "version": version_of(row)} for row in rows]
+    flat = [{**_defaults(), **row["settings"], "version": version_of(row)} for row in rows]
     names = dict.fromkeys(name for settings in flat for name in settings)
     differing = [n for n in names if len({json.dumps(settings.get(n)) for settings in flat}) > 1]
     return [

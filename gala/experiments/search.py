@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gala.config.schema import Config, flatten
-from gala.experiments.jobs import Job, TrainingJob, run_all
+from gala.experiments.jobs import Job, TrainingJob, check_settings, run_all
 from gala.runs.run_dir import RunDir
 
 JOURNAL = "journal.log"
@@ -160,6 +160,7 @@ class Trials:
         words = (*self.search.words, *chosen)
         trial.set_user_attr("command", shlex.join(["gala", "train", *words]))
         job = TrainingJob(self.search.out / "runs" / f"trial-{trial.number}", words)
+        check_settings([job])  # a run of that number may be there whose journal is gone
         self._trials[job.name] = trial
         self._reported[job.name] = max(self.study.trials[trial.number].intermediate_values, default=0)
         return job

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from gala.evaluation.student import t_quantile
 
 Rows = Sequence[ArrayLike] | NDArray
 Verdict = Literal["OVERFIT", "NO-GAP", "INCONCLUSIVE"]
@@ -177,28 +177,6 @@ def _mean(row: ArrayLike) -> float:
 def _widened(estimate: float, parts: Sequence[Component], level: float) -> Interval:
     half = math.sqrt(sum(t_quantile(level, part.df) ** 2 * part.variance for part in parts))
     return Interval(estimate - half, estimate, estimate + half)
-
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
-
-
-@lru_cache(maxsize=1024)
-def t_quantile(level: float, df: int) -> float:
-    """The t that Student's |T| exceeds with probability 1 - ``level``.
-
-    P(|T| < t) = 2 gamma((df + 1) / 2) / (sqrt(pi) gamma(df / 2)) times the integral of cos^(df - 1) from 0 to
-    atan(t / sqrt(df)); Newton's method from the normal quantile below converges from one side.
-    """
-    t = NormalDist().inv_cdf((1 + level) / 2)
-    factor = 2 * math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi)
-    for _ in range(100):
-        angle = math.atan(t / math.sqrt(df))
-        inside = factor * angle / 2 * float(_WEIGHTS @ np.cos(angle * (_NODES + 1) / 2) ** (df - 1))
-        step = (level - inside) / (factor / math.sqrt(df) * (1 + t * t / df) ** (-(df + 1) / 2))
-        t += step
-        if abs(step) < 1e-13 * t:
-            break
-    return t
 
 
 def verdict(interval: Interval, delta: float) -> Verdict:

@@ -23,6 +23,7 @@ from gala.overfit.leakage import check_training
 from gala.overfit.options import SweepOptions
 from gala.overfit.study import FEWEST_TEST, Study
 from gala.processes.resources import available_cores
+from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
 
 Say = Callable[[str], None]
@@ -152,7 +153,8 @@ class Sweep:
         for name, (test, _) in self.drawn.items():
             _keep(test, self.study.path / "sets" / f"{slug(name)}test.json")
         cells, cores = self.cells(), self.options.jobs or available_cores()
-        check_settings([self.job(cell) for cell in cells])
+        begun = [cell for cell in cells if (self.study.path / "runs" / cell.name / "config.yaml").is_file()]
+        check_settings([self.job(cell) for cell in begun])
         seconds = budget_s(self.judging.budget)
         if seconds:
             cells = self._afford(cells, seconds, cores, say)
@@ -164,12 +166,17 @@ class Sweep:
             say(f"judged {cell.name}")
 
     def _afford(self, cells: list[Cell], seconds: float, cores: int, say: Say) -> list[Cell]:
-        """As many whole runs as the budget lets us train, at least 3, after the first training was timed."""
-        started = time.monotonic()
-        one_s = train_all([self.job(cells[0])], 1, say) or 1.0
+        """As many whole runs as the budget lets us train, at least 3, after the first training was timed; a sweep that
+        was cut off keeps what it had found then."""
+        started, timing = time.monotonic(), self.study.path / ".first_training_s"
+        one_s = train_all([self.job(cells[0])], 1, say)
+        if one_s:
+            write_atomically(timing, str(one_s).encode())
+        elif timing.is_file():
+            one_s, started = float(timing.read_text()), started - float(timing.read_text())
         per_run = len(cells) // self.options.runs
         left_s = seconds - (time.monotonic() - started)
-        runs = min(self.options.runs, max(3, int(0.8 * left_s * cores / (one_s * per_run))))
+        runs = min(self.options.runs, max(3, int(0.8 * left_s * cores / ((one_s or 1.0) * per_run))))
         if runs < self.options.runs:
             self.study.note(f"budget {self.judging.budget}: {runs} training runs of each kind, not {self.options.runs}")
         return [cell for cell in cells if cell.run < runs]

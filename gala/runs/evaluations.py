@@ -42,7 +42,7 @@ def _is_one(told: Mapping[str, Any]) -> bool:
         all(isinstance(told.get(name), int | float) for name in _NUMBERS)
         and isinstance(interval, list)
         and len(interval) == 2
-        and all(isinstance(end, int | float) for end in interval)
+        and all(isinstance(end, int | float | None) for end in interval)
         and isinstance(told.get("episodes"), int)
         and all(isinstance(told.get(name), str) for name in ("mode", "checkpoint", "learner"))
     )
@@ -52,8 +52,11 @@ def evaluation_text(told: Mapping[str, Any]) -> str:
     """One evaluation in words."""
     low, high = told["return_ci95"]
     steps = f" at {told['env_steps']:,} env_steps" if isinstance(told.get("env_steps"), int) else ""
-    found = f"return {told['return_mean']:.4g} (95 % interval {low:.4g} to {high:.4g})"
+    interval = "no interval" if low is None else f"95 % interval {low:.4g} to {high:.4g}"
+    episodes = f"{told['episodes']} {told['mode']} episodes" if told["episodes"] > 1 else f"1 {told['mode']} episode"
+    limit = told.get("max_episode_steps")
+    cut = f", cut at {limit:,} steps," if isinstance(limit, int) and limit else ""
     return (
-        f"{found} over {told['episodes']} {told['mode']} episodes, checkpoint {told['checkpoint']}{steps}, "
-        f"learner {told['learner']}"
+        f"return {told['return_mean']:.4g} ({interval}) over {episodes}{cut or ','} checkpoint "
+        f"{told['checkpoint']}{steps}, learner {told['learner']}"
     )

@@ -128,6 +128,7 @@ class Run:
             if not self._end_stuck(now):
                 return self.ended_early
             self.elasticity.advance()
+            self._scale_if_asked()
             if now >= self.next_record and not self.states.ranks("starting"):
                 self.next_record = now + self.config.log.interval_s
                 self._log()
@@ -204,7 +205,9 @@ class Run:
         return "\n" + (error.splitlines()[-1] if shown else error)
 
     def _log(self) -> None:
-        record = self.telemetry.record(self.board, self.states.ranks())
+        joining = self.states.ranks("joining")  # who has not published any parameters yet
+        there = [rank for rank in self.states.ranks() if rank not in joining]
+        record = self.telemetry.record(self.board, there)
         self._warn_once(self.run_dir.append_metrics(record) or self.checkpoint.unsaved)
         self.panel.update(record)
         silent = self.mailboxes.silent() if self.mailboxes else ()
@@ -216,7 +219,11 @@ class Run:
         heard = [rank for rank in self.states.ranks() if rank not in silent]
         if (score := self.best.score(heard, self.checkpoint.best)) is not None:
             self.checkpoint.offer_best(score)
-        if self.mailboxes and (wanted := self.run_dir.take_wanted_learners()):
+
+    def _scale_if_asked(self) -> None:
+        """Not while some stand still for a checkpoint: they would not be told to leave."""
+        at_rest = self.states.ranks("starting", "paused", "saving", "saved")
+        if self.mailboxes and not at_rest and (wanted := self.run_dir.take_wanted_learners()):
             self.panel.message(self.elasticity.scale(wanted))
 
     def _warn_once(self, trouble: str) -> None:

@@ -70,8 +70,9 @@ class MomentPool:
         self._row[place, 0], self._row[place, 1:] = number, self._normalizers.pack()
         self._board.publish_moments(self._rank, self._row.ravel())
         while True:
-            rows = self._board.read_moments()[: self._learners].reshape(self._learners, 2, -1)[:, place]
-            if (rows[:, 0] == number).all():
+            rows, published = self._board.read_numbered_moments()  # -1 of a row that is being written
+            rows = rows[: self._learners].reshape(self._learners, 2, -1)[:, place]
+            if (rows[:, 0] == number).all() and min(published[: self._learners]) >= 0:
                 self._normalizers.pool(rows[:, 1:])
                 return []
             time.sleep(_POLL_S)  # a peer that never comes is noticed by the parent, which ends this process

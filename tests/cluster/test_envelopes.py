@@ -121,6 +121,14 @@ def _row(env_steps: int, updates: int, state: int = PRESENT, weight: float = 1.0
     return Row(env_steps, updates, updates, state, weight, 0, 0.25, np.array([float(updates)]))
 
 
+def test_moments_of_a_run_that_pooled_in_another_way_are_left_to_its_learners():
+    hub = Hub(places=2, present=2, num_params=2, num_moments=1)
+    hub.restore(np.array([[5, 1], [6, 2]]), np.ones((2, 6)))
+    assert hub.rows().progress.tolist() == [[5, 1], [6, 2]] and not hub._moments.any()
+    hub.restore(np.array([[5, 1], [6, 2]]), np.array([[3.0], [4.0]]))
+    assert hub._moments.tolist() == [[3.0], [4.0]]
+
+
 def test_the_hub_listens_to_the_living_and_writes_off_what_the_dead_had():
     hub = Hub(places=3, present=2, num_params=2, num_moments=1)
     for rank in range(2):

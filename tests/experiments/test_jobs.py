@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
+from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.experiments.grid import PowerMeter
-from gala.experiments.jobs import TrainingJob, run_all
+from gala.experiments.jobs import TrainingJob, check_settings, run_all
+from gala.experiments.rows import differing, settings_of
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
 
@@ -117,3 +119,15 @@ def test_power_is_measured_while_one_training_is_alone_also_in_two_parts(tmp_pat
     unknown.tick([job])
     unknown.tick([job])
     assert unknown.watts("a") is None
+
+
+def test_a_schedule_of_its_own_is_another_training_and_what_older_rows_do_not_say_is_the_default(tmp_path):
+    mine = settings_of(Config())
+    assert differing(mine, settings_of(Config(schedule_to=1000))) == ["schedule_to"]
+    older = {key: value for key, value in mine.items() if key not in ("schedule_to", "track")}
+    assert differing(older, mine) == [] and differing(older, settings_of(Config(schedule_to=9))) == ["schedule_to"]
+    words = ("preset=classic/cartpole", "steps=64", "log.panel=off")
+    job = TrainingJob(tmp_path / "run", words)
+    RunDir.create(parse_config([*words, "schedule_to=32", f"run={job.run}"]), words, overwrite=False).close()
+    with pytest.raises(ValueError, match="was trained with schedule_to=32, not 0; give those settings"):
+        check_settings([job])

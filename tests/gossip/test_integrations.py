@@ -2,6 +2,7 @@
 
 import builtins
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -27,7 +28,7 @@ class Pair:
         self.boxes = InProcessMailboxes(2, 3)
         self.averager, self.peer = (
             GossipAverager(parameters, rank=rank, world_size=2, mailbox=self.boxes.endpoint(rank))
-            for rank, parameters in enumerate((module.parameters(), [torch.full((1, 3), 4.0)]))
+            for rank, parameters in enumerate((module.parameters(), [torch.full_like(module.weight.detach(), 4.0)]))
         )
 
     def loss(self, module: torch.nn.Module) -> torch.Tensor:
@@ -129,13 +130,29 @@ def test_the_best_model_is_not_mixed_with_what_has_come_since():
     pytest.importorskip("transformers")
     from gala.gossip.integrations.transformers import GossipCallback
 
-    for loads_best in (True, False):
-        pair = Pair(module := torch.nn.Linear(3, 1, bias=False))
+    for loads_best, dtype in itertools.product((True, False), (torch.float32, torch.bfloat16)):
+        pair = Pair(module := torch.nn.Linear(3, 1, bias=False, dtype=dtype))
         pair.peer.step()
         arguments = types.SimpleNamespace(load_best_model_at_end=loads_best)
         GossipCallback(pair.averager).on_train_end(arguments, None, None)
-        assert torch.equal(module.weight, torch.full((1, 3), 0.25)) == loads_best
+        assert torch.equal(module.weight, torch.full((1, 3), 0.25, dtype=dtype)) == loads_best
         assert pair.averager.weight == 1.5
+
+
+def test_a_checkpoint_has_what_parameters_in_bfloat16_are_the_rounding_of(tmp_path):
+    pytest.importorskip("transformers")
+    from gala.gossip.integrations.transformers import GossipCallback
+
+    arguments, state = types.SimpleNamespace(output_dir=tmp_path), types.SimpleNamespace(global_step=3)
+    (tmp_path / "checkpoint-3").mkdir()
+    pairs = [Pair(torch.nn.Linear(3, 1, bias=False, dtype=torch.bfloat16)) for _ in range(2)]
+    pairs[0].peer.flat.add_(1e-3)  # less than bfloat16 can tell apart
+    for averager in (pairs[0].peer, pairs[0].averager):
+        averager.step()
+    saved, resumed = (GossipCallback(pair.averager) for pair in pairs)
+    saved.on_save(arguments, state, None)
+    resumed.on_train_begin(arguments, state, None)
+    assert torch.equal(saved.averager.flat, resumed.averager.flat) and resumed.averager.weight == saved.averager.weight
 
 
 def train_with_lightning(folder, drained=None, checkpoint=None):  # type: ignore[no-untyped-def]

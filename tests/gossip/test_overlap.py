@@ -9,8 +9,10 @@ import torch
 from gossip_network import mass, stack
 
 from gala.gossip.averager import GossipAverager
+from gala.gossip.transport.endpoint import open_endpoint
 from gala.gossip.transport.in_process import InProcessMailboxes
 from gala.gossip.transport.overlap import Overlapped
+from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 
 def _learners(values: torch.Tensor, **settings):  # type: ignore[no-untyped-def]
@@ -154,3 +156,29 @@ def test_copies_that_were_not_mixed_yet_give_way_to_newer_ones():
     ends[1]._wait()
     b.step()
     assert torch.allclose(b.flat, (values[1] + values[0] + 1 + values[2]) / 3, rtol=1e-14)
+
+
+@pytest.mark.parametrize("topology", ["ring", "complete"])
+def test_what_lies_between_a_learner_and_its_boxes_is_published_with_it(topology):
+    """It dies with the learner; and the others' floor and cap follow from the mean of what is published."""
+    boxes = SharedMemoryMailboxes.create(4, 3)
+    ends = [Overlapped(open_endpoint(boxes.handle, rank), rank) for rank in range(4)]
+    averagers = [
+        GossipAverager([torch.full((3,), float(r))], rank=r, world_size=4, mailbox=end, topology=topology)
+        for r, end in enumerate(ends)
+    ]
+    for _ in range(30):
+        for averager in averagers:
+            averager.step()
+        for end in ends:
+            end._wait()
+        assert boxes.table.total_weight() == pytest.approx(4.0, abs=1e-12)
+        for rank, (end, averager) in enumerate(zip(ends, averagers, strict=True)):
+            between = [m.weight for m in (*end._fetched.values(), *end._ready.values())]
+            between += [m.weight for m, _ in end._outgoing.values()]
+            assert boxes.table.weight[rank] == pytest.approx(averager.weight + sum(between), abs=1e-12)
+    lost = boxes.bury(2)
+    assert lost == pytest.approx(averagers[2].weight + sum(m.weight for m in ends[2]._fetched.values()), abs=1e-12)
+    for averager in averagers:
+        averager.close()
+    boxes.close()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -17,10 +18,12 @@ from gala.config.parse import load_config
 from gala.evaluation.load import return_moments, return_scale
 from gala.overfit.judging import baselines, check_reference, env_options, judge, load_agent
 from gala.overfit.leakage import check_reference_run
-from gala.overfit.options import JudgeOptions
+from gala.overfit.options import JudgeOptions, SweepOptions
 from gala.overfit.reference import check_reference_folder, reference_folder, with_reference, write_many
 from gala.overfit.study import Study
+from gala.overfit.sweep import draw_all
 from gala.rl.normalise import RunningMoments
+from gala.runs.checkpoints import write_atomically
 from gala.runs.distinct import check_distinct
 from gala.runs.run_dir import RunDir
 
@@ -321,6 +324,24 @@ def test_a_study_that_goes_on_keeps_its_rows_on_its_own_terms_only(tmp_path):
     assert "(was 0.1)" in Study.create(tmp_path / "s", meta, resumes=True).meta["notes"][-1]
     anew = Study.create(tmp_path / "s", meta | {"sets": {}})
     assert not anew.rows() and not anew.done() and anew.meta["notes"] == []
+
+
+def test_a_sweep_does_not_go_on_with_runs_or_sets_that_are_not_its_own(tmp_path, capsys):
+    """Here they lie where it would have put them; nothing is trained."""
+    words = ["sweep", "bits", "length=4", "n=2", "runs=3", "test=4", "steps=9", f"out={tmp_path / 'study'}"]
+    family, options, study = make_family("bits"), SweepOptions(n=(2,), runs=3, test=4), tmp_path / "study"
+    drawn = draw_all(family, options, {"length": 4})
+    pool = drawn[""][1][0].take(2)
+    pool.write(study / "sets" / "n2-run0.json")
+    fake_run(study / "runs" / "n2-run0", pool, study / "sets" / "n2-run0.json", "steps=8")
+    write_atomically(study / "study.json", json.dumps({"command": shlex.join(["gala", "overfit", *words])}).encode())
+    code, out, err = gala(capsys, *words)
+    assert code == 2 and "run0 was trained with" in err and err.count("\n") == 1 and "trained 1" not in out
+    assert sorted(path.name for path in (study / "sets").iterdir()) == ["n2-run0.json", "test.json"]
+    (study / "sets" / "test.json").unlink()
+    split(family, {"test": 4}, seed=3, length=4)["test"].write(study / "sets" / "test.json")
+    code, _, err = gala(capsys, *words)
+    assert code == 2 and "test.json holds another set than this command draws now" in err
 
 
 def test_a_header_says_how_the_runs_observe_and_is_that_of_the_last_time(tmp_path, capsys):

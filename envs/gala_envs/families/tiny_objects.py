@@ -40,6 +40,8 @@ ACTIONS = {"detect": 2, "goto": 5, "which": 4}
 MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])
 """goto: say that the object is here, up, down, left, right, as (row, column)."""
 _MIN_OBJECT, _VARIETY, _PATIENCE, _WHITE = 4, 8, 100, 255
+_ATTEMPTS, _STAYS = 1000, 20
+"""To place clutter, and how many of them leave the object where it is."""
 
 
 class Level(NamedTuple):
@@ -111,42 +113,49 @@ def object_side(context: Context) -> int:
 
 
 def build(context: Context) -> Level:
-    """The level of a context. Raises ValueError if objects of this size do not fit."""
-    v, p, rng = _values(context), object_side(context), np.random.default_rng(context.seed)
+    """The level of a context. Object, clutter, background and start have a random stream each: a level without clutter
+    is the same level. Raises ValueError if objects of this size do not fit."""
+    v, p = _values(context), object_side(context)
+    of_object, of_clutter, of_background, of_start = (np.random.default_rng([context.seed, k]) for k in range(4))
     side, targets = int(v["side"]), TARGETS[v["task"]]
     others = np.setdiff1d(np.arange(KINDS), targets)
-    there = bool(v["task"] != "detect" or rng.random() < 0.5)
-    which = int(rng.integers(len(targets)))
-    kind = targets[which] if there else int(rng.choice(others))
+    there = bool(v["task"] != "detect" or of_object.random() < 0.5)
+    which = int(of_object.integers(len(targets)))
+    kind = targets[which] if there else int(of_object.choice(others))
     n = round(v["coverage"] * side**2 / p**2)
-    variety = rng.choice(others, min(n, _VARIETY))
-    glyphs = [draw_glyph(int(k), p, rng) for k in (kind, *variety)]
+    variety = of_clutter.choice(others, min(n, _VARIETY))
+    glyphs = [draw_glyph(kind, p, of_object), *(draw_glyph(int(k), p, of_clutter) for k in variety)]
     turn = np.arange(n) % max(1, len(variety))
-    corners = _places(n + 1, side, p, rng)
-    picture = _background(v["background"], side, p, n, rng)
+    corners = _places(n, side, p, of_object, of_clutter)
+    picture = _background(v["background"], side, p, n, of_background)
     for (y, x), i in zip(corners, (0, *(1 + turn)), strict=True):
         picture[y : y + p, x : x + p][glyphs[i]] = _WHITE
     lines = cell_lines(side, p)
     cells = np.argwhere(~covers(lines, p, corners[0]))
-    start = cells[rng.integers(len(cells))]
+    start = cells[of_start.integers(len(cells))]
     kinds = np.array([kind, *variety[turn]], np.int64)
     return Level(picture, which if v["task"] == "which" else int(there), kinds, corners, glyphs, start)
 
 
-def _places(n: int, side: int, p: int, rng: np.random.Generator) -> Array:
-    """Upper left corners [n, 2] of squares that do not overlap, each uniform over what those before it have left."""
-    for _ in range(_PATIENCE):
-        free, corners = np.ones((side - p + 1,) * 2, bool), np.zeros((n, 2), np.int64)
-        for i in range(n):
+def _places(n: int, side: int, p: int, of_object: np.random.Generator, rng: np.random.Generator) -> Array:
+    """Upper left corners [1 + n, 2] of squares that do not overlap: the object's, and n others, each uniform over what
+    those before it have left. Where clutter does not fit beside the object, that moves, in the end."""
+    corners = np.zeros((1 + n, 2), np.int64)
+    for attempt in range(_ATTEMPTS):
+        if attempt % _STAYS == 0:
+            corners[0] = of_object.integers(side - p + 1, size=2)
+        free = np.ones((side - p + 1,) * 2, bool)
+        for i in range(1, 1 + n):
+            y, x = corners[i - 1]
+            free[max(0, y - p + 1) : y + p, max(0, x - p + 1) : x + p] = False
             left = np.flatnonzero(free)
             if not len(left):
                 break
-            y, x = corners[i] = divmod(int(left[rng.integers(len(left))]), side - p + 1)
-            free[max(0, y - p + 1) : y + p, max(0, x - p + 1) : x + p] = False
+            corners[i] = divmod(int(left[rng.integers(len(left))]), side - p + 1)
         else:
             return corners
     raise ValueError(
-        f"tiny_objects: {n} objects of {p} pixels do not fit into {side} x {side}; lower coverage or ratio"
+        f"tiny_objects: {1 + n} objects of {p} pixels do not fit into {side} x {side}; lower coverage or ratio"
     )
 
 

@@ -14,6 +14,7 @@ from gala.experiments.comparison import Terms, check
 from gala.experiments.rows import Row, name_groups, read_rows
 
 EXIT_FAILED = 1
+ROWS = "results.jsonl"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -123,6 +124,8 @@ def _compare_runs(words: Words, command: str) -> int:
     for run in runs:
         run.checkpoint_meta("latest")
     out = _out(words, time.strftime("runs-%Y%m%d-%H%M%S"))
+    if (out / ROWS).is_file() and {row["name"] for row in read_rows(out / ROWS)} != {run.path.name for run in runs}:
+        raise ValueError(f"{out} holds another comparison; choose another out=DIRECTORY")
     (out / "judged").mkdir(parents=True, exist_ok=True)
     options = words.options
     jobs = [
@@ -139,7 +142,7 @@ def _compare_runs(words: Words, command: str) -> int:
         return EXIT_FAILED
     rows = [make_row(run, "", job.read(), None) for run, job in zip(runs, jobs, strict=True)]
     rows = name_groups(rows)
-    write_rows(out / "results.jsonl", rows)
+    write_rows(out / ROWS, rows)
     return _report(words, rows, command, out)
 
 
@@ -155,6 +158,11 @@ def terms(words: Words, rows: Sequence[Row]) -> Terms:
     return Terms(baseline, options.judged_by, threshold, options.margin)
 
 
+def _name_of(rows: Path) -> str:
+    """What tells a file of rows from others: its folder's name, if its own is the one that all of them have."""
+    return rows.resolve().parent.name if rows.name == ROWS else rows.stem
+
+
 def _report(words: Words, rows: Sequence[Row], command: str, out: Path | None = None) -> int:
     from gala.reports.comparison import plain, write_report
 
@@ -162,7 +170,7 @@ def _report(words: Words, rows: Sequence[Row], command: str, out: Path | None = 
         raise ValueError("there is no finished training to compare")
     fixed = terms(words, rows)
     check(rows, fixed)
-    out = out or _out(words, f"from-{words.rows[0].stem}")
+    out = out or _out(words, f"from-{_name_of(words.rows[0])}")
     out.mkdir(parents=True, exist_ok=True)
     analysis = write_report(rows, fixed, out, command)
     print(plain(analysis))

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gala.experiments.statistics import Interval, t_quantile
+from gala.evaluation.student import t_quantile
+from gala.experiments.statistics import Interval
 
 Row = dict[str, Any]
 

@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from gala.gossip.averager import GossipAverager
 
 try:
@@ -22,7 +25,8 @@ class GossipCallback(TrainerCallback):
     """``Trainer(model, arguments, callbacks=[GossipCallback(averager)])``.
 
     One exchange per optimiser step, however many batches a step accumulates; at the end the averager is closed. Each
-    checkpoint has the averager's state in ``gossip.json``, and what waits is absorbed before it is made;
+    checkpoint has the averager's state in ``gossip.json`` (and, of a model in bfloat16, what its parameters are the
+    rounding of in ``gossip.safetensors``), and what waits is absorbed before it is made;
     ``train(resume_from_checkpoint=True)`` takes it up. Processes need an ``output_dir`` each.
     """
 
@@ -32,7 +36,12 @@ class GossipCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Resumed: the trainer has loaded the model, and counts on from the checkpoint's step."""
         if state.global_step:
-            self.averager.load_state_dict(json.loads(_path(args, state).read_text()))
+            path = _path(args, state)
+            saved = json.loads(path.read_text())
+            if (tensors := path.with_suffix(".safetensors")).exists():
+                parts = load_file(tensors)
+                saved["unrounded"] = [parts[str(i)] for i in range(len(parts))]
+            self.averager.load_state_dict(saved)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.averager.step()
@@ -44,16 +53,21 @@ class GossipCallback(TrainerCallback):
     on_epoch_end = on_step_end
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        path = _path(args, state)
+        path, saved = _path(args, state), self.averager.state_dict()
         draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(self.averager.state_dict()))
+        if parts := saved.pop("unrounded", ()):
+            save_file({str(i): part.cpu() for i, part in enumerate(parts)}, draft)
+            os.replace(draft, path.with_suffix(".safetensors"))
+        draft.write_text(json.dumps(saved))
         os.replace(draft, path)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        model = self.averager.flat.clone()
+        tensors = self.averager.values.tensors
+        best = [tensor.detach().clone() for tensor in tensors] if args.load_best_model_at_end else []
         self.averager.close()
-        if args.load_best_model_at_end:  # which it has done: what arrived since is no part of the best model
-            self.averager.flat.copy_(model)
+        with torch.no_grad():  # the trainer has loaded the best model: what arrived since is no part of it
+            for tensor, value in zip(tensors, best, strict=False):
+                tensor.copy_(value)
 
 
 def _path(args: Any, state: Any) -> Path:

@@ -156,3 +156,17 @@ def test_impossible_objects_are_refused(settings, message):
     mixed = [Context.of("tiny_objects", 1), Context.of("tiny_objects", 2, side=64)]
     with pytest.raises(ValueError, match="one task and side"):
         FAMILY.simulators(mixed, 1, 1)
+
+
+@pytest.mark.parametrize("task", ["detect", "goto", "which"])
+def test_a_level_without_its_clutter_or_background_is_otherwise_the_same(task):
+    """As "easier variants" want it: what is left out must not move what is left."""
+    shared = {"task": task, "side": 32, "ratio": 0.0625}
+    for seed in range(8):
+        full, bare = (
+            build(Context.of("tiny_objects", seed, **shared, coverage=coverage, background=background))
+            for coverage, background in ((0.25, "clutter"), (0.0, "plain"))
+        )
+        assert (full.corners[0] == bare.corners[0]).all() and (full.glyphs[0] == bare.glyphs[0]).all()
+        assert (full.start == bare.start).all() and full.answer == bare.answer and full.kinds[0] == bare.kinds[0]
+        assert len(full.corners) > 1 == len(bare.corners)
