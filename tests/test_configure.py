@@ -47,6 +47,14 @@ def test_precedence_default_base_preset_command_line(tmp_path):
     assert c.preset == str(preset)
 
 
+@pytest.mark.parametrize("none", ["none", ""])
+def test_the_last_preset_holds_also_if_it_is_none(none):
+    assert parse_config(["preset=classic/cartpole", f"preset={none}"]).optim == Config().optim
+    assert parse_config(["preset=classic/cartpole", "--preset", none]).optim == Config().optim
+    assert parse_config([f"preset={none}", "preset=classic/cartpole"]).optim.name == "adam"
+    assert parse_config(["preset=digits/sgp", f"preset={none}"]) == parse_config([f"preset={none}"])
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

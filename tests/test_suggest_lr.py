@@ -2,17 +2,24 @@
 
 import dataclasses
 import json
+import math
 import shlex
 
+import numpy as np
 import pytest
-from training import TINY, Gala
+import torch
+from training import TINY, Gala, parts
 
 from gala import cli
 from gala.build.learning import learning_rate
+from gala.commands.suggest_lr import _curvature_text
 from gala.config.parse import parse_config
+from gala.config.schema import NormalizeConfig
 from gala.diagnostics.lr_evidence import measure
 from gala.evaluation.frozen import load_frozen
+from gala.evaluation.load import pooled_return_moments
 from gala.optim.lr_scaling import suggest
+from gala.rl.normalise import RunningMoments
 from gala.runs.run_dir import RunDir
 
 QUICK = ("sims=4", "batches=3")
@@ -32,7 +39,9 @@ def test_a_run_with_more_learners(run, capsys):
     evidence = measure(frozen)
     known = learning_rate(frozen.config)(0.0)
     assert known == pytest.approx(3e-3 * (4 / 16) ** 0.5), "the preset's, scaled to 2 x 2 simulators"
-    found = suggest(known, 4, 48, "sqrt", evidence.noise_scale, evidence.sharpness)
+    beta1 = frozen.config.optim.adam_beta1
+    limit = 2 * (1 + beta1) / (1 - beta1)
+    found = suggest(known, 4, 48, "sqrt", evidence.noise_scale, evidence.sharpness, limit)
     assert told["lr"] == pytest.approx(found.lr) and told["decided_by"] == found.decided_by
     assert (told["known_envs"], told["envs"], told["rule"]) == (4, 48, "sqrt")
     typed = parse_config(shlex.split(told["command"])[2:])
@@ -44,6 +53,52 @@ def test_a_run_with_more_learners(run, capsys):
     *lines, blank, command = capsys.readouterr().out.splitlines()
     assert blank == "" and command.startswith("gala train ") and all(len(line) <= 80 for line in lines)
     assert {line.split()[0] for line in lines if line[0] != " "} >= {"rule", "noise", "curvature", "suggested"}
+
+
+def changed(run, **settings):
+    """The run, as if it had been trained with other settings."""
+    run_dir = RunDir.open(run)
+    run_dir.config = dataclasses.replace(run_dir.config, **settings)
+    return run_dir
+
+
+@pytest.mark.parametrize(("begin", "end", "left"), [(0, 0, 0.0), (0, 4_000, 0.75), (500, 2_500, 0.75)])
+def test_schedules_stand_where_they_stood_in_the_training(run, begin, end, left):
+    """Of a run that was resumed with a longer or a new schedule, after 1,000 env_steps."""
+    run_dir = changed(run, schedule_from=begin, schedule_to=end)
+    start = learning_rate(run_dir.config)(0.0)
+    frozen = load_frozen(run_dir, "latest", envs=2, batches=1, seed=1)
+    assert frozen.lr == pytest.approx(start * (left or 1.0), rel=1e-2)
+    assert frozen.entropy_coef == pytest.approx(frozen.config.a2c.entropy_coef * left, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("torch.optim:AdamW", False), ("ekfac", False), ("torch.optim:SGD", True), ("adam", True)]
+)
+def test_the_curvature_of_an_optimiser_that_scales_in_its_own_way_is_not_known(run, name, known):
+    frozen = load_frozen(RunDir.open(run), "latest", envs=2, batches=2, seed=1)
+    optim = dataclasses.replace(frozen.config.optim, name=name)
+    config = dataclasses.replace(frozen.config, optim=optim)
+    found = measure(dataclasses.replace(frozen, config=config, scale=frozen.scale if name == "adam" else None))
+    assert math.isfinite(found.sharpness) == known
+    told = _curvature_text(config, found, suggest(0.01, 4, 8, "sqrt"))
+    assert ("not known" in told or "not asked" in told) != known
+
+
+def test_rewards_are_scaled_by_the_returns_of_all_learners_that_average(run):
+    run_dir = RunDir.open(run)
+    moments = [p["return_moments"]["packed"].numpy() for p, _ in parts(run_dir)]
+    everyone = RunningMoments.pooled(np.stack(moments), ())
+    meta = run_dir.checkpoint_meta("latest")
+    each = {rank: {"return_moments": {"packed": torch.from_numpy(m)}} for rank, m in enumerate(moments)}
+    assert pooled_return_moments(meta, each, True).std == pytest.approx(everyone.std)
+    assert pooled_return_moments({"moments": []}, {0: each[0]}, False).std == RunningMoments.unpack(moments[0], ()).std
+    gone = {"moments": [[9.0], [0.5, 0.5, *moments[1]]]}  # a learner that has left, with another normaliser's before
+    assert pooled_return_moments(gone, {0: each[0]}, True).std == pytest.approx(everyone.std)
+    frozen = load_frozen(changed(run, normalize=NormalizeConfig(reward="scale")), "latest", envs=2, batches=1, seed=1)
+    reward = load_frozen(changed(run, normalize=NormalizeConfig(reward="none")), "latest", envs=2, batches=1, seed=1)
+    raw = reward.rollouts[0].reward
+    torch.testing.assert_close(frozen.rollouts[0].reward, raw / float(everyone.std), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.long

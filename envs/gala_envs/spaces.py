@@ -15,8 +15,9 @@ from gala_envs.contract import Array, to_bounds
 def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Callable[[Any], Array]]:
     """What one simulator's observation becomes, and the function that makes it so for a batch.
 
-    Images and other arrays keep their shape; all else becomes one vector of float32: Discrete and MultiDiscrete
-    one-hot, MultiBinary 0 and 1, Tuple and Dict their parts one after the other (images in them from 0 to 1).
+    Arrays stay arrays: images [H, W, C] become [C, H, W], and [H, W] of bytes gets a channel. Bytes and truth values
+    are uint8, other numbers float32. All else becomes one vector of float32: Discrete and MultiDiscrete one-hot,
+    MultiBinary 0 and 1, Tuple and Dict their parts one after the other (images in them from 0 to 1).
 
     Raises:
         ValueError: the space, or a part of it, is none of these.
@@ -30,8 +31,8 @@ def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Ca
             obs.astype(np.uint8)
         )
     with np.errstate(over="ignore"):
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    return gym.spaces.Box(low, high, dtype=np.float32), lambda obs: obs.astype(np.float32)
+        low, high = (_channels_first(bound.astype(np.float32)[None])[0] for bound in (space.low, space.high))
+    return gym.spaces.Box(low, high, dtype=np.float32), lambda obs: _channels_first(obs.astype(np.float32))
 
 
 def _vector(space: gym.Space, name: str) -> tuple[Array, Array, Callable[[Any], Array]]:
@@ -91,9 +92,12 @@ def stack_observations(space: gym.Space, rows: Sequence[Any]) -> Any:
 
 
 def _as_image(obs: Array) -> Array:
-    """[B, H, W, C] -> [B, C, H, W]; [B, H, W] gets a channel. Channels are last where that axis is the shortest."""
-    if obs.ndim == 3:
-        return obs[:, None]
+    """``_channels_first``; [B, H, W] gets a channel."""
+    return obs[:, None] if obs.ndim == 3 else _channels_first(obs)
+
+
+def _channels_first(obs: Array) -> Array:
+    """[B, H, W, C] -> [B, C, H, W]. Channels are last where that axis is the shortest."""
     if obs.ndim == 4 and obs.shape[3] < min(obs.shape[1:3]):
         return np.ascontiguousarray(obs.transpose(0, 3, 1, 2))
     return obs

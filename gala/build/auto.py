@@ -32,7 +32,11 @@ def with_fitting_preset(words: Sequence[str]) -> tuple[list[str], str]:
     preset = _preset_of(config.env.id) or COMMON.get(backend_of(config))
     if not preset:
         preset = f"any/_{'vector' if len(probe_spaces(config).obs.shape or ()) == 1 else 'image'}"
-    return [f"preset={preset}", *words], f"preset={preset} fits {config.env.id}; preset=none is none"
+    fitted = f"preset={preset}"
+    return [*words, fitted] if "preset" in given else [
+        fitted,
+        *words,
+    ], f"preset={preset} fits {config.env.id}; preset=none is none"
 
 
 def fitted_config(words: Sequence[str]) -> Config:

@@ -61,6 +61,12 @@ def count_parameters(config: Config, spaces: Spaces) -> int:
     return num_parameters(make_policy(config, spaces))
 
 
+def has_relu(policy: ActorCritic) -> bool:
+    """Whether an encoder has a ``torch.nn.ReLU``, at whose outputs diagnostics can look."""
+    encoders = [encoder for encoder in (policy.encoder, policy.critic_encoder) if encoder is not None]
+    return any(isinstance(module, torch.nn.ReLU) for encoder in encoders for module in encoder.modules())
+
+
 def encoder_summary(config: Config, spaces: Spaces) -> str:
     """One line: the encoder's name, and for convolutions what one location of its last maps sees."""
     encoder, name = make_policy(config, spaces).encoder, config.model.encoder

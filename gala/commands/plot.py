@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gala.config.derived import gradient_memory
 from gala.config.parse import parse_options
 from gala.config.preset_files import nearest
+from gala.config.schema import Config
+from gala.optim.lr_scaling import is_sgd, stable_product
 from gala.reports import figures, training_diagnosis
 from gala.runs.run_dir import RunDir
 
@@ -18,7 +22,7 @@ FIGURES: dict[str, tuple[Callable[[Sequence[figures.Record], str, Path], None], 
     "epsilon-ball": (figures.epsilon_ball, "learners' distance and its bound (gossip.certify=true)"),
     "sharpness": (
         training_diagnosis.sharpness,
-        "largest curvature, against 2 / lr (diagnose.curvature=K)",
+        "largest curvature, and its limit (diagnose.curvature=K)",
     ),
     "noise-scale": (training_diagnosis.noise, "simulators at which gradients are half noise (diagnose.noise=K)"),
 }
@@ -91,9 +95,18 @@ def _figure(run_dir: RunDir, name: str, options: Options) -> int:
         raise ValueError(f"figure {name!r}: wants one of {', '.join(FIGURES)}{nearest(name, FIGURES)}")
     path = Path(options.out) if options.out else run_dir.path / f"{name}.png"
     figures.check_output(path, options.overwrite)
-    FIGURES[name][0](_records(run_dir), str(run_dir.path), path)
+    draw = FIGURES[name][0]
+    if name == "sharpness":
+        draw = functools.partial(training_diagnosis.sharpness, limit=_limit(run_dir.config))
+    draw(_records(run_dir), str(run_dir.path), path)
     print(path)
     return 0
+
+
+def _limit(config: Config) -> float | None:
+    """Up to which product of learning rate and curvature steps are stable; None where it is not known."""
+    known = config.optim.name in ("adam", "rmsprop", "rmsprop_tf") or is_sgd(config.optim.name)
+    return stable_product(gradient_memory(config)) if known else None
 
 
 def _records(run_dir: RunDir) -> list[figures.Record]:

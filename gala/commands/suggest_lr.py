@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gala.commands.trusted import check_run
-from gala.config.derived import averages_parameters
+from gala.config.derived import averaged_envs, gradient_memory
 from gala.config.parse import override, parse_options
 from gala.config.schema import Config
 from gala.config.validate import validate
@@ -121,11 +121,6 @@ def _wanted(known: Config, options: Options) -> Config:
     return wanted
 
 
-def averaged_envs(config: Config) -> int:
-    """Simulators whose gradients move one policy: all of them where learners average, else one learner's."""
-    return config.envs_per_learner * (config.learners if averages_parameters(config) else 1)
-
-
 def _measure(known: Config, run_dir: RunDir | None, words: Sequence[str], options: Options) -> Evidence:
     from gala.diagnostics.lr_evidence import measure
     from gala.evaluation.frozen import load_frozen
@@ -158,13 +153,17 @@ def _measured_steps(known: Config, options: Options) -> int:
 
 def _suggest(known: Config, wanted: Config, evidence: Evidence) -> Suggestion:
     from gala.build.learning import learning_rate
-    from gala.optim.lr_scaling import rule_of, suggest
+    from gala.optim.lr_scaling import rule_of, stable_product, suggest
 
-    rule = rule_of(known.optim.name)
-    # ekfac's step is not the gradient's: its trust region bounds it, and not the curvature of the raw loss.
-    sharpness = 0.0 if known.optim.name == "ekfac" else evidence.sharpness
-    lr = learning_rate(known)(0.0)
-    return suggest(lr, averaged_envs(known), averaged_envs(wanted), rule, evidence.noise_scale, sharpness)
+    return suggest(
+        learning_rate(known)(0.0),
+        averaged_envs(known),
+        averaged_envs(wanted),
+        rule_of(known.optim.name),
+        evidence.noise_scale,
+        evidence.sharpness,
+        stable_product(gradient_memory(known)),
+    )
 
 
 def _words(path: str, words: Sequence[str], known: Config, wanted: Config, lr: float) -> str:
@@ -251,10 +250,15 @@ def _noise_text(evidence: Evidence, found: Suggestion) -> str:
 def _curvature_text(known: Config, evidence: Evidence, found: Suggestion) -> str:
     if known.optim.name == "ekfac":
         return "not asked: ekfac's steps are of the natural gradient"
+    if math.isnan(evidence.sharpness):
+        return f"not known: how {known.optim.name} scales gradients is its own"
     if evidence.sharpness <= 0:
         return "no upward curvature was found: no cap"
-    text = f"largest eigenvalue {evidence.sharpness:.3g} as {known.optim.name} scales gradients: 2 / this is "
-    text += f"{2 / evidence.sharpness:.3g}"
+    from gala.optim.lr_scaling import stable_product
+
+    limit = stable_product(gradient_memory(known))
+    text = f"largest eigenvalue {evidence.sharpness:.3g} as {known.optim.name} scales gradients: {limit:.3g} / this is "
+    text += f"{limit / evidence.sharpness:.3g}"
     if math.isfinite(found.curvature_cap):
         return f"{text}, at which a step along it overshoots"
     return f"{text}; the known rate trains beyond it, so that it is no cap"

@@ -11,6 +11,9 @@ from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
 from gala.training.new_run import prepare
 
+_LEAST_EKFAC_LR = 0.02
+"""ACKTR's is 0.25; those of Adam and RMSprop are a hundredth of it."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Settings as ``key=value`` or ``--key value``, and ``--dry-run``. Returns the exit status of the training."""
@@ -44,16 +47,29 @@ def _encoder_line(config: Config) -> list[str]:
 
 
 def fallback_lines(config: Config) -> list[str]:
-    """With optim.name=ekfac, a line for each layer that has no eigenbasis."""
+    """With optim.name=ekfac: what to set if the settings are those of other optimisers, and a line for each layer that
+    has no eigenbasis."""
     if config.optim.name != "ekfac":
         return []
     from gala.build.envs import probe_spaces
-    from gala.build.learning import make_ekfac
+    from gala.build.learning import learning_rate, make_ekfac
     from gala.build.policy import make_policy
 
     ekfac = make_ekfac(config, make_policy(config, probe_spaces(config)))
     assert ekfac is not None
-    return [f"ekfac: {layer} has a diagonal only: {why}" for layer, why in ekfac.fallbacks.items()]
+    advice = ekfac_advice(learning_rate(config)(0.0), config.a2c.max_grad_norm, config.ekfac.kl_limit)
+    told = [f"ekfac: {layer} has a diagonal only: {why}" for layer, why in ekfac.fallbacks.items()]
+    return [advice, *told] if advice else told
+
+
+def ekfac_advice(lr: float, max_grad_norm: float, kl_limit: float) -> str:
+    """One line if natural gradients would hardly move at the rate or under the limit that are usual for others."""
+    add = []
+    if lr < _LEAST_EKFAC_LR:
+        add.append("optim.lr=0.25")
+    if max_grad_norm > 0 and kl_limit > 0:
+        add.append("a2c.max_grad_norm=0")
+    return f"warning: ekfac needs other settings; add {' '.join(add)}" if add else ""
 
 
 def arithmetic(config: Config) -> str:

@@ -103,6 +103,16 @@ def scheduled(config: Config, progress: float) -> float:
     return min(1.0, max(0.0, (progress * config.steps - begin) / max(end - begin, 1)))
 
 
+def averaged_envs(config: Config) -> int:
+    """Simulators whose gradients move one policy: all of them where learners average, else one learner's."""
+    return config.envs_per_learner * (config.learners if averages_parameters(config) else 1)
+
+
+def gradient_memory(config: Config) -> float:
+    """The share that the optimiser's running mean of gradients keeps per update; 0 if it steps along each as it is."""
+    return {"adam": config.optim.adam_beta1, "ekfac": config.ekfac.momentum}.get(config.optim.name, 0.0)
+
+
 def gossips(config: Config) -> bool:
     return config.algo == "gala" and config.learners > 1
 

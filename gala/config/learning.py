@@ -41,8 +41,8 @@ class OptimConfig:
 
     name: Literal["rmsprop_tf", "rmsprop", "adam", "ekfac"] | str = "rmsprop_tf"
     """rmsprop_tf keeps epsilon inside the root, as the published A2C results do. ekfac: gradients are multiplied with
-    the inverse of a Fisher matrix first, see ekfac.*. Or module:attribute, as in torch.optim:AdamW: what makes an
-    optimiser of (parameters, lr=...)."""
+    the inverse of a Fisher matrix first, see ekfac.*; with optim.lr=0.25 and a2c.max_grad_norm=0. Or module:attribute,
+    as in torch.optim:AdamW: what makes an optimiser of (parameters, lr=...)."""
     lr: float = bounded(7e-4, NOT_NEGATIVE)
     """Learning rate; what it becomes with lr_scaling and schedule is in the metrics."""
     schedule: Literal["constant", "linear"] = "constant"

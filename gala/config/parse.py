@@ -81,14 +81,11 @@ def parse_options(cls: type[T], argv: Sequence[str]) -> T:
     """The options of any command, in the same two spellings, into the dataclass ``cls``; with presets if it has a
     field for their name."""
     settings = _with_tuned(_split(argv, cls))
-    presets = (
-        [s.text for s in settings if s.key == "preset" and s.text not in ("", "none")]
-        if "preset" in _fields(cls)
-        else []
-    )
-    if presets and not presets[-1].endswith(".yaml") and preset_path(presets[-1]) and schema(presets[-1]) is not cls:
-        raise ValueError(f"preset {presets[-1]!r} holds settings of `{COMMANDS[schema(presets[-1])]}`")
-    return _build([*(_read_preset(presets[-1]) if presets else []), *settings], cls)
+    presets = [s.text for s in settings if s.key == "preset"] if "preset" in _fields(cls) else []
+    preset = presets[-1] if presets and presets[-1] != "none" else ""
+    if preset and not preset.endswith(".yaml") and preset_path(preset) and schema(preset) is not cls:
+        raise ValueError(f"preset {preset!r} holds settings of `{COMMANDS[schema(preset)]}`")
+    return _build([*(_read_preset(preset) if preset else []), *settings], cls)
 
 
 def split_settings(argv: Sequence[str]) -> list[tuple[str, str]]:

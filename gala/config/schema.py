@@ -103,7 +103,8 @@ class ModelConfig:
     block_scale: float = bounded(0.0, NOT_NEGATIVE)
     """impala: what each block's output is multiplied by at the start, learned, each use's own; 0 leaves it out."""
     separate_critic: bool = True
-    """MLP: policy and value do not share layers."""
+    """MLP without a GRU: policy and value do not share layers. With gru_size, and with any other encoder, they share
+    them whatever this says."""
     gru_size: int = bounded(0, NOT_NEGATIVE)
     """Width of a GRU between encoder and heads; 0 means a feed-forward policy."""
     dropout: float = bounded(0.0, BELOW_ONE)
@@ -150,7 +151,8 @@ class DiagnoseConfig:
     signal. 0 is off. One measurement, a backward pass for each simulator, takes as long as 1 to 8 updates: 100 costs
     1 to 8 % of speed. Advantages count unnormalised."""
     dead_units: int = bounded(0, NOT_NEGATIVE)
-    """Every so many updates: the share of ReLU units that no observation of the rollout wakes; a forward pass each."""
+    """Every so many updates: the share of ReLU units that no observation of the rollout wakes; a forward pass each. The
+    network must have ReLUs (model.activation=relu, or convolutions)."""
 
 
 @dataclass(frozen=True)

@@ -104,13 +104,19 @@ def _impossible_with_ekfac(config: Config) -> dict[str, bool]:
 
 
 def _impossible_to_diagnose(config: Config) -> dict[str, bool]:
-    d = config.diagnose
+    d, model = config.diagnose, config.model
+    rectified = model.encoder != "mlp" or (model.activation == "relu" and model.hidden)
     return {
+        "diagnose.dead_units counts units behind a ReLU, and this network has none; set model.activation=relu, or "
+        "diagnose.dead_units=0": bool(d.dead_units and not rectified),
+        "diagnose.dead_units looks into the layers, which compiled encoders hide; set model.compile=none": bool(
+            d.dead_units and model.compile != "none"
+        ),
         "diagnose.noise compares a learner's simulators; set envs_per_learner to 2 or more, or diagnose.noise=0": bool(
             d.noise and config.envs_per_learner < 2
         ),
         "diagnose.curvature takes second derivatives, which compiled encoders have not; set model.compile=none": bool(
-            d.curvature and config.model.compile != "none"
+            d.curvature and model.compile != "none"
         ),
         "diagnose.curvature needs SciPy: pip install 'gala-rl[diagnose]'": bool(
             d.curvature and importlib.util.find_spec("scipy") is None

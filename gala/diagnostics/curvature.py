@@ -67,8 +67,9 @@ def bend_of_fisher(root: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def preconditioned(product: Product, scale: Tensor) -> Product:
-    """P^-1/2 M P^-1/2 for the diagonal P = ``scale [d]`` that an optimiser divides its step by. Its largest eigenvalue,
-    and not that of M, is what 2 / lr bounds: for RMSprop, scale is sqrt(v) + eps."""
+    """P^-1/2 M P^-1/2 for the diagonal P = ``scale [d]`` that an optimiser divides its step by: for RMSprop, sqrt(v) +
+    eps. Its largest eigenvalue, and not that of M, is what 2 / lr bounds; where gradients are averaged too, as by Adam,
+    ``gala.optim.lr_scaling.stable_product`` / lr."""
     root = scale.sqrt()
     return lambda v: product(v / root) / root
 

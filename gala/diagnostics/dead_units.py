@@ -13,7 +13,8 @@ from gala.rl.rollout import Rollout
 
 @torch.no_grad()
 def dead_share(policy: ActorCritic, rollout: Rollout) -> float | None:
-    """The share of units behind a ReLU that are 0 for every observation of ``rollout``; None of a network without any.
+    """The share of units behind a ReLU that are 0 for every observation of ``rollout``; None of a network without any
+    ``torch.nn.ReLU``.
 
     A unit is one number of a vector or one channel of a map. Such a unit gets no gradient from these observations
     (Sokar et al. 2023, "The dormant neuron phenomenon", with a threshold of 0). The network runs once more, and is left

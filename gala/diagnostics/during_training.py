@@ -17,6 +17,7 @@ from gala.diagnostics.dead_units import dead_share
 from gala.diagnostics.landscape import frozen_losses
 from gala.evaluation.frozen import optimizer_scale
 from gala.models.actor_critic import ActorCritic
+from gala.rl.buffers import buffers_kept
 from gala.rl.rollout import Rollout
 
 _TRACE_DRAWS = 4
@@ -28,7 +29,7 @@ _DECAY = 0.95
 
 class DuringTraining:
     """Looks at every K-th rollout before the gradient is taken, and leaves the training as it is: it writes to no
-    parameter and no ``.grad``, and draws from no random stream of the learner.
+    parameter and no ``.grad``, leaves buffers as they were, and draws from no random stream of the learner.
 
     Call it with each rollout. The eigenvalues and the trace are those of the Hessian of the total loss on this rollout,
     advantages and value targets held fixed. Lanczos begins with the sum of the eigenvectors that it has found last,
@@ -59,7 +60,10 @@ class DuringTraining:
             return
         started = time.perf_counter()
         devices = [rollout.obs.device] if rollout.obs.is_cuda else []
-        with torch.random.fork_rng(devices):  # dropout and augmentation draw from the streams that learning draws from
+        with (
+            buffers_kept(policy),
+            torch.random.fork_rng(devices),
+        ):  # dropout and augmentation draw from the streams that learning draws from
             if wanted[0]:
                 self._measure_curvature(policy, rollout, entropy_coef)
             if wanted[1]:

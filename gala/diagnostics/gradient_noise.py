@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from gala.config.derived import averaged_envs
 from gala.diagnostics import noise_scale, temperatures
 from gala.diagnostics.finding import Curves, Finding
 from gala.evaluation.frozen import Frozen
@@ -30,15 +31,15 @@ def judge(frozen: Frozen) -> Finding:
         sizes[layer] = sizes.get(layer, 0) + p.numel()
     # All rollouts are of the same parameters, so that their environments are draws of one gradient.
     layers = noise_scale.signal_to_noise(torch.cat(batches), sizes)
-    envs = config.learners * config.envs_per_learner
+    envs = averaged_envs(config)
     per_update = {name: value * envs / sum(map(len, batches)) for name, value in layers.items()}
     diversity = sum(noise_scale.gradient_diversity(g) for g in batches) / len(batches)
     ratio = meter.value / envs
     verdict = "more simulators would help" if ratio > 1 else "more simulators would add little"
     steps = config.a2c.num_steps
     sentences = [
-        f"Signal and noise of the gradient are equal with {meter.value:.4g} simulators of {steps} steps; this run uses "
-        f"{envs}, so that {verdict} (ratio {ratio:.3g})."
+        f"Signal and noise of the gradient are equal with {meter.value:.4g} simulators of {steps} steps; a "
+        f"policy of this run moves by {envs}, so that {verdict} (ratio {ratio:.3g})."
         if math.isfinite(ratio)
         else f"In all {sum(map(len, batches))} simulators of {steps} steps no signal shows above the noise: the "
         "policy is where its gradient vanishes, or far more experience would be needed to see it.",

@@ -13,11 +13,13 @@ from gala.diagnostics.curvature import flat
 from gala.diagnostics.landscape import frozen_losses
 from gala.diagnostics.noise_scale import Moments
 from gala.evaluation.frozen import Frozen
+from gala.optim.lr_scaling import is_sgd
 
 
 class Evidence(NamedTuple):
     """noise_scale in simulators, with the range of two standard errors of its signal; infinite where none shows.
-    sharpness: the largest eigenvalue of the total loss's Hessian, as the optimiser scales gradients."""
+    sharpness: the largest eigenvalue of the total loss's Hessian, as the optimiser scales gradients; NaN where how it
+    does is not known."""
 
     noise_scale: float
     low: float
@@ -53,7 +55,9 @@ def noise_range(each: list[Moments]) -> tuple[float, float, float]:
 
 
 def _sharpness(frozen: Frozen) -> float:
-    """0 where the spectrum does not converge."""
+    """0 where the spectrum does not converge, NaN if the optimiser rewrites gradients in a way that is not known."""
+    if frozen.scale is None and not is_sgd(frozen.config.optim.name):
+        return math.nan
     rollout = frozen.rollouts[0]
     loss = frozen_losses(frozen.policy, rollout, frozen.coefficients, frozen.entropy_coef)["total"]
     product, here = curvature.hessian_product(loss, frozen.params), flat(frozen.params).detach()

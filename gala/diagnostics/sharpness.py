@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gala.config.derived import gradient_memory
 from gala.diagnostics import curvature, landscape
 from gala.diagnostics.curvature import flat
 from gala.diagnostics.finding import Curves, Finding
 from gala.evaluation.frozen import Frozen
+from gala.optim.lr_scaling import is_sgd, stable_product
 
 TOP = 5
 _LENGTHS = [0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0]
@@ -37,6 +39,7 @@ def judge(frozen: Frozen) -> Finding:
     if frozen.scale is not None:
         bent = curvature.preconditioned(product, frozen.scale)
         summary["preconditioned"] = float(_top(bent, here, 1).values[0])
+        summary["stable_product"] = stable_product(gradient_memory(frozen.config))
     density = curvature.spectral_density(product, here, _LANCZOS_STEPS, 4, torch.Generator().manual_seed(_SEED))
     gradient = curvature.gradient(losses["total"], params)
     summary["gradient_in_top"] = landscape.share_in(top.vectors, gradient)
@@ -70,11 +73,12 @@ def _scans(
     frozen: Frozen, loss: curvature.Loss, gradient: Tensor, top: curvature.Eigenpairs
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Along the gradient as the optimiser scales it, its part in the sharpest direction, and a random one as long."""
+    known = frozen.scale is not None or is_sgd(frozen.config.optim.name)
     step = -frozen.lr * (gradient if frozen.scale is None else gradient / frozen.scale)
     sharpest = top.vectors[:, 0]
     random = torch.randn(step.shape, generator=torch.Generator().manual_seed(_SEED))
     directions = {
-        "the step": step,
+        "the step" if known else "a step of plain descent": step,
         "its part in the sharpest direction": (step @ sharpest) * sharpest,
         "a random direction as long": random * step.norm() / random.norm(),
     }
@@ -112,9 +116,9 @@ def _sentences(summary: dict, between: dict[str, float]) -> list[str]:
     if top > 0:
         lines.append(f"Plain gradient descent would diverge above a learning rate of {2 / top:.4g}.")
     if "preconditioned" in summary:
-        bound = 2 / summary["preconditioned"] if summary["preconditioned"] > 0 else float("inf")
+        bound = summary["stable_product"] / summary["preconditioned"] if summary["preconditioned"] > 0 else float("inf")
         lines.append(
-            f"As this run's optimiser scales gradients, the limit is {bound:.4g}; the learning rate was "
+            f"As this run's optimiser scales and averages gradients, the limit is {bound:.4g}; the learning rate was "
             f"{summary['lr']:.4g} (that of the start, if it has ended at 0)."
         )
     if between:

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from gala.build.gossip import make_topology
-from gala.config.derived import gossips
+from gala.config.derived import gossips, gradient_memory
 from gala.config.schema import Config
 from gala.diagnostics.noise_scale import deviation_temperature
 from gala.evaluation.frozen import Frozen
 from gala.gossip.graphs.spectrum import mixing_matrix
+from gala.optim.lr_scaling import is_sgd
 from gala.optim.update import clip_
 
 
@@ -57,16 +58,15 @@ def _closed_form(frozen: Frozen, gradients: Tensor) -> float:
     if graph.period(config.learners) != 1:
         raise ValueError("there is a closed form for graphs that stay the same in every round only")
     mixing = torch.from_numpy(mixing_matrix(graph, 0, config.learners))
-    momentum = config.optim.adam_beta1 if config.optim.name == "adam" else 0.0
     return deviation_temperature(
-        mixing, frozen.lr, step_noise(frozen, config, gradients), momentum, config.gossip.every
+        mixing, frozen.lr, step_noise(frozen, config, gradients), gradient_memory(config), config.gossip.every
     )
 
 
 def step_noise(frozen: Frozen, config: Config, gradients: Tensor) -> float:
     """Variance, summed over parameters, of one learner's step at learning rate 1: of gradients of envs_per_learner
     simulators, clipped and scaled as the run does it. Raises ValueError where there are too few to tell."""
-    if frozen.scale is None and not config.optim.name.lower().endswith("sgd"):
+    if frozen.scale is None and not is_sgd(config.optim.name):
         raise ValueError(f"how {config.optim.name} scales gradients is not known here")
     groups = len(gradients) // config.envs_per_learner
     if groups < 2:

@@ -14,7 +14,7 @@ from gala.build.envs import Spaces, make_env
 from gala.build.learning import entropy_coefficient, learning_rate, make_reward_shaper
 from gala.config.derived import averages_parameters, scheduled
 from gala.config.schema import A2CConfig, Config, OptimConfig
-from gala.evaluation.load import load_policy, return_moments
+from gala.evaluation.load import load_policy, pooled_return_moments
 from gala.models.actor_critic import ActorCritic
 from gala.rl.rollout import Collector, Rollout
 from gala.runs.run_dir import RunDir
@@ -66,7 +66,7 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
         parts = {rank: run_dir.load_part(checkpoint, f"learner{rank}")[0] for rank in ranks}
         shape_reward, scaler = make_reward_shaper(dataclasses.replace(config, envs_per_learner=envs))
         if scaler is not None:
-            scaler.applied = return_moments(run_dir, checkpoint)
+            scaler.applied = pooled_return_moments(meta, parts, averages_parameters(config))
         collector = Collector(
             env,
             config.a2c.num_steps,
@@ -80,7 +80,7 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
         rollouts = [copy.deepcopy(collector.collect(policy)[0]) for _ in range(batches)]
     finally:
         env.close()
-    progress = min(1.0, meta["env_steps"] / config.steps)
+    progress = scheduled(config, min(1.0, meta["env_steps"] / config.steps))
     return Frozen(
         config,
         policy,

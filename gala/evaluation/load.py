@@ -78,14 +78,19 @@ def return_scale(run_dir: RunDir, checkpoint: str) -> float | None:
 
 
 def return_moments(run_dir: RunDir, checkpoint: str) -> RunningMoments:
-    """The statistics by which rewards are scaled at a checkpoint of ``normalize.reward=scale``: of all learners
-    together where parameters are averaged, as ``load_policy`` takes those of observations; else of the first one."""
+    """The statistics by which rewards are scaled at a checkpoint of ``normalize.reward=scale``."""
     meta, averaged = run_dir.checkpoint_meta(checkpoint), averages_parameters(run_dir.config)
     ranks = meta["ranks"] if averaged else meta["ranks"][:1]
-    rows = [run_dir.load_part(checkpoint, f"learner{r}")[0]["return_moments"]["packed"].numpy() for r in ranks]
-    if averaged:  # those of learners that are gone, behind their statistics of observations
-        rows += [np.asarray(row[-len(rows[0]) :]) for r, row in enumerate(meta["moments"]) if r not in ranks]
-    return RunningMoments.pooled(np.stack(rows), ())
+    parts = {rank: run_dir.load_part(checkpoint, f"learner{rank}")[0] for rank in ranks}
+    return pooled_return_moments(meta, parts, averaged)
+
+
+def pooled_return_moments(meta: dict[str, Any], parts: dict[int, Any], averaged: bool) -> RunningMoments:
+    """What rewards were divided by: the moments of all learners pooled where they average, else the first one's."""
+    packed = {rank: part["return_moments"]["packed"].numpy() for rank, part in parts.items()}
+    size = len(next(iter(packed.values())))  # those of returns are the last of what a learner publishes
+    gone = [np.asarray(row[-size:]) for rank, row in enumerate(meta["moments"]) if averaged and rank not in packed]
+    return RunningMoments.pooled(np.stack([*packed.values(), *gone]), ())
 
 
 def checkpoint_hash(run: RunDir, checkpoint: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gala.models.distributions import policy_range
+from gala.models.encoders import unit_scale
 
 _HIDDEN = 128
 
@@ -29,7 +30,7 @@ class Dynamics(nn.Module):
         super().__init__()
         self.choices = int(action_space.n) if isinstance(action_space, gym.spaces.Discrete) else 0
         width = self.choices or math.prod(cast(tuple[int, ...], action_space.shape))
-        self.scale = 1.0 / float(obs_space.high.max()) if obs_space.dtype == "uint8" else 1.0
+        self.scale = unit_scale(obs_space)
         outputs = math.prod(obs_space.shape) + 1
         self.continuous = isinstance(action_space, gym.spaces.Box)
         if isinstance(action_space, gym.spaces.Box):
@@ -43,5 +44,7 @@ class Dynamics(nn.Module):
         if self.continuous:  # in the policy's unit, whatever the bounds
             told = (told - self.action_centre) / self.action_scale
         predicted = self.layers(torch.cat([features, told], -1))
-        target = next_obs.float().flatten(1) * self.scale
+        target = next_obs.float().flatten(1)
+        if not next_obs.is_floating_point():  # as the image encoders see them
+            target = target * self.scale
         return ((predicted[:, :-1] - target) ** 2).mean(-1) + (predicted[:, -1] - reward) ** 2

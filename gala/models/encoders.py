@@ -48,6 +48,21 @@ class EncoderSettings(Protocol):
     def block_scale(self) -> float: ...
 
 
+_LARGEST_VALUE = 1e6
+"""Bounds beyond it (those of a type, say) do not tell how large the values are."""
+
+
+def unit_scale(obs_space: gym.spaces.Box) -> float:
+    """What integer observations of this space are multiplied by to lie within [-1, 1]; 1 where its bounds do not tell.
+
+    Floats are what the environment, or ``normalize.obs``, has made them: they take no scale.
+    """
+    if not np.issubdtype(obs_space.dtype, np.integer):
+        return 1.0
+    largest = max(abs(float(obs_space.high.max())), abs(float(obs_space.low.min())))
+    return 1.0 / largest if 1.0 <= largest <= _LARGEST_VALUE else 1.0
+
+
 class MLP(nn.Module):
     """Flattens the observation and applies ``hidden`` dense layers."""
 
@@ -66,14 +81,15 @@ class MLP(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Layers over images ``[N, C, H, W]``, a pooling, and one dense layer; integer images are scaled to [0, 1]."""
+    """Layers over images ``[N, C, H, W]``, a pooling, and one dense layer; images of integers are scaled to [0, 1],
+    those of floats (``normalize.obs`` makes such) are taken as they come."""
 
     def __init__(
         self, obs_space: gym.spaces.Box, layers: Sequence[nn.Module], num_features: int, model: EncoderSettings
     ) -> None:
         """``layers``: from the image's channels to the last maps."""
         super().__init__()
-        self.scale = 1.0 / float(obs_space.high.max())
+        self.scale = unit_scale(obs_space)
         self.convs = nn.Sequential(*layers)
         with torch.no_grad():
             try:
@@ -95,7 +111,7 @@ class ImageEncoder(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dense[1].weight.dtype
         # Permuting bytes before widening them, and scaling in the short type, saves a third of the encoder's time.
         x = obs.contiguous(memory_format=torch.channels_last).to(cast(torch.dtype, dtype))
-        return x if self.scale == 1.0 else x * self.scale
+        return x if self.scale == 1.0 or obs.is_floating_point() else x * self.scale
 
     def steps(self) -> list[Step]:
         """All that follows ``scaled``, each use of a residual block as a step of its own."""
@@ -152,7 +168,8 @@ _IMPALA = (16, 32, 32)  # with two blocks, images [3, 64, 64] and 15 actions 626
 
 Encoder = Callable[[gym.spaces.Box, Sequence[int], str], nn.Module]
 """(observation space, ``model.hidden``, ``model.activation``) -> a module with the attribute ``num_features`` that maps
-``obs [N, ...]``, in the dtype of the space, to float features ``[N, num_features]``. A class of such modules is one.
+``obs [N, ...]``, in the dtype of the space or, with ``normalize.obs``, float32, to float features ``[N,
+num_features]``. A class of such modules is one.
 
 Its initial parameters may depend on torch's global generator and nothing else: all learners must start equal. Only
 parameters are exchanged, so statistics kept in buffers (batch normalisation) would differ between learners."""
@@ -173,10 +190,11 @@ _NATURE_SIDE = 36
 
 
 def encoder_for(obs_space: gym.Space) -> str:
-    """The usual encoder: convolutions for images ``[C, H, W]`` whose values have an upper bound, else dense layers."""
+    """The usual encoder: convolutions for images ``[C, H, W]`` whose values are bounded, else dense layers."""
     if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 3:
         return "mlp"
-    if not np.isfinite(obs_space.high).all() or min(obs_space.shape[1:]) < 3:
+    bounded = max(np.abs(bound.astype(np.float64)).max() for bound in (obs_space.low, obs_space.high)) <= _LARGEST_VALUE
+    if not bounded or min(obs_space.shape[1:]) < 3:
         return "mlp"
     return "nature_cnn" if min(obs_space.shape[1:]) >= _NATURE_SIDE else "minatar_cnn"
 

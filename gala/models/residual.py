@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 _GROUPS = 8
 
@@ -41,6 +40,7 @@ class ResidualStack(nn.Module):
             nn.ModuleList(nn.GroupNorm(groups, channels) for _ in range(2))
             for _ in range(uses if norm == "group" else 0)
         )
+        self.relus = nn.ModuleList(nn.ModuleList(nn.ReLU() for _ in range(2)) for _ in range(uses))
         self.scales = nn.ParameterList(torch.full((), scale) for _ in range(uses if scale else 0))
 
     def convs(self, k: int) -> nn.ModuleList:
@@ -53,8 +53,9 @@ class ResidualStack(nn.Module):
         """F_k(h), of the shape of ``h [N, C, H, W]``."""
         x = h
         norms: Iterable[nn.Module] = self.norms[k] if self.norms else (nn.Identity(), nn.Identity())  # type: ignore[assignment]
-        for norm, conv in zip(norms, self.convs(k), strict=True):
-            x = conv(F.relu(norm(x)))
+        relus = cast(nn.ModuleList, self.relus[k])
+        for norm, relu, conv in zip(norms, relus, self.convs(k), strict=True):
+            x = conv(relu(norm(x)))
         return x * self.scales[k] if self.scales else x
 
     def forward(self, h: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ class EKFAC:
         """Layer or parameter -> why its part of F is diagonal though ``kind`` is not."""
         self.single: dict[str, _Diagonal] = {}
         self.predicted_kl = torch.zeros(())
-        """The KL divergence of the last step, to second order in F, for an optimiser without momentum."""
+        """The KL divergence of the last step, to second order in F, for an optimiser without momentum. Gradients that
+        are multiplied by c after it (clipped, say) make a step of c^2 times as much."""
         self._calls: dict[str, list[tuple[Tensor, torch.Size, Any]]] = {}
         uses, seen = _uses(model), set[nn.Parameter]()
         for name, module in model.named_modules():

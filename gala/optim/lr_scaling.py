@@ -27,6 +27,7 @@ def suggest(
     rule: Rule,
     noise_scale: float = math.inf,
     sharpness: float = 0.0,
+    stable_product: float = 2.0,
 ) -> Suggestion:
     """The learning rate for ``new_batch`` simulators of a setting that is known to train with ``lr`` at ``batch``.
 
@@ -34,13 +35,15 @@ def suggest(
       section 2), and a = 1/2 where the optimiser divides the gradient by its own root mean square.
     - noise: the best step of batch B is lr_max / (1 + N/B)^a, N being the noise scale (arXiv 1812.06162, eq. 2.6), so
       that from B to B' it grows by ((1 + N/B) / (1 + N/B'))^a: as the rule while B' is far below N, not at all above.
-    - curvature: 2 / ``sharpness``, the largest eigenvalue of the Hessian as the optimiser scales gradients. Where
-      ``lr`` itself lies above it, it bounds nothing: training sharpens its loss up to 2 / lr and goes on there (Cohen
-      et al. 2021, arXiv 2103.00065).
+    - curvature: ``stable_product`` / ``sharpness``, the largest eigenvalue of the Hessian as the optimiser scales
+      gradients. Where ``lr`` itself lies above it, it bounds nothing: training sharpens its loss up to 2 / lr and goes
+      on there (Cohen et al. 2021, arXiv 2103.00065; for Adam Cohen et al. 2022, arXiv 2207.14484).
 
     Args:
         batch, new_batch: simulators whose gradients are averaged, whatever the number of steps of each.
         noise_scale: in simulators; infinite where no signal has shown.
+        sharpness: NaN where it is not known, which caps nothing, as none above 0 does.
+        stable_product: of learning rate and sharpness, see the function.
 
     Raises:
         ValueError: a number is not positive.
@@ -53,7 +56,7 @@ def suggest(
     caps = {
         "rule": lr * (new_batch / batch) ** exponent,
         "noise": math.inf,
-        "curvature": 2 / sharpness if 0 < sharpness * lr < 2 else math.inf,
+        "curvature": stable_product / sharpness if 0 < sharpness * lr < stable_product else math.inf,
     }
     if math.isfinite(noise_scale):
         caps["noise"] = lr * ((1 + noise_scale / batch) / (1 + noise_scale / new_batch)) ** exponent
@@ -61,7 +64,19 @@ def suggest(
     return Suggestion(caps["rule"], caps["noise"], caps["curvature"], caps[least], least)
 
 
+def stable_product(memory: float) -> float:
+    """Largest product of learning rate and curvature at which descent converges on a quadratic, for steps along a
+    running mean of gradients that keeps the share ``memory`` per update (Adam's beta1; 0 is plain descent):
+    2 (1 + memory) / (1 - memory) (arXiv 2207.14484, section 2)."""
+    return 2 * (1 + memory) / (1 - memory)
+
+
+def is_sgd(optimizer: str) -> bool:
+    """Whether an ``optim.name`` is that of descent along the gradient as it is, a user's own: ``torch.optim:SGD``."""
+    return optimizer.rpartition(":")[2].lower().endswith("sgd")
+
+
 def rule_of(optimizer: str) -> Rule:
     """The rule for an ``optim.name``. SGD's step is linear in the gradient, as is that of ekfac: its Fisher matrix does
     not depend on the batch. rmsprop, adam and, for want of knowledge, all others divide by the gradient's size."""
-    return "linear" if optimizer == "ekfac" or optimizer.rpartition(":")[2].lower().endswith("sgd") else "sqrt"
+    return "linear" if optimizer == "ekfac" or is_sgd(optimizer) else "sqrt"

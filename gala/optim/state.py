@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _EMPTY: dict[str, Any] = {"none": None, "dict": {}, "list": []}
+_EXTRA = "extra"
 _NUMBERS: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
@@ -18,16 +19,18 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
     ``3/exp_avg`` belongs to the parameter of index 3; elements of lists and dicts follow as in ``3/Q/0``; numbers,
     words and None carry their type, as in ``3/step!int``; ``group0/k!int`` is a number that the optimiser itself counts
-    in a parameter group. An optimiser of one flat vector has the plain names of that vector's state, and its numbers
-    come back as tensors.
+    in a parameter group, ``extra/steps!int`` one that its ``state_dict`` has beside groups and state. An optimiser of
+    one flat vector has the plain names of that vector's state, and its numbers come back as tensors.
 
     Raises:
         ValueError: there is something else in the state.
     """
     saved = optimizer.state_dict()
+    extra = {key: value for key, value in saved.items() if key not in ("state", "param_groups")}
+    beside = dict(_leaves({_EXTRA: extra})) if extra else {}
     if _is_flat(optimizer):
-        return {key: torch.as_tensor(value) for key, value in saved["state"].get(0, {}).items()}
-    tensors = dict(_leaves({str(index): state for index, state in saved["state"].items() if state}))
+        return {key: torch.as_tensor(value) for key, value in saved["state"].get(0, {}).items()} | beside
+    tensors = beside | dict(_leaves({str(index): state for index, state in saved["state"].items() if state}))
     for i, group in enumerate(saved["param_groups"]):
         numbers = {key: x for key, x in group.items() if type(x) in _NUMBERS and key != "lr"}
         tensors |= dict(_leaves({f"group{i}": numbers}))
@@ -41,20 +44,16 @@ def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         ValueError: the names are not those of several parameters.
     """
     saved = optimizer.state_dict()
+    beside = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{_EXTRA}/")}
+    saved |= _lists(_tree(beside).get(_EXTRA, {}))
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in beside}
     if _is_flat(optimizer):
         saved["state"] = {0: dict(tensors)}
         optimizer.load_state_dict(saved)
         return
     if any("/" not in name for name in tensors):
         raise ValueError("this optimiser's state was saved for one flat vector, by an earlier version; train anew")
-    tree: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        *path, leaf = name.split("/")
-        node = tree
-        for key in path:
-            node = node.setdefault(key, {})
-        key, _, kind = leaf.partition("!")
-        node[key] = _value(tensor, kind)
+    tree = _tree(tensors)
     for i, group in enumerate(saved["param_groups"]):
         group.update(tree.pop(f"group{i}", {}))
     optimizer.load_state_dict(saved | {"state": {}})
@@ -87,6 +86,19 @@ def _leaves(node: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Tens
             raise ValueError(
                 f"it keeps {name.partition('/')[2]}, a {type(value).__name__}; tensors, numbers and words can be saved"
             )
+
+
+def _tree(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The inverse of ``_leaves``, but for lists, which are dicts still."""
+    tree: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *path, leaf = name.split("/")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        key, _, kind = leaf.partition("!")
+        node[key] = _value(tensor, kind)
+    return tree
 
 
 def _value(tensor: Tensor, kind: str) -> Any:

@@ -52,6 +52,8 @@ class LearningStep:
         self.max_grad_norm, self.averager, self.slowmo = max_grad_norm, averager, slowmo
         self.exchange_s = 0.0
         """Seconds spent in the averager and in the slow step, so far."""
+        self.clip_factor = 1.0
+        """What the last step's gradient was multiplied by to keep ``max_grad_norm``."""
 
     def __call__(self, lr: float | None = None) -> Tensor:
         """One step at learning rate ``lr`` (None: the optimiser's own). Returns the gradient's norm before clipping.
@@ -71,6 +73,7 @@ class LearningStep:
         norm = clip_(gradients, self.max_grad_norm)
         if not math.isfinite(size := norm.item()):
             raise FloatingPointError(f"the gradient's norm is {size:g}: not finite")
+        self.clip_factor = clip_factor(size, self.max_grad_norm)
         _step(self.optimizer)
         started = time.perf_counter()
         for step in (self.averager, self.slowmo):
@@ -84,11 +87,20 @@ def _step(optimizer: torch.optim.Optimizer) -> None:
     """``optimizer.step()`` without the record that PyTorch makes of each for its profiler, which takes longer than the
     step of a small network; with it where hooks want to be called."""
     inner = getattr(type(optimizer).step, "__wrapped__", None) if hasattr(type(optimizer).step, "hooked") else None
-    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    if inner is None or hooks or "step" in vars(optimizer):
+    if (
+        inner is None
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or "step" in vars(optimizer)
+    ):
         optimizer.step()
     else:
         inner(optimizer)
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """What a gradient of this 2-norm is multiplied by so that it has at most ``max_norm`` (0: no limit)."""
+    return min(1.0, max_norm / (norm + 1e-6)) if max_norm > 0 else 1.0
 
 
 def clip_(gradients: list[Tensor], max_norm: float) -> Tensor:
@@ -97,7 +109,7 @@ def clip_(gradients: list[Tensor], max_norm: float) -> Tensor:
     norms = [gradient.norm() for gradient in gradients]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     if max_norm > 0:
-        scale = min(1.0, max_norm / (norm.item() + 1e-6))
+        scale = clip_factor(norm.item(), max_norm)
         for gradient in gradients:
             gradient.mul_(scale)
     return norm

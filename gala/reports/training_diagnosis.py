@@ -11,9 +11,10 @@ _TOP, _BENT = "diagnose/eigenvalue1", "diagnose/preconditioned_eigenvalue1"
 _STEPS = "env_steps over all learners"
 
 
-def sharpness(records: Sequence[Record], title: str, path: Path) -> None:
-    """The Hessian's largest eigenvalue, as the optimiser scales gradients where it does, against env_steps; and 2 / lr,
-    beyond which a step of plain descent along that direction overshoots. Negative values are left out (log axis).
+def sharpness(records: Sequence[Record], title: str, path: Path, limit: float | None = 2.0) -> None:
+    """The Hessian's largest eigenvalue, as the optimiser scales gradients where it does, against env_steps; and
+    ``limit`` / lr, beyond which steps along that direction overshoot (None: it is not known). Negative values are left
+    out (log axis).
 
     Raises:
         ValueError: the run has no such records.
@@ -27,8 +28,9 @@ def sharpness(records: Sequence[Record], title: str, path: Path) -> None:
         points = [(step, value) for step, value in curve(told, tag) if value > 0]
         if points:
             axes.plot(*xy(points), color=color, lw=1.4, label=label)
-    limit = [(step, 2 / lr) for step, lr in curve(told, "charts/learning_rate") if lr > 0]
-    axes.plot(*xy(limit), color=GREY, lw=1.0, ls="--", label="2 / learning rate")
+    if limit is not None:
+        bound = [(step, limit / lr) for step, lr in curve(told, "charts/learning_rate") if lr > 0]
+        axes.plot(*xy(bound), color=GREY, lw=1.0, ls="--", label=f"{limit:.3g} / learning rate")
     axes.set(xlabel=_STEPS, ylabel="largest eigenvalue of the Hessian", yscale="log", title=title)
     axes.legend(fontsize=8)
     save(figure, path)

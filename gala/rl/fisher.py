@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gala.optim.ekfac import EKFAC
+from gala.rl.buffers import buffers_kept
 from gala.rl.rollout import Outputs, Policy, Rollout
 
 Fisher = Literal["sampled", "empirical", "exact"]
@@ -42,7 +43,8 @@ def fisher_losses(
 
 
 class RolloutFisher:
-    """Shows an ``EKFAC`` each rollout, by a pass of its own over it. Rows of an autoreset do not count."""
+    """Shows an ``EKFAC`` each rollout, by a pass of its own over it, which leaves buffers as they are. Rows of an
+    autoreset do not count."""
 
     def __init__(
         self, ekfac: EKFAC, fisher: Fisher, critic_sigma: float, generator: torch.Generator | None = None
@@ -50,7 +52,8 @@ class RolloutFisher:
         self.ekfac, self.fisher, self.critic_sigma, self.generator = ekfac, fisher, critic_sigma, generator
 
     def __call__(self, policy: Policy, r: Rollout) -> None:
-        with self.ekfac.recording():
-            out = policy.unroll(r.obs, r.state, r.first)
-        losses = fisher_losses(policy, out, r.action, self.fisher, self.critic_sigma, self.generator)
-        self.ekfac.observe(losses, r.valid, self.generator)
+        with buffers_kept(policy):
+            with self.ekfac.recording():
+                out = policy.unroll(r.obs, r.state, r.first)
+            losses = fisher_losses(policy, out, r.action, self.fisher, self.critic_sigma, self.generator)
+            self.ekfac.observe(losses, r.valid, self.generator)

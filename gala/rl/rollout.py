@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gala.rl.buffers import buffers_kept
 from gala.rl.normalise import ObsNormalizer
 
 
@@ -179,7 +180,8 @@ class Collector:
 
     def _make_buffers(self, policy: Policy) -> None:
         obs, state, first = self.standing().values()
-        action = policy.act(policy(obs, state, first).params, greedy=True)
+        with buffers_kept(policy):  # a pass for the shapes alone
+            action = policy.act(policy(obs, state, first).params, greedy=True)
         n, t, on = len(obs), self.num_steps, self.device
         self._reward = np.zeros((t, n), np.float32)
         self._terminated, self._truncated, self._valid = (np.zeros((t, n), bool) for _ in range(3))
@@ -199,8 +201,8 @@ class Collector:
             steps = [[getattr(self._buffers, name)[i, turn.group.rows] for name in _Slot._fields] for i in range(t)]
             turn.slots = [_Slot(*step) for step in steps]
 
-    def _observe(self, obs: NDArray, row: int, learn: bool = True) -> Tensor:
-        """As the policy reads it; ``row`` is the place of the first."""
+    def _observe(self, obs: NDArray, row: int | NDArray, learn: bool = True) -> Tensor:
+        """As the policy reads it; ``row`` as in ``_check_finite``."""
         if obs.dtype.kind == "f":
             _check_finite("an observation", obs, row)
         if self.normalizer is not None:
@@ -251,11 +253,8 @@ class Collector:
         slot, started = turn.slots[t], time.perf_counter()
         slot.obs.copy_(turn.obs)
         slot.first.copy_(turn.first)
-        if self._with_value:
-            with torch.enable_grad():
-                out = policy(turn.obs, turn.state, turn.first)
-        else:
-            out = policy(turn.obs, turn.state, turn.first, with_value=False)
+        with torch.set_grad_enabled(self._with_value):
+            out = policy(turn.obs, turn.state, turn.first, self._with_value)
         turn.outputs.append(out)
         turn.state = out.state
         action = policy.act(out.params, greedy=False, generator=self.generator)
@@ -284,17 +283,18 @@ class Collector:
         if not len(time_limit):
             return
         which = torch.from_numpy(time_limit).to(self.device)
-        ended_in = self._observe(step.final_obs[time_limit], turn.group.rows.start, learn=False)
-        not_first = torch.zeros(len(time_limit), dtype=torch.bool, device=self.device)
-        slot.v_final[which] = policy(ended_in, turn.state[which], not_first).value
+        ended_in = self._observe(step.final_obs[time_limit], turn.group.rows.start + time_limit, learn=False)
+        slot.v_final[which] = policy(ended_in, turn.state[which], torch.zeros_like(which, dtype=torch.bool)).value
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _check_finite(what: str, values: NDArray, first_row: int) -> None:
-    """Raises FloatingPointError here, where the simulator can still be named, rather than as a loss that is NaN."""
+def _check_finite(what: str, values: NDArray, row: int | NDArray) -> None:
+    """Raises FloatingPointError here, where the simulator can still be named, rather than as a loss that is NaN.
+    ``row``: the simulator of the first of ``values``, or of each."""
     if not np.isfinite(values).all():
-        row = first_row + int(np.argwhere(~np.isfinite(values))[0][0])
+        at = int(np.argwhere(~np.isfinite(values))[0][0])
+        row = row[at] if isinstance(row, np.ndarray) else row + at
         raise FloatingPointError(f"the environment returned {what} that is not finite, in row {row}")

@@ -235,7 +235,8 @@ class LearnerProcess:
             record |= {f"gossip/{key}": value for key, value in self.averager.stats().items()}
             record["message_ages"] = self.averager.age_histogram.counts()
         if self.state.ekfac is not None:
-            record["losses/predicted_kl"] = float(self.state.ekfac.predicted_kl)
+            clipped = self.learner.learning_step.clip_factor
+            record["losses/predicted_kl"] = clipped**2 * float(self.state.ekfac.predicted_kl)
         if self.diagnosis is not None:
             record |= self.diagnosis.tags(record["interval_s"])
         if self.event_log is not None:

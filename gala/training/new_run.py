@@ -64,7 +64,7 @@ def check(config: Config) -> tuple[Config, str]:
     from gala.build.envs import probe_spaces
     from gala.build.gossip import check_exchange
     from gala.build.learning import check_optimizer
-    from gala.build.policy import make_policy, pick_device
+    from gala.build.policy import has_relu, make_policy, pick_device
 
     check_cluster(config)
     check_tracker(config.track)
@@ -76,6 +76,11 @@ def check(config: Config) -> tuple[Config, str]:
     validate(config)  # what was chosen may not go with the rest
     policy = make_policy(config, spaces)
     check_exchange(config, sum(p.numel() for p in policy.parameters()))
+    if config.diagnose.dead_units and not has_relu(policy):
+        raise ValueError(
+            f"diagnose.dead_units counts units behind torch.nn.ReLU modules, and model.encoder={config.model.encoder} "
+            "has none; set diagnose.dead_units=0"
+        )
     check_optimizer(config, policy)
     return config, chosen
 

@@ -180,6 +180,35 @@ def quadratic(gamma, directions=1):
     return p.detach()
 
 
+def test_gradients_of_sgd_on_a_quadratic_are_aligned_with_its_sharpest_direction():
+    """One direction of curvature 20 among 399 of 1, noise of covariance H / S: at the end E[g_i^2] = h_i^2 eta / (S
+    (2 - eta h_i)), which gives that one direction half of the gradient and more; a random one, sqrt(2 / (pi d))."""
+    torch.manual_seed(0)
+    d, lr, batch, copies = 400, 0.05, 8, 300
+    h = torch.ones(d, dtype=torch.float64)
+    h[0] = 20.0
+    z = torch.randn(copies, d, dtype=torch.float64) / 10
+    for _ in range(300):
+        z -= lr * (h * z + (h / batch).sqrt() * torch.randn_like(z))
+    turn = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64)).Q  # the directions are not the axes
+    params = [torch.zeros(d, dtype=torch.float64, requires_grad=True)]
+    product = curvature.hessian_product(lambda: (h * (params[0] @ turn).square()).sum() / 2, params)
+    top = curvature.top_eigenpairs(product, flat(params).detach(), 1)
+    assert top.values[0].item() == pytest.approx(20.0, rel=1e-6)
+    gradients = torch.stack([product(x) for x in z @ turn.T])
+
+    def shares(direction):
+        return torch.tensor([landscape.share_in(direction, g) for g in gradients], dtype=torch.float64)
+
+    squares, expected = gradients.square().sum(1), h.square() / (2 - lr * h)
+    share = float((shares(top.vectors) * squares).sum() / squares.sum())
+    assert share == pytest.approx(float(expected[0] / expected.sum()), rel=0.1)
+    random = math.sqrt(2 / (math.pi * d))
+    other = torch.nn.functional.normalize(torch.randn(d, 1, dtype=torch.float64), dim=0)
+    assert float(shares(other).sqrt().mean()) < 3 * random
+    assert float(shares(top.vectors).sqrt().mean()) > 10 * random
+
+
 def test_a_nudged_step_converges_where_the_whole_step_diverges():
     """lr lambda = 2.5: the first number grows by 1.5 a step; nudged with 0.1 it shrinks by 0.25."""
     assert torch.equal(quadratic(1.0), quadratic(None)) and quadratic(1.0)[0].abs() > 1e34

@@ -11,6 +11,7 @@ from training import TINY, Gala
 
 from gala import cli
 from gala.config.schema import OptimConfig
+from gala.diagnostics import gradient_noise
 from gala.diagnostics import iterative_inference as ii
 from gala.diagnostics.curvature import flat
 from gala.diagnostics.gradient_diversity import group_gradients
@@ -116,6 +117,18 @@ def _total(frozen, named):
             return out._replace(params=out.params.view(*obs.shape[:2], -1), value=out.value.view(obs.shape[:2]))
 
     return rollout_loss(Moved, r, frozen.coefficients, frozen.entropy_coef, kept.value).loss.total
+
+
+@pytest.mark.parametrize(
+    ("algo", "mixing", "envs"), [("gala", "pushsum", 4), ("independent", "pushsum", 2), ("gala", "none", 2)]
+)
+def test_learners_that_do_not_average_count_their_own_simulators(run, algo, mixing, envs):
+    frozen = load_frozen(RunDir.open(run), "latest", envs=4, batches=2, seed=4)
+    gossip = dataclasses.replace(frozen.config.gossip, mixing=mixing)
+    found = gradient_noise.judge(
+        dataclasses.replace(frozen, config=dataclasses.replace(frozen.config, algo=algo, gossip=gossip))
+    )
+    assert found.numbers["envs"] == envs and f"moves by {envs}," in found.sentences[0]
 
 
 def test_one_diagnostic_alone_and_bad_requests_are_one_line(run, tmp_path, capsys):

@@ -71,6 +71,10 @@ def of_spaces(observation_space=None, action_space=None, rows=1, **options):
     )
 
 
+CEILING = np.arange(1, 8 * 6 * 3 + 1, dtype=np.float32).reshape(8, 6, 3)
+"""Each number of these images has a bound of its own."""
+
+
 @pytest.mark.parametrize(
     ("space", "shape", "dtype", "convert"),
     [
@@ -78,6 +82,10 @@ def of_spaces(observation_space=None, action_space=None, rows=1, **options):
         (gym.spaces.Box(0, 255, (8, 6, 3), np.uint8), (3, 8, 6), np.uint8, lambda x: np.moveaxis(x, 2, 0)),
         (gym.spaces.Box(0, 255, (4, 8, 6), np.uint8), (4, 8, 6), np.uint8, lambda x: x),
         (gym.spaces.Box(0, 255, (8, 6), np.uint8), (1, 8, 6), np.uint8, lambda x: x[None]),
+        (gym.spaces.Box(0, 1, (8, 6, 3)), (3, 8, 6), np.float32, lambda x: np.moveaxis(x, 2, 0)),
+        (gym.spaces.Box(CEILING * 0, CEILING), (3, 8, 6), np.float32, lambda x: np.moveaxis(x, 2, 0)),
+        (gym.spaces.Box(0, 9, (8, 6, 3), np.int64), (3, 8, 6), np.float32, lambda x: np.moveaxis(x, 2, 0)),
+        (gym.spaces.Box(0, 1, (8, 6)), (8, 6), np.float32, lambda x: x),
         (gym.spaces.Box(0, 1, (8, 6, 4), bool), (4, 8, 6), np.uint8, lambda x: np.moveaxis(x, 2, 0)),
         (gym.spaces.Box(0, 9, (2,), np.int64), (2,), np.float32, lambda x: x),
         (gym.spaces.Discrete(4, start=2), (4,), np.float32, lambda x: np.arange(2, 6) == x),
@@ -91,6 +99,8 @@ def test_observations(space, shape, dtype, convert):
     for _ in range(5):
         np.testing.assert_array_equal(obs[0], convert(inner.raw).astype(dtype))
         obs = env.step(np.zeros(1, int)).obs
+    if isinstance(space, gym.spaces.Box):
+        np.testing.assert_array_equal(env.obs_space.high, convert(space.high))
     check_batched_env(env, num_steps=20)
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from gala.config.schema import ModelConfig
 from gala.models.actor_critic import build_actor_critic
+from gala.models.encoders import encoder_for
 
 VECTOR, DISCRETE = gym.spaces.Box(-1, 1, (5,)), gym.spaces.Discrete(4)
 IMAGES = {
@@ -87,6 +88,75 @@ def test_a_separate_critic_reads_its_own_encoder(settings, value):
     """Without recurrence; a GRU serves both."""
     policy = build_actor_critic(VECTOR, DISCRETE, ModelConfig(hidden=(8,), **settings))
     assert reached(policy, "value") == value and reached(policy, "params") == {"encoder"}
+
+
+def bounded(low, high, dtype, shape=(3, 12, 12)):
+    return gym.spaces.Box(low, high, shape, dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "space",
+    [
+        bounded(0, 255, np.uint8),
+        bounded(-np.inf, np.inf, np.float32),
+        bounded(0, np.finfo(np.float32).max, np.float32),
+        bounded(-1, 0, np.float32),
+        bounded(0, 0, np.uint8),
+        bounded(-5, 255, np.float32),
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_standardised_images_reach_the_layers_as_they_are(space, precision):
+    """``normalize.obs`` makes floats of about unit size, whatever the bounds of the space."""
+    policy = build_actor_critic(space, DISCRETE, ModelConfig(encoder="minatar_cnn", precision=precision))
+    obs, seen = torch.randn(2, 3, 12, 12), []
+    policy.encoder.convs.register_forward_pre_hook(lambda _, args: seen.append(args[0].float()))
+    policy(obs, policy.initial_state(2), torch.zeros(2, dtype=torch.bool))
+    torch.testing.assert_close(seen[0], obs.bfloat16().float() if precision == "bf16" else obs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("space", "value", "scaled"),
+    [
+        (bounded(0, 255, np.uint8), 51, 0.2),
+        (bounded(0, 0, np.uint8), 0, 0.0),
+        (bounded(-10, 10, np.int64), -5, -0.5),
+        (bounded(-(2**62), 2**62, np.int64), 3, 3.0),
+        (bounded(0, 1, bool), 1, 1.0),
+    ],
+)
+def test_integers_are_scaled_by_bounds_that_say_something(space, value, scaled):
+    encoder = build_actor_critic(space, DISCRETE, ModelConfig(encoder="minatar_cnn")).encoder
+    obs = torch.from_numpy(np.full((1, *space.shape), value, space.dtype))
+    torch.testing.assert_close(encoder.scaled(obs), torch.full(obs.shape, scaled))
+
+
+@pytest.mark.parametrize(
+    ("space", "name"),
+    [
+        (bounded(0, 255, np.uint8), "minatar_cnn"),
+        (bounded(0, 1, bool), "minatar_cnn"),
+        (bounded(-1, 1, np.float32), "minatar_cnn"),
+        (bounded(0, 1, np.float32, (3, 64, 64)), "nature_cnn"),
+        (bounded(-np.inf, np.inf, np.float32), "mlp"),
+        (bounded(0, np.finfo(np.float32).max, np.float32), "mlp"),
+        (bounded(-np.finfo(np.float32).max, 0, np.float32), "mlp"),
+        (bounded(0, 2**62, np.int64), "mlp"),
+    ],
+)
+def test_bounds_as_wide_as_the_type_are_none(space, name):
+    assert encoder_for(space) == name
+
+
+def test_standardised_frames_to_be_predicted_are_not_scaled():
+    space = bounded(0, 255, np.uint8)
+    policy = build_actor_critic(space, DISCRETE, ModelConfig(encoder="minatar_cnn", dynamics_coef=1.0))
+    features, action, obs = torch.randn(2, 128), torch.tensor([0, 3]), torch.randn(2, *space.shape)
+    guess = policy.dynamics.layers(torch.cat([features, F.one_hot(action, 4).float()], 1))
+    error = ((guess[:, :-1] - obs.flatten(1)) ** 2).mean(1) + guess[:, -1] ** 2
+    torch.testing.assert_close(policy.dynamics(features, action, obs, torch.zeros(2)), error)
 
 
 def test_pixels_to_be_predicted_are_scaled_as_the_encoder_scales_them():

@@ -3,10 +3,14 @@
 import math
 
 import pytest
+import torch
 
 from gala.diagnostics.lr_evidence import noise_range
 from gala.diagnostics.noise_scale import Moments
-from gala.optim.lr_scaling import rule_of, suggest
+from gala.optim.lr_scaling import rule_of, stable_product, suggest
+from gala.optim.update import LearningStep
+from gala.supervised.comparison import digits
+from gala.supervised.loop import SupervisedLearner, endless_batches
 
 
 def best_step(batch, noise_scale, exponent=1.0):
@@ -44,6 +48,79 @@ def test_the_rule_alone_and_its_caps(rule, exponent):
         assert (bent.lr, bent.decided_by) == (2 / 150, "curvature")
     assert suggest(0.01, 16, 1600, rule, math.inf, sharpness=250.0).decided_by == "rule", "0.01 itself is beyond it"
     assert suggest(0.01, 16, 1600, rule, math.inf, sharpness=-5.0).curvature_cap == math.inf
+
+
+def end_of_descent(make, lr, curvature, steps=300):
+    """Distance to the minimum of curvature x^2 / 2, begun at 1."""
+    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = make([x], lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (curvature * x.square() / 2).sum().backward()
+        optimizer.step()
+    return abs(x.item())
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+def test_descent_along_a_mean_of_gradients_converges_below_the_stable_product_only(beta):
+    curvature = 4.0
+    limit = stable_product(beta) / curvature
+
+    def mean_of_gradients(params, lr):
+        return torch.optim.SGD(params, lr, momentum=beta, dampening=beta)
+
+    assert end_of_descent(mean_of_gradients, 0.95 * limit, curvature) < 1e-3
+    assert not end_of_descent(mean_of_gradients, 1.05 * limit, curvature) < 1e3
+
+
+def test_the_limit_of_adams_usual_beta_is_38():
+    """Of curvature 1, 37 converges and 39 does not."""
+    assert stable_product(0.9) == pytest.approx(38)
+    for lr, converges in ((37.0, True), (39.0, False)):
+        x, mean = 1.0, 0.0
+        for _ in range(2_000):
+            mean = 0.9 * mean + 0.1 * x
+            x -= lr * mean
+        assert (abs(x) < 1e-3) == converges
+    bent = suggest(0.01, 16, 160_000, "sqrt", math.inf, 150.0, stable_product(0.9))
+    assert (bent.lr, bent.decided_by) == (pytest.approx(38 / 150), "curvature")
+    assert suggest(0.01, 16, 64, "sqrt", math.inf, 250.0, stable_product(0.9)).decided_by == "rule"
+
+
+def test_curvature_that_is_not_known_caps_nothing():
+    assert suggest(0.01, 16, 64, "sqrt", math.inf, math.nan).curvature_cap == math.inf
+
+
+def losses_by_epoch(data, lr, batch, epochs=6):
+    """Cross-entropy of all images after each epoch of SGD."""
+    images, labels = data.train_images.flatten(1), data.train_labels
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 10))
+    step, cross_entropy = LearningStep(torch.optim.SGD(model.parameters(), lr)), torch.nn.functional.cross_entropy
+    batches = endless_batches(images, labels, batch, torch.Generator().manual_seed(0))
+    learner, losses = SupervisedLearner(model, batches, cross_entropy, step), []
+    for _ in range(epochs):
+        for _ in range(len(images) // batch):
+            learner.update()
+        with torch.no_grad():
+            losses.append(cross_entropy(model(images), labels))
+    return torch.stack(losses)
+
+
+def test_sgd_learns_the_same_by_the_epoch_if_rate_and_batch_grow_together_up_to_a_limit():
+    """Jastrzebski et al. 2017 (arXiv 1711.04623): what counts is lr / batch, as in the linear rule, while steps are
+    short against the curvature."""
+    pytest.importorskip("sklearn")
+    data = digits.load(0.2, 0)
+    known = losses_by_epoch(data, 0.02, 8)
+
+    def apart(batch, lr):
+        return float(((losses_by_epoch(data, lr, batch) - known) / known).abs().max())
+
+    by_rule = apart(32, suggest(0.02, 8, 32, "linear").lr)
+    assert by_rule < 0.1
+    assert apart(32, suggest(0.02, 8, 32, "sqrt").lr) > 5 * by_rule and apart(8, 0.08) > 5 * by_rule
+    assert apart(512, suggest(0.02, 8, 512, "linear").lr) > 0.5, "a rate at which steps overshoot"
 
 
 def test_nonsense_is_refused_and_optimisers_have_their_rule():

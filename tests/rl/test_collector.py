@@ -119,6 +119,35 @@ def test_a_row_that_is_not_finite_is_named_by_its_place_among_all_groups(what):
         collector.collect(policy)
 
 
+def test_a_last_observation_that_is_not_finite_is_named_by_its_row_too():
+    """It is row 2 of the second group, of which rows 1 and 2 are cut off."""
+
+    class Spoiled(Taped):
+        def step(self, actions):
+            step, cut = super().step(actions), np.array([False, True, True])
+            final = step.obs.copy()
+            final[2] = np.nan
+            return step._replace(terminated=~cut & False, truncated=cut, final_obs=final)
+
+    collector, policy = start(GroupedEnv([Taped(4), Spoiled(3)]))
+    with pytest.raises(FloatingPointError, match=r"observation that is not finite, in row 6$"):
+        collector.collect(policy)
+
+
+def test_a_start_and_a_resumption_leave_running_statistics_as_they_are():
+    env = Taped()
+    model = ModelConfig(hidden=(8,), separate_critic=False, encoder="test_during_training:Normed")
+    policy = build_actor_critic(env.obs_space, env.action_space, model)
+    before = [buffer.clone() for buffer in policy.buffers()]
+    parts = {"device": torch.device("cpu"), "generator": torch.Generator(), "normalizer": None}
+    collector = Collector(env, STEPS, shape_reward=lambda reward, done, valid: reward, **parts)
+    collector.reset(policy, 1)
+    collector.go_on(policy, collector.standing())
+    assert all(torch.equal(*each) for each in zip(before, policy.buffers(), strict=True))
+    collector.collect(policy)
+    assert not torch.equal(before[0], next(policy.buffers()))
+
+
 def test_seeds_are_of_30_bits_and_each_groups_own_and_a_reset_draws_nothing():
     env = Taped()
     start(env, seed=2**30 + 5)

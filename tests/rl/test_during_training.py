@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import replace
 from types import SimpleNamespace
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from test_update import ENTROPY_COEF, Replayed, learner
@@ -19,6 +21,8 @@ from gala.diagnostics.dead_units import dead_share
 from gala.diagnostics.during_training import DuringTraining
 from gala.diagnostics.landscape import frozen_losses
 from gala.diagnostics.noise_scale import moments, per_environment_gradients
+from gala.models.actor_critic import build_actor_critic
+from gala.rl.buffers import buffers_kept
 from gala.runs.run_dir import RunDir
 
 BOTH = Config(diagnose=DiagnoseConfig(curvature=2, eigenvalues=3, noise=1))
@@ -93,18 +97,52 @@ def test_the_noise_scale_is_a_ratio_of_averages_that_a_checkpoint_keeps():
     assert measure.updates == 3 and measure.noise.value == pytest.approx(noise / signal, rel=1e-6)
 
 
-@pytest.mark.parametrize("model", [MODEL, ModelConfig(hidden=(4,), dropout=0.3)], ids=["plain", "dropout"])
+class Normed(torch.nn.Module):
+    """An encoder with running statistics, as a user may bring one."""
+
+    def __init__(self, space, hidden, activation):
+        super().__init__()
+        self.num_features = hidden[0]
+        self.layers = torch.nn.Sequential(
+            torch.nn.BatchNorm1d(space.shape[0]), torch.nn.Linear(space.shape[0], hidden[0]), torch.nn.ReLU()
+        )
+
+    def forward(self, obs):
+        return self.layers(obs)
+
+
+NORMED = ModelConfig(hidden=(4,), encoder="test_during_training:Normed")
+
+
+@pytest.mark.parametrize(
+    "model", [MODEL, ModelConfig(hidden=(4,), dropout=0.3), NORMED], ids=["plain", "dropout", "batch norm"]
+)
 def test_learning_is_the_same_to_the_last_bit(model):
     ends = []
     for measures in (False, True):
         one = learner(model=model)
         if measures:
-            one.inspect, _ = probe(replace(BOTH, diagnose=DiagnoseConfig(curvature=1, noise=1)))
+            one.inspect, _ = probe(replace(BOTH, diagnose=DiagnoseConfig(curvature=1, noise=1, dead_units=1)))
         torch.manual_seed(7)
         for _ in range(4):
             one.update(1e-3, ENTROPY_COEF)
-        ends.append(one.flat.detach().numpy().tobytes())
-    assert ends[0] == ends[1]
+        kept = [buffer.numpy().tobytes() for buffer in one.policy.buffers()]
+        ends.append([one.flat.detach().numpy().tobytes(), *kept])
+    assert ends[0] == ends[1] and len(ends[0]) == (4 if model is NORMED else 1)
+
+
+def test_a_graph_that_was_kept_can_be_differentiated_after_passes_that_leave_the_buffers():
+    gradients, x = [], torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    for looks in (False, True):
+        torch.manual_seed(0)
+        network = Normed(gym.spaces.Box(-1, 1, (5,)), (4,), "relu")
+        loss = (network(x) ** 2).mean() + network(2 * x).mean()
+        if looks:
+            with buffers_kept(network):
+                network(x + 100)
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.equal(*gradients)
 
 
 def test_a_loss_without_curvature_or_with_infinite_gradients_ends_no_training():
@@ -174,6 +212,55 @@ def test_dead_units_are_those_that_no_observation_wakes():
     assert dead_share(one.policy, one.collector.rollout) == 3 / 8
     assert not any(m._forward_hooks for m in one.policy.modules())
     assert dead_share(learner(model=MODEL).policy, one.collector.rollout) is None  # tanh
+
+
+def test_the_relus_of_residual_blocks_are_looked_at():
+    """Three stages of two blocks with two ReLUs each, one behind them and one behind the dense layer. All but the first
+    are dead."""
+    space, model = gym.spaces.Box(0, 255, (3, 16, 16), np.uint8), ModelConfig(encoder="impala", blocks=2)
+    policy = build_actor_critic(space, gym.spaces.Discrete(2), model)
+    widths = []
+    for module in policy.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.register_forward_hook(lambda _, args, output: widths.append(output.shape[1]))
+    with torch.no_grad():
+        for module in policy.encoder.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.zero_()
+                module.bias.fill_(-1.0)
+        policy.encoder.convs[0].bias.fill_(1.0)
+    obs, state = torch.randint(0, 256, (2, 3, 3, 16, 16), dtype=torch.uint8), policy.initial_state(3)
+    first = torch.zeros(2, 3, dtype=torch.bool)
+    share = dead_share(policy, SimpleNamespace(obs=obs, state=state, first=first))
+    assert widths == [16] * 4 + [32] * 9 + [256]
+    assert share == pytest.approx(1 - 16 / sum(widths))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["preset=classic/cartpole"], "model.activation=relu"),
+        (["env.id=CartPole-v1", "preset=none", "model.encoder=auto"], "model.activation=relu"),
+        (["preset=minatar/breakout", "model.compile=default"], "model.compile=none"),
+        (["preset=classic/cartpole", "model.encoder=test_during_training:Smooth"], "has none; set diagnose.dead_units"),
+    ],
+)
+def test_dead_units_are_refused_where_none_can_be_seen(words, message, capsys):
+    assert cli.main(["train", *words, "diagnose.dead_units=5", "--dry-run"]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+
+
+class Smooth(torch.nn.Module):
+    """An encoder without a ReLU."""
+
+    def __init__(self, space, hidden, activation):
+        super().__init__()
+        self.num_features = space.shape[0]
+        self.layer = torch.nn.Linear(self.num_features, self.num_features)
+
+    def forward(self, obs):
+        return torch.tanh(self.layer(obs))
 
 
 def test_channels_of_maps_are_units():

@@ -131,7 +131,7 @@ def test_a_step_is_shortened_to_the_trust_region():
     after = torch.log_softmax(one.policy.unroll(r.obs, r.state, r.first).params, -1).detach()
     kl = (before.exp() * (before - after)).sum(-1)[r.valid].mean().item()
     assert 0 < kl < 3e-4  # layers are taken for independent, and the critic's share counts
-    assert state.ekfac.predicted_kl.item() == pytest.approx(1e-4, rel=1e-4)
+    assert state.ekfac.predicted_kl.item() == pytest.approx(1e-4, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,16 @@ def test_what_cannot_work_with_ekfac_is_one_line(words, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_pass_for_the_fisher_leaves_running_statistics_as_they_are():
+    words = ("model.encoder=test_during_training:Normed", "model.separate_critic=false")
+    one, _, _ = learner(*words)
+    before = [buffer.clone() for buffer in one.policy.buffers()]
+    one.observe(one.policy, one.collector.rollout)
+    assert len(before) == 3 and all(torch.equal(*each) for each in zip(before, one.policy.buffers(), strict=True))
+    one.update(lr=0.1, entropy_coef=ENTROPY_COEF)
+    assert not torch.equal(before[0], next(one.policy.buffers())), "a pass that learns moves them"
+
+
 def test_layers_without_an_eigenbasis_are_listed_before_the_start(capsys):
     words = ["preset=classic/cartpole", "optim.name=ekfac", "model.gru_size=8", "ekfac.max_dim=32", "--dry-run"]
     assert cli.main(["train", *words]) == 0
@@ -158,10 +168,42 @@ def test_layers_without_an_eigenbasis_are_listed_before_the_start(capsys):
     assert len(lines) == 3 and not any("head" in line for line in lines)  # and the second layer
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["optim.name=ekfac"], "optim.lr=0.25 a2c.max_grad_norm=0"),
+        (["optim.name=ekfac", "optim.lr=0.25"], "a2c.max_grad_norm=0"),
+        (["optim.name=ekfac", "a2c.max_grad_norm=0"], "optim.lr=0.25"),
+        (["optim.name=ekfac", "optim.lr=0.25", "a2c.max_grad_norm=0"], None),
+        (["optim.name=ekfac", "optim.lr=0.25", "ekfac.kl_limit=0"], None),
+        (["optim.name=adam"], None),
+    ],
+)
+def test_the_settings_that_natural_gradients_need_are_named(words, advice, capsys):
+    assert cli.main(["train", "preset=classic/acrobot", *words, "--dry-run"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
+    assert lines == ([f"warning: ekfac needs other settings; add {advice}"] if advice else [])
+    assert all(len(line) <= 80 for line in lines)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_the_learning_step_knows_by_how_much_it_was_clipped(max_norm):
+    lengths = []
+    for limit in (0.0, max_norm):
+        one, _, _ = learner("ekfac.kl_limit=0", "ekfac.momentum=0", f"a2c.max_grad_norm={limit}")
+        before = one.flat.detach().clone()
+        one.update(lr=0.1, entropy_coef=ENTROPY_COEF)
+        lengths.append((one.flat.detach() - before).norm().item())
+    assert one.learning_step.clip_factor == pytest.approx(lengths[1] / lengths[0], rel=1e-3)
+    assert (one.learning_step.clip_factor < 1) == (max_norm > 0)
+
+
 @pytest.mark.long
 def test_gossiping_learners_train_with_it_and_keep_their_curvature(tmp_path):
-    words = ("optim.name=ekfac", "optim.lr=0.1", "algo=gala", "learners=2", "steps=2_000")
+    words = ("optim.name=ekfac", "optim.lr=0.1", "algo=gala", "learners=2", "steps=2_000", "a2c.max_grad_norm=1e-6")
     assert Gala(tmp_path / "run", *TINY, *words).end()[0] == 0
+    kl = [r["losses/predicted_kl"] for r in RunDir.open(tmp_path / "run").read_metrics() if "losses/predicted_kl" in r]
+    assert kl and max(kl) < 1e-10  # steps of 1e-7, not those before they are clipped
     saved = [tensors["ekfac"] for tensors, _ in parts(RunDir.open(tmp_path / "run"))]
     for one in saved:
         assert int(one["layer policy_head/count"]) > 0

@@ -116,7 +116,8 @@ def build(context: Context) -> Level:
     """The level of a context. Object, clutter, background and start have a random stream each: a level without clutter
     is the same level. Raises ValueError if objects of this size do not fit."""
     v, p = _values(context), object_side(context)
-    of_object, of_clutter, of_background, of_start = (np.random.default_rng([context.seed, k]) for k in range(4))
+    seeds = np.random.SeedSequence(context.seed).spawn(4)
+    of_object, of_clutter, of_background, of_start = map(np.random.default_rng, seeds)
     side, targets = int(v["side"]), TARGETS[v["task"]]
     others = np.setdiff1d(np.arange(KINDS), targets)
     there = bool(v["task"] != "detect" or of_object.random() < 0.5)
