@@ -111,8 +111,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         " np.cos(angle * (_NODES - 1) / 2) ** (df - 1))": "the nodes are symmetric and a cosine is even",
         "t_quantile: ).inv_cdf((1 + level) / 2) -> ).inv_cdf((1 + level) / 3)": "Newton's method starts elsewhere",
         "_widened: mial.legendre.leggauss(32) -> mial.legendre.leggauss(33)": "both are exact to the last digits",
-        "label_permutation_test: (shuffled >= observed - 1e-12).sum()) / (1 + perm -> "
-        "(shuffled >= observed - 2e-12).sum()) / (1 + perm": _TIES,
         "page_trend_test: m((1, 2)) >= observed - 1e-09).sum()) / (1 + perm -> "
         "m((1, 2)) >= observed - 2e-09).sum()) / (1 + perm": _TIES,
         "page_trend_test: * weights).sum((1, 2)) >= observed - 1e-09).sum() -> "

@@ -16,7 +16,8 @@ from gala.commands.suggest_lr import _curvature_text
 from gala.config.parse import parse_config
 from gala.config.schema import NormalizeConfig
 from gala.diagnostics.lr_evidence import measure
-from gala.evaluation.frozen import _return_moments, load_frozen
+from gala.evaluation.frozen import load_frozen
+from gala.evaluation.load import pooled_return_moments
 from gala.optim.lr_scaling import suggest
 from gala.rl.normalise import RunningMoments
 from gala.runs.run_dir import RunDir
@@ -90,10 +91,10 @@ def test_rewards_are_scaled_by_the_returns_of_all_learners_that_average(run):
     everyone = RunningMoments.pooled(np.stack(moments), ())
     meta = run_dir.checkpoint_meta("latest")
     each = {rank: {"return_moments": {"packed": torch.from_numpy(m)}} for rank, m in enumerate(moments)}
-    assert _return_moments(meta, each, True).std == pytest.approx(everyone.std)
-    assert _return_moments({"moments": []}, {0: each[0]}, False).std == RunningMoments.unpack(moments[0], ()).std
+    assert pooled_return_moments(meta, each, True).std == pytest.approx(everyone.std)
+    assert pooled_return_moments({"moments": []}, {0: each[0]}, False).std == RunningMoments.unpack(moments[0], ()).std
     gone = {"moments": [[9.0], [0.5, 0.5, *moments[1]]]}  # a learner that has left, with another normaliser's before
-    assert _return_moments(gone, {0: each[0]}, True).std == pytest.approx(everyone.std)
+    assert pooled_return_moments(gone, {0: each[0]}, True).std == pytest.approx(everyone.std)
     frozen = load_frozen(changed(run, normalize=NormalizeConfig(reward="scale")), "latest", envs=2, batches=1, seed=1)
     reward = load_frozen(changed(run, normalize=NormalizeConfig(reward="none")), "latest", envs=2, batches=1, seed=1)
     raw = reward.rollouts[0].reward

@@ -6,9 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,9 +14,8 @@ from gala.build.envs import Spaces, make_env
 from gala.build.learning import entropy_coefficient, learning_rate, make_reward_shaper
 from gala.config.derived import averages_parameters, scheduled
 from gala.config.schema import A2CConfig, Config, OptimConfig
-from gala.evaluation.load import load_policy
+from gala.evaluation.load import load_policy, pooled_return_moments
 from gala.models.actor_critic import ActorCritic
-from gala.rl.normalise import RunningMoments
 from gala.rl.rollout import Collector, Rollout
 from gala.runs.run_dir import RunDir
 
@@ -69,7 +66,7 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
         parts = {rank: run_dir.load_part(checkpoint, f"learner{rank}")[0] for rank in ranks}
         shape_reward, scaler = make_reward_shaper(dataclasses.replace(config, envs_per_learner=envs))
         if scaler is not None:
-            scaler.applied = _return_moments(meta, parts, averages_parameters(config))
+            scaler.applied = pooled_return_moments(meta, parts, averages_parameters(config))
         collector = Collector(
             env,
             config.a2c.num_steps,
@@ -94,14 +91,6 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
         entropy_coefficient(config)(progress),
         _deviations(run_dir, policy) if len(parts) > 1 else (),
     )
-
-
-def _return_moments(meta: dict[str, Any], parts: dict[int, Any], averaged: bool) -> RunningMoments:
-    """What rewards were divided by: the moments of all learners pooled where they average, else the first one's."""
-    packed = {rank: part["return_moments"]["packed"].numpy() for rank, part in parts.items()}
-    size = len(next(iter(packed.values())))  # those of returns are the last of what a learner publishes
-    gone = [np.asarray(row[-size:]) for rank, row in enumerate(meta["moments"]) if averaged and rank not in packed]
-    return RunningMoments.pooled(np.stack([*packed.values(), *gone]), ())
 
 
 def _deviations(run_dir: RunDir, policy: ActorCritic) -> list[tuple[float, float]]:

@@ -64,6 +64,35 @@ def load_policy(
     return policy.eval(), normalizer
 
 
+def return_scale(run_dir: RunDir, checkpoint: str) -> float | None:
+    """What V of a checkpoint is multiplied by, to be in units of the environment's rewards.
+
+    The frozen standard deviation of ``ReturnScaler`` with ``normalize.reward=scale`` (see ``return_moments``), else 1;
+    None for ``sign``: returns of signs of rewards cannot be turned into returns. Where rewards of ``scale`` were cut
+    (``normalize.reward_clip``), V knows of the cut ones.
+    """
+    kind = run_dir.config.normalize.reward
+    if kind == "scale":
+        return float(return_moments(run_dir, checkpoint).std)
+    return None if kind == "sign" else 1.0
+
+
+def return_moments(run_dir: RunDir, checkpoint: str) -> RunningMoments:
+    """The statistics by which rewards are scaled at a checkpoint of ``normalize.reward=scale``."""
+    meta, averaged = run_dir.checkpoint_meta(checkpoint), averages_parameters(run_dir.config)
+    ranks = meta["ranks"] if averaged else meta["ranks"][:1]
+    parts = {rank: run_dir.load_part(checkpoint, f"learner{rank}")[0] for rank in ranks}
+    return pooled_return_moments(meta, parts, averaged)
+
+
+def pooled_return_moments(meta: dict[str, Any], parts: dict[int, Any], averaged: bool) -> RunningMoments:
+    """What rewards were divided by: the moments of all learners pooled where they average, else the first one's."""
+    packed = {rank: part["return_moments"]["packed"].numpy() for rank, part in parts.items()}
+    size = len(next(iter(packed.values())))  # those of returns are the last of what a learner publishes
+    gone = [np.asarray(row[-size:]) for rank, row in enumerate(meta["moments"]) if averaged and rank not in packed]
+    return RunningMoments.pooled(np.stack([*packed.values(), *gone]), ())
+
+
 def checkpoint_hash(run: RunDir, checkpoint: str) -> str:
     """A hash of the hashes of all files of a checkpoint."""
     files = run.checkpoint_meta(checkpoint)["files"]

@@ -187,16 +187,6 @@ def verdict(interval: Interval, delta: float) -> Verdict:
     return "OVERFIT" if interval.low > 0 else "INCONCLUSIVE"
 
 
-def label_permutation_test(train: ArrayLike, test: ArrayLike, *, permutations: int = 999, seed: int = 0) -> float:
-    """One-sided p-value of mean(train) > mean(test) over contexts, whose labels are shuffled."""
-    a, b = (np.asarray(x, np.float64).ravel() for x in (train, test))
-    both, rng = np.concatenate([a, b]), np.random.default_rng(seed)
-    order = rng.permuted(np.tile(np.arange(len(both)), (permutations, 1)), axis=1)
-    shuffled = both[order[:, : len(a)]].mean(1) - both[order[:, len(a) :]].mean(1)
-    observed = a.mean() - b.mean()
-    return float((1 + (shuffled >= observed - 1e-12).sum()) / (1 + permutations))
-
-
 def page_trend_test(scores: ArrayLike, *, permutations: int = 9999, seed: int = 0) -> float:
     """Page's test that scores ``[runs, treatments]`` fall from left to right: p-value by permutation within runs.
 

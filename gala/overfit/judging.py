@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ from gala_envs.contexts import ContextSet
 from gala_envs.contextual_env import ContextualEnv
 from gala_envs.families import make_family
 from gala_envs.families.solved import solved_return
-from gala_envs.for_gymnasium import read_log
-from gala_envs.identity import identity
 
 from gala.build.envs import Spaces
 from gala.build.trust import check_trusted, family_code, named_code
+from gala.config.schema import Config
 from gala.diagnostics.overfitting.episodes import Row, evaluate
 from gala.diagnostics.overfitting.policies import JudgedPolicy, RandomPolicy
 from gala.diagnostics.overfitting.python_policies import python_policies
 from gala.diagnostics.overfitting.torch_policy import TorchPolicy
-from gala.evaluation.load import load_policy
+from gala.evaluation.load import load_policy, return_scale
+from gala.overfit.leakage import check_reference_run
 from gala.overfit.options import JudgeOptions
 from gala.runs.run_dir import RunDir
 
@@ -40,66 +40,23 @@ def spaces_of(contexts: ContextSet, expose: bool = False) -> Spaces:
         env.close()
 
 
-def trained_on(run: RunDir, checkpoint: str) -> dict[str, int]:
-    """Id of each MDP that the learners of a run have played -> number of episodes."""
-    counts: dict[str, int] = {}
-    for rank in run.checkpoint_meta(checkpoint)["ranks"]:
-        for uid, n in run.load_part(checkpoint, f"learner{rank}")[1].get("contexts", {}).items():
-            counts[uid] = counts.get(uid, 0) + n
-    return counts
-
-
-def check_training(run: RunDir, checkpoint: str, sets: Mapping[str, ContextSet]) -> None:
-    """Raises ValueError if the run has seen any MDP of another set, or none that could be checked."""
-    seen = trained_on(run, checkpoint)
-    if not seen:
-        raise ValueError(f"{run.path} was not trained on contexts, so nobody can tell train from test in its score")
-    for name, contexts in sets.items():
-        if name != "train" and (leaked := set(seen) & set(contexts.uids)):
-            raise ValueError(
-                f"{run.path} has trained on {len(leaked)} MDPs of the {name} set ({min(leaked)}: "
-                f"{seen[min(leaked)]} episodes): its score there would measure nothing"
-            )
-    if foreign := set(seen) - set(sets["train"].uids):
-        raise ValueError(f"{run.path} has trained on {len(foreign)} MDPs outside the train set ({min(foreign)}, ...)")
-
-
-def check_oracle(run: RunDir, checkpoint: str, test: ContextSet) -> None:
-    """Raises ValueError unless the run has trained on test MDPs and on no others."""
-    seen = set(trained_on(run, checkpoint))
-    if not seen or (others := seen - set(test.uids)):
-        told = f"{len(others)} others ({min(others)}, ...)" if seen else "no context that it has recorded"
-        raise ValueError(f"oracle={run.path} must have trained on test MDPs and no others; it has trained on {told}")
-
-
-def check_played(logs: str, sets: Mapping[str, ContextSet]) -> None:
-    """As ``check_training``, for logs of ``gala_envs.as_gymnasium``, by commas."""
-    family = make_family(sets["train"].family)
-    for path in filter(None, logs.split(",")):
-        played = read_log(path)
-        if any(c.family != family.name for c in played):
-            raise ValueError(f"{path} is of another family than {family.name}")
-        seen = {identity(family, c) for c in played}
-        for name, contexts in sets.items():
-            leaked = [c.uid for c in contexts if identity(family, c) in seen]
-            if name != "train" and leaked:
-                raise ValueError(f"{path}: {len(leaked)} MDPs of the {name} set were trained on ({leaked[0]}, ...)")
-        if foreign := seen - {identity(family, c) for c in sets["train"]}:
-            raise ValueError(f"{path}: {len(foreign)} MDPs outside the train set were trained on")
-
-
 def load_agent(run: RunDir, contexts: ContextSet, judging: JudgeOptions, checkpoint: str = "") -> TorchPolicy:
-    """The run's policy. Raises ValueError if it was trained on another observation space than these contexts have."""
+    """The run's policy, with V in units of the environment's rewards, or without it (``return_scale``).
+
+    Raises:
+        ValueError: it was trained on another observation space than these contexts have, or names code of others.
+    """
     named = named_code(run.config) | family_code(contexts.family)
     check_trusted(named, run.path, trust=judging.trust, remedy="add judge.trust=true")
     spaces = spaces_of(contexts, run.config.env.expose)
     network, normalizer = load_policy(run, run.config, spaces, checkpoint or judging.checkpoint, "consensus")
-    return TorchPolicy(network, normalizer, spaces.action, judging.act == "greedy")
+    scale = return_scale(run, checkpoint or judging.checkpoint)
+    return TorchPolicy(network, normalizer, spaces.action, judging.act == "greedy", scale)
 
 
-def env_options(run: RunDir) -> dict[str, Any]:
+def env_options(config: Config) -> dict[str, Any]:
     """Options of the environments in which a run is judged: its training's, without the noise of training."""
-    return {"expose": run.config.env.expose, "max_episode_steps": run.config.env.max_episode_steps}
+    return {"expose": config.env.expose, "max_episode_steps": config.env.max_episode_steps}
 
 
 def normalizer_hash(policy: JudgedPolicy) -> str:
@@ -143,36 +100,68 @@ def try_policy(policy: JudgedPolicy, contexts: ContextSet) -> None:
         env.close()
 
 
-def baselines(sets: Sequence[ContextSet], judging: JudgeOptions, head: Row) -> list[Row]:
+def check_reference(
+    judging: JudgeOptions, sets: Sequence[ContextSet], runs: Sequence[RunDir] = (), limit: int = 0
+) -> None:
+    """Raises ValueError, before anything is trained or played, for a reference that cannot be one for these sets and
+    ``runs``: nobody knows the best return, there is no such function, or ``leakage.check_reference_run``."""
+    if judging.reference == "optimal" and not optimum_is_known(sets[0], limit):
+        raise ValueError(_nobody_knows(sets[0], limit))
+    if (run := reference_run(judging)) is not None:
+        check_reference_run(run, judging.checkpoint, sets, runs)
+        load_agent(run, sets[0], judging)
+    elif judging.reference not in ("auto", "optimal", "random"):
+        try_policy(python_policies(judging.reference, 1, spaces_of(sets[0]).action)[0], sets[0])
+
+
+def reference_run(judging: JudgeOptions) -> RunDir | None:
+    """The run that ``reference=`` names; None where it names something else."""
+    return RunDir.open(judging.reference) if (Path(judging.reference) / "config.yaml").is_file() else None
+
+
+def optimum_is_known(contexts: ContextSet, limit: int = 0) -> bool:
+    """Whether the family tells the best return. It knows nothing of a ``limit`` of the user's own on the steps."""
+    return not limit and make_family(contexts.family).optimal_return(contexts.contexts[0]) is not None
+
+
+def _nobody_knows(contexts: ContextSet, limit: int) -> str:
+    within = f" within env.max_episode_steps={limit}" if limit else ""
+    return f"reference=optimal: nobody knows the best return of {contexts.family}{within}"
+
+
+def baselines(sets: Sequence[ContextSet], judging: JudgeOptions, head: Row, limit: int = 0) -> list[Row]:
     """Rows of the uniformly random policy, and of the reference: the best return where the family knows it
     (``optimal``; ``auto`` where it does), a function ``module:function`` or the directory of a run.
+
+    Args:
+        limit: ``max_episode_steps`` of those that are judged, which holds for both; a run observes as it was trained.
 
     Raises:
         ValueError: there is no such reference.
     """
-    space = spaces_of(sets[0]).action
+    space, within = spaces_of(sets[0]).action, {"max_episode_steps": limit}
     often = dataclasses.replace(judging, episodes=max(judging.episodes, RANDOM_EPISODES))
-    reference, rows = judging.reference, judge(RandomPolicy(space), sets, often, head | {"policy": "random"})
-    if reference == "random":
+    rows = judge(RandomPolicy(space), sets, often, head | {"policy": "random"}, **within)
+    if judging.reference == "random":
         return rows
-    if reference in ("auto", "optimal"):
-        known = [optimal_rows(contexts, head) for contexts in sets]
-        if reference == "optimal" and not all(known):
-            raise ValueError(f"reference=optimal: nobody knows the best return of {sets[0].family}")
+    if judging.reference in ("auto", "optimal"):
+        known = [] if limit else [optimal_rows(contexts, head) for contexts in sets]
+        if judging.reference == "optimal" and not (known and all(known)):
+            raise ValueError(_nobody_knows(sets[0], limit))
         return rows + [row for best in known for row in best if all(known)]
-    policy: JudgedPolicy
-    if (Path(reference) / "config.yaml").is_file():
-        policy = load_agent(RunDir.open(reference), sets[0], judging)
-    else:
-        policy = python_policies(reference, 1, space)[0]
-    return rows + judge(policy, sets, judging, head | {"policy": "reference"})
+    run, policy_head = reference_run(judging), head | {"policy": "reference"}
+    if run is None:
+        return rows + judge(python_policies(judging.reference, 1, space)[0], sets, judging, policy_head, **within)
+    options = env_options(run.config) | within
+    return rows + judge(load_agent(run, sets[0], judging), sets, judging, policy_head, **options)
 
 
-def solved(family: str, judging: JudgeOptions) -> dict[str, Any] | None:
-    """{return, source} of the return that counts as all of the task: what the user gave, or Gymnasium's."""
+def solved(family: str, judging: JudgeOptions, limit: int = 0) -> dict[str, Any] | None:
+    """{return, source} of the return that counts as all of the task: what the user gave, or Gymnasium's, which is of
+    the task with its own limit on the steps."""
     if judging.solved is not None:
         return {"return": judging.solved, "source": "given by the user"}
-    known = solved_return(family)
+    known = None if limit else solved_return(family)
     return None if known is None else {"return": known.value, "source": known.source}
 
 
@@ -204,7 +193,9 @@ def curves(run: RunDir, sets: Sequence[ContextSet], judging: JudgeOptions, head:
         env_steps = int(run.checkpoint_meta(name)["env_steps"])
         for contexts in sets:
             policy = load_agent(run, contexts, judging, name)
-            played = evaluate(policy, contexts.take(CURVE_CONTEXTS), episodes=1, seed=judging.seed, **env_options(run))
+            played = evaluate(
+                policy, contexts.take(CURVE_CONTEXTS), episodes=1, seed=judging.seed, **env_options(run.config)
+            )
             mean = float(np.mean([row["return"] for row in played]))
             rows.append(head | {"env_steps": env_steps, "set": contexts.split, "return": mean})
     return sorted(rows, key=lambda row: (row["set"], row["env_steps"]))

@@ -23,10 +23,12 @@ def read_scores(path: str | Path) -> list[Row]:
     """One row per episode: the columns run, context, set (train, val, test or extrap) and return.
 
     ``policy`` (agent, random or reference) may name baselines on the same contexts, ``success`` (0 or 1) tells whether
-    the task was solved; every other column is part of the condition, each of which gets a gap of its own.
+    the task was solved; every other column is part of the condition, each of which gets a gap of its own; where it
+    is blank it is no part. Baselines without a condition are set beside all agents.
 
     Raises:
-        ValueError: naming the line: a column or value is missing or impossible, or a context is in two sets.
+        ValueError: naming the line: a column or value is missing or impossible, or a context is in two sets; or a
+            baseline has a condition that no agent has.
     """
     table = _read(path, NEEDED)
     conditions = [name for name in table[0] if name not in KNOWN]
@@ -39,7 +41,7 @@ def read_scores(path: str | Path) -> list[Row]:
             wanted = f"policy {shortened(policy)!r} is none of {', '.join(POLICIES)}" if name in SETS else ""
             raise ValueError(f"{path}:{k}: {wanted or f'set {shortened(name)!r} is none of ' + ', '.join(SETS)}")
         run = -1 if policy != "agent" else runs.setdefault(given["run"], len(runs))
-        condition = ", ".join(f"{c}={given[c]}" for c in conditions)
+        condition = ", ".join(f"{c}={given[c]}" for c in conditions if given[c])
         if name != where.setdefault((condition, given["context"]), name):
             other = where[condition, given["context"]]
             both = f"{shortened(given['context'])} is in the {other} and in the {name} set"
@@ -51,7 +53,16 @@ def read_scores(path: str | Path) -> list[Row]:
         blank: Row = {"length": 0, "value": None, "discounted": None, "entropy": None, "params": {}, "episode": 0}
         score = _number(given["return"], f"{path}:{k}: return")
         rows.append(head | blank | {"return": score, "success": SUCCESS[success.lower()] if success else None})
+    _check_conditions(path, rows)
     return _with_sizes(rows)
+
+
+def _check_conditions(path: str | Path, rows: Sequence[Row]) -> None:
+    """Raises ValueError for a baseline that would be set beside no agent: one of a condition that no agent has."""
+    known = {row["condition"] for row in rows if row["policy"] == "agent"} | {""}
+    if odd := [row for row in rows if row["condition"] not in known]:
+        told = f"{odd[0]['policy']} rows of {shortened(odd[0]['condition'])}, which no agent has"
+        raise ValueError(f"{path} has {told}; give them a condition of the agents, or none, for all of them")
 
 
 def _with_sizes(rows: list[Row]) -> list[Row]:

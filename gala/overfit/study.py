@@ -22,26 +22,36 @@ from gala.runs.run_dir import versions
 
 Row = dict[str, Any]
 SETS = ("train", "val", "test", "extrap")
+FEWEST_TEST = 2
+"""MDPs of a test set: of one alone it is not known how much another would differ."""
 _MAX_BYTES = 2**30
 """A table has a row of some 400 bytes per episode."""
+_TERMS = ("sets", "solved", "settings", "delta", "mode")
+"""A study has one of each: rows on other terms do not belong to it."""
+_FOUND = ("done", "checkpoints", "audit", "controls", "normaliser")
+"""What is written into the header while a study is made."""
 _REMEDY = "draw any set of that family with `gala overfit split`"
 
 
 class Study:
-    """Appends rows and keeps ``study.json`` true. An unfinished study is continued by the command that began it."""
+    """Appends rows and keeps ``study.json`` true. The command that began a study makes it again, or goes on with it."""
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path, self.meta = path, meta
 
     @classmethod
-    def create(cls, path: str | Path, meta: Mapping[str, Any]) -> Study:
-        """A new study, or the unfinished one of the same command at ``path``.
+    def create(cls, path: str | Path, meta: Mapping[str, Any], *, resumes: bool = False) -> Study:
+        """A new study, or, at ``path``, the one of the same command: begun anew, with today's header and no rows, or as
+        far as it has come (``resumes``), if it is of the same sets.
 
         Raises:
-            ValueError: another study, or anything else, is there.
+            ValueError: another study, or anything else, is there; or one to be resumed was begun with other sets or on
+                other terms, so that its rows do not go with those that are to come.
         """
         path = Path(path)
         known = path / "study.json"
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        study = cls(path, {"created": stamp, "versions": versions(), "notes": [], **meta})
         if known.is_file():
             old = read_json(known)
             if not isinstance(old, dict):
@@ -49,14 +59,37 @@ class Study:
             if old.get("command") != meta["command"]:
                 held = shortened(str(old.get("command")))
                 raise ValueError(f"{path} holds another study ({held}); choose another out=DIRECTORY")
-            return cls(path, old)
-        if path.exists() and any(path.iterdir()):
+            if resumes:
+                study._resume(old)
+            else:
+                study._forget(old)
+        elif path.exists() and any(path.iterdir()):
             raise ValueError(f"{path} is not empty and holds no study; choose another out=DIRECTORY")
         path.mkdir(parents=True, exist_ok=True)
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        study = cls(path, {"created": stamp, "versions": versions(), "notes": [], **meta})
         study.save()
         return study
+
+    def _resume(self, old: Mapping[str, Any]) -> None:
+        """Take up what was found so far, under a header that is true of all rows."""
+        new = json.loads(json.dumps(self.meta))
+        if odd := [name for name in _TERMS if name in old and name in new and old[name] != new[name]]:
+            raise ValueError(
+                f"{self.path} was begun with other {odd[0]} than this command gives now; choose another out=DIRECTORY"
+            )
+        kept = {name: old[name] for name in ("created", "versions", *_FOUND) if name in old}
+        notes = [*old.get("notes", []), *(text for text in new["notes"] if text not in old.get("notes", []))]
+        self.meta = {**new, **kept, "notes": notes}
+        was = old.get("versions") or {}
+        if changed := [f"{k} {v} (was {was.get(k)})" for k, v in new["versions"].items() if v != was.get(k)]:
+            self.meta["notes"].append(f"continued with {', '.join(changed)}")
+
+    def _forget(self, old: Mapping[str, Any]) -> None:
+        """Remove the rows of an earlier time: all of them are made again, by what the runs and sets are now."""
+        stale = ["rows.jsonl", "curves.jsonl"]
+        if old.get("sets") != json.loads(json.dumps(self.meta["sets"])):
+            stale.append("surprise.jsonl")
+        for name in stale:
+            (self.path / name).unlink(missing_ok=True)
 
     def save(self) -> None:
         write_atomically(self.path / "study.json", (json.dumps(self.meta, indent=1) + "\n").encode())
@@ -98,7 +131,7 @@ def read_sets(folder: str | Path, *, overlapping: bool = False, trust: bool = Fa
 
     Raises:
         ValueError: no training or no test set, sets of several families, a family of code that this user has not used
-            here, or, unless they are to be audited (``overlapping``), sets with an MDP in common.
+            here, or, unless they are to be audited (``overlapping``), one test MDP or sets with an MDP in common.
     """
     folder = Path(folder)
     sets = {name: ContextSet.read(folder / f"{name}.json") for name in SETS if (folder / f"{name}.json").is_file()}
@@ -111,6 +144,9 @@ def read_sets(folder: str | Path, *, overlapping: bool = False, trust: bool = Fa
         raise ValueError(f"{folder}: the sets belong to several families: {', '.join(sorted(families))}")
     check_trusted(family_code(sets["train"].family), folder, trust=trust, remedy=_REMEDY)
     if not overlapping:
+        if len(sets["test"]) < FEWEST_TEST:
+            told = f"{folder / 'test.json'} holds {len(sets['test'])} MDP; a gap needs at least {FEWEST_TEST} test MDPs"
+            raise ValueError(f"{told}: draw them with `gala overfit split`")
         assert_disjoint(list(sets.values()))
     return sets
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +13,15 @@ from typing import NamedTuple
 from gala_envs.contexts import ContextSet, Family, Scalar
 from gala_envs.splits import split
 
+from gala.build.auto import fitted_config
+from gala.config.schema import Config
 from gala.evaluation.load import checkpoint_hash
-from gala.experiments.jobs import TrainingJob, train_all
-from gala.overfit.judging import (
-    baselines,
-    check_training,
-    curves,
-    env_options,
-    judge,
-    load_agent,
-    solved,
-)
+from gala.experiments.jobs import TrainingJob, check_settings, train_all
+from gala.overfit.header import header
+from gala.overfit.judging import baselines, curves, env_options, judge, load_agent
+from gala.overfit.leakage import check_training
 from gala.overfit.options import SweepOptions
-from gala.overfit.study import Study, describe_sets
+from gala.overfit.study import FEWEST_TEST, Study
 from gala.processes.resources import available_cores
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
@@ -79,8 +74,12 @@ def check(options: SweepOptions, family: Family) -> None:
     """Raises ValueError for what cannot give a verdict."""
     if options.runs < 3:
         raise ValueError(f"runs={options.runs}: an interval over training runs needs at least 3")
-    if not options.n or min(options.n) < 1 or options.test < 1:
-        raise ValueError("n wants numbers of training MDPs, at least 1 each, and test at least 1")
+    if not options.n or min(options.n) < 1:
+        raise ValueError("n wants numbers of training MDPs, at least 1 each")
+    if options.test < FEWEST_TEST:
+        raise ValueError(
+            f"test={options.test} must be at least {FEWEST_TEST}: of one MDP it is not known how others differ"
+        )
     if options.flip and "flip" not in family.parameters:
         raise ValueError(f"{family.name} has no parameter flip; its rewards cannot be randomised")
     if any(not 0 <= p <= 1 for p in options.flip):
@@ -113,12 +112,26 @@ def draw(
     ]
 
 
+def config_of(family: Family, words: Sequence[str]) -> Config:
+    """The settings that all trainings of a sweep have in common. Raises ValueError in one line."""
+    return fitted_config((*words, f"env.id={family.name}"))
+
+
+def _keep(contexts: ContextSet, path: Path) -> None:
+    """Writes a set once. Raises ValueError if another set is there: runs on it do not belong to this study."""
+    if not path.is_file():
+        contexts.write(path)
+    elif ContextSet.read(path).sha256 != contexts.sha256:
+        raise ValueError(f"{path} holds another set than this command draws now; choose another out=DIRECTORY")
+
+
 class Sweep:
     """A sweep that can be cut off at any time and goes on where it was."""
 
     def __init__(self, study: Study, family: Family, options: SweepOptions, drawn: Drawn, words: Sequence[str]) -> None:
         self.study, self.family, self.options, self.words = study, family, options, tuple(words)
         self.judging, self.conditions, self.drawn = options.judge, conditions(options), drawn
+        self.limit = config_of(family, words).env.max_episode_steps
 
     def cells(self) -> list[Cell]:
         """Run by run, so that a budget leaves whole runs."""
@@ -131,18 +144,17 @@ class Sweep:
     def job(self, cell: Cell) -> TrainingJob:
         """Writes the training set of a cell."""
         path = self.study.path / "sets" / f"{cell.name}.json"
-        if not path.is_file():
-            self.train_set(cell).write(path)
+        _keep(self.train_set(cell), path)
         words = (*self.words, *cell.condition.words, f"env.id={self.family.name}", f"env.contexts={path}")
         return TrainingJob(self.study.path / "runs" / cell.name, (*words, f"seed={cell.run + 1}"))
 
     def run(self, say: Say) -> None:
         """Trains and judges all cells, within the budget if there is one."""
         for name, (test, _) in self.drawn.items():
-            path = self.study.path / "sets" / f"{slug(name)}test.json"
-            if not path.is_file():
-                test.write(path)
+            _keep(test, self.study.path / "sets" / f"{slug(name)}test.json")
         cells, cores = self.cells(), self.options.jobs or available_cores()
+        begun = [cell for cell in cells if (self.study.path / "runs" / cell.name / "config.yaml").is_file()]
+        check_settings([self.job(cell) for cell in begun])
         seconds = budget_s(self.judging.budget)
         if seconds:
             cells = self._afford(cells, seconds, cores, say)
@@ -174,7 +186,7 @@ class Sweep:
         if part not in self.study.done():
             test, pools = self.drawn[condition.name]
             head = {"run": -1, "n_train": None, "condition": condition.name}
-            self.study.append(part, baselines([test, *pools], self.judging, head))
+            self.study.append(part, baselines([test, *pools], self.judging, head, self.limit))
 
     def _judge(self, cell: Cell) -> None:
         if cell.name in self.study.done():
@@ -185,37 +197,21 @@ class Sweep:
         head = {"run": cell.run, "n_train": cell.n, "condition": cell.condition.name}
         agent = load_agent(run, train, self.judging)
         agent_head = head | {"policy": "agent"}
-        rows = judge(agent, [train, test], self.judging, agent_head, run.config.a2c.gamma, **env_options(run))
+        rows = judge(agent, [train, test], self.judging, agent_head, run.config.a2c.gamma, **env_options(run.config))
         self.study.meta["checkpoints"][cell.name] = checkpoint_hash(run, self.judging.checkpoint)
         self.study.append(cell.name, rows, curves(run, [train, test], self.judging, head))
 
 
 def open_study(
-    family: Family, options: SweepOptions, command: str, settings: Mapping[str, Scalar], drawn: Drawn
+    options: SweepOptions, command: str, settings: Mapping[str, Scalar], drawn: Drawn, config: Config
 ) -> Study:
-    """The new or unfinished study of these options."""
+    """The new or unfinished study of these options; ``config``: of its trainings."""
     protocol = "flip" if options.flip else "compare" if options.algos else "sweep"
     test, pools = next(iter(drawn.values()))
     sets = {"train": pools[0], "test": test}
-    meta = {
-        "protocol": protocol,
-        "family": family.name,
-        "command": command,
-        "sets": describe_sets(sets),
-        "delta": options.judge.delta,
-        "solved": solved(family.name, options.judge),
-        "mode": options.judge.act,
-        "expose": False,
-        "selection": f"{options.judge.checkpoint} checkpoint",
-        "normaliser": "frozen",
-        "checkpoints": {},
-        "budget": options.judge.budget or None,
-        "audit": None,
-        "controls": None,
-        "design": "a fresh training set for each run; one test set for all",
-        "settings": dict(settings),
-    }
-    return Study.create(Path(options.out), json.loads(json.dumps(meta)))
+    more = {"design": "a fresh training set for each run; one test set for all", "settings": dict(settings)}
+    meta = header(protocol, command, sets, options.judge, [config], normaliser="frozen", **more)
+    return Study.create(Path(options.out), meta, resumes=True)
 
 
 def budget_s(text: str) -> float:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gala.diagnostics.overfitting import oracle, surprise
-from gala.diagnostics.overfitting.generalisation import SIGN, GapGroup, judge
-from gala.experiments.statistics import verdict
+from gala.diagnostics.overfitting.generalisation import SIGN, GapGroup, judge, verdict_on
 from gala.plain_yaml import parse_json, read_json
 from gala.reports.figures import figure_with_axes, save
 from gala.reports.overfitting_figures import PANELS, Study
@@ -45,7 +44,8 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
 
 def _judge(rows: list[dict[str, Any]], meta: dict[str, Any]) -> dict[str, Any]:
     solved = (meta.get("solved") or {}).get("return")
-    return judge(rows, delta=meta["delta"], solved=solved, random=meta.get("random"))
+    stress = meta.get("protocol") == "stress"
+    return judge(rows, delta=meta["delta"], solved=solved, random=meta.get("random"), stress=stress)
 
 
 def lines(study: Study) -> list[str]:
@@ -91,13 +91,15 @@ def why(study: Study) -> str:
     # The two scores alone would contradict a verdict that comes from the adjustment.
     if head.refusals:
         return f"no verdict: {head.refusals[0]}"
-    adjusted = head.adjusted and verdict(head.normalised, delta) != head.verdict
+    adjusted = head.adjusted and verdict_on(head.normalised, delta, in_return=head.in_return) != head.verdict
     scores = f"it scores {train:.3g} on training MDPs and {test:.3g} on others: "
     scores += "next to the reference, " if adjusted else ""
     if study.result["verdict"] == "OVERFIT":
         return f"{scores}part of it was memorised"
     if study.result["verdict"] == "NO-GAP":
         return f"{scores}the same, within delta"
+    if head.in_return and head.judged.low == head.judged.high == 0.0:
+        return f"{scores}equal, but without a scale nobody knows whether anything was learned"
     if head.judged.high < 0:
         return f"{scores}better on others; are the training MDPs harder?"
     return f"{scores}too few runs or MDPs to tell"
@@ -241,7 +243,7 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
     )
     facts: dict[str, Any] = {"family": meta["family"], "settings": meta.get("settings"), "created": meta["created"]}
     facts |= {f"{n} set": f"{s['size']} MDPs, sha256 {s['sha256'][:16]}" for n, s in meta["sets"].items()}
-    facts |= {"scale": _scale(head, meta)}
+    facts |= {"scores": meta.get("scores"), "scale": _scale(head, meta)}
     facts |= {"checkpoints": ", ".join(f"{run} {sha}" for run, sha in meta.get("checkpoints", {}).items())}
     facts |= {"versions": ", ".join(f"{k} {v}" for k, v in meta["versions"].items() if v)}
     return PAGE.format(

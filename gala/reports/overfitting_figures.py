@@ -155,7 +155,7 @@ def capacity(study: Study, axes: Any) -> str | None:
 def values(study: Study, axes: Any) -> str | None:
     rows = [r for r in study.agents() if r["value"] is not None and r["discounted"] is not None]
     if not rows:
-        return "the policy has no value function"
+        return f"V(s0) is left out: {why}" if (why := study.meta.get("values")) else "the policy has no value function"
     rng = np.random.default_rng(0)
     for name in ("train", "test"):
         points = np.array([(r["discounted"], r["value"]) for r in rows if r["set"] == name])

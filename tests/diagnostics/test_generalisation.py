@@ -80,7 +80,7 @@ def test_conditions_of_a_study_share_the_scale_and_what_has_not_learned_gets_no_
     able = rows(lambda name, k, run: 10.0, baselines=False, condition="algo=a2c")
     unable = rows(lambda name, k, run: 1.0 if name == "train" else 0.8, baselines=False, condition="algo=gala")
     stressed = rows(lambda name, k, run: 50.0, baselines=False, condition="sticky=0.5")
-    a2c, gala, _ = judge(able + unable + stressed, solved=10.0)["groups"]
+    a2c, gala, _ = judge(able + unable + stressed, solved=10.0, stress=True)["groups"]
     assert a2c.scale == gala.scale == 10.0 and gala.normalised.estimate == pytest.approx(0.02)
     assert gala.train_normalised == pytest.approx(0.1)
     assert any("has learned 10% of the task" in w for w in gala.warnings)
@@ -125,7 +125,7 @@ def test_sizes_with_other_runs_have_no_trend_and_few_shared_mdps_are_warned_of()
 def test_changes_of_the_mdp_are_robustness_and_get_no_verdict():
     base = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"])
     sticky = rows(lambda name, k, run: 0.0, condition="sticky=0.25", baselines=False)
-    found = judge(base + sticky)
+    found = judge(base + sticky, stress=True)
     assert [g.verdict for g in found["groups"]] == ["NO-GAP", None] and found["verdict"] == "NO-GAP"
 
 
@@ -278,7 +278,7 @@ def test_a_stress_test_has_the_plain_baselines_and_any_other_condition_its_own()
     plain = rows(lambda name, k, run: 1.0)
     stressed = rows(lambda name, k, run: 9.0 if name == "train" else 1.0, condition="sigma=0.5", random=-9.0)
     noisy = rows(lambda name, k, run: 1.0 if name == "train" else 0.5, condition="algo=gala", random=-1.0)
-    found = judge(plain + stressed + noisy)
+    found = judge(plain + stressed + noisy, stress=True)
     base, own, robust = found["groups"]
     assert [g.condition for g in found["groups"]] == ["", "algo=gala", "sigma=0.5"]
     assert (base.scale, robust.scale) == (1.0, 1.0) and robust.robustness and not own.robustness

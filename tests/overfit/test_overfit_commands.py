@@ -203,7 +203,7 @@ def test_an_optimum_that_is_known_stays_the_reference(tmp_path):
     for name, contexts in sets.items():
         contexts.write(tmp_path / f"{name}.json")
     (tmp_path / "reference" / "run0" / "checkpoints" / "latest").mkdir(parents=True)
-    assert with_reference(JudgeOptions(), tmp_path) == JudgeOptions()
+    assert with_reference(JudgeOptions(), tmp_path, sets) == JudgeOptions()
 
 
 def test_runs_that_are_there_with_other_settings_are_refused_and_those_with_the_same_are_counted(trained, capsys):
@@ -280,6 +280,10 @@ def test_a_sweep_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(capsy
         (["sweep"], "name a family first"),
         (["sweep", "maze", "runs=2"], "needs at least 3"),
         (["sweep", "maze", "n=0"], "at least 1 each"),
+        (["sweep", "maze", "test=1"], "test=1 must be at least 2"),
+        (["sweep", "classic:CartPole-v1", "reference=optimal"], "nobody knows the best return of classic:CartPole-v1"),
+        (["sweep", "bits", "env.max_episode_steps=9", "reference=optimal"], "within env.max_episode_steps=9"),
+        (["sweep", "bits", "reference=no_such_module:act"], "there is no module"),
         (["sweep", "maze", "seize=3"], "unknown setting 'seize'; did you mean 'size'"),
         (["sweep", "maze", "size=two"], "size=two wants a number"),
         (["sweep", "maze", "size=4.5"], "size=4.5 wants a whole number"),
@@ -312,11 +316,14 @@ def test_bad_input_gets_one_line(words, message, capsys, tmp_path, monkeypatch):
 
 def test_a_run_without_contexts_cannot_be_judged(capsys, tmp_path, trained):
     assert main(["train", "env.id=CartPole-v1", *TINY, f"run={tmp_path / 'run'}", "log.panel=off"]) == 0
-    code, _, err = run(capsys, "eval", *[tmp_path / "run"] * 3, f"sets={trained / 'sets'}", f"out={tmp_path / 's'}")
+    code, _, err = run(
+        capsys, "eval", tmp_path / "run", *runs_of(trained)[1:], f"sets={trained / 'sets'}", f"out={tmp_path / 's'}"
+    )
     assert code == 2 and "not trained on contexts" in err
     words = [f"sets={trained / 'sets'}", f"reference={tmp_path / 'run'}", f"out={tmp_path / 's'}"]
     code, _, err = run(capsys, "eval", *runs_of(trained), *words)
-    assert code == 2 and "does not fit this environment's spaces" in err and err.count("\n") == 1
+    assert code == 2 and "run was not trained on contexts: whether it knows" in err and err.count("\n") == 1
+    assert not (tmp_path / "s").exists()
 
 
 def test_words_go_to_whom_they_are_for():

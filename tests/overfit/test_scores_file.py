@@ -60,6 +60,59 @@ def test_extra_columns_are_conditions_and_rows_of_baselines_set_the_scale(tmp_pa
     assert (head.scale, head.j_random, head.j_reference) == (500.0, 10.0, 510.0)
 
 
+def judged(folder, capsys, *words):
+    """(exit status, stdout, header, rows) of a judged ``scores.csv``."""
+    code = main(["overfit", "judge", str(folder / "scores.csv"), *words, f"out={folder / 'study'}"])
+    meta = json.loads((folder / "study" / "study.json").read_text())
+    return code, capsys.readouterr().out, meta, (folder / "study" / "rows.jsonl").read_text().splitlines()
+
+
+def test_agents_that_have_earned_nothing_get_no_verdict_for_their_gap_of_nothing(tmp_path, capsys):
+    lines = [f"{r},{name}{k},{name},0" for r in range(4) for name in ("train", "test") for k in range(9)]
+    (tmp_path / "scores.csv").write_text("\n".join(["run,context,set,return", *lines]) + "\n")
+    code, out, _, _ = judged(tmp_path, capsys)
+    told = " ".join(out.split())
+    assert code == 4 and out.startswith("INCONCLUSIVE") and "nobody knows whether anything was learned" in told
+    assert "none is small enough for NO-GAP" in told and max(map(len, out.splitlines()[:-1])) <= 80
+
+
+@pytest.mark.parametrize("name", ["sigma", "sticky", "init_mult", "easier"])
+def test_a_column_with_the_name_of_a_stress_test_is_a_condition_like_any_other(name, tmp_path, capsys):
+    table(tmp_path / "scores.csv", 100.0, extra=",0.5")
+    text = (tmp_path / "scores.csv").read_text()
+    (tmp_path / "scores.csv").write_text(text.replace(",algo", f",{name}"))
+    code, out, _, _ = judged(tmp_path, capsys, "solved=500")
+    assert code == 3 and out.startswith(f"OVERFIT: {name}=0.5, 20 training MDPs")
+    assert "<td>robustness</td>" not in (tmp_path / "study" / "report.html").read_text()
+
+
+def test_baselines_without_a_condition_are_set_beside_all_agents_and_those_of_nobody_are_refused(tmp_path, capsys):
+    table(tmp_path / "scores.csv", 100.0, extra=",ppo,agent")
+    text = (tmp_path / "scores.csv").read_text().replace(",algo", ",algo,policy")
+    (tmp_path / "scores.csv").write_text(text + "x,e0,test,10,,random\nx,e0,test,510,,reference\n")
+    from gala.diagnostics.overfitting.generalisation import judge
+
+    head = judge(read_scores(tmp_path / "scores.csv"))["headline"]
+    assert (head.condition, head.scale, head.j_random) == ("algo=ppo", 500.0, 10.0)
+    (tmp_path / "scores.csv").write_text(text + "x,e0,test,10,pop,random\n")
+    with pytest.raises(ValueError, match="random rows of algo=pop, which no agent has"):
+        read_scores(tmp_path / "scores.csv")
+
+
+def test_a_table_that_has_changed_is_judged_again_under_its_own_header(tmp_path, capsys):
+    table(tmp_path / "scores.csv", 100.0)
+    _, _, before, old = judged(tmp_path, capsys)
+    table(tmp_path / "scores.csv", 0.0, seed=1)
+    _, _, changed, new = judged(tmp_path, capsys)
+    assert changed["sets"] == before["sets"] and changed["scores"] != before["scores"] and not set(old) & set(new)
+    assert changed["scores"] in (tmp_path / "study" / "report.html").read_text()
+    text = (tmp_path / "scores.csv").read_text()
+    (tmp_path / "scores.csv").write_text(re.sub(r"r\d,e59,.*\n", "", text))
+    _, _, fewer, rows = judged(tmp_path, capsys)
+    assert fewer["sets"]["test"]["size"] == 59 and fewer["sets"]["test"] != before["sets"]["test"]
+    assert len(rows) == len(old) - 4
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -2,13 +2,17 @@
 
 import json
 import math
+import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_evaluate import make_run
 
 from gala import cli
+from gala.commands.overfit import surprise as surprise_command
 from gala.commands.overfit.surprise import _play, measure
+from gala.config.schema import Config
 from gala.diagnostics.overfitting.surprise import summarise, told
 from gala.experiments.statistics import Interval
 from gala.overfit.study import Study, describe_sets, read_sets
@@ -36,6 +40,23 @@ def test_the_interval_is_welchs_over_contexts():
     none = surprise._replace(gap=Interval(-0.1, 0, 0.1))
     assert "yet the policy earns less" in told(none, Interval(0.1, 0.2, 0.3))
     assert "yet" not in told(none, Interval(-0.1, 0.2, 0.3))
+
+
+def test_trust_and_the_sets_are_passed_on(tmp_path, monkeypatch):
+    seen = {}
+    source = {"run": "run", "checkpoint": "latest", "checkpoint_sha256": ""}
+    rollouts = SimpleNamespace(facts=SimpleNamespace(source=source))
+    monkeypatch.setattr(surprise_command, "read_settings", lambda path: SimpleNamespace(data="data"))
+    monkeypatch.setattr(surprise_command, "open_rollouts", lambda data: rollouts)
+    monkeypatch.setattr(surprise_command, "read_sets", lambda folder, *, trust=False: seen.update(trust=trust))
+    monkeypatch.setattr(surprise_command.RunDir, "open", lambda path: SimpleNamespace(path=path, config=Config()))
+    monkeypatch.setattr("gala.commands.trusted.named_code", lambda config: {"theirs:Net"})
+    monkeypatch.setattr("gala.commands.trusted.check_trusted", lambda *_, trust, remedy: seen.update(remedy=remedy))
+    monkeypatch.setattr(surprise_command, "checkpoint_hash", lambda run, checkpoint: "another")
+    with pytest.raises(ValueError, match="has changed since"):
+        measure(Study(tmp_path, {}), tmp_path / "video", "other sets", trust=True)
+    words = ["gala", "overfit", "report", str(tmp_path), f"surprise={tmp_path / 'video'}", "sets=other sets"]
+    assert seen == {"trust": True, "remedy": shlex.join([*words, "trust=true"])}
 
 
 @pytest.mark.long

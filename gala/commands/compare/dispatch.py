@@ -116,11 +116,11 @@ def _compare_runs(words: Words, command: str) -> int:
     from gala.experiments.jobs import run_all
     from gala.experiments.judging import JudgingJob
     from gala.experiments.rows import make_row, write_rows
+    from gala.runs.distinct import check_distinct
     from gala.runs.run_dir import RunDir
 
     runs = [RunDir.open(path) for path in words.runs]
-    if len({run.path.resolve() for run in runs}) < len(runs):
-        raise ValueError("one run is named twice")
+    check_distinct(runs)
     for run in runs:
         run.checkpoint_meta("latest")
     out = _out(words, time.strftime("runs-%Y%m%d-%H%M%S"))

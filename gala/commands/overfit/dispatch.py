@@ -22,7 +22,10 @@ SUBCOMMANDS = {
     ),
     "sweep": ("gala.commands.overfit.sweeps:sweep", "gap against the number of training MDPs: sweep maze n=1,10,100"),
     "flip": ("gala.commands.overfit.sweeps:flip", "the same with randomised rewards: flip maze flip=0,0.2,0.5"),
-    "stress": ("gala.commands.overfit.runs:stress", "robustness of runs: stress RUN ... sticky=0,0.25 obs_sigma=0,0.3"),
+    "stress": (
+        "gala.commands.overfit.stress:stress",
+        "robustness of runs: stress RUN ... sticky=0,0.25 obs_sigma=0,0.3",
+    ),
     "value": ("gala.commands.overfit.value:value", "value function, policy shift, replay and features of one run"),
     "report": ("gala.commands.overfit.runs:report", "write the report of a study again"),
     "selftest": ("gala.commands.overfit.selftest:main", "check the statistics against closed forms, in a minute"),

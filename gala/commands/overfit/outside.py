@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gala.commands.overfit.verdict import conclude
@@ -36,6 +37,7 @@ def judge(words: Sequence[str]) -> int:
         "outside": True,
         "command": command_line("judge", [*given, f"out={out}"]),
         "sets": _sets(rows),
+        "scores": f"{Path(paths[0]).name}, sha256 {hashlib.sha256(Path(paths[0]).read_bytes()).hexdigest()[:16]}",
         "delta": options.delta,
         "solved": solved,
         "random": options.random,

@@ -168,9 +168,5 @@ def _judge(
     return judge(rows, delta=0.05)
 
 
-def _returns(policy: JudgedPolicy, contexts: ContextSet, seed: int) -> list[float]:
-    return [row["return"] for row in evaluate(policy, contexts, episodes=1, seed=seed)]
-
-
 def _row(row: Row, run: int, policy: str) -> Row:
     return row | {"run": run, "policy": policy, "condition": "", "n_train": LEVELS}

@@ -17,7 +17,8 @@ from gala.config.video import VideoConfig
 from gala.evaluation.frames import framing
 from gala.evaluation.load import checkpoint_hash, load_policy
 from gala.evaluation.record import MAX_PARALLEL, describe_actions, play_chunk
-from gala.overfit.judging import FEWEST_EPISODES, check_training
+from gala.overfit.judging import FEWEST_EPISODES
+from gala.overfit.leakage import check_training
 from gala.overfit.study import Study, read_sets
 from gala.runs.rollouts import RolloutFacts, Rollouts, open_rollouts
 from gala.runs.run_dir import RunDir
@@ -35,10 +36,10 @@ def measure(study: Study, video_run: Path, folder: str, trust: bool) -> list[dic
         ValueError: the model was not made of recorded rollouts; their policy is gone or has changed; it, or the model,
             has seen MDPs outside the train set; no episode is long enough.
     """
-    video, sets = read_settings(video_run), read_sets(folder)
+    video, sets = read_settings(video_run), read_sets(folder, trust=trust)
     facts = open_rollouts(video.data).facts
     run, checkpoint = RunDir.open(facts.source["run"]), facts.source["checkpoint"]
-    check_run(run, trust, "overfit", ["report", str(study.path), f"surprise={video_run}"])
+    check_run(run, trust, "overfit", ["report", str(study.path), f"surprise={video_run}", f"sets={folder}"])
     if checkpoint_hash(run, checkpoint) != facts.source["checkpoint_sha256"]:
         raise ValueError(
             f"{run.path} has changed since {video.data} was recorded; record it again, into another folder"

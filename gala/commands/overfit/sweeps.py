@@ -14,8 +14,9 @@ from gala.commands.overfit.words import (
     sort_words,
     take_family,
 )
+from gala.overfit.judging import check_reference
 from gala.overfit.options import SweepOptions
-from gala.overfit.sweep import Sweep, budget_s, check, draw_all, open_study
+from gala.overfit.sweep import Sweep, budget_s, check, config_of, draw_all, open_study
 
 FLIPS = (0.0, 0.2, 0.5)
 
@@ -38,7 +39,9 @@ def sweep(words: Sequence[str], name: str = "sweep") -> int:
     options = dataclasses.replace(options, out=default_out(f"{name}-{family.name}", options.out))
     given = [word for word in words if not word.startswith(("out=", "--out"))]
     command = command_line(name, [*given, f"out={options.out}"])
-    drawn = draw_all(family, options, settings)
-    study = open_study(family, options, command, settings, drawn)
+    drawn, config = draw_all(family, options, settings), config_of(family, training)
+    every = [contexts for test, pools in drawn.values() for contexts in (test, *pools)]
+    check_reference(options.judge, every, (), config.env.max_episode_steps)
+    study = open_study(options, command, settings, drawn, config)
     Sweep(study, family, options, drawn, training).run(print)
     return conclude(study)

@@ -27,6 +27,7 @@ def audit_sets(
     *,
     tolerance: float = 0.0,
     symmetries: bool = False,
+    limit: int = 0,
 ) -> dict[str, Any]:
     """Duplicates and leaks, and each set's return under the random policy (a difference: the sets are not equal).
 
@@ -34,6 +35,7 @@ def audit_sets(
         tolerance: above 0, training MDPs are also compared with others by what fixed actions lead to: near copies
             differ by at most so many standard deviations in every number.
         symmetries: mirror images and rotations count too, where the family knows them.
+        limit: ``max_episode_steps`` of the random policy's episodes; 0: the family's own.
 
     Returns:
         {family, checked (contexts), looked_for (in words), rows (pairs, see ``duplicates``), random ({set: {mean,
@@ -53,18 +55,22 @@ def audit_sets(
         rows += [row for row in near_copies(sets, tolerance) if (row["a"], row["b"]) not in known]
         looked_for.append(f"training MDPs and others that fixed actions lead through alike, within {tolerance:g} sd")
     checked = sum(map(len, sets.values()))
-    random = random_returns(sets, seed, episodes)
+    random = random_returns(sets, seed, episodes, limit)
     return {"family": first.family, "checked": checked, "looked_for": looked_for, "rows": rows, "random": random}
 
 
-def random_returns(sets: Mapping[str, ContextSet], seed: int, episodes: int) -> dict[str, dict[str, float | None]]:
-    """{set: {mean, standard_error}} of the random policy's return."""
+def random_returns(
+    sets: Mapping[str, ContextSet], seed: int, episodes: int, limit: int = 0
+) -> dict[str, dict[str, float | None]]:
+    """{set: {mean, standard_error}} of the random policy's return, in episodes of at most ``limit`` steps (0: the
+    family's own)."""
     first = next(iter(sets.values()))
     env = ContextualEnv(make_family(first.family), first.take(1), 1)
     env.close()
     random: dict[str, dict[str, float | None]] = {}
     for name, contexts in sets.items():
-        rows = evaluate(RandomPolicy(env.action_space), contexts, episodes=episodes, seed=seed)
+        policy = RandomPolicy(env.action_space)
+        rows = evaluate(policy, contexts, episodes=episodes, seed=seed, max_episode_steps=limit)
         means = np.array([row["return"] for row in rows]).reshape(len(contexts), episodes).mean(1)
         spread = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None
         random[name] = {"mean": float(means.mean()), "standard_error": spread}

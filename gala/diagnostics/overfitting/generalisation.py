@@ -23,7 +23,7 @@ from gala.experiments.gap_warnings import warnings_for
 Row = Mapping[str, Any]
 SIGN = "gap = J_train - J_test; positive = overfit"
 STRESS = ("sticky", "sigma", "init_mult")
-"""Conditions of a stress test, as in ``sticky=0.25``: they speak of robustness, as ``easier=...`` does."""
+"""Conditions of a stress test that have a strength, as in ``sticky=0.25``; ``easier=...`` has none."""
 SETS = ("train", "val", "test", "extrap")
 Scores = dict[int, dict[str, float]]
 """Run -> context -> mean return over its episodes."""
@@ -70,16 +70,25 @@ def scores(rows: Iterable[Row]) -> Scores:
 
 
 def judge(
-    rows: Sequence[Row], *, delta: float = 0.05, solved: float | None = None, random: float | None = None
+    rows: Sequence[Row],
+    *,
+    delta: float = 0.05,
+    solved: float | None = None,
+    random: float | None = None,
+    stress: bool = False,
 ) -> dict[str, Any]:
     """All groups of (condition, number of training MDPs), and the verdict of the one that heads the report.
 
-    That is the group with the most training MDPs; of several, the one with the largest gap. Conditions of a stress test
-    (sticky=, sigma=, init_mult=) speak of robustness: they get scores and no verdict. ``solved``: the return at which
-    the task counts as solved, for the scale where no reference was played; ``random``: the same of the random policy.
+    That is the group with the most training MDPs; of several, the one with the largest gap.
+
+    Args:
+        solved: the return at which the task counts as solved, for the scale where no reference was played.
+        random: the same of the random policy.
+        stress: the rows are of ``gala overfit stress``: its conditions (sticky=, sigma=, init_mult=, easier=) speak of
+            robustness, and get scores and no verdict. In any other table a condition of that name is one of training.
 
     Raises:
-        ValueError: no rows of an agent, fewer than 3 runs, or no train or test scores.
+        ValueError: no rows of an agent, or none without a change, fewer than 3 runs, or no train or test scores.
     """
     agents = [r for r in rows if r["policy"] == "agent"]
     if not agents:
@@ -90,7 +99,7 @@ def judge(
     groups = []
     for condition, n_train in keys:
         mine = [r for r in agents if (r["condition"], r["n_train"]) == (condition, n_train)]
-        robust = _is_stress(condition)
+        robust = stress and condition.partition("=")[0] in (*STRESS, "easier")
         others = [r for r in rows if r["policy"] != "agent" and r["condition"] in ("" if robust else condition, "")]
         group = _group(mine, others, (solved, random), delta)
         verdict = None if robust else group.verdict
@@ -98,6 +107,10 @@ def judge(
             dataclasses.replace(group, condition=condition, n_train=n_train, robustness=robust, verdict=verdict)
         )
     judged = [g for g in groups if not g.robustness]
+    if not judged:
+        raise ValueError(
+            "a stress test needs the scores of its MDPs as they are, and these rows hold changed ones only"
+        )
     most = max(g.n_train or 0 for g in judged)
     head = max((g for g in judged if (g.n_train or 0) == most), key=lambda g: g.judged.estimate)
     trends = {c: _trend([g for g in judged if g.condition == c]) for c in sorted({g.condition for g in judged})}
@@ -109,10 +122,6 @@ def judge(
         "delta": delta,
         "sign": SIGN,
     }
-
-
-def _is_stress(condition: str) -> bool:
-    return condition.partition("=")[0] in (*STRESS, "easier")
 
 
 def _group(
@@ -138,7 +147,7 @@ def _group(
         summary["mean"] = _inside(summary["mean"], reached.min(), reached.max())
     train_mean = table["train"]["mean"].estimate
     refusals = [text for text in (scale.refusal(train_mean), _one_for_all(train, nested)) if text]
-    plain = st.verdict(judged, 0.0 if scale.in_return else delta)
+    plain = verdict_on(judged, delta, in_return=scale.in_return)
     warnings = [*refusals, *scale.warnings, *_difficulty(against, known, (train, test), scale, delta)]
     return GapGroup(
         runs=len(train),
@@ -160,6 +169,14 @@ def _group(
         warnings=[*warnings, *warnings_for(own_train, own_test, nested=nested)],
         refusals=refusals,
     )
+
+
+def verdict_on(gap: st.Interval, delta: float, *, in_return: bool) -> st.Verdict:
+    """In units of return no gap is small enough for NO-GAP, not even one that is 0 to the last digit: agents that earn
+    nothing have it too."""
+    if in_return:
+        return "OVERFIT" if gap.low > 0 else "INCONCLUSIVE"
+    return st.verdict(gap, delta)
 
 
 def _check_tables(train: Scores, test: Scores) -> None:

@@ -70,7 +70,9 @@ def told(gap: OracleGap, margin: float, random: float | None = None, scale: floa
 
 def told_of(gap: OracleGap, head: GapGroup, delta: float) -> str:
     """``told`` by the scale of the group that heads the report."""
-    return told(gap, delta * head.scale, head.j_random, None if head.in_return else head.scale)
+    if head.in_return:  # no gain is small enough to be none
+        return told(gap, 0.0, head.j_random)
+    return told(gap, delta * head.scale, head.j_random, head.scale)
 
 
 def of_rows(rows: Sequence[Row], head: GapGroup) -> OracleGap | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from gala_envs.contexts import ContextSet
-from gala_envs.contextual_env import ContextualEnv
-from gala_envs.families import make_family
 from numpy.typing import NDArray
 
 from gala.diagnostics.overfitting.episodes import Row, evaluate
@@ -17,7 +15,8 @@ from gala.diagnostics.overfitting.torch_policy import TorchPolicy
 
 
 class ValueErrors(NamedTuple):
-    """Errors of V(s0) against the realised discounted return. ``explained`` is 1 - Var(error) / Var(return)."""
+    """Errors of V(s0) against the realised discounted return. ``explained`` is 1 - Var(error) / Var(return); NaN
+    where returns do not differ."""
 
     bias: float
     mse: float
@@ -30,8 +29,8 @@ def value_errors(rows: Sequence[Row]) -> ValueErrors:
     if not len(pairs):
         raise ValueError("these rows hold no values: the policy has no value function")
     error = pairs[:, 0] - pairs[:, 1]
-    spread = pairs[:, 1].var()
-    explained = 1.0 - error.var() / spread if spread > 0 else float("nan")
+    differ = np.ptp(pairs[:, 1]) > 1e-9 * np.abs(pairs[:, 1]).max()  # beyond what rounding makes of equal returns
+    explained = 1.0 - error.var() / pairs[:, 1].var() if differ else float("nan")
     return ValueErrors(float(error.mean()), float((error**2).mean()), float(explained))
 
 
@@ -114,28 +113,37 @@ class Replay(NamedTuple):
     open_loop: float
 
 
-def open_loop_replay(policy: JudgedPolicy, contexts: ContextSet, *, seed: int, **noise: float) -> Replay:
+def open_loop_replay(
+    policy: JudgedPolicy, contexts: ContextSet, *, seed: int, options: Mapping[str, Any] | None = None, **noise: float
+) -> Replay:
     """Record one episode on each of up to 64 contexts without noise, then play both again under ``noise``.
 
-    ``noise``: sticky_actions, obs_noise. As in Brute (Machado et al. 2018): an agent whose actions do as well when it
-    does not look has not learned to react. Without noise, a deterministic policy gives a ratio of 1.
+    ``noise``: sticky_actions, obs_noise; ``options``: of the environments of all episodes, as in ``evaluate``. As in
+    Brute (Machado et al. 2018): an agent whose actions do as well when it does not look has not learned to react.
+    Without noise, a deterministic policy gives a ratio of 1.
     """
     contexts = contexts.take(64)
     recorder = _Recorder(policy)
-    evaluate(recorder, contexts, episodes=1, seed=seed)
+    options = options or {}
+    evaluate(recorder, contexts, episodes=1, seed=seed, **options)
     plans = [[action for _, action in episodes[0]] for episodes in recorder.episodes()]
     scores = [
-        np.mean([row["return"] for row in evaluate(p, contexts, episodes=1, seed=seed, **noise)])
+        np.mean([row["return"] for row in evaluate(p, contexts, episodes=1, seed=seed, **options, **noise)])
         for p in (policy, _OpenLoop(plans))
     ]
     return Replay(float(scores[0]), float(scores[1]))
 
 
-def visited(policy: JudgedPolicy, contexts: ContextSet, *, seed: int, per_context: int = 20) -> tuple[NDArray, NDArray]:
-    """Up to ``per_context`` observations of one episode on each of up to 64 contexts: (obs [N, ...], context [N])."""
+def visited(
+    policy: JudgedPolicy, contexts: ContextSet, *, seed: int, per_context: int = 20, **options: Any
+) -> tuple[NDArray, NDArray]:
+    """Up to ``per_context`` observations of one episode on each of up to 64 contexts: (obs [N, ...], context [N]).
+
+    ``options``: of the environments, as in ``evaluate``.
+    """
     contexts = contexts.take(64)
     recorder = _Recorder(policy)
-    evaluate(recorder, contexts, episodes=1, seed=seed)
+    evaluate(recorder, contexts, episodes=1, seed=seed, **options)
     rng, obs, labels = np.random.default_rng(seed), [], []
     for row, episodes in enumerate(recorder.episodes()):
         steps = episodes[0]
@@ -145,27 +153,24 @@ def visited(policy: JudgedPolicy, contexts: ContextSet, *, seed: int, per_contex
     return np.stack(obs), np.array(labels)
 
 
-def context_decodability(policy: TorchPolicy, contexts: ContextSet, *, seed: int) -> tuple[float, float]:
+def context_decodability(
+    policy: TorchPolicy, contexts: ContextSet, *, seed: int, **options: Any
+) -> tuple[float, float]:
     """(accuracy, chance) of a linear probe that reads the context from features of episodes it was not fitted on.
 
-    Ridge regression onto one-hot labels; fitted on one episode of each context, tested on another.
+    Ridge regression onto one-hot labels; fitted on one episode of each context, tested on another. ``options``: as in
+    ``evaluate``.
     """
-    (x, y), (x_new, y_new) = (visited(policy, contexts, seed=s) for s in (seed, seed + 1))
+    (x, y), (x_new, y_new) = (visited(policy, contexts, seed=s, **options) for s in (seed, seed + 1))
     train, test = (np.concatenate([policy.features(o), np.ones((len(o), 1))], 1) for o in (x, x_new))
     target = np.eye(y.max() + 1)[y]
     weights = np.linalg.solve(train.T @ train + 1e-3 * len(train) * np.eye(train.shape[1]), train.T @ target)
     return float(((test @ weights).argmax(1) == y_new).mean()), 1.0 / (y.max() + 1)
 
 
-def observation_std(policy: JudgedPolicy, contexts: ContextSet, *, seed: int) -> NDArray:
-    """Per-number standard deviation of the observations that ``policy`` meets: the unit of sensor noise."""
-    return visited(policy, contexts, seed=seed, per_context=200)[0].std(0)
+def observation_std(policy: JudgedPolicy, contexts: ContextSet, *, seed: int, **options: Any) -> NDArray:
+    """Per-number standard deviation of the observations that ``policy`` meets: the unit of sensor noise.
 
-
-def first_observations(contexts: ContextSet, seed: int) -> NDArray:
-    """What was seen in one episode on each context: [contexts, ...]."""
-    env = ContextualEnv(make_family(contexts.family), contexts, len(contexts))
-    try:
-        return env.play([[(i, seed + i)] for i in range(len(contexts))])
-    finally:
-        env.close()
+    ``options``: of the environments, as in ``evaluate``.
+    """
+    return visited(policy, contexts, seed=seed, per_context=200, **options)[0].std(0)

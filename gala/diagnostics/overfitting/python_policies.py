@@ -8,8 +8,10 @@ for all rows; it returns actions ``[B, ...]``, or those and the list of states.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +20,9 @@ from numpy.typing import NDArray
 
 from gala.diagnostics.overfitting.policies import Decision, JudgedPolicy, Noise
 from gala.plugins import loading
+
+_FILES = ("mlp:", "sb3:", "cleanrl:")
+"""What stands before a file of weights."""
 
 
 class PythonPolicy:
@@ -78,12 +83,40 @@ def python_policies(text: str, runs: int, space: gym.Space) -> list[JudgedPolicy
         ValueError: there is no such function or file, or it cannot be a policy.
     """
     loading.search_working_directory()
+    return [_policy(name, space) for name in _names(text, runs)]
+
+
+def check_distinct_policies(text: str, runs: int) -> None:
+    """Raises ValueError if a policy is among several twice, by its name or by what its file holds: it would count as
+    two training runs. One function that is judged several times, as ``module:act`` is, is meant to be one."""
+    if "," not in text and "{run}" not in text:
+        return
+    seen: dict[str, str] = {}
+    for name in _names(text, runs):
+        if (known := _content(name)) in seen:
+            told = "is named twice" if name == seen[known] else f"is a copy of {seen[known]}"
+            raise ValueError(f"policy={name} {told}: one training run does not count as two")
+        seen[known] = name
+
+
+def _names(text: str, runs: int) -> list[str]:
     names = text.split(",") if "," in text else [text] * runs
-    return [_policy(name.replace("{run}", str(k)), space) for k, name in enumerate(names)]
+    return [name.replace("{run}", str(k)) for k, name in enumerate(names)]
+
+
+def _content(name: str) -> str:
+    """The policy's name, with a hash of the file in place of its path where there is one."""
+    file = name.partition(":")[2] if name.startswith(_FILES) else ""
+    for word in name.partition("?")[2].split("&"):
+        file = word.partition("=")[2] if word.startswith("file=") else file
+    try:
+        return name.replace(file, hashlib.sha256(Path(file).read_bytes()).hexdigest()) if file else name
+    except OSError:
+        return name
 
 
 def _policy(name: str, space: gym.Space) -> JudgedPolicy:
-    if name.startswith(("mlp:", "sb3:", "cleanrl:")):
+    if name.startswith(_FILES):
         from gala.diagnostics.overfitting.mlp_checkpoints import mlp_policy
 
         return mlp_policy(name.partition(":")[2], space)

@@ -15,9 +15,21 @@ from gala.rl.normalise import ObsNormalizer
 
 
 class TorchPolicy:
-    """A trained network with its observation normaliser, which is never updated here. ``greedy`` takes modes."""
+    """A trained network with its observation normaliser, which is never updated here. ``greedy`` takes modes.
 
-    def __init__(self, network: ActorCritic, normalizer: ObsNormalizer | None, space: gym.Space, greedy: bool) -> None:
+    ``value_scale``: what V is multiplied by to be in units of the environment's rewards; None: it has no such units,
+    and decisions have no value.
+    """
+
+    def __init__(
+        self,
+        network: ActorCritic,
+        normalizer: ObsNormalizer | None,
+        space: gym.Space,
+        greedy: bool,
+        value_scale: float | None = 1.0,
+    ) -> None:
+        self.value_scale = value_scale
         self.network, self.normalizer, self.space, self.greedy = network.eval(), normalizer, space, greedy
 
     @torch.no_grad()
@@ -27,7 +39,8 @@ class TorchPolicy:
         mode = self.network.act(out.params, greedy=True).cpu().numpy()
         action = mode if self.greedy else sample(self.space, params, noise)
         entropy = self.network.distribution.entropy(out.params).cpu().numpy()
-        return Decision(action, out.state, out.value.cpu().numpy(), entropy, params)
+        value = None if self.value_scale is None else out.value.cpu().numpy() * self.value_scale
+        return Decision(action, out.state, value, entropy, params)
 
     def outputs(self, obs: NDArray, state: Any, first: NDArray) -> Any:
         """The network's outputs for ``obs`` as the environment gives it."""
