@@ -45,7 +45,7 @@ TASKS = {
 }
 _NATURAL = ["optim.name=ekfac", "a2c.max_grad_norm=0", "optim.lr_scaling=none", "ekfac.kl_limit=0.003"]
 OPTIMIZERS: dict[str, tuple[Sequence[str], Sequence[float]]] = {
-    "rmsprop_tf": (["optim.name=rmsprop_tf"], (7e-4, 2e-3, 5e-3, 1.4e-2)),
+    "rmsprop_tf": (["optim.name=rmsprop_tf"], (1e-2, 3e-2, 1e-1, 3e-1)),
     "adam": (["optim.name=adam"], (3e-4, 1e-3, 3e-3, 1e-2)),
     "ekfac": (_NATURAL, (0.06, 0.125, 0.25, 0.5)),
     "kfac": ([*_NATURAL, "ekfac.kind=kfac"], (0.06, 0.125, 0.25, 0.5)),

@@ -35,6 +35,19 @@ class MuonAdam(torch.optim.Optimizer):
         self._muon.step()
         self._adam.step()
 
+    def state_dict(self) -> dict[str, Any]:
+        """With the two states, each a list by parameter, beside its own groups."""
+        states = {name: list(part.state_dict()["state"].values()) for name, part in self._parts().items()}
+        return super().state_dict() | states
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        for name, part in self._parts().items():
+            part.load_state_dict(part.state_dict() | {"state": dict(enumerate(state_dict.get(name, ())))})
+
+    def _parts(self) -> dict[str, torch.optim.Optimizer]:
+        return {"muon": self._muon, "adam": self._adam}
+
 
 def muon(params: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
     return MuonAdam(params, lr)

@@ -33,7 +33,7 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = beside | dict(_leaves({str(index): state for index, state in saved["state"].items() if state}))
     for i, group in enumerate(saved["param_groups"]):
         numbers = {key: x for key, x in group.items() if type(x) in _NUMBERS and key != "lr"}
-        tensors |= dict(_leaves({f"group{i}": numbers}))
+        tensors |= dict(_leaves({f"group{i}": numbers})) if numbers else {}
     return tensors
 
 
@@ -114,4 +114,5 @@ def _lists(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     inner = {key: _lists(value) for key, value in node.items()}
-    return list(inner.values()) if inner and list(inner) == [str(i) for i in range(len(inner))] else inner
+    counted = [str(i) for i in range(len(inner))]  # a file gives them in another order: 0, 1, 10, 2
+    return [inner[key] for key in counted] if inner and inner.keys() == set(counted) else inner

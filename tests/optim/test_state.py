@@ -96,6 +96,38 @@ def test_types_come_back_as_they_were():
     assert fresh.param_groups[0]["k"] == 1
 
 
+def test_long_lists_come_back_in_order_whatever_the_order_of_the_names():
+    class Longlist(torch.optim.SGD):
+        pass
+
+    params = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    optimizer, fresh = (Longlist(params, 0.1, momentum=0.9) for _ in range(2))
+    optimizer.state[params[0]]["many"] = [torch.tensor(float(i)) for i in range(12)]
+    tensors = state_tensors(optimizer)
+    load_state_tensors(fresh, {name: tensors[name] for name in sorted(tensors)})
+    assert [float(x) for x in fresh.state[params[0]]["many"]] == list(range(12))
+
+
+def test_an_optimiser_that_wraps_others_is_saved_by_what_its_state_dict_has_beside():
+    params = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self):
+            super().__init__(params, {"lr": 0.1})
+            self.seen = 0
+
+        def state_dict(self):
+            return super().state_dict() | {"inner": [{"seen": self.seen}]}
+
+        def load_state_dict(self, state_dict):
+            self.seen = state_dict["inner"][0]["seen"]
+
+    one, other = Wrapper(), Wrapper()
+    one.seen = 7
+    load_state_tensors(other, state_tensors(one))
+    assert other.seen == 7
+
+
 def test_what_no_file_of_tensors_holds_is_refused():
     optimizer = Strange([nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))])
     for q in optimizer.param_groups[0]["params"]:
