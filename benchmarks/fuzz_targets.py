@@ -120,7 +120,7 @@ def _of_studies(folder: Path) -> dict[str, Target]:
         "study": Target(
             study.path / "study.json",
             [(study.path / "study.json").read_bytes()],
-            lambda p: Study.create(p.parent, {"command": "sweep bits"}).done(),
+            lambda p: Study.create(p.parent, {"command": "sweep bits"}, resumes=True).done(),
             ("study",),
         ),
     }

@@ -30,6 +30,7 @@ _TERMS = ("sets", "solved", "settings", "delta", "mode")
 """A study has one of each: rows on other terms do not belong to it."""
 _FOUND = ("done", "checkpoints", "audit", "controls", "normaliser")
 """What is written into the header while a study is made."""
+_KINDS: dict[str, type] = {"notes": list, "done": list, "versions": dict}
 _REMEDY = "draw any set of that family with `gala overfit split`"
 
 
@@ -56,6 +57,8 @@ class Study:
             old = read_json(known)
             if not isinstance(old, dict):
                 raise ValueError(f"{known} is no study's; choose another out=DIRECTORY")
+            if bad := [name for name, kind in _KINDS.items() if not isinstance(old.get(name, kind()), kind)]:
+                raise ValueError(f"{known} is damaged: {bad[0]} is no {_KINDS[bad[0]].__name__}; choose another out=")
             if old.get("command") != meta["command"]:
                 held = shortened(str(old.get("command")))
                 raise ValueError(f"{path} holds another study ({held}); choose another out=DIRECTORY")
@@ -86,7 +89,7 @@ class Study:
     def _forget(self, old: Mapping[str, Any]) -> None:
         """Remove the rows of an earlier time: all of them are made again, by what the runs and sets are now."""
         stale = ["rows.jsonl", "curves.jsonl"]
-        if old.get("sets") != json.loads(json.dumps(self.meta["sets"])):
+        if old.get("sets") != json.loads(json.dumps(self.meta.get("sets"))):
             stale.append("surprise.jsonl")
         for name in stale:
             (self.path / name).unlink(missing_ok=True)

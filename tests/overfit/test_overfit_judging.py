@@ -360,3 +360,13 @@ def test_a_header_says_how_the_runs_observe_and_is_that_of_the_last_time(tmp_pat
     assert {r["context"] for r in rows_of(tmp_path / "study") if r["set"] == "test"} == set(other.uids)
     assert re.search(rf"5 MDPs, sha256 {other.sha256[:16]}", (tmp_path / "study" / "report.html").read_text())
     assert load_config(runs[0].path / "config.yaml").env.expose
+
+
+@pytest.mark.parametrize("part", ["notes", "done", "versions"])
+def test_a_damaged_header_is_one_line(tmp_path, part):
+    meta = {"command": "sweep bits", "sets": {}}
+    study = Study.create(tmp_path / "study", meta)
+    study.meta[part] = 5
+    study.save()
+    with pytest.raises(ValueError, match=f"study.json is damaged: {part} is no"):
+        Study.create(tmp_path / "study", meta, resumes=True)

@@ -26,7 +26,8 @@ class _Account:
     def __init__(self, inner: Roster, between: Callable[[int], float]) -> None:
         self._inner, self._between = inner, between
         self._lock = threading.RLock()
-        self._own, self._unit = 0.0, 0
+        self._own: float | None = None  # nothing was published yet: what the table says is not ours to change
+        self._unit = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -41,8 +42,9 @@ class _Account:
         """Around a move of mass: the learner itself has ``gain`` more after it, the boxes what is then missing."""
         with self._lock:
             yield
-            self._own += in_unit(gain, unit, self._unit)
-            self._inner.publish(self._own + self._between(self._unit), self._unit)
+            if self._own is not None:
+                self._own += in_unit(gain, unit, self._unit)
+                self._inner.publish(self._own + self._between(self._unit), self._unit)
 
 
 class Overlapped:
