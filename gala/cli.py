@@ -69,7 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except OSError as error:
+        if len(words) < len(given):
+            traceback.print_exception(error)
         return _failed_file(error)
+
+
+_OF_PLACES = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT)
 
 
 def _failed_file(error: OSError) -> int:
@@ -77,10 +82,13 @@ def _failed_file(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of a list, `head` say, has seen enough
         sys.stderr.close()
         return 0
-    if error.errno != errno.ENAMETOOLONG:
-        raise error
     name = _printable(str(error.filename)[:80])
-    _say(f"gala: error: a name is too long for a file: {name}...")
+    if error.errno == errno.ENAMETOOLONG:
+        _say(f"gala: error: a name is too long for a file: {name}...")
+    elif error.errno in _OF_PLACES and error.filename is not None:
+        _say(f"gala: error: {name}: {error.strerror}; give another out=, or another directory")
+    else:
+        raise error
     return EXIT_USAGE
 
 

@@ -180,7 +180,18 @@ def test_an_older_summary_without_shares_keeps_those_of_the_last_record():
 
 
 def test_the_closing_lines_add_up_and_fit():
-    lines = closing_lines(SUMMARY, "runs/x")
+    lines = closing_lines(SUMMARY, "runs/x", SUMMARY["env_steps"])
     assert "200,064 env_steps, 2,501 updates in 12.5 s: 16,005 env_steps/s" in lines
     assert "20,000 env_steps/s without the first tenth of the run" in lines
     assert max(map(len, lines)) <= 80
+
+
+def test_the_end_says_what_was_not_saved_and_how_to_go_on():
+    killed = SUMMARY | {"status": "interrupted", "env_steps": 5000}
+    lines = closing_lines(killed, "runs/x", 1200)
+    assert "not saved: the last 3,800 env_steps; there is a checkpoint at 1,200" in lines
+    assert "go on     gala resume runs/x" in lines and "evaluate  gala eval runs/x" in lines
+    lines = closing_lines(killed, "runs/x", None)
+    assert "not saved: nothing of it, there is no checkpoint" in lines and not any("gala eval" in x for x in lines)
+    assert not any("not saved" in x or "resume" in x for x in closing_lines(SUMMARY, "runs/x", SUMMARY["env_steps"]))
+    assert all(len(x) <= 80 for x in lines)

@@ -42,6 +42,7 @@ def test_without_a_learning_rate_cartpole_is_not_learned(tmp_path):
     assert 15.0 < summary["return_mean"] < CARTPOLE_RANDOM < CARTPOLE_LEARNED
 
 
+@pytest.mark.long
 def test_pixels_are_learned(tmp_path):
     assert train(tmp_path / "run", *PIXELS)["return_mean"] > CATCH_LEARNED
 

@@ -67,13 +67,13 @@ def train(
     from gala.runs.run_dir import RunDir
     from gala.training import supervisor
     from gala.training.callbacks import Callbacks
-    from gala.training.telemetry import closing_lines
+    from gala.training.telemetry import closing_lines, saved_steps
 
     supervisor.connect_cluster(config)
     run_dir = RunDir.create(config, words, config.overwrite)
     with forgiving_output():
         summary = supervisor.run_training(config, run_dir, callbacks=Callbacks(on_record, on_checkpoint))
-        print("\n".join(closing_lines(summary, str(run_dir.path))))
+        print("\n".join(closing_lines(summary, str(run_dir.path), saved_steps(run_dir))))
     _raise_signal(summary["signal"])
     return Run(run_dir.path, trust=True)  # all that it names has just been imported
 

@@ -86,6 +86,9 @@ def check_optimizer(config: Config, policy: torch.nn.Module) -> None:
         optimizer.step()
     except TypeError as error:
         raise ValueError(f"optim.name={name}: step() must need nothing else: {error}") from error
+    except Exception as error:  # whatever the user's own code raises
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"optim.name={name}: its first step() raised {told}") from error
     try:
         load_state_tensors(make_optimizer(config, torch.zeros(0), policy), state_tensors(optimizer))
     except ValueError as error:

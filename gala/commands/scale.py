@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from gala.config.derived import exchanges_messages, is_lock_step
 from gala.runs.lock import is_held
@@ -33,14 +34,30 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(
             f"the learners of {run_dir.path} wait for each other, or exchange nothing: none can come or go"
         )
+    from gala.build.gossip import max_concurrent_learners
+
+    if int(words[0]) > (most := max_concurrent_learners(run_dir.config)):
+        raise ValueError(f"{run_dir.path} can have 1 to {most} learners (max_learners), not {words[0]}")
     request = run_dir.ask_for_learners(int(words[0]))
-    began = time.monotonic()
+    try:
+        _wait(run_dir, request)
+    except KeyboardInterrupt:
+        request.unlink(missing_ok=True)
+        raise
+    print(f"{run_dir.path} was asked for {words[0]} learners; it says there what it does")
+    return 0
+
+
+def _wait(run_dir: RunDir, request: Path) -> None:
+    """Until the training has taken the request. Raises ValueError if it does not, and takes the request back."""
+    began, told = time.monotonic(), False
     while request.exists():
         trains = is_held(run_dir.path)  # it may be starting, or saving a checkpoint
         if time.monotonic() > began + (LONGEST_S if trains else PATIENCE_S):
             request.unlink(missing_ok=True)
             why = "its learners are still starting, or saving" if trains else f"{run_dir.path} is not training now"
             raise ValueError(f"nobody took the request in {LONGEST_S if trains else PATIENCE_S:g} s: {why}")
+        if not told and time.monotonic() > began + PATIENCE_S:
+            told = True
+            print("it is starting, saving, or stopped: waiting; Ctrl-C takes the request back", flush=True)
         time.sleep(0.1)
-    print(f"{run_dir.path} was asked for {words[0]} learners; it says there what it does")
-    return 0

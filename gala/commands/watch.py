@@ -12,7 +12,7 @@ from gala.config.parse import parse_options
 from gala.runs.following import Follower
 from gala.runs.run_dir import RunDir
 from gala.training.panel import Panel
-from gala.training.telemetry import closing_lines
+from gala.training.telemetry import closing_lines, saved_steps
 
 USAGE = """usage: gala watch RUN [every_s=0.5] [panel=auto|on|off]
 
@@ -89,7 +89,7 @@ def _news(run_dir: RunDir, state: str, any_yet: bool, silent_s: float) -> str:
 def _ended(run_dir: RunDir, panel: Panel, follower: Follower) -> int:
     summary = follower.summary() or {}
     panel.close(summary)
-    for line in closing_lines(summary, str(run_dir.path), bool(run_dir.checkpoints.names())):
+    for line in closing_lines(summary, str(run_dir.path), saved_steps(run_dir)):
         panel.message(line)
     return 0
 

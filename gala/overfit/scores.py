@@ -113,6 +113,8 @@ def _read(path: str | Path, needed: Sequence[str]) -> list[dict[str, str]]:
             names = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from None
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path} has two columns '{twice[0]}'; rename or remove one")
     if missing := [name for name in needed if name not in names]:
         raise ValueError(f"{path} has no column '{missing[0]}'; it needs {', '.join(needed)}")
     for k, row in enumerate(table, 2):

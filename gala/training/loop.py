@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -206,7 +207,8 @@ class Run:
         if not error:
             return ""
         shown, self._has_shown_traceback = self._has_shown_traceback, True
-        return "\n" + (error.splitlines()[-1] if shown else error)
+        last = list(itertools.takewhile(lambda line: not line.startswith("  "), reversed(error.splitlines())))
+        return "\n" + (" ".join(reversed(last)) if shown else error)
 
     def _log(self) -> None:
         joining = self.states.ranks("joining")  # who has not published any parameters yet

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 from gala.processes.start import ENDING_SIGNALS
 
+_AT_ONCE_S = 0.5
+
 
 class EndRequest:
     """What has been asked for so far: the first of ``ENDING_SIGNALS`` asks for an end in order, with a checkpoint.
 
-    Ctrl-C after that kills. The others, repeated, change nothing: a terminal that closes may send two, and a scheduler
+    Ctrl-C after that kills, unless it comes with the first: nobody has read the message then, and a wrapper may have
+    handed one key on twice. The others, repeated, change nothing: a terminal that closes may send two, and a scheduler
     sends a warning first.
     """
 
@@ -22,6 +26,7 @@ class EndRequest:
         self.signal: signal.Signals | None = None
         """The first one that came."""
         self.kill = False
+        self._heard_s = 0.0
 
     @property
     def message(self) -> str:
@@ -48,7 +53,7 @@ class EndRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
-            self.signal = signal.Signals(number)
-        elif number == signal.SIGINT:
+            self.signal, self._heard_s = signal.Signals(number), time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() > self._heard_s + _AT_ONCE_S:
             self.kill = True
             raise KeyboardInterrupt

@@ -24,7 +24,7 @@ from gala.training.filming import Filming
 from gala.training.loop import Run, RunFailed
 from gala.training.panel import Panel
 from gala.training.pooling import row_size
-from gala.training.telemetry import Telemetry, closing_lines
+from gala.training.telemetry import Telemetry, closing_lines, saved_steps
 from gala.training.tracking import Tracking
 
 EXIT_FAILED = 1
@@ -41,7 +41,7 @@ def train(config: Config, run_dir: RunDir, *, resume_from: str = "") -> int:
         except RunFailed as failure:
             print(f"\n{failure}", file=sys.stderr)
             return EXIT_FAILED
-        print("\n".join(closing_lines(summary, str(run_dir.path))))
+        print("\n".join(closing_lines(summary, str(run_dir.path), saved_steps(run_dir))))
         return 128 + int(signal.Signals[summary["signal"]]) if summary["signal"] else 0
 
 

@@ -14,6 +14,7 @@ import torch
 from gala.gossip.evidence.certificate import Certificate
 from gala.gossip.evidence.events import consensus_distance
 from gala.runs.health import THRESHOLDS
+from gala.runs.run_dir import RunDir
 from gala.training.board import ENV_STEPS, UPDATES, Board
 from gala.training.returns import EPISODE_WINDOW, EpisodeWindows
 
@@ -250,9 +251,9 @@ def rms_consensus_distance(params: np.ndarray) -> float:
     return consensus_distance(torch.from_numpy(params)) / math.sqrt(len(params))
 
 
-def closing_lines(summary: dict[str, Any], run: str, saved: bool = True) -> list[str]:
-    """What a person wants to know at the end of a run, and the next commands; lines of at most 80 columns. ``saved``:
-    there is a checkpoint to evaluate."""
+def closing_lines(summary: dict[str, Any], run: str, saved_steps: int | None) -> list[str]:
+    """What a person wants to know at the end of a run, and the next commands; lines of at most 80 columns.
+    ``saved_steps``: env_steps of the last checkpoint; None without one."""
     mean, steady = summary["return_mean"], summary["env_steps_per_s"]
     each = " of each learner" if len(summary["learners"]) > 1 else ""
     learned = "no episode ended" if mean is None else f"return {mean:.2f} over the last {EPISODE_WINDOW} episodes{each}"
@@ -261,7 +262,23 @@ def closing_lines(summary: dict[str, Any], run: str, saved: bool = True) -> list
         f"{summary['env_steps']:,} env_steps, {summary['updates']:,} updates in {summary['wall_s']:.1f} s: "
         f"{summary['env_steps'] / max(summary['wall_s'], 1e-9):,.0f} env_steps/s",
         *([f"{steady:,.0f} env_steps/s without the first tenth of the run"] if steady else []),
+        *([_unsaved(summary["env_steps"], saved_steps)] if summary["env_steps"] > (saved_steps or 0) else []),
         f"run       {run}",
-        *([f"evaluate  gala eval {run}"] if saved else []),
+        *([f"go on     gala resume {run}"] if summary["status"] in ("interrupted", "stopped") else []),
+        *([f"evaluate  gala eval {run}"] if saved_steps is not None else []),
         f"curves    tensorboard --logdir {run}",
     ]
+
+
+def _unsaved(env_steps: int, saved_steps: int | None) -> str:
+    if saved_steps is None:
+        return "not saved: nothing of it, there is no checkpoint"
+    return f"not saved: the last {env_steps - saved_steps:,} env_steps; there is a checkpoint at {saved_steps:,}"
+
+
+def saved_steps(run_dir: RunDir) -> int | None:
+    """env_steps of the last checkpoint; None without one."""
+    try:
+        return int(run_dir.checkpoint_meta("latest")["env_steps"])
+    except ValueError:
+        return None

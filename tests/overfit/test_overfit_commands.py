@@ -140,6 +140,7 @@ def test_a_budget_takes_contexts_from_a_stress_test_too_and_says_so(trained, cap
     assert any("4 train, 20 test contexts, fewer than the sets hold" in note for note in study["notes"])
 
 
+@pytest.mark.long
 def test_oracles_trained_on_the_test_set_tell_what_knowing_it_gains(trained, capsys, tmp_path):
     sets = f"sets={trained / 'sets'}"
     assert run(capsys, "train", sets, "on=test", "runs=1", f"out={tmp_path / 'oracles'}", *TINY)[0] == 0

@@ -10,6 +10,7 @@ import pytest
 
 from gala.cli import main
 from gala.experiments import statistics as st
+from gala.overfit import scores as scores_module
 from gala.overfit.scores import audit_tasks, read_scores
 
 
@@ -177,3 +178,9 @@ def test_scores_are_judged_where_there_is_no_torch_and_no_simulator(tmp_path):
     )
     assert done.returncode == 3 and done.stdout.startswith("OVERFIT"), done.stderr
     assert json.loads((tmp_path / "study" / "study.json").read_text())["outside"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (table := tmp_path / "odd.csv").write_text("run,set,context,return,return\n0,train,a,1,5\n")
+    with pytest.raises(ValueError, match="has two columns 'return'; rename or remove one"):
+        scores_module._read(table, ("run", "set", "context", "return"))
