@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 
@@ -112,3 +113,12 @@ def test_an_error_is_broken_between_words_on_a_terminal_and_one_line_in_a_log(ca
     assert cli.main(words) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(line) > 80 and len(lines) > 1 and max(map(len, lines)) <= 80 and " ".join(lines) == line
+
+
+def test_a_place_that_cannot_be_written_is_one_line_and_other_failures_are_not_hidden(capsys):
+    assert cli._failed_file(OSError(errno.EROFS, "Read-only file system", "r/report.html.tmp")) == cli.EXIT_USAGE
+    told = capsys.readouterr().err
+    assert told.startswith("gala: error: r/report.html.tmp: Read-only file system") and told.count("\n") == 1
+    for hidden in (OSError(errno.EROFS, "no name"), OSError(errno.EIO, "Input/output error", "disk")):
+        with pytest.raises(OSError):
+            cli._failed_file(hidden)

@@ -153,6 +153,8 @@ def test_scaling_what_does_not_train(tmp_path, capsys, monkeypatch):
     (path / "config.yaml").write_text("algo: gala\nlearners: 2\n")
     assert main(["scale", str(path), "learners=3"]) == 2
     assert "is not training now" in capsys.readouterr().err and not (path / "wanted_learners").exists()
+    assert main(["scale", str(path), "learners=9"]) == 2
+    assert "can have 1 to 4 learners (max_learners), not 9" in capsys.readouterr().err
     (path / "config.yaml").write_text("algo: gala\nlearners: 2\ngossip:\n  tau: 0\n")
     assert main(["scale", str(path), "learners=3"]) == 2
     assert "wait for each other" in capsys.readouterr().err

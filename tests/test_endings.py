@@ -14,6 +14,7 @@ from training import TINY, Gala, parts, spawn_program, status
 
 from gala.processes.output import ForgivingStream
 from gala.runs.run_dir import RunDir
+from gala.training import signals
 
 END_S = 120.0
 TWO = ("algo=gala", "learners=2", "log.checkpoint_interval_s=1000")
@@ -162,3 +163,17 @@ def test_a_stream_that_breaks_says_no_more_and_raises_never(tmp_path):
     with (tmp_path / "latin").open("w", encoding="latin-1") as file:
         print("a \N{GREEK SMALL LETTER ALPHA} b", file=ForgivingStream(file))
     assert (tmp_path / "latin").read_text() == "a ? b\n"
+
+
+def test_a_second_ctrl_c_kills_unless_it_comes_with_the_first(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    request = signals.EndRequest()
+    request._on_signal(signal.SIGINT, None)
+    now[0] += 0.05
+    request._on_signal(signal.SIGINT, None)
+    assert request.signal == signal.SIGINT and not request.kill
+    now[0] += 1.0
+    with pytest.raises(KeyboardInterrupt):
+        request._on_signal(signal.SIGINT, None)
+    assert request.kill

@@ -167,6 +167,7 @@ def test_the_parts_are_the_users_own():
         (["model.encoder=builtins:dict"], "is called with (obs_space, hidden, activation)"),
         (["optim.name=own_parts:no_env"], "is called with (parameters, lr=...)"),
         (["optim.name=torch.optim:LBFGS"], "step() must need nothing else"),
+        (["optim.name=torch.optim:SparseAdam"], "its first step() raised RuntimeError: SparseAdam does not support"),
         (["optim.name=torch.optim:Muon"], "is called with (parameters, lr=...): Muon only supports 2D parameters"),
         (["optim.name=own_parts:no_optimizer"], "must make a torch.optim.Optimizer, not dict"),
         (["env.id=own_parts:no_env"], "env.id=own_parts:no_env must make a gymnasium.Env, not str"),
