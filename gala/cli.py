@@ -86,7 +86,7 @@ def _failed_file(error: OSError) -> int:
     if error.errno == errno.ENAMETOOLONG:
         _say(f"gala: error: a name is too long for a file: {name}...")
     elif error.errno in _OF_PLACES and error.filename is not None:
-        _say(f"gala: error: {name}: {error.strerror}; give another out=, or another directory")
+        _say(f"gala: error: {name}: {error.strerror}: it cannot be read or written there")
     else:
         raise error
     return EXIT_USAGE

@@ -93,3 +93,14 @@ def test_a_mean_over_two_runs_has_the_spread_of_both():
     more = Component(2.0, 4, 2.0)
     wide = (half**2 + stats.t.ppf(0.975, 4) ** 2 * 2) ** 0.5
     assert st.mean_interval(scores, nested=True, more=[more]) == pytest.approx((5 - wide, 5, 5 + wide))
+
+
+def test_a_nested_interval_is_that_of_nested_components_and_has_its_sides_the_right_way_round():
+    train, test = [[0.0, 10.0], [2.0, 12.0], [4.0, 11.0]], [[0.0, 3.0, 1.0], [1.0, 3.0, 2.0], [0.0, 4.0, 0.0]]
+    for nested in (False, True):
+        parts = st.gap_components(train, test, nested=nested)
+        half = sum(stats.t.ppf(0.975, part.df) ** 2 * part.variance for part in parts) ** 0.5
+        gap = float(np.mean(train) - np.mean(test))
+        assert st.gap_interval(train, test, nested=nested) == pytest.approx((gap - half, gap, gap + half)), nested
+    assert st.gap_components(train, test) != st.gap_components(train, test, nested=True)
+    assert st.gap_components(train, test) != st.gap_components(test, train)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gala.optim.update import LearningStep
+from gala.optim.update import LearningStep, clip_factor
 
 
 def _params(dtype=torch.float64):
@@ -60,3 +60,8 @@ def test_a_norm_of_nearly_0_is_limited_with_a_millionth_beside_it():
     p.grad = torch.full((1,), 1e-6, dtype=torch.float64)
     LearningStep(torch.optim.SGD([p]), max_grad_norm=1e-6)(1.0)
     assert p.item() == pytest.approx(-0.5e-6, rel=1e-9)
+
+
+def test_the_factor_of_a_clipped_gradient():
+    assert clip_factor(3.0, 0.0) == 1.0 and clip_factor(0.5, 1.0) == 1.0
+    assert clip_factor(4.0, 1.0) == 1.0 / (4.0 + 1e-6) and clip_factor(0.0, 1.0) == 1.0

@@ -146,3 +146,21 @@ def test_several_normalisers_lie_one_after_the_other_and_take_up_what_they_saw()
     again.pool(np.stack([packed, packed]))
     assert [part.applied.count for part in again.parts.values()] == [14, 18]
     assert np.array_equal(again.pack(), packed)  # what others saw is applied, and not its own
+
+
+def test_rewards_are_scaled_by_pooled_moments_while_a_learners_own_go_on():
+    """Where learners pool, what divides is theirs, and what this one has seen is counted apart."""
+    rng, gamma = np.random.default_rng(3), 0.9
+    scaler, running, seen = ReturnScaler(3, gamma, 1e9), np.zeros(3), []
+    scaler.applied = RunningMoments()
+    scaler.applied.update(np.array([-5.0, 0.0, 1.0, 8.0]))
+    std = float(scaler.applied.std)
+    assert std not in (1.0, 2.0)
+    for _ in range(4):
+        reward, done, valid = rng.normal(3.0, 5.0, (5, 3)), rng.random((5, 3)) < 0.2, rng.random((5, 3)) < 0.8
+        assert scaler(reward, done, valid) == pytest.approx(reward / np.sqrt(std * std + 1e-8), rel=1e-5)
+        for t in range(5):
+            running = np.where(valid[t], running * gamma + reward[t], 0.0)
+            seen += running[valid[t]].tolist()
+            running[done[t]] = 0.0
+    assert scaler.own.count == len(seen) and float(scaler.own.mean) == pytest.approx(np.mean(seen))
