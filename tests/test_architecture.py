@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plain_yaml": (),
     "plugins": (),
     "gossip": ("plain_yaml", "plugins"),
-    "models": ("plugins",),
+    "models": ("plugins", ENVS),
     "optim": (),
     "processes": (),
     "rl": ("optim",),
@@ -103,7 +103,7 @@ BASES_OUTSIDE = {
     "Generic",
     "Module",
 }
-BASES_OUTSIDE |= {"Optimizer", "Function", "Enum", "StrEnum", "TrainerCallback", "Callback", "Env", "VectorEnv"}
+BASES_OUTSIDE |= {"Optimizer", "Function", "Enum", "StrEnum", "TrainerCallback", "Callback", "Env", "VectorEnv", "Box"}
 """A class may derive from these, or from nothing: behaviour is composed."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,8 @@ import gymnasium as gym
 import numpy as np
 
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
+from gala_envs.masks import gives_masks, num_choices, read_mask
+from gala_envs.parts import join_mask, with_mask
 from gala_envs.snapshots import State, Unrestorable, get_state, python_state, set_python_state, set_state
 from gala_envs.spaces import action_adapter, observation_adapter, stack_observations
 from gala_envs.trial import fault_of_step
@@ -29,7 +32,7 @@ class GymnasiumEnv:
     """``num_envs`` copies of a registered environment, or of what ``make_env`` builds. See ``BatchedEnv``.
 
     Float observations become float32, images [H, W, C] become [C, H, W], all else one float32 vector; discrete actions
-    start at 0. See ``gala_envs.spaces``.
+    start at 0. See ``gala_envs.spaces``. Where actions are masked, the mask lies behind each observation: ``FlatBox``.
     """
 
     autoreset: Autoreset
@@ -44,10 +47,12 @@ class GymnasiumEnv:
         autoreset: Autoreset = "same-step",
         max_episode_steps: int = 0,
         watchdog_s: float = 60.0,
+        action_masks: Literal["auto", "on", "off"] = "auto",
         make_env: Callable[[], gym.Env] | None = None,
         **kwargs: Any,
     ) -> None:
-        """``max_episode_steps`` 0 keeps the registered limit; ``kwargs`` go to ``gymnasium.make``.
+        """``max_episode_steps`` 0 keeps the registered limit; ``kwargs`` go to ``gymnasium.make``. ``action_masks``
+        auto builds and resets one more simulator, to see whether it gives any.
 
         ``watchdog_s`` holds for async only: Python code in this process cannot be interrupted safely. Async needs a
         process that may have children (not a daemonic one).
@@ -58,12 +63,15 @@ class GymnasiumEnv:
         """
         self.id, self.num_envs, self.autoreset, self._watchdog_s = id, num_envs, autoreset, watchdog_s
         build = make_env or (lambda: gym.make(id, disable_env_checker=True, **kwargs))
-        rows = [_row_builder(i, id, build, max_episode_steps) for i in range(num_envs)]
         self._env: Any = None
+        masked = action_masks == "on" or (action_masks == "auto" and self._guard(lambda: _gives_masks(build)))
+        rows = [_row_builder(i, id, build, max_episode_steps, masked) for i in range(num_envs)]
         vector = gym.vector.AsyncVectorEnv if vectorization == "async" else gym.vector.SyncVectorEnv
         self._env = self._guard(lambda: vector(rows, autoreset_mode=_MODES[autoreset]))
         try:
-            self.obs_space, self._convert = observation_adapter(self._env.single_observation_space, id)
+            if masked and isinstance(space := self._env.single_action_space, gym.spaces.Box):
+                raise ValueError(f"{id}: env.action_masks=on masks discrete actions, not {space}")
+            self.obs_space, self._convert = _observations(self._env.single_observation_space, id, masked)
             self.action_space, self._to_simulators = action_adapter(self._env.single_action_space, id)
         except ValueError:
             self.close()
@@ -142,7 +150,7 @@ class GymnasiumEnv:
     def _fault(self) -> str:
         """What a row has returned that no environment may; empty if nothing, or if rows are other processes."""
         for row in getattr(self._env, "envs", ()):
-            if row.last is not None and (fault := fault_of_step(row.last, row.observation_space)):
+            if row.last is not None and (fault := fault_of_step(row.last, row.simulator.observation_space)):
                 return f"{row.name}: {fault}"
         return ""
 
@@ -173,6 +181,23 @@ class GymnasiumEnv:
         raise kind(message)
 
 
+def _gives_masks(build: Callable[[], gym.Env]) -> bool:
+    env = build()
+    try:
+        return gives_masks(env)
+    finally:
+        env.close()
+
+
+def _observations(space: gym.Space, name: str, masked: bool) -> tuple[gym.spaces.Box, Callable[[Any], Array]]:
+    """``observation_adapter`` for what rows return; ``masked`` ones, with their masks."""
+    if not masked:
+        return observation_adapter(space, name)
+    assert isinstance(space, gym.spaces.Dict) and isinstance(mask := space["mask"], gym.spaces.MultiBinary)
+    plain, convert = observation_adapter(space["obs"], name)
+    return with_mask(plain, math.prod(mask.shape)), lambda obs: join_mask(convert(obs["obs"]), obs["mask"])
+
+
 def _gone(process: Any) -> bool:
     process.join(0.1)
     return process.exitcode is not None
@@ -192,10 +217,15 @@ class _Row:
     The original exception must not cross: one that does not pickle leaves Gymnasium waiting for it for ever.
     """
 
-    def __init__(self, env: gym.Env, row: int, name: str) -> None:
+    def __init__(self, env: gym.Env, row: int, name: str, masked: bool) -> None:
+        """``masked``: observations become {"obs": ..., "mask": of the actions that it allows}."""
         self._env, self.name = env, f"{name}, row {row}"
         self.last: Any = None
         """What ``step`` has returned."""
+        self._choices = num_choices(action_adapter(env.action_space, name)[0]) if masked else ()
+        if self._choices:
+            mask = gym.spaces.MultiBinary(sum(self._choices))
+            self.observation_space = gym.spaces.Dict({"obs": env.observation_space, "mask": mask})
 
     @property
     def simulator(self) -> gym.Env:
@@ -205,7 +235,8 @@ class _Row:
         return getattr(self._env, name)
 
     def reset(self, **kwargs: Any) -> Any:
-        return self._call(self._env.reset, **kwargs)
+        result = self._call(self._env.reset, **kwargs)
+        return result if not self._choices else (self._with_mask(*result), result[1])
 
     def step(self, action: Any) -> Any:
         self.last = self._call(self._env.step, action)
@@ -217,7 +248,15 @@ class _Row:
         if over:
             # The reset that follows in the same call may write into the array that this observation lies in.
             obs = copy.deepcopy(obs)
+        if self._choices:
+            obs = self._with_mask(obs, info, over)
         return obs, reward, terminated, truncated, info
+
+    def _with_mask(self, obs: Any, info: dict[str, Any], over: bool = False) -> dict[str, Any]:
+        try:
+            return {"obs": obs, "mask": read_mask(self._env, info, self._choices, over).astype(np.int8)}
+        except ValueError as error:
+            raise EnvError(f"{self.name}: {error}") from error
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -227,7 +266,9 @@ class _Row:
         raise EnvError(text)
 
 
-def _row_builder(row: int, name: str, build: Callable[[], gym.Env], max_episode_steps: int) -> Callable[[], Any]:
+def _row_builder(
+    row: int, name: str, build: Callable[[], gym.Env], max_episode_steps: int, masked: bool
+) -> Callable[[], Any]:
     owner = os.getpid()
 
     def make() -> Any:
@@ -238,7 +279,7 @@ def _row_builder(row: int, name: str, build: Callable[[], gym.Env], max_episode_
         env = build()
         if max_episode_steps:
             env = gym.wrappers.TimeLimit(_without_time_limit(env), max_episode_steps)
-        return _Row(env, row, name)
+        return _Row(env, row, name, masked)
 
     return make
 

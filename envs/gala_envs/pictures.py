@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala_envs.gymnasium_backend import GymnasiumEnv
+from gala_envs.masks import gives_masks
 from gala_envs.registry import make, resolve_backend
 
 _PIXELS_PER_CELL = 24
@@ -48,6 +49,7 @@ def make_drawn(
         make_env=lambda: game,
         autoreset="next-step",  # the picture after the last decision is then of the episode's end, not of the next one
         max_episode_steps=options["max_episode_steps"],
+        action_masks="on" if backend == "gymnasium" and _is_masked(game, options.get("action_masks")) else "off",
     )
 
     def picture(obs: NDArray) -> NDArray:
@@ -60,6 +62,10 @@ def make_drawn(
         return drawn.astype(np.uint8, copy=False)
 
     return env, picture
+
+
+def _is_masked(game: gym.Env, action_masks: str | None) -> bool:
+    return action_masks == "on" or (action_masks != "off" and gives_masks(game))
 
 
 def check_gl() -> None:

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "order": "uniform",
     "expose": False,
     "obs_noise": 0.0,
+    "action_masks": "auto",
 }
 """Every option of ``make`` and its default. A test compares them with the settings and the backends."""
 
@@ -55,7 +56,7 @@ class Backend(NamedTuple):
 
 
 _CONTEXTUAL = frozenset({"contexts", "order", "expose", "obs_noise"})
-_EMULATOR = frozenset(DEFAULTS) - _CONTEXTUAL - {"autoreset", "vectorization"}
+_EMULATOR = frozenset(DEFAULTS) - _CONTEXTUAL - {"autoreset", "vectorization", "action_masks"}
 BACKENDS: dict[str, Backend] = {
     "atari": Backend("gala_envs.atari", "AtariEnv", "ale_py", _EMULATOR | {"autoreset"}, ("same-step", "next-step")),
     "mujoco": Backend(
@@ -75,7 +76,7 @@ BACKENDS: dict[str, Backend] = {
         "gala_envs.gymnasium_backend",
         "GymnasiumEnv",
         "gymnasium",
-        frozenset({"autoreset", "vectorization", "max_episode_steps", "watchdog_s"}),
+        frozenset({"autoreset", "vectorization", "max_episode_steps", "watchdog_s", "action_masks"}),
         ("same-step", "next-step"),
     ),
     "contexts": Backend(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from gala_envs.contract import Array, to_bounds
+from gala_envs.parts import FlatBox, Part
 
 
 def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Callable[[Any], Array]]:
@@ -17,13 +18,16 @@ def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Ca
 
     Arrays stay arrays: images [H, W, C] become [C, H, W], and [H, W] of bytes gets a channel. Bytes and truth values
     are uint8, other numbers float32. All else becomes one vector of float32: Discrete and MultiDiscrete one-hot,
-    MultiBinary 0 and 1, Tuple and Dict their parts one after the other (images in them from 0 to 1).
+    MultiBinary 0 and 1, Tuple and Dict their parts one after the other (images in them from 0 to 1). Where there are
+    images among the parts the space is a ``FlatBox``, which says where each part lies.
 
     Raises:
         ValueError: the space, or a part of it, is none of these.
     """
     if not isinstance(space, gym.spaces.Box):
-        low, high, flat = _vector(space, name)
+        low, high, flat, parts = _vector(space, name)
+        if any(len(part.shape) == 3 for part in parts):
+            return FlatBox(low, high, np.float32, parts), flat
         return gym.spaces.Box(low, high, dtype=np.float32), flat
     if space.dtype in (np.uint8, np.bool_):
         image = _as_image(np.zeros((1, *space.shape), np.uint8))
@@ -35,17 +39,19 @@ def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Ca
     return gym.spaces.Box(low, high, dtype=np.float32), lambda obs: _channels_first(obs.astype(np.float32))
 
 
-def _vector(space: gym.Space, name: str) -> tuple[Array, Array, Callable[[Any], Array]]:
-    """Bounds of the vector that one observation becomes, and the function batch -> ``[B, width]`` float32."""
+class _Vector(NamedTuple):
+    """The vector that one observation becomes: bounds, what makes it of a batch (``[B, width]`` float32), parts."""
+
+    low: Array
+    high: Array
+    flat: Callable[[Any], Array]
+    parts: tuple[Part, ...]
+
+
+def _vector(space: gym.Space, name: str, key: str = "") -> _Vector:
+    """``key``: of this part of the whole observation."""
     if isinstance(space, gym.spaces.Tuple | gym.spaces.Dict):
-        keys, spaces = _parts(space)
-        parts = [_vector(part, name) for part in spaces]
-        low, high = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
-        return (
-            low,
-            high,
-            lambda obs: np.concatenate([part[2](obs[key]) for key, part in zip(keys, parts, strict=True)], 1),
-        )
+        return _joined(space, name, key)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         sizes, start = np.ravel(getattr(space, "nvec", space.n if hasattr(space, "n") else 0)), np.ravel(space.start)
         codes = [np.eye(n, dtype=np.float32) for n in sizes]
@@ -55,20 +61,38 @@ def _vector(space: gym.Space, name: str) -> tuple[Array, Array, Callable[[Any], 
             places = np.asarray(obs).reshape(-1, len(sizes)) - start
             return np.concatenate([code[column] for code, column in zip(codes, places.T, strict=True)], 1)
 
-        return np.zeros(width, np.float32), np.ones(width, np.float32), one_hot
+        return _Vector(np.zeros(width, np.float32), np.ones(width, np.float32), one_hot, (Part(key, 0, (width,)),))
     if isinstance(space, gym.spaces.MultiBinary):
         width = int(np.prod(space.shape))
-        return np.zeros(width, np.float32), np.ones(width, np.float32), lambda obs: _flat(obs, width)
+        bounds = np.zeros(width, np.float32), np.ones(width, np.float32)
+        return _Vector(*bounds, lambda obs: _flat(obs, width), (Part(key, 0, (width,)),))
     if isinstance(space, gym.spaces.Box):
         width = int(np.prod(space.shape))
         unit = float(_brightest(space)) if space.dtype in (np.uint8, np.bool_) else 1.0
         with np.errstate(over="ignore"):
             low, high = (np.ravel(bound).astype(np.float32) / np.float32(unit) for bound in (space.low, space.high))
-        return low, high, lambda obs: _flat(obs, width) / np.float32(unit)
+        return _Vector(low, high, lambda obs: _flat(obs, width) / np.float32(unit), (Part.of_box(key, space),))
     raise ValueError(
         f"{name}: {type(space).__name__} observations are not supported; wrap the environment so that they become a "
         "Box, Discrete, MultiDiscrete, MultiBinary, or a Tuple or Dict of these"
     )
+
+
+def _joined(space: gym.spaces.Tuple | gym.spaces.Dict, name: str, key: str) -> _Vector:
+    keys, spaces = _parts(space)
+    vectors = [_vector(part, name, f"{key}.{its}" if key else str(its)) for its, part in zip(keys, spaces, strict=True)]
+    low, high = (np.concatenate([vector[k] for vector in vectors]) for k in (0, 1))
+    starts = np.cumsum([0, *(len(vector.low) for vector in vectors)])
+    parts = [
+        part._replace(start=part.start + int(start))
+        for start, vector in zip(starts[:-1], vectors, strict=True)
+        for part in vector.parts
+    ]
+
+    def flat(obs: Any) -> Array:
+        return np.concatenate([vector.flat(obs[its]) for its, vector in zip(keys, vectors, strict=True)], 1)
+
+    return _Vector(low, high, flat, tuple(parts))
 
 
 def _parts(space: gym.spaces.Tuple | gym.spaces.Dict) -> tuple[list[Any], list[gym.Space]]:
@@ -165,7 +189,11 @@ def describe_space(space: gym.Space) -> dict[str, Any]:
     """
     if isinstance(space, gym.spaces.Box):
         bounds = {"low": _as_list(space.low), "high": _as_list(space.high)}
-        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+        box = {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+        if not isinstance(space, FlatBox):
+            return box
+        parts = [part._asdict() | {"shape": list(part.shape)} for part in space.parts]
+        return box | {"type": "FlatBox", "parts": parts, "num_mask": space.num_mask}
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, gym.spaces.MultiDiscrete):
@@ -176,10 +204,13 @@ def describe_space(space: gym.Space) -> dict[str, Any]:
 def space_of(described: dict[str, Any]) -> gym.Space:
     """The space that ``describe_space`` described. Raises ValueError or KeyError if it did not."""
     kind = described["type"]
-    if kind == "Box":
+    if kind in ("Box", "FlatBox"):
         shape, dtype = tuple(described["shape"]), np.dtype(described["dtype"])
         low, high = (_as_array(described[bound], shape, dtype) for bound in ("low", "high"))
-        return gym.spaces.Box(low, high, shape, dtype.type)
+        if kind == "Box":
+            return gym.spaces.Box(low, high, shape, dtype.type)
+        parts = [Part(**part | {"shape": tuple(part["shape"])}) for part in described["parts"]]
+        return FlatBox(low, high, dtype.type, parts, int(described["num_mask"]))
     if kind == "Discrete":
         return gym.spaces.Discrete(described["n"], start=described["start"])
     if kind == "MultiDiscrete":

@@ -13,6 +13,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from gala_envs.masks import sample_allowed
+
 STEPS = 3
 """Decisions of a trial: what is wrong with most environments is wrong with the first."""
 
@@ -28,14 +30,19 @@ def try_environment(make: Callable[[], gym.Env], name: str) -> None:
         for part in ("observation_space", "action_space"):
             if not isinstance(getattr(env, part, None), gym.Space):
                 raise ValueError(f"{name} has no {part}: set self.{part} to a gymnasium.spaces.Space")
-        _say(name, fault_of_reset(_own(name, "reset(seed=0)", env.reset, seed=0), env.observation_space))
+        begun = _own(name, "reset(seed=0)", env.reset, seed=0)
+        _say(name, fault_of_reset(begun, env.observation_space))
+        info = begun[1]
         env.action_space.seed(0)
         for _ in range(STEPS):
-            action = env.action_space.sample()
+            action = _own(name, "reading the action mask", sample_allowed, env, info)
             result = _own(name, f"step({action})".replace("\n", ""), env.step, action)
             _say(name, fault_of_step(result, env.observation_space))
+            info = result[4]
             if result[2] or result[3]:
-                _say(name, fault_of_reset(_own(name, "reset()", env.reset), env.observation_space))
+                begun = _own(name, "reset()", env.reset)
+                _say(name, fault_of_reset(begun, env.observation_space))
+                info = begun[1]
     finally:
         _own(name, "close()", env.close)
 

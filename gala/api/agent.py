@@ -9,6 +9,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gala_envs.masks import num_choices
+from gala_envs.parts import join_mask, without_mask
 from gala_envs.spaces import action_adapter, clip_actions, each_row, observation_adapter, stack_observations
 from numpy.typing import ArrayLike, NDArray
 
@@ -17,6 +19,7 @@ from gala.evaluation import weights
 from gala.evaluation.evaluate import check_request
 from gala.evaluation.export import trained
 from gala.models.actor_critic import ActorCritic
+from gala.models.distributions import masked
 from gala.rl.normalise import ObsNormalizer
 from gala.runs.run_dir import RunDir
 
@@ -31,7 +34,7 @@ class Agent:
 
     def __init__(self, policy: ActorCritic, normalizer: ObsNormalizer | None, content: weights.Description) -> None:
         self._policy, self._normalizer, self._content = policy.eval(), normalizer, content
-        self.obs_space: gym.spaces.Box = content.obs_space
+        self.obs_space: gym.spaces.Box = without_mask(content.obs_space)
         self.action_space: gym.Space = content.action_space
         self._device = next(policy.parameters()).device
         self._generator = torch.Generator(self._device).manual_seed(0)
@@ -58,7 +61,13 @@ class Agent:
 
     @torch.no_grad()
     def act(
-        self, obs: ArrayLike, state: NDArray | None = None, first: ArrayLike | None = None, greedy: bool = True
+        self,
+        obs: ArrayLike,
+        state: NDArray | None = None,
+        first: ArrayLike | None = None,
+        greedy: bool = True,
+        *,
+        action_mask: ArrayLike | None = None,
     ) -> Any:
         """What to do.
 
@@ -69,17 +78,23 @@ class Agent:
             first: recurrent agents only: whether ``obs`` opens an episode, bool, one or ``[B]``; the state of such rows
                 is reset before they are read. None: nowhere (without a state all rows begin one anyway).
             greedy: the most probable action; else one drawn from the policy (see ``seed``).
+            action_mask: discrete actions only: 1 or True for each that is allowed, ``[n]`` or ``[B, n]``; of
+                MultiDiscrete those of all parts, one after the other. Agents that were trained with masks want one.
 
         Returns:
             The action: an int64 (Discrete), int64 ``[k]`` (MultiDiscrete) or float ``[d]`` within the bounds (Box); of
             a batch ``[B]``, ``[B, k]`` or ``[B, d]``. Of a recurrent agent the pair (action, state).
 
         Raises:
-            ValueError: in one line: a wrong shape or dtype, numbers that are not finite, a state for an agent without.
+            ValueError: in one line: a wrong shape or dtype, numbers that are not finite, a state for an agent without,
+                a mask that allows nothing, or none for an agent that was trained with masks.
         """
         array = np.asarray(obs)
         one = array.shape == self.obs_space.shape
         batch = self._checked(array[None] if one else array, array.shape)
+        mask = self._mask(action_mask, len(batch), one)
+        if self._policy.num_mask and mask is not None:
+            batch = join_mask(batch, mask)
         inputs = batch if self._normalizer is None else self._normalizer(batch)
         rows, device = len(batch), self._device
         out = self._policy(
@@ -88,7 +103,8 @@ class Agent:
             self._first(first, rows, one),
             with_value=False,
         )
-        chosen = self._policy.act(out.params, greedy=greedy, generator=self._generator).cpu().numpy()
+        params = out.params if mask is None else masked(out.params, torch.from_numpy(mask).to(device))
+        chosen = self._policy.act(params, greedy=greedy, generator=self._generator).cpu().numpy()
         action, after = clip_actions(chosen, self.action_space), out.state.cpu().numpy()
         if one:
             action, after = action[0], after[0]
@@ -154,6 +170,30 @@ class Agent:
         if batch.dtype.kind == "f" and not np.isfinite(batch).all():
             raise ValueError(f"row {int(np.argwhere(~np.isfinite(batch))[0][0])} of obs is not finite")
         return batch.astype(space.dtype, copy=False)
+
+    def _mask(self, mask: ArrayLike | None, rows: int, one: bool) -> NDArray | None:
+        """bool ``[rows, n]``, or None."""
+        sizes = num_choices(self.action_space)
+        if mask is None:
+            if self._policy.num_mask:
+                raise ValueError(
+                    'this agent was trained with masks of actions: give action_mask=info["action_mask"], or one that '
+                    "allows all"
+                )
+            return None
+        given, wanted = np.asarray(mask), (sum(sizes),) if one else (rows, sum(sizes))
+        if not sizes or given.shape != wanted or given.dtype.kind not in "bui" or not np.isin(given, (0, 1)).all():
+            why = (
+                f"wants 0 or 1 of shape {wanted}"
+                if sizes
+                else f"masks are for discrete actions, not {self.action_space}"
+            )
+            raise ValueError(f"action_mask is {given.dtype} of shape {given.shape}; {why}")
+        allowed = given.reshape(rows, -1) == 1
+        for part in np.split(allowed, np.cumsum(sizes)[:-1], 1):
+            if not part.any(1).all():
+                raise ValueError(f"action_mask allows nothing in row {int(np.argmin(part.any(1)))}; allow an action")
+        return allowed
 
     def _state(self, state: NDArray | None, rows: int, one: bool) -> torch.Tensor:
         size = self._policy.gru_size

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.multiprocessing as mp
+from gala_envs.parts import num_mask
 
-from gala.build.envs import make_env, probe_spaces
+from gala.build.envs import make_env, probe_spaces, random_actions
 from gala.build.policy import make_policy, pick_device
 from gala.config.schema import Config
 from gala.processes.resources import available_cores, keep_freed_memory
@@ -141,25 +142,30 @@ def _serve(pipe: Connection, config: Config) -> None:
 
 
 class _Simulators:
-    """Random actions, chosen before the clock runs."""
+    """Random actions, chosen before the clock runs unless masks decide which."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         config = replace(config, env=replace(config.env, threads=setting.threads, watchdog_s=1e6))
         self._env, self._rows = make_env(config, setting.batch), setting.batch
         space = self._env.action_space
         space.seed(0)
-        plan = [np.stack([np.asarray(space.sample()) for _ in range(setting.batch)]) for _ in range(64)]
-        self._actions = itertools.cycle(plan)
-        self._env.reset(0)
+        obs = self._env.reset(0)
+        self._masked = bool(num_mask(self._env.obs_space))
+        self._plan = itertools.cycle([random_actions(self._env, obs) for _ in range(1 if self._masked else 64)])
 
     def work(self, seconds: float) -> dict[str, float]:
-        for actions in itertools.islice(self._actions, 3):
-            self._env.step(actions)
+        for _ in range(3):
+            self._step()
         rows, started = 0, time.perf_counter()
         while (now := time.perf_counter()) < started + seconds:
-            self._env.step(next(self._actions))
+            self._step()
             rows += self._rows
         return {"simulate": now - started, "rows": rows}
+
+    def _step(self) -> None:
+        obs = self._env.step(next(self._plan)).obs
+        if self._masked:
+            self._plan = itertools.cycle([random_actions(self._env, obs)])
 
 
 class _Network:

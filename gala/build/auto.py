@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from gala_envs.parts import num_mask, without_mask
+from gymnasium.spaces import Box
+
 from gala.build.envs import Spaces, backend_of, probe_spaces
 from gala.config.parse import parse_config, preset_environments, split_settings
 from gala.config.schema import Config
@@ -31,7 +34,8 @@ def with_fitting_preset(words: Sequence[str]) -> tuple[list[str], str]:
     config = parse_config(words)
     preset = _preset_of(config.env.id) or COMMON.get(backend_of(config))
     if not preset:
-        preset = f"any/_{'vector' if len(probe_spaces(config).obs.shape or ()) == 1 else 'image'}"
+        seen = _seen(probe_spaces(config))
+        preset = f"any/_{'vector' if len(seen.shape) == 1 and encoder_for(seen) == 'mlp' else 'image'}"
     fitted = f"preset={preset}"
     return [*words, fitted] if "preset" in given else [
         fitted,
@@ -53,17 +57,28 @@ def _preset_of(env_id: str) -> str:
     return ""
 
 
+def _seen(spaces: Spaces) -> Box:
+    assert isinstance(spaces.obs, Box)
+    return without_mask(spaces.obs)
+
+
 def choose(config: Config, spaces: Spaces) -> tuple[Config, str]:
     """(``config`` without auto, what was chosen in one line; empty if there was nothing to say)."""
     chosen = []
-    model, normalize, backend = config.model, config.normalize, backend_of(config)
+    model, normalize, env, backend = config.model, config.normalize, config.env, backend_of(config)
     if model.encoder == AUTO:
-        model = dataclasses.replace(model, encoder=encoder_for(spaces.obs))
-        chosen.append(f"model.encoder={model.encoder} for {spaces.obs.dtype} {list(spaces.obs.shape or ())}")
+        seen = _seen(spaces)
+        model = dataclasses.replace(model, encoder=encoder_for(seen))
+        chosen.append(f"model.encoder={model.encoder} for {seen.dtype} {list(seen.shape)}")
     if normalize.reward == AUTO:
         normalize = dataclasses.replace(normalize, reward="sign" if backend == "atari" else "none")
         if backend == "atari":
             lives = ", lost lives end episodes" if config.env.life_loss_ends_episode else ""
             chosen.append(f"normalize.reward=sign for Atari{lives}")
+    if env.action_masks == AUTO and backend == "gymnasium":
+        masks = num_mask(spaces.obs)
+        env = dataclasses.replace(env, action_masks="on" if masks else "off")
+        if masks:
+            chosen.append(f"env.action_masks=on ({masks} actions)")
     line = f"chosen: {'; '.join(chosen)}" if chosen else ""
-    return dataclasses.replace(config, model=model, normalize=normalize), line
+    return dataclasses.replace(config, model=model, normalize=normalize, env=env), line

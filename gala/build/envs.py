@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+from numpy.typing import NDArray
 
 from gala.config.derived import seeds, threads_per_learner
 from gala.config.schema import Config
@@ -115,6 +116,13 @@ def make_evaluation_env(config: Config, num_envs: int) -> Any:
     backend = BACKENDS[backend_of(config)]
     whole_games = {"life_loss_ends_episode": False} if "life_loss_ends_episode" in backend.options else {}
     return make_env(config, num_envs, **whole_games)
+
+
+def random_actions(env: Any, obs: NDArray) -> NDArray:
+    """Actions ``[B, ...]`` drawn uniformly from those that are allowed after ``obs [B, ...]``."""
+    from gala_envs import masks
+
+    return masks.random_actions(env, obs)
 
 
 def _try_own(config: Config) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import gymnasium as gym
 import numpy as np
 import torch
+from gala_envs.parts import num_mask, without_mask
 from numpy.typing import NDArray
 
 from gala.build.envs import Spaces
@@ -111,8 +113,13 @@ def entropy_coefficient(config: Config) -> Callable[[float], float]:
 def make_normalizer(config: Config, spaces: Spaces) -> ObsNormalizer | None:
     if not config.normalize.obs:
         return None
-    assert spaces.obs.shape is not None
-    return ObsNormalizer(spaces.obs.shape, config.normalize.obs_clip)
+    return normalizer_of(spaces.obs, config.normalize.obs_clip)
+
+
+def normalizer_of(space: gym.Space, clip: float) -> ObsNormalizer:
+    """Without statistics so far; what is a mask of actions in ``space`` stays as it is."""
+    assert isinstance(space, gym.spaces.Box)
+    return ObsNormalizer(without_mask(space).shape, clip, num_mask(space))
 
 
 RewardShaper = Callable[[NDArray, NDArray, NDArray], NDArray]

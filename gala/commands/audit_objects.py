@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from gala_envs.masks import random_actions
 from numpy.typing import NDArray
 
 from gala.build.auto import choose
@@ -57,7 +58,7 @@ def random_pictures(config: Config, num_steps: int) -> tuple[NDArray, NDArray]:
     env.action_space.seed(config.seed)
     obs, opens = [env.reset(config.seed).copy()], [np.ones(_ENVS, bool)]
     for _ in range(num_steps - 1):
-        step = env.step(np.array([env.action_space.sample() for _ in range(_ENVS)]))
+        step = env.step(random_actions(env, obs[-1]))
         obs.append(step.obs.copy())
         opens.append(step.terminated | step.truncated | ~step.valid)
     env.close()

@@ -55,12 +55,17 @@ def _scale_line(config: Config) -> list[str]:
 
     if config.model.encoder not in ENCODERS or config.model.encoder == "mlp" or config.normalize.obs:
         return []
+    from gala_envs.parts import FlatBox, without_mask
     from gymnasium.spaces import Box
 
     from gala.build.envs import probe_spaces
 
     space = probe_spaces(config).obs
-    if not isinstance(space, Box) or space.dtype.kind != "f" or bounded_by(space) <= _LARGE_PIXEL:
+    if not isinstance(space, Box) or space.dtype.kind != "f":
+        return []
+    read = without_mask(space)
+    images = [read.part_space(p) for p in read.parts if len(p.shape) == 3] if isinstance(read, FlatBox) else [read]
+    if all(bounded_by(image) <= _LARGE_PIXEL for image in images):
         return []
     return ["warning: floats of images are not scaled, only integers; add normalize.obs=true"]
 
@@ -93,6 +98,8 @@ def ekfac_advice(lr: float, max_grad_norm: float, kl_limit: float) -> str:
 
 def arithmetic(config: Config) -> str:
     """What the settings add up to, one line each: batches, updates, frames, learning rate, memory of a rollout."""
+    from gala_envs.parts import num_mask
+
     from gala.build.envs import backend_of, probe_spaces
     from gala.build.learning import learning_rate
     from gala.build.policy import count_parameters, encoder_summary
@@ -101,6 +108,7 @@ def arithmetic(config: Config) -> str:
     batch = config.envs_per_learner * config.a2c.num_steps
     rate, lean = learning_rate(config), is_lean(config) and config.device != "cuda"
     assert spaces.obs.dtype is not None  # build has refused composite spaces
+    masks = num_mask(spaces.obs)
     obs_bytes = math.prod(spaces.obs.shape or ()) * spaces.obs.dtype.itemsize
     rows = {
         "learners x simulators": f"{config.learners} x {config.envs_per_learner}",
@@ -109,6 +117,7 @@ def arithmetic(config: Config) -> str:
         "updates": f"{math.ceil(config.steps / (batch * config.learners)):,} per learner",
         "env_steps": f"{config.steps:,} over all learners",
         "frames": f"{config.steps * spaces.frames_per_step:,} ({spaces.frames_per_step} per env_step)",
+        **({"masks of actions": f"{masks} numbers beside each observation"} if masks else {}),
         "learning rate": f"{rate(0.0):.3g} at the start, {rate(1.0):.3g} at the end",
         "parameters": f"{count_parameters(config, spaces):,}",
         "encoder": encoder_summary(config, spaces),

@@ -69,15 +69,20 @@ class EnvConfig:
     """Families: the policy is told its MDP's parameters."""
     obs_noise: float = bounded(0.0, NOT_NEGATIVE)
     """Families: standard deviation of Gaussian noise on observations."""
+    action_masks: Literal["auto", "on", "off"] = "auto"
+    """Gymnasium backend, discrete actions: only what info["action_mask"], or env.action_masks(), allows is chosen.
+    auto: where the environment gives masks."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Policy and value network."""
 
-    encoder: Literal["auto", "mlp", "nature_cnn", "a3c_cnn", "minatar_cnn", "impala", "bagnet"] | str = "auto"
-    """auto: nature_cnn for images, minatar_cnn for those of fewer than 36 pixels a side, mlp for the rest. Or
-    module:attribute, an encoder of your own: see ``gala.models.encoders.Encoder``."""
+    encoder: Literal["auto", "mlp", "nature_cnn", "a3c_cnn", "minatar_cnn", "impala", "bagnet", "parts"] | str = "auto"
+    """auto: nature_cnn for images, minatar_cnn for those of fewer than 36 pixels a side, mlp for the rest; parts where
+    images are among other things (Dict, Tuple): each image through its own, all else through one mlp. An encoder of
+    images that is named reads all images then; mlp reads all as one vector. Or module:attribute, an encoder of your
+    own: see ``gala.models.encoders.Encoder``."""
     hidden: tuple[int, ...] = bounded(
         (64, 64), Bound(lambda widths: all(w >= 1 for w in widths), "widths of at least 1")
     )

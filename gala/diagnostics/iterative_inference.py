@@ -125,7 +125,7 @@ class Batch:
         encoder = policy.encoder
         if not isinstance(encoder, ImageEncoder) or not any(step.is_residual for step in encoder.steps()):
             raise ValueError("there are no residual blocks to look at; train with model.encoder=impala")
-        self.steps, self.start = encoder.steps(), encoder.scaled(rollout.obs.flatten(0, 1))
+        self.steps, self.start = encoder.steps(), encoder.scaled(policy.seen(rollout.obs.flatten(0, 1)))
         self._policy, self._rollout = policy, rollout
         self._coefficients, self._entropy_coef = coefficients, entropy_coef
 

@@ -120,7 +120,8 @@ It knows the environment above, with these settings, and nothing else is claimed
 
 class Graph(nn.Module):
     """``obs -> (action, params, value)``, of recurrent policies ``(obs, state, first) -> (..., state)``; the normaliser
-    and the bounds of the actions are inside. ``action`` is the most probable one."""
+    and the bounds of the actions are inside. ``action`` is the most probable one. Where actions are masked, ``obs`` is
+    the vector of ``gala_envs.parts.with_mask``."""
 
     mean: Tensor
     scale: Tensor
@@ -146,7 +147,10 @@ class Graph(nn.Module):
 
     def forward(self, obs: Tensor, state: Tensor | None = None, first: Tensor | None = None) -> tuple[Tensor, ...]:
         if self.normalized:
-            obs = ((obs.double() - self.mean) * self.scale).clamp(-self.clip, self.clip).float()
+            seen = self.policy.seen(obs).double()
+            numbers = ((seen - self.mean) * self.scale).clamp(-self.clip, self.clip).float()
+            masks = obs[:, obs.shape[1] - self.policy.num_mask :].float() if self.policy.num_mask else None
+            obs = numbers if masks is None else torch.cat([numbers.flatten(1), masks], 1)
         recurrent = state is not None and first is not None
         if state is None or first is None:
             state = obs.new_zeros(obs.shape[0], 0, dtype=torch.float32)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from gala_envs.parts import num_mask, without_mask
 from gala_envs.pictures import area_weights
 from gala_envs.registry import resolve_backend
 from numpy.typing import NDArray
@@ -37,6 +38,10 @@ def framing(config: Config, space: gym.Space, size: int) -> Framing:
     """
     if not isinstance(space, gym.spaces.Box) or not space.shape:
         raise ValueError(f"{config.env.id} has observations of {space}; frames are recorded of arrays of numbers")
+    if masks := num_mask(space):  # whether an action was allowed is nothing that a frame shows
+        whole = without_mask(space)
+        frames = framing(config, whole, size)
+        return frames._replace(make=lambda obs: frames.make(obs[:, :-masks].reshape(-1, *whole.shape)))
     if space.dtype != np.uint8 or len(space.shape) != 3:
         return Framing(space.shape, "float32", None, lambda obs: obs.astype(np.float32))
     last_axis_is_colour = space.shape[-1] in (1, 3, 4) and space.shape[0] not in (1, 3, 4)

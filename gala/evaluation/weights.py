@@ -20,6 +20,7 @@ from gala_envs.spaces import describe_space, space_of
 from safetensors import SafetensorError, safe_open
 
 from gala import __version__
+from gala.build.learning import normalizer_of
 from gala.build.trust import check_trusted
 from gala.config.schema import ModelConfig
 from gala.models.actor_critic import ActorCritic, build_actor_critic
@@ -131,6 +132,6 @@ def _built(
     )
     normalizer = None
     if description["obs_clip"] is not None:
-        normalizer = ObsNormalizer(obs_space.shape, description["obs_clip"])
-        normalizer.applied = RunningMoments.unpack(tensors["obs_moments.packed"].numpy(), obs_space.shape)
+        normalizer = normalizer_of(obs_space, description["obs_clip"])
+        normalizer.applied = RunningMoments.unpack(tensors["obs_moments.packed"].numpy(), normalizer.shape)
     return policy, normalizer, Description(model, obs_space, action_space, description["env"], about)

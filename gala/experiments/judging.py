@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gala.build.envs import make_evaluation_env
+from gala.build.envs import make_evaluation_env, random_actions
 from gala.config.derived import averages_parameters
 from gala.config.schema import Config
 from gala.evaluation.evaluate import MAX_PARALLEL, evaluate_run
@@ -93,15 +93,17 @@ def _play(run_dir: RunDir, learner: int | str, episodes: int, mode: Any, seed: i
 
 
 def random_return(config: Config, episodes: int, seed: int = SEED) -> float:
-    """Mean return of uniformly random actions over ``episodes`` whole episodes, a fixed number for each simulator."""
+    """Mean return of uniformly random actions, of those that are allowed, over ``episodes`` whole episodes, a fixed
+    number for each simulator."""
     env = make_evaluation_env(config, min(episodes, MAX_PARALLEL))
     try:
         env.action_space.seed(seed)
-        env.reset(seed)
+        obs = env.reset(seed)
         quota = np.full(env.num_envs, episodes // env.num_envs) + (np.arange(env.num_envs) < episodes % env.num_envs)
         returns: list[float] = []
         while quota.any():
-            step = env.step(np.stack([env.action_space.sample() for _ in range(env.num_envs)]))
+            step = env.step(random_actions(env, obs))
+            obs = step.obs
             ended = np.flatnonzero(step.episode_over & (quota > 0))
             returns += [float(step.episode_return[row]) for row in ended]
             quota[ended] -= 1

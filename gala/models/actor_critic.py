@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import torch
+from gala_envs.parts import num_mask, without_mask
 from torch import Tensor, nn
 
 from gala.models.augment import AUGMENTATIONS
-from gala.models.distributions import distribution_for
+from gala.models.distributions import distribution_for, masked
 from gala.models.dynamics import Dynamics
 from gala.models.encoders import encoder_for, make_encoder
 from gala.models.residual import orthogonal_
@@ -38,6 +39,10 @@ class ActorCritic(nn.Module):
         if not isinstance(obs_space, gym.spaces.Box):
             raise ValueError(f"observation space {obs_space} is not supported; use a Box")
         self.distribution = distribution_for(action_space)
+        self.num_mask = num_mask(obs_space)
+        assert self.num_mask in (0, self.distribution.num_outputs), "a mask has a number for each logit"
+        obs_space = without_mask(obs_space)
+        self._obs_shape = obs_space.shape
         self.encoder: nn.Module = make_encoder(obs_space, model)
         self.critic_encoder: nn.Module | None = None
         if model.separate_critic and model.encoder == "mlp" and not model.gru_size:
@@ -73,6 +78,14 @@ class ActorCritic(nn.Module):
         if model.dynamics_coef:
             self.dynamics_coef = model.dynamics_coef
             self.dynamics = Dynamics(cast(int, self.encoder.num_features), obs_space, action_space)
+
+    def seen(self, obs: Tensor) -> Tensor:
+        """What the encoder reads of ``obs [N, ...]``: all but the mask of actions, in its own shape."""
+        return obs[:, : -self.num_mask].reshape(-1, *self._obs_shape) if self.num_mask else obs
+
+    def allowed_only(self, params: Tensor, obs: Tensor) -> Tensor:
+        """``params [N, P]`` by the masks in ``obs [N, ...]``, where there are any."""
+        return masked(params, obs[:, -self.num_mask :]) if self.num_mask else params
 
     def compile_encoders(self, mode: str) -> None:
         """Have ``torch.compile`` translate the encoders at their first use, in one of its modes. The names of the
@@ -125,6 +138,7 @@ class ActorCritic(nn.Module):
 
     def _encode(self, encoder: nn.Module, obs: Tensor) -> Tensor:
         """Features in float32. With bf16 only the encoder's arithmetic is short; parameters, heads and loss are not."""
+        obs = self.seen(obs)
         if self.augment is not None:
             obs = self.augment(obs)
         if self.bf16:
@@ -138,6 +152,7 @@ class ActorCritic(nn.Module):
         params = self.policy_head(features)
         if self.log_std is not None:
             params = torch.cat([params, self.log_std.expand_as(params)], -1)
+        params = self.allowed_only(params, obs)
         if not with_value:
             return Outputs(params, params.new_empty(0), state)
         critic_features = features if self.critic_encoder is None else self._encode(self.critic_encoder, obs)
@@ -151,7 +166,8 @@ class ActorCritic(nn.Module):
         if self.dynamics is None:
             return None
         features = self._encode(self.encoder, obs[:-1].flatten(0, 1))
-        error = self.dynamics(features, action[:-1].flatten(0, 1), obs[1:].flatten(0, 1), reward[:-1].flatten())
+        led_to = self.seen(obs[1:].flatten(0, 1))
+        error = self.dynamics(features, action[:-1].flatten(0, 1), led_to, reward[:-1].flatten())
         weight = known.flatten() / known.sum().clamp(min=1)
         return self.dynamics_coef * (weight * error).sum()
 
@@ -170,5 +186,5 @@ def build_actor_critic(obs_space: gym.Space, action_space: gym.Space, model: Any
         model = dataclasses.replace(model, encoder=encoder_for(obs_space))
     network = ActorCritic(obs_space, action_space, model)
     assert isinstance(obs_space, gym.spaces.Box)
-    network.regularise(model, obs_space, action_space)
+    network.regularise(model, without_mask(obs_space), action_space)
     return network

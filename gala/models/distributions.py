@@ -57,6 +57,16 @@ def distribution_for(space: gym.Space) -> Distribution:
     raise ValueError(f"action space {space} is not supported; use Discrete, MultiDiscrete or a flat Box")
 
 
+_NEVER = -1e9
+"""The logit of an action that is not allowed: its probability is exactly 0, and nothing is infinite."""
+
+
+def masked(params: Tensor, mask: Tensor) -> Tensor:
+    """Logits ``[..., P]`` of discrete actions with those where ``mask [..., P]`` is 0 out of the question: all that is
+    made of the result knows of the allowed ones only, and no gradient reaches the others."""
+    return params.masked_fill(mask == 0, _NEVER)
+
+
 def _sample_categorical(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     # Exponential race: argmax p / Exp(1) is distributed as p, and needs no check or sum as multinomial does.
     race = torch.empty_like(logits).exponential_(generator=generator)

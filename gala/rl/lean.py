@@ -131,10 +131,15 @@ class LeanPolicy:
         return self.module.distribution
 
     def __call__(self, obs: Tensor, state: Tensor, first: Tensor, with_value: bool = True) -> LeanOutputs:
-        x = _rows(obs)
+        x = self._seen(obs)
         hidden = self._actor.hidden(x)
         value = self._values(x, hidden) if with_value else x[:0, 0]
-        return LeanOutputs(torch.from_numpy(self._actor.head(hidden[-1])), torch.from_numpy(value), state, hidden[1:])
+        params = self.module.allowed_only(torch.from_numpy(self._actor.head(hidden[-1])), obs)
+        return LeanOutputs(params, torch.from_numpy(value), state, hidden[1:])
+
+    def _seen(self, obs: Tensor) -> NDArray:
+        """What the encoders read of ``obs [N, ...]``, as float32 ``[N, width]``."""
+        return self.module.seen(obs).numpy().reshape(len(obs), -1).astype(np.float32, copy=False)
 
     def _values(self, x: NDArray, hidden: list[NDArray]) -> NDArray:
         return self._critic.head(hidden[-1] if self._shared else self._critic.hidden(x)[-1])[:, 0]
@@ -169,7 +174,7 @@ class LeanPolicy:
         ``.grad``, in place of what was there."""
         c, out = coefficients, rollout.acting
         assert isinstance(out, LeanOutputs), "the rollout was collected by another policy, or without keep_graph"
-        hidden, shape = [_rows(rollout.obs.flatten(0, 1)), *out.hidden], rollout.reward.shape
+        hidden, shape = [self._seen(rollout.obs.flatten(0, 1)), *out.hidden], rollout.reward.shape
         judged = hidden if self._shared else self._critic.hidden(hidden[0])
         value = self._critic.head(judged[-1]).reshape(shape)
         advantage = _advantages(rollout, value, c)
@@ -198,11 +203,6 @@ class LeanPolicy:
         else:
             self._critic.backward(judged, valued)
         self._actor.backward(hidden, acted)
-
-
-def _rows(obs: Tensor) -> NDArray:
-    """``obs [N, ...]`` as float32 ``[N, width]``."""
-    return obs.numpy().reshape(len(obs), -1).astype(np.float32, copy=False)
 
 
 def _advantages(r: Rollout, value: NDArray, c: Coefficients) -> NDArray:

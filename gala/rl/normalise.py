@@ -92,10 +92,13 @@ class ObsNormalizer:
 
     ``own`` is what this learner saw; ``applied`` is what is divided by: the same, or all learners' statistics pooled.
     Averaged networks need pooled statistics, or each would see its inputs on another scale.
+
+    ``num_mask``: so many numbers at the end of an observation, a vector then, are a mask and stay as they are; the
+    others have ``shape``.
     """
 
-    def __init__(self, shape: tuple[int, ...], clip: float) -> None:
-        self.shape, self.clip = shape, clip
+    def __init__(self, shape: tuple[int, ...], clip: float, num_mask: int = 0) -> None:
+        self.shape, self.clip, self.num_mask = shape, clip, num_mask
         self.applied = self._own = RunningMoments(shape)
         self._unread: list[NDArray] = []
 
@@ -112,6 +115,7 @@ class ObsNormalizer:
 
     def update(self, obs: NDArray) -> None:
         """Learn from ``obs [N, ...]``: at once if it is applied, else when ``own`` is asked for, from all together."""
+        obs = self._seen(obs)
         if self.applied is self._own:
             self._own.update(obs)
         else:
@@ -121,7 +125,14 @@ class ObsNormalizer:
 
     def __call__(self, obs: NDArray) -> NDArray:
         """``obs [N, ...]`` -> float32 of the same shape, with the statistics as they are."""
-        return _clipped((obs - self.applied.mean) * self.applied.scale, self.clip)
+        numbers = _clipped((self._seen(obs) - self.applied.mean) * self.applied.scale, self.clip)
+        if not self.num_mask:
+            return numbers
+        mask = obs[:, -self.num_mask :].astype(np.float32)
+        return np.concatenate([numbers.reshape(len(obs), -1), mask], 1)
+
+    def _seen(self, obs: NDArray) -> NDArray:
+        return obs[:, : -self.num_mask].reshape(len(obs), *self.shape) if self.num_mask else obs
 
 
 class ReturnScaler:

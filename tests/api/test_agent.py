@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gala_envs.parts import with_mask
 from gala_envs.spaces import (
     action_adapter,
     describe_space,
@@ -271,3 +272,26 @@ def test_the_error_of_a_shape_names_the_way_out():
     agent, _ = agent_for(VECTOR, ACTIONS[0])
     with pytest.raises(ValueError, match=r"agent.acting_in\(env\) takes what an environment returns$"):
         agent.act(4)
+
+
+def test_a_mask_decides_what_an_agent_may_do():
+    plain, _ = agent_for(VECTOR, ACTIONS[0])
+    masked, _ = agent_for(with_mask(VECTOR, 4), ACTIONS[0])
+    assert masked.obs_space == VECTOR
+    obs, mask = observations(1)[0], np.array([0, 1, 0, 0])
+    for agent in (plain, masked):
+        assert {int(agent.act(obs, greedy=greedy, action_mask=mask)) for greedy in (True, False)} == {1}
+        both = agent.act(np.stack([obs, obs]), action_mask=np.stack([mask, 1 - mask]) > 0)
+        assert both[0] == 1 and both[1] != 1
+        with pytest.raises(ValueError, match="action_mask allows nothing in row 0; allow an action"):
+            agent.act(obs, action_mask=mask > 1)
+        with pytest.raises(ValueError, match=r"action_mask is int64 of shape \(1,\); wants 0 or 1 of shape \(4,\)"):
+            agent.act(obs, action_mask=np.array([1]))
+    plain.act(obs)
+    with pytest.raises(ValueError, match="was trained with masks of actions: give action_mask"):
+        masked.act(obs)
+    several, _ = agent_for(with_mask(VECTOR, 7), ACTIONS[1])
+    assert several.act(obs, action_mask=[0, 1, 0, 0, 1, 0, 0]).tolist() == [1, 2]
+    continuous, _ = agent_for(VECTOR, ACTIONS[2])
+    with pytest.raises(ValueError, match="masks are for discrete actions"):
+        continuous.act(obs, action_mask=[True, False])

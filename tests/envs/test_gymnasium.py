@@ -228,7 +228,11 @@ def test_a_failure_names_its_row_with_the_traceback(vectorization, error, recwar
         return Counting(fail_at=4, error=error) if name.endswith("-2") else Counting()
 
     env = GymnasiumEnv(
-        "Fails", 3, vectorization=vectorization, make_env=build_async if vectorization == "async" else build
+        "Fails",
+        3,
+        vectorization=vectorization,
+        action_masks="off",
+        make_env=build_async if vectorization == "async" else build,
     )
     env.reset(0)
     for _ in range(3):

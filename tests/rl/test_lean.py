@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gala_envs.registry import make
+from masked_envs import Doors, TwoLocks
 
 from gala.build.learning import make_normalizer, make_reward_shaper
 from gala.build.policy import Spaces, make_lean, make_policy
@@ -162,7 +163,8 @@ def test_actions_are_the_modules_from_the_same_stream_and_follow_parameters_in_p
 def learner(words, lean, space):
     """A learner on ``Noisy``, or on ``env.id`` of ``words``, with normalisers if these say so."""
     config = parse_config(["model.encoder=mlp", "model.hidden=16,8", "algo=a2c", "envs_per_learner=4", *words])
-    env = make("Noisy", 4, make_env=lambda: Noisy(space)) if space else make(config.env.id, 4)
+    build = space if isinstance(space, type) else lambda: Noisy(space)
+    env = make("Noisy", 4, make_env=build) if space else make(config.env.id, 4)
     spaces = Spaces(env.obs_space, env.action_space, 1)
     policy = make_policy(config, spaces)
     flat = flattened(policy)
@@ -187,6 +189,8 @@ RUNS = {
     "shared": (("a2c.num_steps=9", "model.separate_critic=false"), SPACES["several"]),
     "normalised": (("a2c.num_steps=11", "normalize.obs=true", "normalize.reward=scale"), SPACES["box"]),
     "decayed": (("a2c.num_steps=11", "a2c.l2=0.01", "a2c.normalize_advantages=true"), SPACES["far box"]),
+    "masked": (("a2c.num_steps=11", "normalize.obs=true"), Doors),
+    "masked, several": (("a2c.num_steps=11", "model.separate_critic=false"), TwoLocks),
     "CartPole": (("env.id=CartPole-v1", "a2c.num_steps=32"), None),
 }
 

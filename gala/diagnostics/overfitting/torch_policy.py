@@ -54,4 +54,4 @@ class TorchPolicy:
     def features(self, obs: NDArray) -> NDArray:
         """What the policy head reads, ``[N, F]``, of a network without recurrence."""
         inputs = obs if self.normalizer is None else self.normalizer(obs)
-        return self.network.encoder(torch.from_numpy(np.ascontiguousarray(inputs))).cpu().numpy()
+        return self.network.encoder(self.network.seen(torch.from_numpy(np.ascontiguousarray(inputs)))).cpu().numpy()
