@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gymnasium as gym
 import torch
+from gala_envs.parts import without_mask
 
 from gala.build.envs import Spaces
 from gala.config.derived import is_lean, network_threads
 from gala.config.schema import Config
 from gala.models.actor_critic import ActorCritic, build_actor_critic, num_parameters
+from gala.models.by_parts import PartsEncoder
 from gala.models.distributions import policy_range
 from gala.models.encoders import ImageEncoder
 from gala.models.receptive_field import receptive_field
@@ -68,12 +70,16 @@ def has_relu(policy: ActorCritic) -> bool:
 
 
 def encoder_summary(config: Config, spaces: Spaces) -> str:
-    """One line: the encoder's name, and for convolutions what one location of its last maps sees."""
+    """One line: the encoder's name, and for convolutions what one location of its last maps sees; of several, who reads
+    what."""
     encoder, name = make_policy(config, spaces).encoder, config.model.encoder
+    if isinstance(encoder, PartsEncoder):
+        return encoder.summary()
     if not isinstance(encoder, ImageEncoder):  # of a user's own, nothing says in what order its layers follow
         return name
     seen = receptive_field(encoder)
-    height, width = (spaces.obs.shape or ())[-2:]
+    assert isinstance(spaces.obs, gym.spaces.Box)
+    height, width = without_mask(spaces.obs).shape[-2:]
     return (
         f"{name}: receptive field {seen.size} px of {height} x {width}, stride {seen.stride} px, "
         f"pooling {config.model.pooling}, {num_parameters(encoder):,} parameters"

@@ -9,9 +9,11 @@ from typing import Protocol, cast
 import gymnasium as gym
 import numpy as np
 import torch
+from gala_envs.parts import FlatBox, Part
 from torch import Tensor, nn
 
 from gala.models.bagnet import BAGNET_KERNELS, bagnet_layers
+from gala.models.by_parts import PartsEncoder, Read, rest_space
 from gala.models.pooling import make_pooling
 from gala.models.residual import Step, impala_layers, orthogonal_, steps_of
 from gala.plugins import loading
@@ -165,6 +167,33 @@ def bagnet(obs_space: gym.spaces.Box, model: EncoderSettings) -> ImageEncoder:
     return ImageEncoder(obs_space, layers, 256, model)
 
 
+def by_parts(obs_space: gym.spaces.Box, model: EncoderSettings) -> nn.Module:
+    """Each image through convolutions, all other parts through one MLP. ``model.encoder`` names those of all images, or
+    is ``parts``: then each image gets the usual ones. An observation that is one array: the usual encoder.
+
+    Raises:
+        ValueError: convolutions are named, and no part is an image.
+    """
+    if not isinstance(obs_space, FlatBox):
+        return ENCODERS[encoder_for(obs_space)](obs_space, model)
+    reads, encoders = list[Read](), list[nn.Module]()
+    rest: list[Part] = []
+    for part in obs_space.parts:
+        space = obs_space.part_space(part)
+        usual = encoder_for(space)
+        if usual == "mlp":
+            rest.append(part)
+        else:
+            reads.append(Read((part,), usual if model.encoder == "parts" else model.encoder))
+            encoders.append(ENCODERS[reads[-1].name](space, model))
+    if not reads and model.encoder != "parts":
+        raise ValueError(f"model.encoder={model.encoder} wants an image with bounds among the parts; use mlp")
+    if rest:
+        reads.append(Read(tuple(rest), "mlp"))
+        encoders.append(ENCODERS["mlp"](rest_space(obs_space, rest), model))
+    return PartsEncoder(reads, encoders)
+
+
 # Mnih et al. 2015; with 6 actions and the value head 866,439 parameters in the GALA paper's width (64 -> 32 last maps).
 _NATURE = [(32, 8, 4), (64, 4, 2), (32, 3, 1)]
 _A3C_2016 = [(16, 8, 4), (32, 4, 2)]
@@ -186,6 +215,7 @@ ENCODERS: dict[str, Callable[[gym.spaces.Box, EncoderSettings], nn.Module]] = {
     "minatar_cnn": lambda space, model: conv_net(space, _MINATAR, 128, model),
     "impala": impala,
     "bagnet": bagnet,
+    "parts": by_parts,
 }
 """gala's own, which read more settings than an ``Encoder`` is given."""
 
@@ -195,7 +225,10 @@ _NATURE_SIDE = 36
 
 
 def encoder_for(obs_space: gym.Space) -> str:
-    """The usual encoder: convolutions for images ``[C, H, W]`` whose values are bounded, else dense layers."""
+    """The usual encoder: convolutions for images ``[C, H, W]`` whose values are bounded, else dense layers; ``parts``
+    where there are such images among several things."""
+    if isinstance(obs_space, FlatBox):
+        return "parts" if any(encoder_for(obs_space.part_space(part)) != "mlp" for part in obs_space.parts) else "mlp"
     if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 3:
         return "mlp"
     if bounded_by(obs_space) > _LARGEST_VALUE or min(obs_space.shape[1:]) < 3:
@@ -210,6 +243,8 @@ def make_encoder(obs_space: gym.spaces.Box, model: EncoderSettings) -> nn.Module
         ValueError: there is none of that name, it cannot read this space, or it is not what ``Encoder`` says.
     """
     name = model.encoder
+    if isinstance(obs_space, FlatBox) and name in ENCODERS and name != "mlp":
+        return by_parts(obs_space, model)
     if name in ENCODERS:
         return ENCODERS[name](obs_space, model)
     encoder = loading.load(name, "model.encoder")
