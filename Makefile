@@ -2,7 +2,7 @@
 # make test    sets everything up, then lints, checks types and runs the tests; make test-long adds the longest few
 # make docs    sets everything up, then builds the documentation into site/, to be read without a network
 # make mutants changes the code one place at a time, and prints the changes that no test notices; it takes an hour or more
-# All create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="learners=4 steps=2e6"
+# All create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="steps=2e6"
 
 PRESET ?= minatar/breakout
 ARGS ?=

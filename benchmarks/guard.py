@@ -131,7 +131,7 @@ def exchange() -> Callable[[], None]:
 
 WORKLOADS: dict[str, Callable[[], Callable[[], None]]] = {
     "cartpole": lambda: learner("preset=classic/cartpole"),
-    "pong": lambda: learner("preset=atari/pong", "envs_per_learner=4"),
+    "pong": lambda: learner("preset=atari/pong", "learners=1", "envs_per_learner=4"),
     "gossip": exchange,
 }
 

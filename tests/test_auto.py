@@ -14,6 +14,7 @@ import yaml
 from gala.build.auto import with_fitting_preset
 from gala.build.envs import Spaces
 from gala.cli import main
+from gala.config.derived import gossips
 from gala.config.parse import parse_config
 from gala.models.encoders import encoder_for
 from gala.training import new_run
@@ -67,6 +68,7 @@ def test_the_choice_is_said_and_recorded(monkeypatch, capsys):
         "starting 1 learner with 16 x ALE/Pong-v5 ...\n"
         "chosen: model.encoder=nature_cnn for uint8 [4, 84, 84]; "
         "normalize.reward=sign for Atari, lost lives end episodes\n"
+        "1 learner: plain A2C, nobody to gossip with; learners=4 would gossip\n"
     )
     assert main(["train", "env.id=ALE/Pong-v5", "--dry-run"]) == 0
     settings = yaml.safe_load(capsys.readouterr().out.partition("\nlearners x")[0])
@@ -157,3 +159,26 @@ def test_a_start_is_told_at_once_on_a_terminal_and_not_at_all_of_what_is_refused
     assert told[1] == "starting 4 learners with 3 x CartPole-v1 ...\n" and capsys.readouterr().out == ""
     new_run.prepare(words, start_processes=False)
     assert told[2] == "" and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "learners", "said"),
+    [
+        (["preset=atari/pong"], 4, "4 learners gossip (preset=atari/pong); learners=1: plain A2C"),
+        (
+            ["preset=minatar/asterix", "algo=allreduce"],
+            4,
+            "4 learners average gradients (preset=minatar/asterix); learners=1",
+        ),
+        (["env.id=ALE/Tennis-v5"], 4, "4 learners gossip (preset=atari/_common); learners=1: plain A2C"),
+        (["preset=atari/pong", "learners=2"], 2, ""),
+        (["preset=atari/pong", "algo=a2c"], 1, "1 learner: plain A2C, nobody to gossip with; learners=4 would gossip"),
+        (["preset=classic/cartpole"], 1, "1 learner: plain A2C, nobody to gossip with; learners=4 would gossip"),
+        (["preset=atari/pong", "learners=1"], 1, ""),
+    ],
+)
+def test_a_preset_says_how_many_learners_gossip_and_the_start_says_why(words, learners, said):
+    config = parse_config(with_fitting_preset(words)[0])
+    line = new_run.who_learns(config, words)
+    assert config.learners == learners and line.startswith(said) and len(line) <= 80 * bool(said)
+    assert gossips(config) == (learners > 1 and config.algo == "gala")

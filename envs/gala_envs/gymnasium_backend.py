@@ -193,9 +193,11 @@ def _observations(space: gym.Space, name: str, masked: bool) -> tuple[gym.spaces
     """``observation_adapter`` for what rows return; ``masked`` ones, with their masks."""
     if not masked:
         return observation_adapter(space, name)
-    assert isinstance(space, gym.spaces.Dict) and isinstance(mask := space["mask"], gym.spaces.MultiBinary)
+    assert isinstance(space, gym.spaces.Dict)
     plain, convert = observation_adapter(space["obs"], name)
-    return with_mask(plain, math.prod(mask.shape)), lambda obs: join_mask(convert(obs["obs"]), obs["mask"])
+    return with_mask(plain, math.prod(space["mask"].shape or ())), lambda obs: join_mask(
+        convert(obs["obs"]), obs["mask"]
+    )
 
 
 def _gone(process: Any) -> bool:

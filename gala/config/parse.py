@@ -53,8 +53,13 @@ class Setting(NamedTuple):
 
 
 def parse_config(argv: Sequence[str]) -> Config:
-    """``preset=atari/pong optim.lr=1e-3 --seed 3`` -> Config. Checks types, not values; ValueError in one line."""
-    return parse_options(Config, argv)
+    """``preset=atari/pong optim.lr=1e-3 --seed 3`` -> Config. Checks types, not values; ValueError in one line.
+
+    Whoever says algo=a2c and no number of learners means one, whatever the preset has.
+    """
+    said = dict(split_settings(argv))
+    alone = ["learners=1"] if said.get("algo") == "a2c" and "learners" not in said else []
+    return parse_options(Config, [*argv, *alone])
 
 
 def load_config(path: Path) -> Config:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gala.config.parse import parse_config
+from gala.config.parse import parse_config, split_settings
 from gala.config.schema import Config
 from gala.config.validate import check_cluster, validate
 from gala.plugins import loading
@@ -38,7 +38,7 @@ def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
     config, chosen = check(config)
     if start_processes and not at_once:
         say(starting(config))
-    for line in filter(None, (why, chosen)) if start_processes else ():
+    for line in filter(None, (why, chosen, who_learns(config, words))) if start_processes else ():
         say(line)
     return config
 
@@ -53,6 +53,16 @@ def starting(config: Config) -> str:
     """What a person reads in the seconds before the first record."""
     learners = "1 learner" if config.learners == 1 else f"{config.learners} learners"
     return f"starting {learners} with {config.envs_per_learner} x {config.env.id} ..."[:80]
+
+
+def who_learns(config: Config, words: Sequence[str]) -> str:
+    """How many learners there are, what they do with each other, and who says so; empty if ``words`` do."""
+    if "learners" in dict(split_settings(words)):
+        return ""
+    if config.learners == 1:
+        return "1 learner: plain A2C, nobody to gossip with; learners=4 would gossip"
+    do = {"independent": "exchange nothing", "allreduce": "average gradients"}.get(config.algo, "gossip")
+    return f"{config.learners} learners {do} (preset={config.preset}); learners=1: plain A2C"[:80]
 
 
 def check(config: Config) -> tuple[Config, str]:
