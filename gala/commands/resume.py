@@ -18,6 +18,7 @@ _PLACE_AND_PACE = ("steps", "cluster.address", "device", "torch_threads", "env.t
 _WATCHING: tuple[str, ...] = (
     "log.panel",
     "log.interval_s",
+    "log.max_records",
     "diagnose.curvature",
     "diagnose.eigenvalues",
     "diagnose.noise",

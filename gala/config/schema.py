@@ -131,6 +131,9 @@ class LogConfig:
     """Seconds between metric records."""
     tensorboard: bool = True
     """Write event files for TensorBoard too; metrics.jsonl holds the same numbers."""
+    max_records: int = bounded(20_000, Bound(lambda v: v == 0 or v >= 100, "0 or at least 100"))
+    """When metrics.jsonl has so many records (those of 11 hours at 2 s), half of them are kept: the newest all, older
+    ones evenly over the run. TensorBoard gets ever fewer from then on. 0 keeps all, about 120 MB a day."""
     checkpoint_interval_s: float = bounded(120.0, POSITIVE)
     """Seconds between checkpoints; `gala resume` goes on from the last one."""
     keep_milestones: int = bounded(4, NOT_NEGATIVE)

@@ -6,7 +6,8 @@ import os
 from typing import Any, Literal
 
 from gala.runs.lock import is_held
-from gala.runs.run_dir import RunDir, record_of
+from gala.runs.metrics_file import record_of
+from gala.runs.run_dir import RunDir
 
 State = Literal["training", "ended", "gone", "elsewhere"]
 """ended: it has closed with a summary. gone: its process has not, and is no more. elsewhere: on another machine, where

@@ -25,8 +25,10 @@ from typing import IO, TYPE_CHECKING, Any
 from gala.config.parse import dump_config, load_config
 from gala.config.schema import Config
 from gala.plain_yaml import parse_json, read_json
-from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
+from gala.runs import thinning
+from gala.runs.checkpoints import Checkpoints, write_atomically
 from gala.runs.lock import lock
+from gala.runs.metrics_file import MetricsFile
 from gala.runs.removal import check_removable, is_empty, remove_run
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ class RunDir:
         self._writers: dict[str, Any] = {}
         self._purge_step: int | None = None
         self._lock: IO[str] | None = None
-        self._unwritten: list[str] = []
+        self._metrics = MetricsFile(path / "metrics.jsonl", config.log.max_records)
+        self._without_events = 0  # records since the last that TensorBoard got
 
     @classmethod
     def create(cls, config: Config, argv: Sequence[str], overwrite: bool) -> RunDir:
@@ -107,7 +110,7 @@ class RunDir:
 
     def replace_config(self, config: Config) -> None:
         """Record settings that a resumed run has changed."""
-        self.config = config
+        self.config, self._metrics.most = config, config.log.max_records
         write_atomically(self.path / "config.yaml", dump_config(config).encode())
 
     def append_metrics(self, record: dict[str, Any]) -> str:
@@ -117,24 +120,17 @@ class RunDir:
         Keys are tags; ``learner<i>`` holds a nested record of one learner, ``message_ages`` a histogram by labelled
         bins (0, 1, 2-3, 4-7, ...). A number that is not finite becomes null.
         """
-        self._unwritten.append(json.dumps(_finite(record), allow_nan=False) + "\n")
         try:
-            append_whole(self.path / "metrics.jsonl", "".join(self._unwritten).encode())
-            self._unwritten.clear()
-            if self.config.log.tensorboard:
+            self._metrics.append(_finite(record))
+            if self.config.log.tensorboard and self._is_due(record):
                 self._write_events(record)
         except OSError as error:
             return f"{self.path} cannot be written to: {error.strerror}"
         return ""
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All records so far. A line that is none, because a kill cut it short or the disk lost it, is left out."""
-        records = []
-        path = self.path / "metrics.jsonl"
-        for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-            if (record := record_of(line)) is not None:
-                records.append(record)
-        return records
+        """All records so far; of a long run the older ones more sparsely, see ``log.max_records``."""
+        return self._metrics.read()
 
     def rewind(self, global_step: int) -> None:
         """Drop what was logged after ``global_step``: a resumed run will live through those steps again. The summary
@@ -146,7 +142,7 @@ class RunDir:
         if global_step < 0:
             shutil.rmtree(self.path / "gossip", ignore_errors=True)
         kept = [record for record in self.read_metrics() if record["global_step"] <= global_step]
-        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept).encode())
+        self._metrics.replace(kept)
         self._purge_step = global_step + 1
 
     def ask_for_learners(self, wanted: int) -> Path:
@@ -203,6 +199,15 @@ class RunDir:
             self._lock.close()
             self._lock = None
 
+    def _is_due(self, record: dict[str, Any]) -> bool:
+        """Whether TensorBoard, whose files cannot be thinned out, gets this record."""
+        log = self.config.log
+        self._without_events += 1
+        if self._without_events < thinning.stride(record.get("perf/wall_s", 0.0), log.interval_s, log.max_records):
+            return False
+        self._without_events = 0
+        return True
+
     def _write_events(self, record: dict[str, Any]) -> None:
         step = int(record["global_step"])
         for name, values in {"": record, **{k: v for k, v in record.items() if isinstance(v, dict)}}.items():
@@ -222,15 +227,6 @@ class RunDir:
             if not name:
                 self._writers[name].layout(LAYOUT)
         return self._writers[name]
-
-
-def record_of(line: bytes) -> dict[str, Any] | None:
-    """The record in a line of metrics.jsonl; None of a line that is none."""
-    try:
-        record = parse_json(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("global_step"), int) else None
 
 
 def flat_numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
