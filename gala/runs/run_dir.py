@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from gala import __version__
 from gala.config.parse import dump_config, load_config
 from gala.config.schema import Config
 from gala.plain_yaml import parse_json, read_json
@@ -40,6 +41,11 @@ PACKAGES = (
     *("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "ray", "safetensors"),
     "scikit-learn",
 )
+
+
+SCHEMA = 1
+"""Which files a run directory has, and what they mean. It grows when an older gala could not read a newer run any more.
+It is in versions.json, and 1 where that says nothing. Checkpoints have one of their own."""
 
 
 class RunDir:
@@ -66,7 +72,9 @@ class RunDir:
             if cls.check_new(path, overwrite):  # again, since another may have trained here until it was claimed
                 remove_run(path)
             write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
-            write_atomically(path / "versions.json", _json({**versions(), "run": secrets.token_hex(8)}))
+            write_atomically(
+                path / "versions.json", _json({**versions(), "run": secrets.token_hex(8), "schema": SCHEMA})
+            )
             write_atomically(path / "config.yaml", dump_config(config).encode())  # last: its presence makes this a run
         except OSError as error:
             run.close()
@@ -88,10 +96,16 @@ class RunDir:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
-        """An existing run, without side effects. Raises ValueError if there is none."""
+        """An existing run, without side effects. Raises ValueError if there is none, or if a newer gala has made it."""
         path = Path(path)
         if not (path / "config.yaml").is_file():
             raise ValueError(f"{path} is not a run directory: it has no config.yaml")
+        if (schema := _recorded(path, "schema")) not in (None, *range(1, SCHEMA + 1)):
+            made_by = _recorded(path, "gala-rl") or "a newer version"
+            raise ValueError(
+                f"{path} has schema {schema}, of gala {made_by}; this is gala {__version__}, which reads schemas up to "
+                f"{SCHEMA}: use that version"
+            )
         return cls(path, load_config(path / "config.yaml"))
 
     def claim(self) -> None:
@@ -102,10 +116,7 @@ class RunDir:
 
     def identity(self) -> str | None:
         """What tells this run from all others, also when it has been copied; None of one that is older than that."""
-        try:
-            identity = parse_json((self.path / "versions.json").read_bytes()).get("run")
-        except (OSError, ValueError, AttributeError):
-            return None
+        identity = _recorded(self.path, "run")
         return identity if isinstance(identity, str) else None
 
     def replace_config(self, config: Config) -> None:
@@ -227,6 +238,14 @@ class RunDir:
             if not name:
                 self._writers[name].layout(LAYOUT)
         return self._writers[name]
+
+
+def _recorded(path: Path, key: str) -> Any:
+    """What versions.json of a run says; None if it says nothing."""
+    try:
+        return parse_json((path / "versions.json").read_bytes()).get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def flat_numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
