@@ -49,7 +49,8 @@ class ContextualEnv:
         obs_noise: float | Array = 0.0,
         **limits: int,
     ) -> None:
-        """
+        """Rows on the MDPs of ``contexts``.
+
         Args:
             order: uniform draws each episode's context anew; round-robin deals them out in turn.
             expose: the context's numbers are appended to the observation, scaled to [0, 1] by their ranges.
@@ -238,6 +239,7 @@ def make_contextual(id: str, num_envs: int, *, contexts: str = "", **options: An
 
 
 def default_set(family: Family) -> ContextSet:
+    """A training set of the usual size, or of the largest that the family has: half of it, a quarter, ..."""
     size = DEFAULT_CONTEXTS
     while True:
         try:

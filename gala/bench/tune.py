@@ -99,6 +99,7 @@ def _faster_half(jobs: Iterable[int], seen: Sequence[Sequence[float]]) -> list[i
 
 
 def label(config: Config) -> str:
+    """How a candidate runs, in a few words."""
     c = config
     groups = f" in {c.env_groups} groups" if c.env_groups > 1 else ""
     how = f", {c.model.compile}" if c.model.compile != "none" else ""

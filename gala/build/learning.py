@@ -111,6 +111,7 @@ def entropy_coefficient(config: Config) -> Callable[[float], float]:
 
 
 def make_normalizer(config: Config, spaces: Spaces) -> ObsNormalizer | None:
+    """What standardises observations; None without ``normalize.obs``."""
     if not config.normalize.obs:
         return None
     return normalizer_of(spaces.obs, config.normalize.obs_clip)

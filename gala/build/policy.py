@@ -60,6 +60,7 @@ def pick_device(config: Config, rank: int) -> torch.device:
 
 
 def count_parameters(config: Config, spaces: Spaces) -> int:
+    """Numbers that are learned, of the policy and its value function together."""
     return num_parameters(make_policy(config, spaces))
 
 

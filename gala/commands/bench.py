@@ -94,6 +94,7 @@ def parse(words: Sequence[str]) -> tuple[Options, Config]:
 
 
 def throughput(config: Config, options: Options, say: Any) -> dict[str, Any]:
+    """Measures algorithms and numbers of learners side by side; returns the record, with the place for its page."""
     from gala.bench import throughput
     from gala.reports import figures
 
@@ -113,6 +114,7 @@ def throughput(config: Config, options: Options, say: Any) -> dict[str, Any]:
 
 
 def roofline(config: Config, options: Options, say: Any) -> dict[str, Any]:
+    """Measures what the machine could do at best; returns the record."""
     from gala.bench.roofline import Roofline, average
     from gala.training.new_run import check
 

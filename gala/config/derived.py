@@ -16,6 +16,7 @@ PLACE = ("run", "overwrite")
 
 
 def total_envs(config: Config) -> int:
+    """Simulators of all learners together."""
     return config.learners * config.envs_per_learner
 
 
@@ -114,6 +115,7 @@ def gradient_memory(config: Config) -> float:
 
 
 def gossips(config: Config) -> bool:
+    """Whether learners exchange parameters: with one there is nobody to exchange them with."""
     return config.algo == "gala" and config.learners > 1
 
 
@@ -123,6 +125,7 @@ def exchanges_messages(config: Config) -> bool:
 
 
 def certifies(config: Config) -> bool:
+    """Whether a bound on the distance between the learners is computed from their logs."""
     return gossips(config) and config.gossip.certify
 
 

@@ -127,6 +127,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
+    """What is written down of a run, and how often."""
+
     interval_s: float = bounded(2.0, POSITIVE)
     """Seconds between metric records."""
     tensorboard: bool = True

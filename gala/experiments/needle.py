@@ -53,6 +53,7 @@ def judge(interval: Interval, seeds: int) -> Verdict:
 
 
 def without_controls(rows: Iterable[Row]) -> list[Row]:
+    """The rows whose labels were not permuted."""
     return [row for row in rows if not row["axes"][PERMUTED]]
 
 

@@ -107,6 +107,7 @@ def settings_of(config: SupervisedConfig) -> dict[str, Any]:
 
 
 def axes_of(config: SupervisedConfig) -> dict[str, Any]:
+    """The settings by which cells of the grid may differ."""
     settings = settings_of(config)
     return {key: settings[key] for key in (*AXES.values(), PERMUTED)}
 

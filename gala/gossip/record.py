@@ -58,6 +58,7 @@ class Recorder:
 
 
 def record_path(run: Path, rank: int) -> Path:
+    """Where a learner of a run records."""
     return run / "gossip" / f"record{rank}.txt"
 
 

@@ -177,6 +177,7 @@ class ActorCritic(nn.Module):
 
 
 def num_parameters(module: nn.Module) -> int:
+    """Numbers that are learned."""
     return sum(p.numel() for p in module.parameters())
 
 

@@ -33,6 +33,7 @@ FEWEST_EPISODES = 50
 
 
 def spaces_of(contexts: ContextSet, expose: bool = False) -> Spaces:
+    """The spaces of a set's simulators; ``expose``: with the context's numbers in the observation."""
     env = ContextualEnv(make_family(contexts.family), contexts.take(1), 1, expose=expose)
     try:
         return Spaces(env.obs_space, env.action_space, env.frames_per_step)

@@ -17,6 +17,7 @@ RETURN = "return, last 100 episodes"
 
 
 def by_group(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows under the names of their groups, in the order in which these appear."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["group"], []).append(row)

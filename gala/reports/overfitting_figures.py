@@ -48,6 +48,7 @@ class Study(NamedTuple):
 
 
 def learning_curves(study: Study, axes: Any) -> str | None:
+    """Return on training and test MDPs while the policies learn."""
     head = study.head
     mine = [c for c in study.curves if (c["condition"], c["n_train"]) == (head.condition, head.n_train)]
     if not mine:
@@ -85,6 +86,7 @@ def _number_axis(axes: Any, by_condition: dict[str, list[GapGroup]]) -> None:
 
 
 def gap_against_n(study: Study, axes: Any) -> str | None:
+    """The gap against the number of training MDPs."""
     by_condition = {c: groups for c, groups in _conditions(study).items() if len(groups) > 1}
     if not by_condition:
         return "there is one number of training MDPs; `gala overfit sweep` varies it"
@@ -111,6 +113,7 @@ def gap_against_n(study: Study, axes: Any) -> str | None:
 
 
 def profiles(study: Study, axes: Any) -> str | None:
+    """Share of MDPs above each return."""
     rows = study.agents()
     scores = {n: study.means(r for r in rows if r["set"] == n) for n in study.head.sets}
     flat = np.concatenate(list(scores.values()))
@@ -123,6 +126,7 @@ def profiles(study: Study, axes: Any) -> str | None:
 
 
 def per_context(study: Study, axes: Any) -> str | None:
+    """Mean return of each MDP, sorted."""
     rows = study.agents()
     for name in study.head.sets:
         values = np.sort(study.means(r for r in rows if r["set"] == name))
@@ -136,6 +140,7 @@ def per_context(study: Study, axes: Any) -> str | None:
 
 
 def capacity(study: Study, axes: Any) -> str | None:
+    """Fit of randomised rewards against the number of training MDPs."""
     flipped = {c: g for c, g in _conditions(study).items() if c.startswith("flip=")}
     by_condition = {c: [x for x in g if not x.in_return] for c, g in flipped.items()}
     by_condition = {c: g for c, g in by_condition.items() if g}
@@ -153,6 +158,7 @@ def capacity(study: Study, axes: Any) -> str | None:
 
 
 def values(study: Study, axes: Any) -> str | None:
+    """V of first observations against the discounted return that followed."""
     rows = [r for r in study.agents() if r["value"] is not None and r["discounted"] is not None]
     if not rows:
         return f"V(s0) is left out: {why}" if (why := study.meta.get("values")) else "the policy has no value function"
@@ -169,6 +175,7 @@ def values(study: Study, axes: Any) -> str | None:
 
 
 def heat_map(study: Study, axes: Any) -> str | None:
+    """Return over two parameters of the MDPs."""
     rows = [r for r in study.agents() if r.get("params")]
     names = sorted({k for r in rows for k, v in r["params"].items() if isinstance(v, int | float)})
     if len(names) < 2:
@@ -190,6 +197,7 @@ def heat_map(study: Study, axes: Any) -> str | None:
 
 
 def robustness(study: Study, axes: Any) -> str | None:
+    """Return under changes of the MDPs that training did not have."""
     stressed = [g for g in study.result["groups"] if g.robustness]
     if not stressed:
         return "no changes were tried; `gala overfit stress` does that"
@@ -225,6 +233,7 @@ def _bars(axes: Any, groups: Sequence[GapGroup]) -> None:
 
 
 def audit(study: Study, axes: Any) -> str | None:
+    """What random actions earn on each set."""
     audited = study.meta.get("audit")
     if not audited:
         return "the sets were not audited; `gala overfit eval` and `audit` do that"
@@ -235,6 +244,7 @@ def audit(study: Study, axes: Any) -> str | None:
 
 
 def controls(study: Study, axes: Any) -> str | None:
+    """Gaps of the negative controls, beside what they must be."""
     controlled = study.meta.get("controls")
     if not controlled:
         return "no negative control was run with this study; `gala overfit selftest` runs them on closed forms"

@@ -69,6 +69,7 @@ def rich_table(record: Record) -> Table:
 
 
 def header(record: Record) -> tuple[str, ...]:
+    """The columns of the table."""
     return tuple(f"/ {record['rows'][0]['base']}" if name == "against" else name for name in HEADER)
 
 

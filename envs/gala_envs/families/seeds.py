@@ -141,6 +141,7 @@ def _spec(env_id: str) -> Any:
 
 
 def init_mult(context: Context) -> float:
+    """What the range of starts is multiplied by; 1 where the context says nothing."""
     return float(context.get("init_mult", 1.0))
 
 

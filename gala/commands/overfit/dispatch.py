@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def usage() -> str:
+    """What `gala overfit --help` prints."""
     rows = "\n".join(f"  {name:<9} {text}" for name, (_, text) in SUBCOMMANDS.items())
     codes = "Verdicts are exit codes: 0 NO-GAP, 3 OVERFIT, 4 INCONCLUSIVE."
     return f"usage: gala overfit SUBCOMMAND ...\n\n{rows}\n\n{codes}\n`gala overfit SUBCOMMAND --help` says more."

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether ``--help`` or ``-h`` is among the words."""
     return "--help" in words or "-h" in words
 
 

@@ -137,10 +137,12 @@ def learning_rate(config: SupervisedConfig) -> Callable[[float], float]:
 
 
 def topology(config: SupervisedConfig, method: str) -> str:
+    """The name of the graph that a method exchanges over."""
     return config.dpsgd_topology if method == "dpsgd" else config.topology
 
 
 def make_collective(config: SupervisedConfig) -> Collective:
+    """What averages gradients over all learners, with its latency."""
     return Collective(config.learners, config.latency_ms / 1e3, config.allreduce)
 
 
@@ -153,10 +155,12 @@ def make_mailboxes(config: SupervisedConfig, method: str) -> SharedMemoryMailbox
 
 
 def num_parameters(config: SupervisedConfig) -> int:
+    """Numbers that the network learns."""
     return sum(p.numel() for p in make_model(config, 0).parameters())
 
 
 def make_optimizer(config: SupervisedConfig, params: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """The local optimiser of one learner."""
     o = config.optim
     if o.name == "adam":
         return torch.optim.Adam(params, o.lr, weight_decay=o.weight_decay)

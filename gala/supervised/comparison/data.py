@@ -58,6 +58,7 @@ def pack(data: DataSet) -> tuple[Any, ...]:
 
 
 def unpack(packed: tuple[Any, ...]) -> DataSet:
+    """The data set that was packed as arrays, for another process."""
     return DataSet(*(torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in packed))
 
 
@@ -67,6 +68,7 @@ def num_clutter(config: TinyConfig, p: int, side: int) -> int:
 
 
 def subset(images: Images, indices: Tensor) -> Images:
+    """The images at ``indices [n]``, in that order."""
     return images.take(indices) if isinstance(images, TinyImages) else images[indices]
 
 

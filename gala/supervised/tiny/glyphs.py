@@ -38,6 +38,8 @@ class Glyphs(NamedTuple):
 
 
 class Pools(NamedTuple):
+    """Glyphs for training and for testing, none in both."""
+
     train: Glyphs
     test: Glyphs
 
