@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gala_envs.parts import num_mask, without_mask
 from torch import Tensor, nn
 
 from gala.build.envs import probe_spaces
@@ -57,13 +58,13 @@ def about(
     run_dir: RunDir, checkpoint: str, learner: int | str, content: Description, parameters: int, name: str
 ) -> dict[str, str]:
     """The texts beside the weights; paths of this machine are left out of them."""
-    wanted = checkpoint_hash(run_dir, checkpoint)
+    wanted, masks = checkpoint_hash(run_dir, checkpoint), num_mask(content.obs_space)
     found = [told for told in read_evaluations(run_dir.path) if told.get("checkpoint_hash") == wanted]
     found = [{key: value for key, value in told.items() if key != "video"} for told in found]
     facts = {
         "environment": content.env,
-        "observations": str(content.obs_space),
-        "actions": str(content.action_space),
+        "observations": str(without_mask(content.obs_space)),
+        "actions": str(content.action_space) + (", masked: `act` wants `action_mask`" if masks else ""),
         "algorithm": f"{run_dir.config.algo}, {run_dir.config.learners} learners",
         "trained for": f"{run_dir.checkpoint_meta(checkpoint).get('env_steps', 0):,} env_steps",
         "checkpoint": f"{checkpoint} of learner {learner}",

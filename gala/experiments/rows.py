@@ -32,8 +32,10 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 def differing(found: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     """Names of the settings in which two ``settings_of`` differ. What an earlier version did not write had its
-    default."""
+    default; masks of actions, which it did not know, were off."""
     one, other = ({**_defaults(), **settings} for settings in (found, mine))
+    if {one["env.action_masks"], other["env.action_masks"]} == {"auto", "off"}:
+        one["env.action_masks"] = other["env.action_masks"]
     return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
 
 

@@ -155,7 +155,7 @@ def test_the_parts_are_the_users_own():
     [
         (
             ["model.encoder=nature_ccn"],
-            "wants one of auto, mlp, nature_cnn, a3c_cnn, minatar_cnn, impala, bagnet, or module:attribute; did",
+            "wants one of auto, mlp, nature_cnn, a3c_cnn, minatar_cnn, impala, bagnet, parts, or module:attribute; did",
         ),
         (
             ["optim.name=adamw"],

@@ -126,6 +126,8 @@ def test_a_schedule_of_its_own_is_another_training_and_what_older_rows_do_not_sa
     assert differing(mine, settings_of(Config(schedule_to=1000))) == ["schedule_to"]
     older = {key: value for key, value in mine.items() if key not in ("schedule_to", "track")}
     assert differing(older, mine) == [] and differing(older, settings_of(Config(schedule_to=9))) == ["schedule_to"]
+    assert differing(older, mine | {"env.action_masks": "off"}) == []
+    assert differing(older, mine | {"env.action_masks": "on"}) == ["env.action_masks"]
     words = ("preset=classic/cartpole", "steps=64", "log.panel=off")
     job = TrainingJob(tmp_path / "run", words)
     RunDir.create(parse_config([*words, "schedule_to=32", f"run={job.run}"]), words, overwrite=False).close()

@@ -8,6 +8,7 @@ from gala_envs.parts import with_mask
 
 from gala.build.learning import normalizer_of
 from gala.config.schema import ModelConfig
+from gala.evaluation.export import Graph
 from gala.gossip.flat import flatten_parameters
 from gala.models.actor_critic import build_actor_critic
 from gala.rl.fisher import fisher_losses
@@ -123,3 +124,16 @@ def test_a_normaliser_leaves_the_mask_alone():
     normalizer.update(np.concatenate([obs, mask], 1))
     plain.update(obs)
     np.testing.assert_array_equal(normalizer(np.concatenate([obs, mask], 1)), np.concatenate([plain(obs), mask], 1))
+
+
+def test_an_exported_graph_normalises_what_is_no_mask():
+    policy, normalizer = masked_policy(DISCRETE).eval(), normalizer_of(with_mask(BOX, 4), 5.0)
+    obs, mask = observations(DISCRETE)
+    normalizer.update(3 * obs.numpy() + 1)
+    graph = Graph(policy, normalizer, DISCRETE)
+    with torch.no_grad():
+        action, params, value = graph(obs)
+        wanted = outputs(policy, torch.from_numpy(normalizer(obs.numpy())))
+    torch.testing.assert_close(params, wanted.params)
+    torch.testing.assert_close(value, wanted.value)
+    assert mask.gather(1, action[:, None]).eq(1).all()
