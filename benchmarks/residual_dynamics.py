@@ -11,17 +11,16 @@ run again.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from kept_rows import KeptRows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gala.bench.machine import machine_facts
 from gala.diagnostics.iterative_inference import block_updates, early_exit, unrolled, without
 from gala.models.residual import ResidualStack, Step, run_steps, steps_of
 from gala.supervised.comparison import digits
@@ -175,19 +174,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "residual_dynamics.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    known = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
-    rows = [row for row in known if "variant" in row]
+    kept = KeptRows(options.out, ("variant", "seed"))
     for name in VARIANTS:
         for seed in SEEDS:
-            if (name, seed) not in {(r["variant"], r["seed"]) for r in rows}:
-                rows.append(measure(name, seed))
-                print(rows[-1], flush=True)
-                options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = findings(rows)
-    for finding in found:
-        print(finding)
-    lines = [*rows, *found, {"machine": machine_facts()}]
-    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            if kept.lacks(name, seed):
+                kept.add(measure(name, seed))
+    kept.conclude(findings(kept.rows))
 
 
 if __name__ == "__main__":

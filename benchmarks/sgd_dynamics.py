@@ -12,7 +12,6 @@ memorise less where lr / batch is larger), with what was measured. Trainings tha
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept_rows import KeptRows
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gala.bench.machine import machine_facts
 from gala.diagnostics.curvature import flat, hessian_product, top_eigenpairs, trace
 from gala.supervised.comparison import digits
 from gala.supervised.loop import endless_batches
@@ -230,26 +229,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sgd_dynamics.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    known = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
-    rows = [row for row in known if "check" in row]
-    there = {(r["check"], r["lr"], r["batch"], r["seed"]) for r in rows}
-    facts = machine_facts()
+    kept = KeptRows(options.out, ("check", "lr", "batch", "seed"))
     for name, (check, settings) in CHECKS.items():
         for lr, batch in settings:
             for seed in SEEDS:
-                if (name, lr, batch, seed) not in there:
+                if kept.lacks(name, lr, batch, seed):
                     row = {"check": name, "lr": lr, "batch": batch, "seed": seed} | check(lr, batch, seed)
-                    rows.append({k: float(v) if isinstance(v, np.floating) else v for k, v in row.items()})
-                    print({k: v for k, v in rows[-1].items() if k != "curve"}, flush=True)
-                    _write(options.out, rows)
-    found = findings(rows)
-    for finding in found:
-        print(finding)
-    _write(options.out, [*rows, *found, {"machine": facts}])
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                    kept.add({k: float(v) if isinstance(v, np.floating) else v for k, v in row.items()})
+    kept.conclude(findings(kept.rows))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ One line per finding, after arXiv 1904.12165 and the processes' closed forms. Tr
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept_rows import KeptRows
 from scipy import stats
 
-from gala.bench.machine import machine_facts
 from gala.config.parse import parse_options
 from gala.config.video import VideoConfig
 from gala.models.vrnn import VRNN
@@ -159,20 +158,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "video_models.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    known = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
-    rows = [row for row in known if "variant" in row]
+    kept = KeptRows(options.out, ("variant", "seed"))
     digits = {name: (*words, f"iterations={options.digits}") for name, words in OF_DIGITS.items() if options.digits}
     for seed in SEEDS:
         for name, settings in (VARIANTS | digits).items():
-            if (name, seed) not in {(r["variant"], r["seed"]) for r in rows}:
-                rows.append(train(name, settings, seed))
-                print(rows[-1], flush=True)
-                options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = findings(rows)
-    for finding in found:
-        print(finding)
-    lines = [*rows, *found, {"machine": machine_facts()}]
-    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            if kept.lacks(name, seed):
+                kept.add(train(name, settings, seed))
+    kept.conclude(findings(kept.rows))
 
 
 if __name__ == "__main__":
