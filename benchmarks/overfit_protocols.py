@@ -30,11 +30,11 @@ RESULTS = Path(__file__).parent / "results"
 MAZE = "maze size=5 bads=1 limit=50 preset=overfit/maze test=200 runs=5"
 BLOCKS = "maze size=7 blocks=6 bads=1 limit=60 preset=overfit/maze test=200 runs=5 algo=a2c steps=1000000"
 CARTPOLE = "preset=classic/cartpole algo=a2c log.keep_milestones=0"
-PENDULUM = "mujoco:InvertedDoublePendulum-v5 test=100 preset=mujoco/inverted_double_pendulum log.keep_milestones=0"
+PENDULUM = "mujoco:InvertedPendulum-v5 region=R test=50 preset=mujoco/inverted_pendulum log.keep_milestones=0"
 PICTURES = (
     "tiny_objects coverage=0 test=200 runs=5 preset=overfit/tiny_objects algo=a2c model.encoder=a3c_cnn steps=150000"
 )
-BINS = "seeds:InvertedPendulum-v5 n=1,10 test=100 runs=5 preset=mujoco/inverted_pendulum algo=a2c steps=200000"
+BINS = "seeds:InvertedPendulum-v5 n=1,10 test=50 runs=5 preset=mujoco/inverted_pendulum algo=a2c steps=200000"
 WIDTH = f"sweep confounded:seeds:CartPole-v1 noise_dims=16 n=10 test=100 runs=5 steps=300000 {CARTPOLE}"
 ONE, FOUR = "algo=a2c envs_per_learner=64", "algo=gala learners=4 envs_per_learner=16 torch_threads=1 jobs=1"
 ALIKE = "algo=independent learners=4 envs_per_learner=16 torch_threads=1 jobs=1"
@@ -42,8 +42,8 @@ STUDIES = {
     "maze-a2c": f"sweep {MAZE} n=10,100 steps=1000000 {ONE}",
     "maze-gala": f"sweep {MAZE} n=10,100 steps=1000000 {FOUR}",
     "maze-independent": f"sweep {MAZE} n=10,100 steps=1000000 {ALIKE}",
-    "pendulum-a2c": f"sweep {PENDULUM} n=1,10 runs=5 steps=500000 {ONE}",
-    "pendulum-gala": f"sweep {PENDULUM} n=1,10 runs=5 steps=500000 {FOUR}",
+    "pendulum-a2c": f"sweep {PENDULUM} n=1,10 runs=5 steps=600000 {ONE}",
+    "pendulum-gala": f"sweep {PENDULUM} n=1,10 runs=5 steps=600000 {FOUR}",
     "D3-starts": "stress {studies}/pendulum-a2c n=10 init_mult=2,4,10",
     "D4-pendulum": "stress {studies}/pendulum-a2c n=10 obs_sigma=0.1,0.3,1",
     "cartpole": f"sweep seeds:CartPole-v1 n=10 runs=5 test=200 {CARTPOLE}",
@@ -128,11 +128,11 @@ ZHANG, MAZES = "1806.07937", "1804.06893"
 
 def wider(r: Results) -> Iterator[Finding]:
     said = "return falls as starts widen"
-    yield from strengths(r, "D3-starts", "init_mult", "2,4,10", f"{ZHANG} (D3), InvertedDoublePendulum", said)
+    yield from strengths(r, "D3-starts", "init_mult", "2,4,10", f"{ZHANG} (D3), InvertedPendulum", said)
 
 
 def noisy(r: Results) -> Iterator[Finding]:
-    for study, task in (("D4-cartpole", "CartPole"), ("D4-pendulum", "InvertedDoublePendulum")):
+    for study, task in (("D4-cartpole", "CartPole"), ("D4-pendulum", "InvertedPendulum")):
         if study in r.judged:
             said = "return falls with noise on observations"
             yield from strengths(r, study, "sigma", "0.1,0.3,1", f"{ZHANG} (D4), {task}", said)
