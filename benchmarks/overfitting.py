@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from studies import Results, run_all, short
 
 from gala.bench.machine import machine_facts
-from gala.diagnostics.overfitting.generalisation import GapGroup, judge
 from gala.diagnostics.overfitting.probes import value_errors
 
 RESULTS = Path(__file__).parent / "results"
@@ -85,23 +84,6 @@ class Claim(NamedTuple):
     measured: Any
     wanted: str
     holds: bool | None
-
-
-class Results:
-    """Groups of all studies that are there."""
-
-    def __init__(self, studies: Path) -> None:
-        self.rows = {name: _read(studies / name / "rows.jsonl") for name in STUDIES if _done(studies / name)}
-        self.judged = {name: judge(rows) for name, rows in self.rows.items()}
-
-    def group(self, study: str, n: int, condition: str = "") -> GapGroup:
-        return next(g for g in self.judged[study]["groups"] if (g.n_train, g.condition) == (n, condition))
-
-    def gap(self, study: str, n: int, condition: str = "") -> float:
-        return float(self.group(study, n, condition).judged.estimate)
-
-    def mean(self, study: str, n: int, split: str, condition: str = "") -> float:
-        return float(self.group(study, n, condition).sets[split]["mean"].estimate)
 
 
 def r1(r: Results) -> Iterator[Claim]:
@@ -229,12 +211,8 @@ def main() -> int:
     parser.add_argument("--studies", type=Path, required=True, help="a directory for trainings and rows; large")
     parser.add_argument("--judge", action="store_true")
     options = parser.parse_args()
-    options.studies.mkdir(parents=True, exist_ok=True)
-    for name, command in {} if options.judge else STUDIES.items():
-        if not _done(options.studies / name):
-            words = [*command.format(studies=options.studies).split(), f"out={options.studies / name}"]
-            subprocess.run([sys.executable, "-m", "gala", "overfit", *words], check=False)
-    r = Results(options.studies)
+    run_all(options.studies, {} if options.judge else STUDIES)
+    r = Results(options.studies, STUDIES)
     claims = [c for check, needs in CLAIMS.items() if set(needs) <= r.judged.keys() for c in check(r)]
     with (RESULTS / "overfitting.jsonl").open("w") as file:
         for c in claims:
@@ -247,35 +225,11 @@ def main() -> int:
             if name in REPORTS:
                 shutil.copyfile(options.studies / name / "report.html", RESULTS / f"overfit_{name}.html")
             for g in result["groups"]:
-                print(json.dumps({"study": name, "command": STUDIES[name]} | _short(g)), file=file)
+                print(json.dumps({"study": name, "command": STUDIES[name]} | short(g)), file=file)
         print(json.dumps({"machine": machine_facts()}), file=file)
     if {"R1-mlp", "R2-flip"} <= r.judged.keys():
         (RESULTS / "overfit_table2.md").write_text(table2(r))
     return int(any(claim.holds is False for claim in claims))
-
-
-def _short(g: GapGroup) -> dict[str, Any]:
-    keys = (
-        "condition",
-        "n_train",
-        "runs",
-        "verdict",
-        "gap",
-        "normalised",
-        "adjusted",
-        "train_normalised",
-        "test_normalised",
-    )
-    means = {name: s["mean"] for name, s in g.sets.items()}
-    return {key: getattr(g, key) for key in keys} | {"mean": means, "random": g.j_random, "reference": g.j_reference}
-
-
-def _done(study: Path) -> bool:
-    return (study / "report.html").is_file()
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 if __name__ == "__main__":

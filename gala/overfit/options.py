@@ -147,6 +147,8 @@ class StressOptions:
     """Noise on observations, in standard deviations of each number under the random policy on the train set."""
     sticky: tuple[float, ...] = ()
     """Probability that the previous action is repeated."""
+    random_start: bool = False
+    """Starts that are drawn anew in each episode (families with a parameter of that name)."""
     easier: bool = False
     """Easier variants too, one at a time: nothing bad in a maze, no clutter, starts nearer to rest, no delay, ..."""
     out: str = ""

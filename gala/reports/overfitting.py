@@ -34,7 +34,7 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
     """
     meta = read_json(folder / "study.json")
     rows, curves = _read(folder / "rows.jsonl"), _read(folder / "curves.jsonl")
-    study = Study(meta, rows, curves, _judge(rows, meta), surprise.summarise(_read(folder / "surprise.jsonl")))
+    study = Study(meta, rows, curves, judged(rows, meta), surprise.summarise(_read(folder / "surprise.jsonl")))
     study.result["oracle"] = oracle.of_rows(rows, study.head)
     pictures = _draw(study, folder / "figures", figures)
     write_atomically(folder / "rows.csv", _csv(rows).encode())
@@ -42,7 +42,8 @@ def write_report(folder: Path, out: Path, *, figures: Sequence[str] = ("png",)) 
     return study.result | {"lines": lines(study)}
 
 
-def _judge(rows: list[dict[str, Any]], meta: dict[str, Any]) -> dict[str, Any]:
+def judged(rows: list[dict[str, Any]], meta: dict[str, Any]) -> dict[str, Any]:
+    """What ``judge`` finds in the rows of a study, on the terms of its header ``study.json``."""
     solved = (meta.get("solved") or {}).get("return")
     stress = meta.get("protocol") == "stress"
     return judge(rows, delta=meta["delta"], solved=solved, random=meta.get("random"), stress=stress)

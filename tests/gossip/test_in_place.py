@@ -53,6 +53,22 @@ def test_what_a_reader_was_absorbing_as_it_died_is_still_in_the_box():
     assert message.numerator.tolist() == [2.0] * 4 and message.weight == 0.25 and shared.lost_weight() == 0
 
 
+def test_what_a_reader_was_absorbing_as_it_died_is_read_by_the_process_that_replaces_it():
+    """Its sender may be stopped, or slow, and not have taken it back before the newcomer is let in."""
+    shared = SharedMemoryMailboxes.create(2, 4)
+    sender = open_endpoint(shared.handle, 0)
+    sender.put_share(1, torch.full((4,), 8.0), 0.25, 3)
+    reader = mp.get_context("fork").Process(target=_die_while_absorbing, args=(shared.handle,))
+    reader.start()
+    reader.join()
+    assert shared.bury(1) == 1.0
+    shared.admit(1)
+    newcomer = open_endpoint(shared.handle, 1)
+    assert newcomer.senders() == [0] and newcomer.unread_weight(1) == 0.25 and shared.table.total_weight() == 1.0
+    message = newcomer.take(0)
+    assert message.numerator.tolist() == [2.0] * 4 and message.weight == 0.25 and not sender.waiting(0, 1)
+
+
 def test_a_share_adds_to_what_is_there_and_the_taker_sees_the_box_itself():
     shared = SharedMemoryMailboxes.create(2, 4)
     sender, reader = (open_endpoint(shared.handle, r) for r in range(2))

@@ -226,6 +226,14 @@ def test_easier_variants_are_judged_apart(trained, capsys, tmp_path):
     assert re.search(r"easier=cue:1.0[^<]*</td><td>robustness</td>", page)
 
 
+@pytest.mark.parametrize("change", ["random_start=true", "init_mult=2"])
+def test_a_stress_that_the_family_does_not_know_is_refused(change, trained, capsys, tmp_path):
+    words = [f"sets={trained / 'sets'}", change, f"out={tmp_path / 'study'}"]
+    code, out, err = run(capsys, "stress", *runs_of(trained), *words)
+    assert (code, out) == (2, "") and f"bits has no parameter {change.partition('=')[0]}" in err
+    assert not (tmp_path / "study").exists()
+
+
 def scripted(obs, state, rng):
     """What the cue says."""
     return int(obs[-1] > 0)

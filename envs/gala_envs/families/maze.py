@@ -4,7 +4,8 @@ A level seed fixes walls, objects and the agent's start. Each good object is wor
 worth 0.1 and ends the episode; a bump costs 0.01; running out of time costs 1. With two goods the best return is 2.1.
 ``flip`` > 0 (their randomised rewards) flips the sign of each object's reward with that probability, by the level seed:
 what an object looks like then tells nothing new about unseen levels. Good rewards are rescaled so that the best return
-stays the same; levels in which nothing good is left are not drawn.
+stays the same; levels in which nothing good is left are not drawn. ``random_start`` draws the agent's first cell anew
+in each episode, among the empty ones, by the noise seed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ PARAMETERS = MappingProxyType(
         "bads": Parameter(2, 0, 8),
         "flip": Parameter(0.0, 0.0, 1.0),
         "limit": Parameter(200, 1, 10_000),
+        "random_start": Parameter(0, 0, 1),
     }
 )
 """``size``: cells along a side; BASIC of the paper is size=9, BLOCKS size=13 blocks=8. ``limit``: steps an episode."""
@@ -48,6 +50,15 @@ class Level(NamedTuple):
     values: Array
     good_looking: Array
     limit: int
+    random_start: bool = False
+
+    def empty_cells(self) -> Array:
+        """Where the agent can start."""
+        return np.setdiff1d(np.flatnonzero(~self.walls.ravel()), [*self.cells, self.key])
+
+    def places(self) -> Array:
+        """What an MDP is told by, beside walls and objects: a start that is drawn is nobody's own."""
+        return np.array([-1 if self.random_start else self.start, self.key, self.limit])
 
 
 class Maze:
@@ -81,8 +92,9 @@ class Maze:
     def fingerprint(self, context: Context) -> str:
         level = build(context)
         order = np.argsort(level.cells)
-        places = np.array([level.start, level.key, level.limit])
-        return array_hash(level.walls, places, level.cells[order], level.values[order], level.good_looking[order])
+        return array_hash(
+            level.walls, level.places(), level.cells[order], level.values[order], level.good_looking[order]
+        )
 
     def up_to_symmetry(self, context: Context) -> str:
         """As ``fingerprint``, and equal for reflections and rotations of one maze."""
@@ -94,17 +106,22 @@ class Maze:
             moved = to[level.cells]
             order = np.argsort(moved)
             things = (level.values[order], level.good_looking[order])
-            places = np.array([to[level.start], to[level.key], level.limit])
+            places = level._replace(start=int(to[level.start]), key=int(to[level.key])).places()
             prints.append(array_hash(level.walls.ravel()[turned.ravel()], places, moved[order], *things))
         return min(prints)
 
     def optimal_return(self, context: Context) -> float | None:
-        return solve(build(context))[0]
+        """Exact; with ``random_start``, the mean over the cells in which an episode may begin."""
+        level = build(context)
+        starts = level.empty_cells() if level.random_start else [level.start]
+        return float(np.mean([solve(level._replace(start=int(cell)))[0] for cell in starts]))
 
 
 def build(context: Context) -> Level:
     """The level of a context. Its layout depends on the seed and the counts, and not on ``flip``."""
-    size, blocks, goods, bads, flip, limit = (context.get(name, p.default) for name, p in PARAMETERS.items())
+    size, blocks, goods, bads, flip, limit, random_start = (
+        context.get(name, p.default) for name, p in PARAMETERS.items()
+    )
     rng = np.random.default_rng(context.seed)
     places = rng.permutation(size * size)[: blocks + goods + bads + 2]
     walls = np.zeros(size * size, bool)
@@ -114,7 +131,9 @@ def build(context: Context) -> Level:
     values = np.where(good_looking, 1.0, -1.0) * np.where(rng.random(goods + bads) < flip, -1.0, 1.0)
     if (values > 0).any():
         values[values > 0] = goods / (values > 0).sum()
-    return Level(walls.reshape(size, size), start, key, np.array(cells), values, good_looking, int(limit))
+    return Level(
+        walls.reshape(size, size), start, key, np.array(cells), values, good_looking, int(limit), bool(random_start)
+    )
 
 
 def solve(level: Level) -> tuple[float, list[int]]:
@@ -188,7 +207,17 @@ class Mazes:
             self._agent[row], self._key[row], self._limit[row] = level.start, level.key, level.limit
             self._picture[row] = self._pictures[context.uid]
         self._elapsed[rows] = 0
+        self._scatter(rows, contexts, noise)
         return self._obs(rows)
+
+    def _scatter(self, rows: Array, contexts: Sequence[Context], noise: Sequence[np.random.Generator]) -> None:
+        """Move the agents of levels with a random start."""
+        for i, (row, context) in enumerate(zip(rows, contexts, strict=True)):
+            level = self._levels[context.uid]
+            if level.random_start:
+                self._picture[row, AGENT, self._agent[row]] = 0
+                self._agent[row] = noise[i].choice(level.empty_cells())
+                self._picture[row, AGENT, self._agent[row]] = 1
 
     def step(self, actions: Array) -> Transition:
         rows, size = self._rows, self._size

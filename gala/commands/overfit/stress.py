@@ -47,8 +47,9 @@ def stress(words: Sequence[str]) -> int:
     pairs = _runs_and_sets(paths, options)
     first, runs = pairs[0][1], [run for run, _ in pairs]
     family, limit = make_family(first["train"].family), common_limit(runs)
-    if options.init_mult and "init_mult" not in family.parameters:
-        raise ValueError(f"{family.name} has no parameter init_mult; its starts cannot be widened")
+    for name, asked in {"init_mult": options.init_mult, "random_start": options.random_start}.items():
+        if asked and name not in family.parameters:
+            raise ValueError(f"{family.name} has no parameter {name}; its starts cannot be changed like that")
     check_distinct(runs)
     for run, sets in pairs:
         check_training(run, options.judge.checkpoint, sets)
@@ -89,6 +90,8 @@ def _changes(options: StressOptions, train: ContextSet, limit: int) -> list[tupl
     if options.easier:
         variants = easier_variants(make_family(train.family), train)
         changes += [(f"easier={name}", {}, params) for name, params in variants.items()]
+    if options.random_start:
+        changes.append(("random_start", {}, {"random_start": 1}))
     return changes + [(f"init_mult={k:g}", {}, {"init_mult": k}) for k in options.init_mult if k != 1]
 
 

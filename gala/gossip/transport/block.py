@@ -105,6 +105,12 @@ class Block:
         """What the box of ``edge`` holds now, for all to see without a look into it. Under the box's lock."""
         self.table.unread[edge[1], edge[0]] = weight
 
+    def announce(self, edge: Edge) -> None:
+        """Let its reader find what the box of ``edge`` holds, if anything. Under the box's lock."""
+        box = self.box(edge)
+        self.arrived[edge[1], edge[0]] = not box.is_empty()
+        self.note(edge, box.mass())
+
     @contextlib.contextmanager
     def locked(self, box: Box) -> Iterator[bool]:
         """Yields whether the lock was got in time."""

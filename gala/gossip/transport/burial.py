@@ -20,12 +20,14 @@ def bury(block: Block, rank: int) -> float:
             table.weight[rank] = intents.weight(rank, box, float(table.weight[rank]))
     intents.forget(rank)
     cut_off = 0.0
-    for edge in (e for e in block.edges if e[0] == rank):
-        with block.locked(block.box(edge)) as held:
+    for edge in (e for e in block.edges if rank in e):
+        box = block.box(edge)
+        with block.locked(box) as held:
             if held:
-                block.box(edge).repair()
-                block.note(edge, block.box(edge).mass())
-        cut_off += float(block.box(edge).reals[Box.LOST])
+                if edge[0] == rank:
+                    box.repair()
+                block.announce(edge)  # of what it was killed while taking it said that it is gone
+        cut_off += float(box.reals[Box.LOST]) if edge[0] == rank else 0.0
     before, intents.cut_off[rank] = float(intents.cut_off[rank]), cut_off
     orphaned = pass_on_orphans(block, rank)
     lost = table.bury(rank, cut_off - before + orphaned)

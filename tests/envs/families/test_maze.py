@@ -101,3 +101,38 @@ def test_two_seeds_with_one_layout_are_one_mdp():
     twin = a.with_params(blocks=0)  # spelled out, but the same
     assert a.uid != twin.uid and MAZE.fingerprint(a) == MAZE.fingerprint(twin)
     assert MAZE.fingerprint(a) != MAZE.fingerprint(a.with_params(flip=1.0))
+
+
+def test_random_starts_are_every_empty_cell_by_the_episodes_noise_alone():
+    fixed = split(MAZE, {"train": 2}, size=4, blocks=3, bads=1)["train"]
+    contexts = fixed.with_params(random_start=1)
+    plan = [[(row % 2, seed) for seed in range(400)] for row in range(2)]
+    envs = [ContextualEnv(MAZE, contexts, 2), ContextualEnv(MAZE, contexts, 2)]
+    seen: list[list[int]] = [[], []]
+    obs = [env.play(plan) for env in envs]
+    rng = np.random.default_rng(0)
+    while min(map(len, seen)) < 300:
+        assert (obs[0] == obs[1]).all()
+        actions = rng.integers(0, 5, 2)
+        steps = [env.step(actions) for env in envs]
+        for row in np.flatnonzero(steps[0].terminated):
+            agent = steps[0].obs[row].reshape(5, -1)[maze.AGENT]
+            assert agent.sum() == 1
+            seen[row].append(int(agent.argmax()))
+        obs = [step.obs for step in steps]
+    for context, cells in zip(contexts, seen, strict=True):
+        level = maze.build(context)
+        empty = set(range(16)) - set(np.flatnonzero(level.walls.ravel())) - {level.key, *level.cells}
+        assert set(cells) == empty and max(map(cells.count, empty)) < 2.5 * len(cells) / len(empty)
+
+
+def test_the_best_return_with_random_starts_is_the_mean_over_them_and_the_start_is_no_part_of_the_mdp():
+    context = maze.Context.of("maze", 5, size=4, blocks=4, bads=1, random_start=1)
+    level = maze.build(context)
+    empty = sorted(set(range(16)) - set(np.flatnonzero(level.walls.ravel())) - {level.key, *level.cells})
+    assert level.empty_cells().tolist() == empty
+    wanted = np.mean([maze.solve(level._replace(start=cell))[0] for cell in empty])
+    assert MAZE.optimal_return(context) == pytest.approx(wanted)
+    assert MAZE.fingerprint(context) != MAZE.fingerprint(context.with_params(random_start=0))
+    elsewhere = level._replace(start=next(cell for cell in empty if cell != level.start))
+    assert (elsewhere.places() == level.places()).all()
