@@ -47,6 +47,13 @@ def test_what_a_learner_has_is_published_when_it_steps_joins_leaves_and_takes_up
     boxes.close()
 
 
+def test_a_learner_that_has_left_is_known_to_hold_nothing_where_boxes_publish_nothing_themselves():
+    boxes = InProcessMailboxes(2, 3)
+    averagers = start(torch.ones(2, 3, dtype=torch.float64), boxes)
+    assert averagers[0].leave() and boxes.in_flight()[1] == 1.0
+    assert boxes.table.weight.tolist() == [0.0, 1.0] and boxes.table.total_weight() == 2.0
+
+
 def test_a_learner_that_is_not_finite_hands_nothing_to_a_peer_when_it_leaves():
     boxes = InProcessMailboxes(2, 3)
     averagers = start(torch.ones(2, 3, dtype=torch.float64), boxes)

@@ -101,6 +101,9 @@ def test_what_never_varied_is_divided_by_a_ten_thousandth_and_clipped_on_both_si
     assert calm(np.ones((1, 1)), no[:, :1], no[:, :1])[0, 0] == 1.0, "one sample: not divided"
     calm(np.zeros((1, 1)), no[:, :1], yes[:, :1])
     np.testing.assert_allclose(calm(np.ones((1, 1)), no[:, :1], no[:, :1]), [[1e4]], rtol=1e-6)
+    calm.applied = RunningMoments()  # of several learners, whose returns have all been the same
+    calm.applied.update(np.array([3.0, 3.0]))
+    np.testing.assert_allclose(calm(np.ones((1, 1)), no[:, :1], yes[:, :1]), [[1e4]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("pooled", [False, True])
