@@ -152,8 +152,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "summed_squares: size = max(1, _MAX_NUMBERS // (g.sha -> size = max(2, _MAX_NUMBERS // (g.sha": _MEMORY,
         "__init__: e': torch.promote_types(weight.dtype, torch.float32)} -> "
         "e': torch.promote_types(torch.float32, weight.dtype)}": _COMMUTES,
-        "summed_squares: parts = [(gs.transpose(1, 2) @ xs).square().sum(0)  -> "
-        "parts = [(gs.transpose(2, 1) @ xs).square().sum(0) ": "two axes change places, whichever is named first",
     },
     "gala/rl/lean_actions.py": {
         "sample: turn np.stack(actions, -1) if self._several else -> "

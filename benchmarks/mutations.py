@@ -72,7 +72,8 @@ def _of_expression(node: ast.AST) -> Iterator[Site]:
         yield node, "value", _other(node.value)
     elif isinstance(node, ast.Call):
         name = ast.unparse(node.func).split(".")[-1]
-        if len(node.args) > 1 and name not in SYMMETRIC and not isinstance(node.args[1], ast.Starred):
+        symmetric = name in SYMMETRIC or (name == "transpose" and len(node.args) == 2)
+        if len(node.args) > 1 and not symmetric and not isinstance(node.args[1], ast.Starred):
             yield node, "args", [node.args[1], node.args[0], *node.args[2:]]
         for i, keyword in enumerate(node.keywords):
             if keyword.arg and keyword.arg not in KEPT_KEYWORDS:
