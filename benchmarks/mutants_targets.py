@@ -104,6 +104,7 @@ _COMMUTES = "neither order changes the result"
 _ORDER = "it breaks a tie between one without a number of training MDPs and one with a single one"
 _START = "the first exponent has a finite loss and replaces it"
 _WIDE = "wider than any layer"
+_TINY = "1e-30, more or less: far from the numbers that count, and from those that are slow"
 _COLUMNS = "the last axis of vectors that are stacked is their second"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
@@ -148,10 +149,17 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "gala/optim/ekfac_layers.py": {
         ": _MAX_NUMBERS = 2 ** 24 -> _MAX_NUMBERS = 3 ** 24": _MEMORY,
+        ": _MAX_NUMBERS = 2 ** 24 -> _MAX_NUMBERS = 2 ** 25": _MEMORY,
         ": _MAX_NUMBERS = 2 ** 24 -> _MAX_NUMBERS = 2 * 24": _MEMORY,
         "summed_squares: size = max(1, _MAX_NUMBERS // (g.sha -> size = max(2, _MAX_NUMBERS // (g.sha": _MEMORY,
         "__init__: e': torch.promote_types(weight.dtype, torch.float32)} -> "
         "e': torch.promote_types(torch.float32, weight.dtype)}": _COMMUTES,
+    },
+    "gala/rl/normalise.py": {
+        "__init__: self._scale = self.m2 -> pass": "it is made before it is first read",
+    },
+    "gala/optim/update.py": {
+        "clip_: if max_norm > 0: -> if max_norm >= 0:": "without a limit the factor is 1",
     },
     "gala/rl/lean_actions.py": {
         "sample: turn np.stack(actions, -1) if self._several else -> "
@@ -183,8 +191,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
 ACCEPTED: dict[str, dict[str, str]] = {
     "gala/optim/ekfac_layers.py": {
         "_renew_basis: ed_fill_(factor.abs() < 100000000.0 * torch.finfo -> "
-        "ed_fill_(factor.abs() < 200000000.0 * torch.finfo": "1e-30 or 2e-30: both are far from the numbers that "
-        "count and from those that are slow",
+        "ed_fill_(factor.abs() < 200000000.0 * torch.finfo": _TINY,
+        "_renew_basis: ked_fill_(factor.abs() < 100000000.0 * torch.fin -> "
+        "ked_fill_(factor.abs() <= 100000000.0 * torch.fin": _TINY,
+    },
+    "gala/rl/normalise.py": {
+        ": _MOST_UNREAD = 1024 -> _MOST_UNREAD = 1025": "one batch more waits, where nobody asks for so long",
     },
 }
 """As ``EQUIVALENT``: changes that can be seen and that nobody would mind, and why."""

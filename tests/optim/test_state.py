@@ -171,8 +171,9 @@ def test_one_vector_has_plain_names_and_anything_else_has_its_index_before_them(
 def test_a_word_is_kept_as_bytes_and_a_parameter_without_a_state_as_nothing():
     params = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
     optimizer = torch.optim.SGD(params, 0.1)
-    optimizer.state[params[0]]["law"] = "é"
+    optimizer.state[params[0]] |= {"law": "é", "none": None, "no": {}}
     assert optimizer.state[params[1]] == {}
     tensors = {name: x for name, x in state_tensors(optimizer).items() if not name.startswith("group0/")}
-    assert set(tensors) == {"0/law!str"}
+    assert set(tensors) == {"0/law!str", "0/none!none", "0/no!dict"}
+    assert tensors["0/none!none"].numel() == tensors["0/no!dict"].numel() == 0
     assert tensors["0/law!str"].dtype == torch.uint8 and tensors["0/law!str"].tolist() == [0xC3, 0xA9]
