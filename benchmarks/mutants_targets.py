@@ -161,6 +161,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "gala/optim/update.py": {
         "clip_: if max_norm > 0: -> if max_norm >= 0:": "without a limit the factor is 1",
     },
+    "gala/rl/lean.py": {
+        "set_gradient: umpy(), action.reshape(-1, *action.shape[2:]), a, -> "
+        "umpy(), action.reshape(-2, *action.shape[2:]), a,": "NumPy takes any negative length for the one that is left",
+    },
     "gala/rl/lean_actions.py": {
         "sample: turn np.stack(actions, -1) if self._several else -> "
         "turn np.stack(actions, --1) if self._several else": _COLUMNS,
@@ -194,6 +198,9 @@ ACCEPTED: dict[str, dict[str, str]] = {
         "ed_fill_(factor.abs() < 200000000.0 * torch.finfo": _TINY,
         "_renew_basis: ked_fill_(factor.abs() < 100000000.0 * torch.fin -> "
         "ked_fill_(factor.abs() <= 100000000.0 * torch.fin": _TINY,
+    },
+    "gala/rl/lean.py": {
+        ": _ONE_THREAD = 2 ** 18 -> _ONE_THREAD = 2 ** 19": "which library multiplies; products differ by rounding",
     },
     "gala/rl/normalise.py": {
         ": _MOST_UNREAD = 1024 -> _MOST_UNREAD = 1025": "one batch more waits, where nobody asks for so long",

@@ -23,6 +23,7 @@ from gala.rl import lean as lean_path
 from gala.rl.a2c import rollout_loss
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.lean import LeanPolicy
+from gala.rl.lean_actions import Gaussian
 from gala.rl.rollout import Collector, Rollout
 
 CPU = torch.device("cpu")
@@ -333,3 +334,23 @@ def test_advantages_that_are_as_small_as_the_number_beside_their_deviation_are_n
     rollout = rollout_of(policy, lean, SPACES["discrete"])
     small = {name: 1e-8 * getattr(rollout, name) for name in ("reward", "v_final", "last_value")}
     assert_gradients_agree(flat, policy, lean, dataclasses.replace(rollout, **small), settings, entropy_coef=0.0)
+
+
+def test_the_outputs_of_one_step_are_stacked_as_those_of_several():
+    policy = build_actor_critic(gym.spaces.Box(-9, 9, (3,)), SPACES["discrete"], MODELS["separate"])
+    flattened(policy)
+    lean = lean_of(policy, SPACES["discrete"])
+    out = lean(torch.randn(B, 3), torch.zeros(B, 0), torch.zeros(B, dtype=torch.bool), with_value=False)
+    stacked = lean.stack([[_rows(out, slice(0, 2))], [_rows(out, slice(2, B))]])
+    assert torch.equal(stacked.params, out.params) and stacked.value.shape == (0,)
+    for a, b in zip(stacked.hidden, out.hidden, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("centre", "half"), [(0.0, 1.0), (0.0, 2.0), (1.0, 1.0), (0.0, 0.5)])
+def test_the_most_probable_number_is_the_heads_within_its_range(centre, half):
+    log_std = torch.zeros(2)
+    log_std.grad = torch.zeros(2)
+    head = np.array([[0.25, -0.75]], np.float32)
+    family = Gaussian(log_std, np.full(2, centre, np.float32), np.full(2, half, np.float32))
+    np.testing.assert_array_equal(family.mode(head), centre + half * head)
