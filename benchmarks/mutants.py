@@ -8,7 +8,7 @@ The changes are those of ``mutations.py``. Each is made in a private copy of the
 the quick tests of that file run in a process forked from one that has PyTorch loaded. Every outcome is a line in
 ``--journal``, which a later call goes on with: what was noticed is not run again while its file is the same, what
 survived is. The order is a seeded shuffle, so the share noticed of an unfinished run is an unbiased estimate.
-``--out`` writes the summary and what survives.
+``--out`` writes the summary and what survives, with the reason where that is known to matter to nobody.
 
 mutmut 3 fits less: it changes nothing outside functions, drops no statements, and cannot be told which tests to run.
 """
@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mutants_targets import EQUIVALENT, TESTS
+from mutants_targets import ACCEPTED, EQUIVALENT, TESTS
 from mutations import Mutant, mutants_of
 
 ROOT = Path(__file__).parent.parent
@@ -151,8 +151,9 @@ def _sha256(path: str) -> str:
 
 
 def summarise(mutants: list[Mutant], done: dict[str, Row]) -> list[Row]:
-    """A row per file, then one per survivor; equivalent changes count neither way."""
-    rows, survivors = [], []
+    """A row per file, then one per survivor, with the reason if it is an accepted one; equivalent changes count neither
+    way."""
+    rows, survivors = [], list[Mutant]()
     for path in sorted({m.path for m in mutants}):
         mine = [m for m in mutants if m.path == path]
         different = [m for m in mine if not equivalent(m)]
@@ -160,14 +161,17 @@ def summarise(mutants: list[Mutant], done: dict[str, Row]) -> list[Row]:
         noticed = outcomes["noticed"] + outcomes["noticed (time)"]
         row = {"file": path, "mutants": len(mine), "equivalent": len(mine) - len(different)}
         rows.append(row | {"tried": noticed + outcomes["survived"], "noticed": noticed})
-        survivors += [m.key for m in different if m.key in done and done[m.key]["outcome"] == "survived"]
+        survivors += [m for m in different if m.key in done and done[m.key]["outcome"] == "survived"]
     for row in rows:
         print(f"{row['noticed']:5} of {row['tried']:4} noticed, {row['equivalent']:3} equivalent  {row['file']}")
     tried, noticed = (sum(row[key] for row in rows) for key in ("tried", "noticed"))
     print(f"{noticed:5} of {tried:4} noticed: {noticed / max(tried, 1):.1%}")
-    for key in sorted(survivors):
-        print(f"survived  {key}")
-    return [*rows, *({"survived": key} for key in sorted(survivors))]
+    survived: list[Row] = []
+    for mutant in sorted(survivors, key=lambda m: m.key):
+        reason = ACCEPTED.get(mutant.path, {}).get(mutant.name, "")
+        survived.append({"survived": mutant.key} | ({"reason": reason} if reason else {}))
+        print(f"survived  {mutant.key}" + (f"  (accepted: {reason})" if reason else ""))
+    return [*rows, *survived]
 
 
 def equivalent(mutant: Mutant) -> str:

@@ -72,7 +72,8 @@ def _of_expression(node: ast.AST) -> Iterator[Site]:
         yield node, "value", _other(node.value)
     elif isinstance(node, ast.Call):
         name = ast.unparse(node.func).split(".")[-1]
-        if len(node.args) > 1 and name not in SYMMETRIC and not isinstance(node.args[1], ast.Starred):
+        symmetric = name in SYMMETRIC or (name == "transpose" and len(node.args) == 2)
+        if len(node.args) > 1 and not symmetric and not isinstance(node.args[1], ast.Starred):
             yield node, "args", [node.args[1], node.args[0], *node.args[2:]]
         for i, keyword in enumerate(node.keywords):
             if keyword.arg and keyword.arg not in KEPT_KEYWORDS:
@@ -93,22 +94,31 @@ def _other(value: float) -> float:
 def mutants_of(path: str, source: str) -> list[Mutant]:
     """Every change to the file at ``path``, which holds ``source``."""
     tree = ast.parse(source)
-    before = ast.unparse(tree).splitlines()
+    parts = _unparsed(tree)
+    before = "\n".join(parts).splitlines()
+    place = {id(inner): i for i, statement in enumerate(tree.body) for inner in ast.walk(statement)}
     ignored = _ignored(tree)
     mutants, names = list[Mutant](), Counter[str]()
     for node, field, new in list(sites(tree)):
         if id(node) in ignored:
             continue
-        old = getattr(node, field)
+        old, i = getattr(node, field), place.get(id(node))
         setattr(node, field, new)
-        changed = ast.unparse(ast.fix_missing_locations(tree))
+        ast.fix_missing_locations(node)  # type: ignore[type-var]
+        after = _unparsed(tree) if i is None else [*parts[:i], ast.unparse(tree.body[i]), *parts[i + 1 :]]
         setattr(node, field, old)
-        if changed.splitlines() == before:  # two equal arguments in each other's place
+        if after == parts:  # two equal arguments in each other's place
             continue
+        changed = "\n".join(after)
         name = _difference(before, changed.splitlines())
         names[name] += 1
         mutants.append(Mutant(path, name if names[name] == 1 else f"{name} #{names[name]}", changed))
     return mutants
+
+
+def _unparsed(tree: ast.Module) -> list[str]:
+    """The text of each statement of a module: after a change only one of them needs to be written again."""
+    return [ast.unparse(statement) for statement in tree.body]
 
 
 def _ignored(tree: ast.AST) -> set[int]:

@@ -1,14 +1,19 @@
-"""Which learners a resumed run starts, and that all the PushSum weight that was saved is theirs."""
+"""Which learners a resumed run starts, that all the PushSum weight that was saved is theirs, and what is kept as the
+best."""
 
 from __future__ import annotations
 
+import math
+import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from gala.build.gossip import make_mailboxes, max_concurrent_learners
 from gala.config.parse import parse_config
 from gala.gossip.transport.roster import ABSENT, PRESENT
+from gala.processes.fleet import Event
 from gala.runs.run_dir import RunDir
 from gala.training.board import Board
 from gala.training.callbacks import Callbacks
@@ -117,3 +122,32 @@ def test_the_first_part_starts_those_that_were_asked_for(run):
     made, fleet, messages = run(*GALA)
     made.start("", {})
     assert fleet.spawned == [(0, ""), (1, "")] and not messages
+
+
+def test_the_newest_policy_is_saved_as_the_best_when_it_is_and_not_when_it_is_worse(run, monkeypatch):
+    """Two episodes of each simulator are a window; two in a row above what was kept are a best."""
+    made, fleet, _ = run("algo=a2c", "envs_per_learner=50", "log.checkpoint_interval_s=40")
+    made.telemetry = SimpleNamespace(add=lambda *_: None, record=lambda *_: {"global_step": 0}, warnings=lambda *_: [])
+    made.panel.update = lambda record: None
+    made.states.move(0, "running")
+    start, kept = time.monotonic(), []
+    for i, value in enumerate((3.0, 4.0, 1.0, 2.0, 6.0, 5.0)):
+        monkeypatch.setattr("time.monotonic", lambda i=i: start + 11.0 * (i + 1))
+        made._handle(Event(0, "metrics", {"rows": [*range(50)] * 2, "returns": [value] * 100}))
+        made._log()
+        kept.append((made.checkpoint.names, made.checkpoint.best))
+        made.checkpoint.names = []  # as if it were taken at once
+    no, best = [], ["latest", "best"]
+    assert kept == [(no, -math.inf), (best, 4.0), (no, 4.0), (no, 4.0), (no, 4.0), (best, 5.0)]
+    assert fleet.told == [(0, "pause")] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "mean", "best"), [(["best"], 4.0, 4.0), ([], 4.0, -math.inf), (["best"], None, -math.inf)]
+)
+def test_a_resumed_run_has_its_best_to_beat_if_that_is_still_there(run, names, mean, best):
+    made, _, _ = run("algo=a2c")
+    made.run_dir.write_part("staging", "learner0", {"policy": {"w": torch.zeros(1)}}, {})
+    made.run_dir.commit_checkpoint("staging", ["latest", *names], {})
+    made.start("latest", saved([1.0]) | {"return_mean": mean})
+    assert made.checkpoint.best == best

@@ -157,19 +157,23 @@ class Block:
         return self.factors["basis_g"].T @ gradient @ self.factors["basis_a"]
 
     def gradient(self) -> Tensor | None:
-        """The layer's ``.grad`` as ``[outputs, inputs]``; None if it has none."""
-        weight, bias = self.module.weight.grad, None if self.module.bias is None else self.module.bias.grad
+        """The layer's ``.grad`` as ``[outputs, inputs]``, that of a bias without one being 0; None if it has none."""
+        weight, bias = self.module.weight.grad, self.module.bias
         if weight is None:
             return None
         matrix = weight.reshape(weight.shape[0], -1)
-        return matrix if bias is None else torch.cat([matrix, bias.unsqueeze(1)], 1)
+        if bias is None:
+            return matrix
+        last = matrix.new_zeros(len(matrix)) if bias.grad is None else bias.grad
+        return torch.cat([matrix, last.unsqueeze(1)], 1)
 
     def write(self, matrix: Tensor) -> None:
         """The inverse of ``gradient``: into the layer's ``.grad``, in place."""
         weight, bias = self.module.weight.grad, self.module.bias
         assert weight is not None
-        if bias is not None and bias.grad is not None:
-            bias.grad.copy_(matrix[:, -1])
+        if bias is not None:
+            if bias.grad is not None:
+                bias.grad.copy_(matrix[:, -1])
             matrix = matrix[:, :-1]
         weight.copy_(matrix.reshape(weight.shape))
 

@@ -9,6 +9,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer as optimizers
+
+_HOOKS_OF_ALL = [getattr(optimizers, f"_global_optimizer_{when}_hooks", {}) for when in ("pre", "post")]
 
 
 class Step(Protocol):
@@ -85,13 +88,14 @@ class LearningStep:
 
 def _step(optimizer: torch.optim.Optimizer) -> None:
     """``optimizer.step()`` without the record that PyTorch makes of each for its profiler, which takes longer than the
-    step of a small network; with it where hooks want to be called."""
+    step of a small network; with it where hooks want to be called, its own or those of all optimisers."""
     inner = getattr(type(optimizer).step, "__wrapped__", None) if hasattr(type(optimizer).step, "hooked") else None
     if (
         inner is None
         or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or "step" in vars(optimizer)
+        or any(_HOOKS_OF_ALL)
     ):
         optimizer.step()
     else:

@@ -66,8 +66,10 @@ def a2c_loss(
 
 
 def normalize(advantage: Tensor, valid: Tensor, eps: float = 1e-8) -> Tensor:
-    """Zero mean and unit variance over the valid rows of ``[T, B]``."""
+    """Zero mean and unit variance over the valid rows of ``[T, B]``; without any they stay as they are."""
     rows = advantage[valid]
+    if not len(rows):  # all simulators of a short rollout were reset in it; a mean of nothing is NaN
+        return advantage
     return (advantage - rows.mean()) / (rows.std(correction=0) + eps)
 
 

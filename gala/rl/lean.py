@@ -179,7 +179,7 @@ class LeanPolicy:
         value = self._critic.head(judged[-1]).reshape(shape)
         advantage = _advantages(rollout, value, c)
         target, valid = advantage + value, rollout.valid.numpy()
-        if c.normalize_advantages:
+        if c.normalize_advantages and valid.any():
             rows = advantage[valid]
             advantage = (advantage - rows.mean()) / (rows.std() + 1e-8)
         weight = (valid / np.float32(max(1, int(valid.sum())))).ravel()

@@ -104,3 +104,18 @@ def test_a_nested_interval_is_that_of_nested_components_and_has_its_sides_the_ri
         assert st.gap_interval(train, test, nested=nested) == pytest.approx((gap - half, gap, gap + half)), nested
     assert st.gap_components(train, test) != st.gap_components(train, test, nested=True)
     assert st.gap_components(train, test) != st.gap_components(test, train)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_of_two_sets_of_one_size_the_training_set_takes_at_least_what_the_other_varies(flip):
+    """One of them has interactions and contexts that vary, the other has none of either."""
+    varied, even = [[0.0, 3.0, 1.0], [1.0, 3.0, 2.0], [0.0, 4.0, 0.0]], [[2.0] * 3, [2.0] * 3, [2.0] * 3]
+    train, test = (varied, even) if flip else (even, varied)
+    context, interaction, _ = anova(varied)
+    runs, trains, tests = st.gap_components(train, test)
+    gaps = np.var([2 - sum(row) / 3 for row in varied], ddof=1)
+    floor = interaction / 3 if flip else interaction / 3 + interaction / 3
+    assert context > 0 and floor > gaps, "or the floor would not be seen"
+    assert runs == (pytest.approx(floor / 3), 2 * 2, pytest.approx(gaps / 3))
+    own = pytest.approx(context / 3)
+    assert trains == (own, 2, own if flip else 0.0) and tests == ((0.0, 2, 0.0) if flip else (own, 2, own))

@@ -33,6 +33,7 @@ def test_known_values():
     )
     assert st.probability_of_improvement([1, 2, 3, 4], [2, 2, 2, 2]) == 0.625
     assert st.cvar(range(20)) == 0.5 and st.cvar([3, 1, 2]) == 1.0
+    assert st.cvar(np.arange(20.0)[::-1].reshape(5, 4)) == 0.5, "of all scores, whatever their shape"
     np.testing.assert_array_equal(st.performance_profile([0, 1, 2, 3], [-1, 0, 2.5]), [1, 0.75, 0.25])
     for successes, low, high in ((0, 0.0, 0.1611), (19, 0.7639, 0.9911)):
         found = st.wilson(successes, 20)

@@ -114,6 +114,12 @@ def test_a_band_is_an_interval_at_each_point():
     assert (band(heights[:1])[0] == heights[0]).all()
 
 
+def test_a_band_is_wider_than_its_resamples_by_what_few_trainings_lack():
+    """Of two curves a quarter of the resamples is twice the lower one, and a quarter twice the higher one."""
+    low, middle, high = band(np.array([[0.0], [2.0]]))
+    assert middle == [1.0] and (low[0], high[0]) == pytest.approx((1 - math.sqrt(2), 1 + math.sqrt(2)))
+
+
 @pytest.mark.parametrize(
     ("a", "b", "wanted"),
     [

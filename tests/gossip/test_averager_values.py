@@ -47,6 +47,13 @@ def test_what_a_learner_has_is_published_when_it_steps_joins_leaves_and_takes_up
     boxes.close()
 
 
+def test_a_learner_that_has_left_is_known_to_hold_nothing_where_boxes_publish_nothing_themselves():
+    boxes = InProcessMailboxes(2, 3)
+    averagers = start(torch.ones(2, 3, dtype=torch.float64), boxes)
+    assert averagers[0].leave() and boxes.in_flight()[1] == 1.0
+    assert boxes.table.weight.tolist() == [0.0, 1.0] and boxes.table.total_weight() == 2.0
+
+
 def test_a_learner_that_is_not_finite_hands_nothing_to_a_peer_when_it_leaves():
     boxes = InProcessMailboxes(2, 3)
     averagers = start(torch.ones(2, 3, dtype=torch.float64), boxes)
@@ -96,6 +103,17 @@ def test_what_nobody_can_inherit_from_one_who_leaves_is_taken_off_the_total():
     boxes.close()
 
 
+def test_a_copy_takes_no_weight_from_its_sender_and_brings_none():
+    boxes, ends, _ = _shared(2)
+    for _ in range(2):
+        assert ends[0].put(1, torch.ones(2), 0.5, 1, replace=True) and boxes.table.weight.tolist() == [1.0, 1.0]
+    assert ends[1].take(0).weight == 0.5 and boxes.table.weight.tolist() == [1.0, 1.0]
+    assert boxes.table.total_weight() == 2.0
+    assert ends[0].put(1, torch.ones(2), 0.25, 2) and boxes.table.weight.tolist() == [0.75, 1.0]
+    assert ends[1].take(0).weight == 0.25 and boxes.table.weight.tolist() == [0.75, 1.25]
+    boxes.close()
+
+
 def test_a_copy_has_no_weight_to_lose():
     boxes, ends, _ = _shared(2)
     for k, replace in enumerate((True, False)):
@@ -126,8 +144,9 @@ def test_sharded_boxes_hold_the_parts_and_add_up_what_they_are_asked():
     weights = [[float(w) for w in shard.table.weight] for shard in boxes.shards]
     assert weights[0][0] < 1 and weights[1:] == [[1.0] * 3] * 2
     assert boxes.weights([0, 2]) == [[row[0], 0.0, row[2]] for row in weights]
+    assert boxes.left_weight() == pytest.approx(3.0), "on average over shards, of those who hold it and what waits"
     held = [row[0] for row in weights]
-    assert boxes.bury(0) == pytest.approx(sum(held) / 3)
+    assert boxes.bury(0) == pytest.approx(sum(held) / 3) == 3.0 - boxes.left_weight()
     assert [shard.table.total_weight() for shard in boxes.shards] == pytest.approx([3 - x for x in held])
     waiting = float(boxes.shards[0].table.unread.sum())
     boxes.restore([[0.5, 1.0, 0.25], [1.0, 2.0, 0.0], [0.125, 0.0, 0.5]], [0, 1, 2])

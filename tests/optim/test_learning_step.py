@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.optim import optimizer as optimizers
 
+from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.update import LearningStep, clip_factor
 
 
@@ -20,9 +22,10 @@ def test_the_common_norm_is_limited_and_the_direction_kept(share):
     before, gradients = [p.detach().clone() for p in params], [p.grad.clone() for p in params[:2]]
     norm = torch.cat([g.flatten() for g in gradients]).norm()
     optimizer = torch.optim.SGD([{"params": params[:1]}, {"params": params[1:]}], lr=9.0)
-    given = LearningStep(optimizer, max_grad_norm=share * norm.item())(0.5)
-    assert given.item() == pytest.approx(norm.item(), rel=1e-12)
+    step = LearningStep(optimizer, max_grad_norm=share * norm.item())
+    assert step.clip_factor == 1.0 and step(0.5).item() == pytest.approx(norm.item(), rel=1e-12)
     scale = min(1.0, share) if share else 1.0
+    assert step.clip_factor == pytest.approx(scale, rel=1e-5)
     for p, x, g in zip(params, before, [*gradients, torch.zeros(2)], strict=True):
         torch.testing.assert_close(p.detach(), x - 0.5 * scale * g, rtol=1e-5, atol=1e-12)
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}
@@ -65,3 +68,72 @@ def test_a_norm_of_nearly_0_is_limited_with_a_millionth_beside_it():
 def test_the_factor_of_a_clipped_gradient():
     assert clip_factor(3.0, 0.0) == 1.0 and clip_factor(0.5, 1.0) == 1.0
     assert clip_factor(4.0, 1.0) == 1.0 / (4.0 + 1e-6) and clip_factor(0.0, 1.0) == 1.0
+
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "ours": RMSpropTF}
+
+
+def _stepped(name):
+    """(optimiser, its parameter, where one step of 0.5 should bring it)."""
+    start = torch.tensor([4.0, -2.0])
+    p, q = (start.clone().requires_grad_() for _ in range(2))
+    p.grad = q.grad = torch.tensor([1.0, 3.0])
+    OPTIMIZERS[name]([q], lr=0.5).step()
+    assert not torch.equal(q, p)
+    return OPTIMIZERS[name]([p], lr=9.0), p, q
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_hooks_of_an_optimiser_are_called_around_its_step(name):
+    optimizer, p, wanted = _stepped(name)
+    start, seen = p.detach().clone(), []
+    for register, word in (
+        (optimizer.register_step_pre_hook, "before"),
+        (optimizer.register_step_post_hook, "after"),
+        (optimizers.register_optimizer_step_pre_hook, "before"),
+        (optimizers.register_optimizer_step_post_hook, "after"),
+    ):
+        handle = register(lambda *_, word=word: seen.append((word, p.detach().clone())))
+        LearningStep(optimizer)(0.5)
+        handle.remove()
+        with torch.no_grad():
+            assert torch.equal(p, wanted)
+            p.copy_(start)
+        optimizer.state.clear()
+    assert [word for word, _ in seen] == ["before", "after"] * 2
+    assert all(torch.equal(at, start if word == "before" else wanted) for word, at in seen)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_that_was_replaced_on_the_optimiser_itself_is_the_one_that_is_taken(name):
+    """As PyTorch's schedulers do, to count steps."""
+    optimizer, p, wanted = _stepped(name)
+    taken, inner = [], optimizer.step
+    optimizer.step = lambda: taken.append(1) or inner()
+    LearningStep(optimizer)(0.5)
+    assert taken == [1] and torch.equal(p, wanted)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_plain_step_is_not_recorded_for_the_profiler_and_is_the_same(name, monkeypatch):
+    optimizer, p, wanted = _stepped(name)
+    monkeypatch.setattr(torch.autograd.profiler, "record_function", None)
+    LearningStep(optimizer)(0.5)
+    assert torch.equal(p, wanted)
+    with pytest.raises(TypeError):
+        optimizer.step()
+
+
+def test_an_optimiser_that_is_none_of_pytorchs_is_asked_for_its_step():
+    p = torch.tensor([4.0], requires_grad=True)
+    p.grad = torch.tensor([2.0])
+
+    class Own:
+        param_groups = ({"params": [p], "lr": 0.0},)
+
+        def step(self):
+            with torch.no_grad():
+                p.sub_(self.param_groups[0]["lr"] * p.grad)
+
+    LearningStep(Own())(0.5)
+    assert p.item() == 3.0

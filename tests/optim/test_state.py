@@ -140,3 +140,40 @@ def test_what_no_file_of_tensors_holds_is_refused():
         state_tensors(optimizer)
     with pytest.raises(ValueError, match="one flat vector"):
         load_state_tensors(optimizer, {"exp_avg": torch.zeros(6)})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "names"),
+    [
+        (((3,),), {"momentum_buffer"}),
+        (((3, 1),), {"0/momentum_buffer"}),
+        (((3,), (2,)), {"0/momentum_buffer", "1/momentum_buffer"}),
+        (((),), {"0/momentum_buffer"}),
+    ],
+)
+def test_one_vector_has_plain_names_and_anything_else_has_its_index_before_them(shapes, names):
+    params = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    optimizer = torch.optim.SGD(params, 0.1, momentum=0.5)
+    for p in params:
+        p.grad = torch.full_like(p, 2.0)
+    optimizer.step()
+    tensors = state_tensors(optimizer)
+    beside = {name for name in tensors if name.startswith("group0/")}
+    assert set(tensors) - beside == names and bool(beside) == (shapes != ((3,),))
+    for i, p in enumerate(params):
+        name = "momentum_buffer" if shapes == ((3,),) else f"{i}/momentum_buffer"
+        assert (
+            torch.equal(tensors[name], p.grad)
+            and tensors[name].data_ptr() == optimizer.state[p]["momentum_buffer"].data_ptr()
+        )
+
+
+def test_a_word_is_kept_as_bytes_and_a_parameter_without_a_state_as_nothing():
+    params = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    optimizer = torch.optim.SGD(params, 0.1)
+    optimizer.state[params[0]] |= {"law": "é", "none": None, "no": {}}
+    assert optimizer.state[params[1]] == {}
+    tensors = {name: x for name, x in state_tensors(optimizer).items() if not name.startswith("group0/")}
+    assert set(tensors) == {"0/law!str", "0/none!none", "0/no!dict"}
+    assert tensors["0/none!none"].numel() == tensors["0/no!dict"].numel() == 0
+    assert tensors["0/law!str"].dtype == torch.uint8 and tensors["0/law!str"].tolist() == [0xC3, 0xA9]

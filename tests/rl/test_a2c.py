@@ -67,6 +67,7 @@ def test_a_variance_of_nothing_is_no_division_by_0():
     valid = torch.tensor([[True, True], [False, False]])
     torch.testing.assert_close(normalize(advantage, valid)[0], torch.tensor([-0.5, 0.5], dtype=torch.float64))
     assert torch.equal(normalize(torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool)), torch.zeros(2, 2))
+    assert torch.equal(normalize(advantage, torch.zeros(2, 2, dtype=torch.bool)), advantage), "there is none to count"
 
 
 @pytest.mark.parametrize("rows", [0, 1])

@@ -2,14 +2,16 @@
 
 import time
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gala_envs.contract import Step
 from gala_envs.groups import GroupedEnv
 from gala_envs.registry import make
 
 from gala.config.schema import ModelConfig
-from gala.models.actor_critic import build_actor_critic
+from gala.models.actor_critic import Outputs, build_actor_critic
 from gala.rl.normalise import ObsNormalizer
 from gala.rl.rollout import Collector
 
@@ -186,3 +188,63 @@ def test_two_groups_are_joined_and_values_are_computed_where_they_are_needed_onl
     policy.value_head.register_forward_hook(lambda *_: values.append(1))
     rollout, _ = collector.collect(policy)
     assert len(values) == 1 and not rollout.truncated.any(), "the last one, to bootstrap from"
+
+
+class Still:
+    """Two simulators of which nothing is asked but that they take actions of two numbers, each with its own bounds."""
+
+    num_envs, action_space = 2, gym.spaces.Box(np.array([-1, -2], np.float32), np.array([1, 0.5], np.float32))
+    obs = np.zeros((2, 1), np.float32)
+
+    def reset(self, seed):
+        return self.obs
+
+    def step(self, actions):
+        no = np.zeros(2, bool)
+        return Step(self.obs, np.zeros(2, np.float32), no, no, no, ~no, None, no, np.zeros(2), np.zeros(2, np.int64))
+
+
+class Reads:
+    """A policy that plays these actions [rows, 2], one after the other."""
+
+    def __init__(self, *actions):
+        self.actions = [torch.tensor(action) for action in actions]
+
+    def __call__(self, obs, state, first, with_value=True):
+        return Outputs(torch.zeros(len(obs), 2), torch.zeros(len(obs)), state)
+
+    def act(self, params, *, greedy, generator=None):
+        return params if greedy else self.actions.pop(0)
+
+    def initial_state(self, batch, device="cpu"):
+        return torch.zeros(batch, 0)
+
+
+def _still(env, policy, num_steps):
+    parts = {"device": torch.device("cpu"), "generator": torch.Generator(), "normalizer": None}
+    collector = Collector(env, num_steps, shape_reward=lambda reward, done, valid: reward, **parts)
+    collector.reset(policy, 0)
+    return collector
+
+
+def test_numbers_of_actions_outside_their_own_bounds_are_counted_on_either_side_and_over_rollouts():
+    inside, low, high = [[1.0, 0.5], [-1.0, -2.0]], [[-1.5, -1.5], [0.0, -2.5]], [[0.9, 0.9], [1.5, 9.0]]
+    policy = Reads(inside, low, high, high)
+    collector = _still(Still(), policy, 2)
+    collector.collect(policy)
+    assert (collector.actions, collector.clipped_actions) == (8, 2)
+    collector.collect(policy)
+    assert (collector.actions, collector.clipped_actions) == (16, 2 + 3 + 3)
+    collector, policy = start(Taped())
+    collector.collect(policy)
+    assert (collector.actions, collector.clipped_actions) == (0, 0), "choices have no bounds"
+
+
+def test_every_step_of_every_group_is_a_sign_of_life():
+    """The watchdog takes a learner without any for one whose simulator has stopped."""
+    collector, policy = start(GroupedEnv([Taped(2), Taped(1), Taped(3)]))
+    signs = []
+    collector.on_step = lambda: signs.append(1)
+    for _ in range(2):
+        collector.collect(policy)
+    assert len(signs) == 2 * 3 * STEPS

@@ -20,9 +20,11 @@ from gala.gossip.flat import flatten_gradients, flatten_parameters
 from gala.models.actor_critic import build_actor_critic
 from gala.models.distributions import policy_range
 from gala.optim.update import LearningStep
+from gala.rl import lean as lean_path
 from gala.rl.a2c import rollout_loss
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.lean import LeanPolicy
+from gala.rl.lean_actions import Gaussian
 from gala.rl.rollout import Collector, Rollout
 
 CPU = torch.device("cpu")
@@ -245,3 +247,114 @@ def test_a_rollout_of_another_policy_is_refused():
     rollout, _ = one.collector.collect(one.lean)
     with pytest.raises(AssertionError, match="another policy"):
         one.lean.set_gradient(dataclasses.replace(rollout, acting=None), one.coefficients, 0.0)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("given", [False, True])
+def test_products_are_numpys_up_to_what_one_thread_is_taken_for_and_pytorchs_beyond(extra, given, monkeypatch):
+    rng, taken = np.random.default_rng(0), []
+    a, b = rng.normal(size=(2, lean_path._ONE_THREAD // 8)), rng.normal(size=(lean_path._ONE_THREAD // 8, 4 + extra))
+    real = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *args, **words: taken.append(1) or real(*args, **words))
+    out = np.full((2, 4 + extra), 7.0) if given else None
+    found = lean_path._product(a, b, out) if given else lean_path._product(a, b)
+    np.testing.assert_allclose(found, a @ b, rtol=1e-9, atol=1e-9)
+    assert len(taken) == extra and (not given or np.shares_memory(found, out))
+    if given:
+        np.testing.assert_array_equal(out, found)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Tanh, torch.nn.ReLU])
+def test_activations_are_pytorchs_and_take_no_memory(layer):
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    inputs = torch.from_numpy(x.copy()).requires_grad_()
+    wanted = layer()(inputs)
+    wanted.backward(torch.full_like(wanted, 3.0))
+    activation = lean_path._ACTIVATIONS[layer]
+    y = activation.forward_(x)
+    assert y is x
+    np.testing.assert_allclose(y, wanted.detach(), rtol=1e-6)
+    np.testing.assert_allclose(activation.backward(np.full_like(y, 3.0), y), inputs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_what_it_does_not_compute_itself_is_the_modules():
+    """A pass of a whole rollout, and what a network learns besides, from arguments in their order."""
+    spaces = gym.spaces.Box(-9, 9, (3,)), gym.spaces.Discrete(3)
+    policy = build_actor_critic(*spaces, dataclasses.replace(MODELS["separate"], dynamics_coef=0.3))
+    flattened(policy)
+    lean = lean_of(policy, spaces[1])
+    make_ = torch.Generator().manual_seed(0)
+    obs, reward = torch.randn(T, B, 3, generator=make_), torch.randn(T, B, generator=make_)
+    action, known = torch.randint(0, 3, (T, B), generator=make_), torch.rand(T - 1, B, generator=make_) < 0.5
+    found, wanted = (each.auxiliary_loss(obs, action, reward, known) for each in (lean, policy))
+    assert torch.equal(found, wanted) and found > 0
+    state, first = lean.initial_state(B), torch.zeros(T, B, dtype=torch.bool)
+    for a, b in zip(lean.unroll(obs, state, first), policy.unroll(obs, state, first), strict=True):
+        assert torch.equal(a, b)
+    assert lean.distribution is policy.distribution
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_without_a_value_the_rest_is_the_same_and_the_value_empty(model, width):
+    policy = build_actor_critic(gym.spaces.Box(-9, 9, (width,)), SPACES["discrete"], MODELS[model])
+    flattened(policy)
+    lean, obs = lean_of(policy, SPACES["discrete"]), torch.randn(4, width)
+    given = (obs, lean.initial_state(4), torch.zeros(4, dtype=torch.bool))
+    whole, without = lean(*given), lean(*given, with_value=False)
+    assert whole.value.shape == (4,) and without.value.shape == (0,)
+    assert torch.equal(whole.params, without.params) and without.state is given[1]
+    for a, b in zip(whole.hidden, without.hidden, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_of_one_valid_row_the_gradient_is_that_rows_and_of_none_it_is_0(normalised):
+    settings = dataclasses.replace(parse_config([]).a2c, normalize_advantages=normalised)
+    policy = build_actor_critic(gym.spaces.Box(-9, 9, (3,)), SPACES["discrete"], MODELS["separate"])
+    flat = flattened(policy)
+    lean = lean_of(policy, SPACES["discrete"])
+    valid = torch.zeros(T, B, dtype=torch.bool)
+    none = rollout_of(policy, lean, SPACES["discrete"], valid=valid.clone())
+    flat.grad.fill_(7.0)
+    assert torch.equal(torch.stack(lean.set_gradient(none, settings, 0.03).loss), torch.zeros(4))
+    assert not flat.grad.any()
+    loss = rollout_loss(policy, dataclasses.replace(none, acting=None), settings, 0.03).loss
+    assert torch.equal(torch.stack(loss), torch.zeros(4))
+    valid[2, 1] = True
+    one = rollout_of(policy, lean, SPACES["discrete"], valid=valid)
+    assert_gradients_agree(flat, policy, lean, one, settings, entropy_coef=0.03)
+
+
+def test_advantages_that_are_as_small_as_the_number_beside_their_deviation_are_normalised_as_the_modules():
+    """Values of 0, and rewards of a hundred-millionth: half of the advantage is then that number's."""
+    settings = dataclasses.replace(parse_config([]).a2c, normalize_advantages=True)
+    policy = build_actor_critic(gym.spaces.Box(-9, 9, (3,)), SPACES["discrete"], MODELS["separate"])
+    flat = flattened(policy)
+    with torch.no_grad():
+        for p in policy.value_head.parameters():
+            p.zero_()
+    lean = lean_of(policy, SPACES["discrete"])
+    rollout = rollout_of(policy, lean, SPACES["discrete"])
+    small = {name: 1e-8 * getattr(rollout, name) for name in ("reward", "v_final", "last_value")}
+    assert_gradients_agree(flat, policy, lean, dataclasses.replace(rollout, **small), settings, entropy_coef=0.0)
+
+
+def test_the_outputs_of_one_step_are_stacked_as_those_of_several():
+    policy = build_actor_critic(gym.spaces.Box(-9, 9, (3,)), SPACES["discrete"], MODELS["separate"])
+    flattened(policy)
+    lean = lean_of(policy, SPACES["discrete"])
+    out = lean(torch.randn(B, 3), torch.zeros(B, 0), torch.zeros(B, dtype=torch.bool), with_value=False)
+    stacked = lean.stack([[_rows(out, slice(0, 2))], [_rows(out, slice(2, B))]])
+    assert torch.equal(stacked.params, out.params) and stacked.value.shape == (0,)
+    for a, b in zip(stacked.hidden, out.hidden, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("centre", "half"), [(0.0, 1.0), (0.0, 2.0), (1.0, 1.0), (0.0, 0.5)])
+def test_the_most_probable_number_is_the_heads_within_its_range(centre, half):
+    log_std = torch.zeros(2)
+    log_std.grad = torch.zeros(2)
+    head = np.array([[0.25, -0.75]], np.float32)
+    family = Gaussian(log_std, np.full(2, centre, np.float32), np.full(2, half, np.float32))
+    np.testing.assert_array_equal(family.mode(head), centre + half * head)

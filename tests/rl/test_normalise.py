@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gala.rl import normalise
 from gala.rl.normalise import Normalizers, ObsNormalizer, ReturnScaler, RunningMoments
 
 
@@ -101,6 +102,12 @@ def test_what_never_varied_is_divided_by_a_ten_thousandth_and_clipped_on_both_si
     assert calm(np.ones((1, 1)), no[:, :1], no[:, :1])[0, 0] == 1.0, "one sample: not divided"
     calm(np.zeros((1, 1)), no[:, :1], yes[:, :1])
     np.testing.assert_allclose(calm(np.ones((1, 1)), no[:, :1], no[:, :1]), [[1e4]], rtol=1e-6)
+    calm.applied = RunningMoments()  # of several learners, whose returns have all been the same
+    calm.applied.update(np.array([3.0, 3.0]))
+    np.testing.assert_allclose(calm(np.ones((1, 1)), no[:, :1], yes[:, :1]), [[1e4]], rtol=1e-6)
+    calm.clip = 0.25
+    scaled = [calm(np.full((1, 1), x), no[:, :1], yes[:, :1])[0, 0] for x in (9.0, -9.0, 2e-5, -2e-5)]
+    assert scaled == pytest.approx([0.25, -0.25, 0.2, -0.2], rel=1e-6)
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -164,3 +171,25 @@ def test_rewards_are_scaled_by_pooled_moments_while_a_learners_own_go_on():
             seen += running[valid[t]].tolist()
             running[done[t]] = 0.0
     assert scaler.own.count == len(seen) and float(scaler.own.mean) == pytest.approx(np.mean(seen))
+
+
+def test_a_learner_without_normalisers_has_no_statistics_and_with_one_it_has_those():
+    assert not Normalizers(None, None) and Normalizers(None, None).size == 0
+    for parts, names in (
+        ((ObsNormalizer((2,), 5.0), None), ["obs_moments"]),
+        ((None, ReturnScaler(4, 0.9, 5.0)), ["return_moments"]),
+    ):
+        one = Normalizers(*parts)
+        assert one and list(one.parts) == names and one.size == len(one.pack())
+
+
+def test_what_a_learner_has_seen_waits_for_a_while_and_is_then_taken_in_unasked():
+    """Where others' statistics are applied; what waits takes memory."""
+    normalizer, taken = ObsNormalizer((1,), 9.0), []
+    normalizer.applied, own = RunningMoments((1,)), normalizer.own
+    for i in range(2 * normalise._MOST_UNREAD + 1):
+        normalizer.update(np.full((2, 1), float(i)))
+        taken.append(own.count)
+    half = normalise._MOST_UNREAD
+    assert taken == [0.0] * (half - 1) + [2.0 * half] * half + [4.0 * half] * 2
+    assert normalizer.own is own and own.count == 4 * half + 2 and own.mean.tolist() == [float(half)]

@@ -77,3 +77,9 @@ def test_explained_variance_of_targets_that_vary_little():
     target = torch.tensor([0.0, 0.5, 1.0])
     assert explained_variance(target, target / 2).item() == pytest.approx(0.75)
     assert explained_variance(target, -target).item() == pytest.approx(-3.0)
+
+
+def test_a_rollout_of_one_step_has_the_error_of_that_step_as_its_advantage():
+    one = torch.tensor([[3.0, 5.0]])
+    found = generalized_advantages(one, 0.5 * torch.ones(1, 2), torch.ones(1, 2), torch.ones(1, 2), 4 * one, 0.9)
+    assert found.tolist() == [[3 + 6 - 1, 5 + 10 - 1]]

@@ -216,3 +216,24 @@ def test_each_rollout_is_shown_before_anything_is_learned_from_it():
     taught.inspect = inspect
     taught.update(0.1, ENTROPY_COEF)
     assert shown == [(taught.collector.rollout, ENTROPY_COEF)] and not torch.equal(taught.flat, before)
+
+
+def test_a_rollout_that_is_over_is_a_sign_of_life_before_anything_else_happens():
+    """Past it a learner may be waiting for its peers, and is not the one that is stuck."""
+    one, seen = learner(averager=Signs("averager")), []
+    one.learning_step.averager.seen = seen
+    collect = one.collector.collect
+    one.collector.collect = lambda policy: seen.append("collect") or collect(policy)
+    one.on_rollout = lambda: seen.append("rollout")
+    one.inspect = lambda *_: seen.append("inspect")
+    for _ in range(2):
+        one.update(0.1, ENTROPY_COEF)
+    assert seen == ["collect", "rollout", "inspect", "averager"] * 2
+
+
+class Signs:
+    def __init__(self, name):
+        self.name = name
+
+    def step(self):
+        self.seen.append(self.name)

@@ -251,8 +251,9 @@ def _by_run(train: Scores, test: Scores, against: Mapping[str, float], scale: fl
 
 
 def _trend(groups: Sequence[GapGroup]) -> dict[str, Any] | None:
-    """The gap over the numbers of training MDPs: Page's test with runs as blocks, a power law, N05, and capacity."""
-    groups = sorted((g for g in groups if g.n_train), key=lambda g: g.n_train or 0)
+    """The gap over the numbers of training MDPs, which rise from group to group: Page's test with runs as blocks, a
+    power law, N05, and capacity."""
+    groups = [g for g in groups if g.n_train]
     runs = sorted(set.intersection(*(set(g.by_run) for g in groups))) if groups else []
     if len(groups) < 2 or not runs:
         return None
