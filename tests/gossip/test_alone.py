@@ -268,3 +268,30 @@ def test_who_starts_again_after_a_kill_is_a_newcomer_without_weight_and_all_mass
     again = GossipAverager([torch.zeros(D)], rank=1, world_size=2, mailbox=end)
     assert again.weight == 0.0 and again.updates == 6, "it goes on where the furthest is"
     assert shared.table.total_weight(0) + shared.buried_weight() == pytest.approx(2.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("end", ["close", "leave"])
+def test_who_comes_in_place_of_one_that_ended_in_order_is_a_newcomer_without_weight_too(end):
+    """With a weight of its own it would add mass, and draw everybody to where it starts."""
+    shared = SharedMemoryMailboxes.create_for(torch.nn.Linear(1, 2), 2)
+    stays, first = (
+        GossipAverager(
+            [torch.full((D,), 10.0 * rank)], rank=rank, world_size=2, mailbox=open_endpoint(shared.handle, rank)
+        )
+        for rank in range(2)
+    )
+    for _ in range(20):
+        stays.step()
+        first.step()
+    if end == "leave":
+        first.leave()
+    first.close()
+    before = shared.table.total_weight(0) + shared.buried_weight()
+    second = GossipAverager([torch.full((D,), 1000.0)], rank=1, world_size=2, mailbox=open_endpoint(shared.handle, 1))
+    assert second.weight == 0.0
+    for _ in range(60):
+        stays.step()
+        second.step()
+    assert shared.table.total_weight(0) + shared.buried_weight() == pytest.approx(before, abs=1e-12) == 2.0
+    assert second.weight > 0 and (second.flat - stays.flat).abs().max() < 1e-3
+    assert float(stays.flat.min()) >= 0.0 and float(stays.flat.max()) <= 10.0

@@ -21,7 +21,7 @@ from gala.gossip.transport.block import Block
 from gala.gossip.transport.box import Box
 from gala.gossip.transport.burial import bury
 from gala.gossip.transport.intents import PUT, TAKE, TAKE_BACK
-from gala.gossip.transport.roster import DEAD, FINISHED, PRESENT, RESTING, TableRoster
+from gala.gossip.transport.roster import FINISHED, PRESENT, RESTING, TableRoster
 
 
 class Handle(NamedTuple):
@@ -73,8 +73,9 @@ def open_block(handle: Handle, fd: int = -1) -> Block:
 
 
 def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None = None) -> Mailbox:
-    """This process's endpoint for ``rank``. After the death of a process that was this rank it is a newcomer's, who has
-    no weight: see ``GossipAverager.join``. ``lent`` holds the numbers of boxes that keep theirs elsewhere.
+    """This process's endpoint for ``rank``: where another process was this rank before, whether it died, closed or left,
+    a newcomer's, who has no weight (``GossipAverager.join``). ``lent`` holds the numbers of boxes that keep theirs
+    elsewhere.
 
     Raises:
         ValueError: the rank is outside the world, or the parent has closed the mailboxes or died.
@@ -83,10 +84,10 @@ def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None 
     block = open_block(handle)
     block.lent = lent or block.lent
     with block.found_dead(rank) as dead:
-        if dead:  # the process that was this rank before: nobody has noticed yet
+        if dead or block.table.state[rank] == FINISHED:  # it has died and nobody has noticed, or has kept what it held
             bury(block, rank)
     block.claim(rank)
-    if block.table.state[rank] == DEAD:
+    if block.table.gone(rank):
         block.table.admit(rank)
     if block.table.state[rank] != RESTING:  # a newcomer rests until its first update
         block.table.state[rank] = PRESENT
