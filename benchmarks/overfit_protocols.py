@@ -32,8 +32,8 @@ BLOCKS = "maze size=7 blocks=6 bads=1 limit=60 preset=overfit/maze test=200 runs
 CARTPOLE = "preset=classic/cartpole algo=a2c log.keep_milestones=0"
 PENDULUM = "mujoco:InvertedPendulum-v5 region=R test=50 preset=mujoco/inverted_pendulum log.keep_milestones=0"
 PICTURES = (
-    "tiny_objects coverage=0 test=200 runs=5 preset=overfit/tiny_objects algo=a2c model.encoder=a3c_cnn model.receptive_field=33 "
-    "steps=150000"
+    "tiny_objects coverage=0 test=200 runs=5 preset=overfit/tiny_objects algo=a2c model.encoder=a3c_cnn "
+    "model.receptive_field=33 steps=150000"
 )
 BINS = "seeds:InvertedPendulum-v5 n=1,10 test=50 runs=5 preset=mujoco/inverted_pendulum algo=a2c steps=200000"
 WIDTH = f"sweep confounded:seeds:CartPole-v1 noise_dims=16 n=10 test=100 runs=5 steps=300000 {CARTPOLE}"

@@ -74,8 +74,8 @@ def open_block(handle: Handle, fd: int = -1) -> Block:
 
 def open_endpoint(handle: Handle, rank: int, lent: Mapping[Edge, Tensor] | None = None) -> Mailbox:
     """This process's endpoint for ``rank``: where another process was this rank before, whether it died, closed or
-    left, a newcomer's, who has no weight (``GossipAverager.join``). ``lent`` holds the numbers of boxes that keep theirs
-    elsewhere.
+    left, a newcomer's, who has no weight (``GossipAverager.join``). ``lent`` holds the numbers of boxes that keep
+    theirs elsewhere.
 
     Raises:
         ValueError: the rank is outside the world, or the parent has closed the mailboxes or died.
