@@ -124,8 +124,8 @@ class SweepOptions:
     """Probabilities with which training rewards change sign (families with a parameter of that name)."""
     algos: tuple[str, ...] = ()
     """Compare these, at equal env_steps: a2c, gala, independent, allreduce."""
-    learners: int = 4
-    """Learners of each algorithm but a2c, with `algos`."""
+    learners: int = 0
+    """Learners of every training; with `algos`, of each algorithm but a2c, where 0 stands for 4."""
     jobs: int = 0
     """Trainings at a time; 0: as many as there are cores."""
     region: str = ""

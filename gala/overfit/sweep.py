@@ -27,6 +27,8 @@ from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
 
 Say = Callable[[str], None]
+COMPARED_LEARNERS = 4
+"""Of each algorithm but a2c that is compared, unless another number is given."""
 
 
 def slug(condition: str) -> str:
@@ -65,7 +67,7 @@ def conditions(options: SweepOptions) -> list[Condition]:
         raise ValueError(f"unknown algorithm {min(unknown)}; algos takes a2c, gala, independent and allreduce")
     chosen = []
     for algo in options.algos:
-        learners = 1 if algo == "a2c" else options.learners
+        learners = 1 if algo == "a2c" else options.learners or COMPARED_LEARNERS
         chosen.append(Condition(f"algo={algo}", (f"algo={algo}", f"learners={learners}")))
     return chosen or [Condition()]
 
@@ -76,6 +78,8 @@ def check(options: SweepOptions, family: Family) -> None:
         raise ValueError(f"runs={options.runs}: an interval over training runs needs at least 3")
     if not options.n or min(options.n) < 1:
         raise ValueError("n wants numbers of training MDPs, at least 1 each")
+    if options.learners < 0:
+        raise ValueError(f"learners={options.learners} must be at least 1")
     if options.test < FEWEST_TEST:
         raise ValueError(
             f"test={options.test} must be at least {FEWEST_TEST}: of one MDP it is not known how others differ"
@@ -110,6 +114,11 @@ def draw(
     return test, [
         dataclasses.replace(pool, contexts=pool.contexts[r * size : (r + 1) * size]) for r in range(options.runs)
     ]
+
+
+def training_words(options: SweepOptions, words: Sequence[str]) -> list[str]:
+    """The settings that all trainings have in common, ``learners`` among them: a word of the sweep's own too."""
+    return [*words, f"learners={options.learners}"] if options.learners and not options.algos else list(words)
 
 
 def config_of(family: Family, words: Sequence[str]) -> Config:

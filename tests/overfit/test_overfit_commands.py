@@ -16,6 +16,7 @@ from gala.commands.overfit.words import sort_words
 from gala.overfit.options import JudgeOptions, SweepOptions
 from gala.overfit.reference import with_reference, write_many
 from gala.overfit.study import Study
+from gala.overfit.sweep import check, conditions, config_of, training_words
 from gala.runs.run_dir import RunDir
 
 TINY = ("steps=2000", "model.hidden=16", "a2c.num_steps=8", "envs_per_learner=4", "torch_threads=1", "algo=a2c")
@@ -353,3 +354,14 @@ def test_a_study_of_many_episodes_is_read_back(tmp_path):
     rows = [{"run": k % 3, "context": f"{k:016}", "return": 1.0, "filler": "x" * 250} for k in range(18_000)]
     study.append("rows", rows)
     assert (tmp_path / "rows.jsonl").stat().st_size > 4 * 2**20 and len(study.rows()) == len(rows)
+
+
+@pytest.mark.parametrize(("words", "learners"), [([], 1), (["learners=2"], 2), (["learners=2", "algos=a2c,gala"], 1)])
+def test_learners_of_a_sweep_are_those_of_its_trainings(words, learners):
+    """``learners`` is a word of the sweep and of its trainings: one that was given must not get lost between them."""
+    family = make_family("bits")
+    options, _, training = sort_words([*words, "algo=gala", *TINY], SweepOptions, family)
+    check(options, family)
+    assert config_of(family, training_words(options, training)).learners == learners
+    if options.algos:
+        assert [c.words[1] for c in conditions(options)] == ["learners=1", "learners=2"]

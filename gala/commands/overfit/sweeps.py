@@ -16,7 +16,7 @@ from gala.commands.overfit.words import (
 )
 from gala.overfit.judging import check_reference
 from gala.overfit.options import SweepOptions
-from gala.overfit.sweep import Sweep, budget_s, check, config_of, draw_all, open_study
+from gala.overfit.sweep import Sweep, budget_s, check, config_of, draw_all, open_study, training_words
 
 FLIPS = (0.0, 0.2, 0.5)
 
@@ -35,6 +35,7 @@ def sweep(words: Sequence[str], name: str = "sweep") -> int:
     family, rest = take_family(words)
     options, settings, training = sort_words(rest, SweepOptions, family)
     check(options, family)
+    training = training_words(options, training)
     budget_s(options.judge.budget)
     options = dataclasses.replace(options, out=default_out(f"{name}-{family.name}", options.out))
     given = [word for word in words if not word.startswith(("out=", "--out"))]
