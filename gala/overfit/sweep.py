@@ -28,7 +28,7 @@ from gala.runs.run_dir import RunDir
 
 Say = Callable[[str], None]
 COMPARED_LEARNERS = 4
-"""Of each algorithm but a2c that is compared, unless another number is given."""
+"""Learners of each algorithm but a2c in a comparison, unless another number is given."""
 
 
 def slug(condition: str) -> str:
