@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import multiprocessing
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from training import TINY, Gala, marked, spawn
+
+from gala.processes.fleet import ProcessFleet
+from gala.processes.watcher import Watcher
 
 END_S = 120.0
 
@@ -110,3 +117,89 @@ def test_the_watcher_ends_what_it_watches_and_not_what_was_released():
         assert Path(f"/proc/{released}").exists()
     finally:
         os.kill(released, signal.SIGKILL)
+
+
+def test_a_watcher_that_is_stopped_still_ends_what_it_watches_and_itself():
+    sleep = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    watched = subprocess.Popen(sleep, process_group=0)
+    watcher = Watcher()
+    watcher.watch(watched.pid)
+    os.kill(watcher._process.pid, signal.SIGSTOP)
+    closing = threading.Thread(target=watcher.close, daemon=True)
+    closing.start()
+    try:
+        closing.join(END_S)
+        assert not closing.is_alive() and watcher._process.returncode == 0
+        assert watched.wait(END_S) == -signal.SIGKILL
+    finally:
+        watcher._process.kill()
+        watched.kill()
+
+
+def test_a_watcher_that_cannot_go_on_is_killed(monkeypatch):
+    monkeypatch.setattr("gala.processes.watcher._GRACE_S", 0.1)
+    monkeypatch.setattr(subprocess.Popen, "send_signal", lambda self, number: None)
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda self: os.kill(self.pid, signal.SIGKILL))
+    watcher = Watcher()
+    os.kill(watcher._process.pid, signal.SIGSTOP)
+    watcher.close()
+    assert watcher._process.returncode == -signal.SIGKILL
+
+
+def helpers(gala: Gala) -> dict[str, int]:
+    """The processes that a training starts for itself, by what they are."""
+    found = {}
+    for pid in gala.processes():
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        for name in ("watcher.py", "resource_tracker", "forkserver"):
+            if name.encode() in words and parent == gala.process.pid:
+                found[name] = pid
+    return found
+
+
+def test_stopped_helpers_do_not_hang_the_end_of_a_training_nor_stay_behind(tmp_path):
+    gala = Gala(tmp_path / "run", *TINY, "algo=a2c")
+    gala.wait_for_checkpoint()
+    pids = helpers(gala)
+    assert len(pids) == 3
+    for pid in pids.values():
+        os.kill(pid, signal.SIGSTOP)
+    gala.process.send_signal(signal.SIGTERM)
+    status, out, _ = gala.end(END_S)
+    assert status == 128 + signal.SIGTERM and f"gala resume {gala.run}" in out
+
+
+@pytest.mark.long
+def test_a_learner_is_replaced_where_the_forkserver_was_stopped(tmp_path):
+    gala = Gala(tmp_path / "run", *TINY, "algo=gala", "learners=2", "on_failure=restart")
+    gala.wait_for(lambda: (gala.run / "metrics.jsonl").is_file() and len(gala.learners()) == 2, "metrics")
+    killed = gala.learners()[1]
+    os.kill(helpers(gala)["forkserver"], signal.SIGSTOP)
+    os.kill(killed, signal.SIGKILL)
+    gala.wait_for(lambda: len(gala.learners()) == 2 and gala.learners()[1] > killed, "another learner")
+    gala.ctrl_c()
+    assert gala.end(END_S)[0] == 130
+
+
+def wait_for_a_word(spec, pipe):
+    pipe.recv()
+
+
+class Spec(NamedTuple):
+    rank: int
+
+
+def test_children_of_a_forkserver_that_cannot_go_on_are_not_waited_for(monkeypatch):
+    fleet = ProcessFleet(wait_for_a_word)
+    fleet.spawn(Spec(0))
+    child = fleet._processes[0]
+    monkeypatch.setattr("gala.processes.fleet.wake_helpers", lambda: None)
+    monkeypatch.setattr("gala.processes.fleet._GRACE_S", 0.1)
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)
+    try:
+        fleet.kill()
+        child.join(END_S)
+        assert child.exitcode is not None and child not in multiprocessing.active_children()
+    finally:
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)

@@ -44,10 +44,10 @@ def train(
         settings: every setting of ``gala train --help``, by its name, groups as nested dicts or with dots in the key.
             For ``model.encoder``, ``env.id``, ``gossip.topology`` and ``optim.name`` an object of your own will do.
 
-    The callbacks are called in this thread while another one supervises the learners, so that nobody waits for them: of
-    one that takes ten seconds, the records that come meanwhile are kept, and it is called with each of them, in order,
-    before ``train`` returns. If one returns False, it is not called again, and the run ends in order, with a checkpoint
-    and a summary. If one raises, the run ends so too, and the exception is raised here.
+    The callbacks are called in this thread beside the training, which never waits for them: records that come meanwhile
+    are kept, and told in order. Once the run is closed they have ten more seconds, after a signal one; then a line
+    counts what was not told, and one that still runs is interrupted, if this is the main thread. One that returns False
+    is not called again, and ends the run in order. One that raises does so too, and the exception is raised here.
 
     Raises:
         ValueError: a setting is wrong, in the words of the command line, before anything starts; or this process may

@@ -209,6 +209,7 @@ def _end(running: Sequence[_Running]) -> None:
     try:
         for one in running:
             one.process.send_signal(signal.SIGTERM)
+            one.process.send_signal(signal.SIGCONT)  # one that is stopped would not hear of it
         for one in running:
             one.process.wait()
     except BaseException:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
-from gala.processes.start import ending_signals_blocked, start_method, without_main
+from gala.processes.start import (
+    ending_signals_blocked,
+    kill_forkserver,
+    start_method,
+    wake_helpers,
+    without_main,
+)
 from gala.processes.watcher import Watcher, kill_group
 
 _GRACE_S = 3.0
@@ -85,6 +92,7 @@ class ProcessFleet:
     def spawn(self, spec: ChildSpec) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=self._target, args=(spec, theirs), name=f"gala learner {spec.rank}")
+        wake_helpers()
         with ending_signals_blocked(), without_main():
             process.start()
         theirs.close()
@@ -118,6 +126,7 @@ class ProcessFleet:
         return [process.pid for process in self._processes.values() if process.pid is not None]
 
     def join(self, timeout_s: float) -> None:
+        wake_helpers()
         left = [process.sentinel for process in self._processes.values()]
         while left and (ended := wait(left, timeout=timeout_s)):
             left = [sentinel for sentinel in left if sentinel not in ended]
@@ -125,14 +134,19 @@ class ProcessFleet:
     def kill(self) -> None:
         for process in self._processes.values():
             _kill_group(process)
+        wake_helpers()
+        ends = time.monotonic() + _GRACE_S
         for process in self._processes.values():
-            process.join(_GRACE_S)
+            process.join(max(ends - time.monotonic(), 0.0))
+        if any(process.exitcode is None for process in self._processes.values()):
+            kill_forkserver()  # otherwise the end of this program would wait for them
         self._watcher.close()
 
     def _bury(self, rank: int) -> str:
         process = self._processes.pop(rank)
         self._pipes.pop(rank).close()
-        process.join(_GRACE_S)  # its pipe closes a moment before its exit status is there
+        wake_helpers()  # the forkserver tells of its exit status
+        process.join(_GRACE_S)  # its pipe closes a moment before that is there
         _kill_group(process)  # simulators that it has left behind
         assert process.pid is not None
         self._watcher.release(process.pid)

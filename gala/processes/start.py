@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing as mp
 import os
@@ -35,6 +36,29 @@ def start_method(preload: str) -> BaseContext:
     with ending_signals_blocked():
         forkserver.ensure_running()
     return context
+
+
+def wake_helpers() -> None:
+    """Let go on what multiprocessing has started beside the children, if somebody has stopped it: a forkserver that is
+    stopped starts no child and tells of no end, and a resource tracker that is outlives this process."""
+    _signal_helper(forkserver._forkserver, "_forkserver_pid", signal.SIGCONT)
+    _signal_helper(resource_tracker._resource_tracker, "_pid", signal.SIGCONT)
+
+
+def kill_forkserver() -> None:
+    """Every child that it has started then counts as ended, so that nobody waits for one; the next child to start gets
+    a new one."""
+    _signal_helper(forkserver._forkserver, "_forkserver_pid", signal.SIGKILL)
+
+
+def _signal_helper(helper: object, attribute: str, number: signal.Signals) -> None:
+    pid = getattr(helper, attribute, None)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+atexit.register(wake_helpers)  # runs before multiprocessing's own handler, which waits for the children
 
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)

@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 
+_GRACE_S = 3.0
+
 
 def kill_group(pid: int) -> None:
     """End the process group that ``pid`` leads, and ``pid`` if it leads none yet."""
@@ -41,7 +43,12 @@ class Watcher:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        self._process.wait()
+        self._process.send_signal(signal.SIGCONT)  # one that is stopped would not read that
+        try:
+            self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None

@@ -50,7 +50,7 @@ def run_training(
 ) -> dict[str, Any]:
     """Train to ``config.steps`` env_steps, from the checkpoint of that name if one is given, and return what
     summary.json holds; its ``status`` is finished, interrupted (by ``signal``, SIGINT for Ctrl-C) or stopped (by a
-    callback).
+    callback). ``signal`` is also one that came too late for the file, while callbacks were waited for.
 
     Raises:
         RunFailed: the run has failed; the text says why, and whether there is a checkpoint to go on from.
@@ -70,32 +70,53 @@ def run_training(
     run = Run(config, run_dir, board, telemetry, panel, fleet, mailboxes, callbacks)
     filming = Filming(config, run_dir, panel.message)
     run.watch_from_beside(tracking.record, filming)
-    status = "failed"
+    summary: dict[str, Any] = {}
     try:
         with run.end_request.listen():
-            run.start(resume_from, saved)
-            status = callbacks.call_beside(run.supervise)
+            summary = callbacks.call_beside(
+                lambda: _train_and_close(run, resume_from, saved), lambda: run.end_request.signal
+            )
     except RunFailed as failure:
         kept = f"\nThe last checkpoint is kept: gala resume {run_dir.path}" if run_dir.checkpoints.names() else ""
         raise RunFailed(f"{failure}{kept}") from None
+    finally:
+        is_finished = summary.get("status") == "finished"
+        tracking.close(*(() if is_finished else (_HASTE_S,)))
+        filming.close(*(() if is_finished else (0.0,)))
+        run_dir.close()
+    callbacks.raise_error(run.end_request.kill)
+    return summary | {"signal": run.end_request.signal.name if run.end_request.signal else None}
+
+
+def _train_and_close(run: Run, resume_from: str, saved: dict[str, Any]) -> dict[str, Any]:
+    """Start the learners and supervise them; whatever happens, end them, close what they share and write summary.json,
+    which is returned."""
+    status = "failed"
+    try:
+        run.start(resume_from, saved)
+        status = run.supervise()
     except KeyboardInterrupt:
         status = "interrupted"
     finally:
-        fleet.kill()
-        ended_by = run.end_request.signal.name if run.end_request.signal and status == "interrupted" else None
-        summary = telemetry.summary(board) | {"status": status, "signal": ended_by, "failures": run.elasticity.failures}
-        panel.close(summary)
-        board.close()
-        if mailboxes:
-            mailboxes.close()
-        try:
-            run_dir.write_summary(summary)
-        except OSError as error:
-            print(f"warning: {run_dir.path / 'summary.json'} cannot be written: {error.strerror}", file=sys.stderr)
-        tracking.close(*(() if status == "finished" else (_HASTE_S,)))
-        filming.close(*(() if status == "finished" else (0.0,)))
-        run_dir.close()
-    callbacks.raise_error()
+        summary = _close(run, status)
+    return summary
+
+
+def _close(run: Run, status: str) -> dict[str, Any]:
+    run.fleet.kill()
+    if status == "finished":
+        run.end_request.signal = None  # it came too late; the next one ends what is waited for
+    ended_by = run.end_request.signal.name if run.end_request.signal and status == "interrupted" else None
+    ending = {"status": status, "signal": ended_by, "failures": run.elasticity.failures}
+    summary = run.telemetry.summary(run.board) | ending
+    run.panel.close(summary)
+    run.board.close()
+    if run.mailboxes:
+        run.mailboxes.close()
+    try:
+        run.run_dir.write_summary(summary)
+    except OSError as error:
+        print(f"warning: {run.run_dir.path / 'summary.json'} cannot be written: {error.strerror}", file=sys.stderr)
     return summary
 
 
