@@ -119,7 +119,7 @@ def dump_tree(tree: dict[str, Any]) -> str:
 
 def print_help(prog: str, cls: type = Config) -> None:
     """Every setting with its type, default and meaning, on stdout."""
-    held = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8", errors="replace")
+    held = io.TextIOWrapper(io.BytesIO(), encoding=getattr(sys.stdout, "encoding", None) or "utf-8", errors="replace")
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(held):
         tyro.cli(cls, prog=prog, args=["--help"], description=HELP, config=_TYRO)
     held.seek(0)

@@ -20,6 +20,7 @@ from gala.evaluation.film import check_drawable, check_encoder, record_episode
 from gala.evaluation.load import load_policy
 from gala.evaluation.play import LONGEST_EPISODE, Mode, play
 from gala.evaluation.student import t_quantile
+from gala.processes.output import is_terminal
 from gala.runs.run_dir import RunDir
 
 MAX_PARALLEL = 16
@@ -127,7 +128,7 @@ def with_episode_limit(run_dir: RunDir, max_episode_steps: int) -> RunDir:
 @contextlib.contextmanager
 def _progress(episodes: int) -> Iterator[Callable[[int, int], None]]:
     """What ``play`` calls after each decision: on a terminal, a line on standard error that is gone in the end."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield lambda done, decisions: None
         return
     shown = 0.0
