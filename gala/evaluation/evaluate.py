@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def check_request(
 ) -> None:
     """Raises ValueError, in one line, for what ``evaluate_run`` cannot do, before anything is loaded."""
     ranks = run_dir.checkpoint_meta(checkpoint)["ranks"]
-    if learner != "consensus" and learner not in ranks:
+    is_rank = isinstance(learner, Integral) and not isinstance(learner, bool) and learner in ranks
+    if not is_rank and (not isinstance(learner, str) or learner != "consensus"):
         raise ValueError(f"learner={learner}: wants consensus or one of {', '.join(map(str, ranks))}")
     for name, number in (("episodes", episodes), ("seed", seed)):
         if not isinstance(number, int) or isinstance(number, bool):
