@@ -104,6 +104,8 @@ def _failed_file(error: OSError, of_output: bool = False) -> int:
         _say(f"gala: error: a name is too long for a file: {name}...")
     elif error.errno in _OF_PLACES and error.filename is not None:
         _say(f"gala: error: {name}: {error.strerror}: it cannot be read or written there")
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        _say(f"gala: error: {error.strerror}; raise the limit of open files, `ulimit -n 4096`, or take fewer learners")
     elif error.errno in _FULL:  # only writing fails so
         _say(f"gala: error: {error.strerror}: a file could not be written; make room, or raise `ulimit -f`")
     else:
