@@ -8,6 +8,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from gala.processes.output import forgiving_output, is_terminal, open_standard_descriptors
+
 COMMANDS = {
     "train": ("gala.commands.train", "train a policy: gala train preset=atari/pong learners=4"),
     "resume": ("gala.commands.resume", "continue a run from its latest checkpoint"),
@@ -46,9 +48,33 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C."""
+    """Run one command and return its exit status: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C.
+
+    Nobody needs to be listening, and any encoding will do. A place that standard output leads to and that cannot be
+    written, a full disk say, is one line and status 2, unless the command goes on without, as trainings do.
+    """
     given = list(sys.argv[1:] if argv is None else argv)
-    words = [word for word in given if word != "--traceback"]
+    open_standard_descriptors()
+    with forgiving_output(tells=True) as output:
+        words = [word for word in given if word != "--traceback"]
+        try:
+            status = _run(words)
+            output.flush()
+            return status
+        except ValueError as error:
+            if len(words) < len(given):
+                traceback.print_exception(error)
+            _say(f"gala: error: {_printable(str(error))}")
+            return EXIT_USAGE
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+        except OSError as error:
+            if len(words) < len(given):
+                traceback.print_exception(error)
+            return _failed_file(error, error is output.failure)
+
+
+def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
@@ -57,36 +83,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"gala {__version__}")
         return 0
-    try:
-        if words[0] not in COMMANDS:
-            raise ValueError(f"unknown command {words[0]!r}; `gala --help` lists them{_nearest(words[0])}")
-        return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
-    except ValueError as error:
-        if len(words) < len(given):
-            traceback.print_exception(error)
-        _say(f"gala: error: {_printable(str(error))}")
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        if len(words) < len(given):
-            traceback.print_exception(error)
-        return _failed_file(error)
+    if words[0] not in COMMANDS:
+        raise ValueError(f"unknown command {words[0]!r}; `gala --help` lists them{_nearest(words[0])}")
+    return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
 
 
-_OF_PLACES = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_PLACES = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT)
 
 
-def _failed_file(error: OSError) -> int:
-    """The exit status after an error that is the words' or the reader's; raises any other again."""
+def _failed_file(error: OSError, of_output: bool = False) -> int:
+    """The exit status after an error that is the words', the reader's or the disk's; raises any other again."""
     if isinstance(error, BrokenPipeError):  # the reader of a list, `head` say, has seen enough
-        sys.stderr.close()
         return 0
+    if of_output:
+        _say(f"gala: error: {error.strerror}: the output could not be written; write it to another place")
+        return EXIT_USAGE
     name = _printable(str(error.filename)[:80])
     if error.errno == errno.ENAMETOOLONG:
         _say(f"gala: error: a name is too long for a file: {name}...")
     elif error.errno in _OF_PLACES and error.filename is not None:
         _say(f"gala: error: {name}: {error.strerror}: it cannot be read or written there")
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        _say(f"gala: error: {error.strerror}; raise the limit of open files, `ulimit -n 4096`, or take fewer learners")
+    elif error.errno in _FULL:  # only writing fails so
+        _say(f"gala: error: {error.strerror}: a file could not be written; make room, or raise `ulimit -f`")
     else:
         raise error
     return EXIT_USAGE
@@ -94,7 +115,7 @@ def _failed_file(error: OSError) -> int:
 
 def _say(line: str) -> None:
     """One line on standard error; on a terminal, broken between words where its columns end."""
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         import shutil
         import textwrap
 

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("overfit", "reports", "bench", "supervised"),
     ),
     "api": (*_SETTINGS, "training", "evaluation"),
-    "cli": (),
+    "cli": ("processes",),
     "__main__": ("cli",),
 }
 """Package of ``gala`` -> the packages that it may import: from the ground up, so each stands above what it imports.

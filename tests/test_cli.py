@@ -1,4 +1,6 @@
 import errno
+import io
+import os
 import subprocess
 import sys
 
@@ -8,9 +10,12 @@ from gala import cli
 from gala.build.envs import probe_spaces
 from gala.build.policy import make_policy
 from gala.commands import resume
+from gala.commands.waiting import waiting
+from gala.config.parse import print_help
 from gala.config.preset_files import preset_names
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
+from gala.training.new_run import prepare
 
 
 def gala(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -122,3 +127,55 @@ def test_a_place_that_cannot_be_written_is_one_line_and_other_failures_are_not_h
     for hidden in (OSError(errno.EROFS, "no name"), OSError(errno.EIO, "Input/output error", "disk")):
         with pytest.raises(OSError):
             cli._failed_file(hidden)
+
+
+def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    words = ["bash", "-c", command, "bash", sys.executable]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **env})
+
+
+def test_a_command_whose_output_is_closed_goes_on_in_silence(tmp_path):
+    drawn = tmp_path / "graph.svg"
+    done = shell(f'"$1" -m gala topologies ring out={drawn} >&-')
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and drawn.stat().st_size
+    assert shell('"$1" -m gala trian >&- 2>&-').returncode == 2
+
+
+def test_a_training_without_standard_output_is_prepared_in_silence(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr("gala.training.new_run.start_method", lambda module: None)
+    assert prepare(["learners=1", f"run={tmp_path / 'run'}"]).learners == 1
+    with waiting("nobody looks on"):
+        print_help("gala train")
+
+
+def test_a_file_never_gets_the_number_of_a_closed_output():
+    opened = "print(os.open(os.devnull, os.O_RDONLY) > 2, file=sys.stderr)"
+    code = f"import gala.cli, os, sys; gala.cli.main(['--version']); {opened}"
+    assert shell(f'"$1" -c "{code}" >&- <&-').stderr == "True\n"
+
+
+def test_what_an_encoding_lacks_is_a_question_mark_in_any_command(monkeypatch):
+    def command(argv):
+        print("run r · checkpoint latest")
+        return 0
+
+    held = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr("gala.commands.presets.main", command)
+    monkeypatch.setattr(sys, "stdout", held)
+    assert cli.main(["presets"]) == 0
+    assert sys.stdout is held and held.buffer.getvalue() == b"run r ? checkpoint latest\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("words", ["presets", "--help", "presets --help"])
+def test_output_that_cannot_be_written_is_one_line(words):
+    done = shell(f'"$1" -m gala {words} > /dev/full')
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("gala: error: No space left on device: the output could not be written")
+
+
+def test_a_disk_that_is_full_is_one_line_whatever_the_file(capsys):
+    assert cli._failed_file(OSError(errno.EFBIG, "File too large")) == cli.EXIT_USAGE
+    assert capsys.readouterr().err.startswith("gala: error: File too large: a file could not be written")

@@ -132,6 +132,9 @@ def test_a_graph_from_a_file_is_shown_and_drawn_and_nothing_is_overwritten(tmp_p
         ("out=nowhere/x.png", "there is no folder nowhere"),
         ("n=0", "a topology needs at least 1 learner, not 0"),
         ("peers=-1", "peers=-1 must be 0"),
+        ("n=100000", "n=100000 is too large to show every edge; n can be at most 1024"),
+        ("n=1e9", "n=1000000000 is too large"),
+        ("n=many", "n=many: wants a whole number"),
     ]:
         assert cli.main(["topologies", "ring", bad]) == 2
         assert message in error_line(capsys)

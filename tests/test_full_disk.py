@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import resource
+import sys
 
 import pytest
+from gala_envs.contexts import Context, ContextSet
 from training import TINY, Gala, parts, status
 
-from gala.runs.checkpoints import append_whole
+from gala import cli
+from gala.gossip.transport.anonymous_memory import anonymous_memory
+from gala.runs.checkpoints import append_whole, write_atomically
 from gala.runs.run_dir import RunDir
 
 END_S = 120.0
@@ -62,6 +69,39 @@ def test_a_run_that_cannot_save_its_end_says_so_in_a_line_and_leaves_nothing_beh
         assert f"gala resume {gala.run}" in err and len(parts(RunDir.open(gala.run))) == 2
     else:
         assert not gala.run.exists() and "gala resume" not in err
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_bytes_and_no_temporary_file(tmp_path):
+    path, sets = tmp_path / "summary.json", tmp_path / "train.json"
+    write_atomically(path, b"old")
+    with files_of_at_most(5):
+        with pytest.raises(OSError, match="too large"):
+            write_atomically(path, b"new and longer")
+        with pytest.raises(OSError, match="too large"):
+            ContextSet((Context.of("bits", 0, length=4, cue=0.5),), "train").write(sets)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_memory_beyond_a_limit_is_one_line_that_names_it_and_leaves_no_descriptor_open():
+    before = os.listdir("/proc/self/fd") if sys.platform == "linux" else []
+    with files_of_at_most(1024), pytest.raises(ValueError, match=r"File too large; .*ulimit -f"):
+        anonymous_memory("gala-mailboxes", 2048)
+    assert sys.platform != "linux" or len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_limit_of_open_files_is_one_line(capsys):
+    assert cli._failed_file(OSError(errno.EMFILE, os.strerror(errno.EMFILE))) == cli.EXIT_USAGE
+    assert "ulimit -n" in (told := capsys.readouterr().err) and told.count("\n") == 1
 
 
 def test_a_line_is_appended_whole_or_not_at_all(tmp_path):

@@ -146,8 +146,11 @@ class ContextSet:
             raise ValueError(f"{path} already exists; choose another directory or remove it first")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self.to_json() | {"sha256": self.sha256}, indent=1) + "\n")
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(json.dumps(self.to_json() | {"sha256": self.sha256}, indent=1) + "\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: str | Path) -> ContextSet:

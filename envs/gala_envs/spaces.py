@@ -13,6 +13,18 @@ from gala_envs.contract import Array, to_bounds
 from gala_envs.parts import FlatBox, Part
 
 
+def _refuse_empty(space: gym.Space, what: str, name: str) -> None:
+    if _is_empty(space):
+        told = " ".join(str(space).split())[:120]
+        raise ValueError(f"{name}: {what} {told}, or a part of it, holds no number; leave the part out, or fill it")
+
+
+def _is_empty(space: gym.Space) -> bool:
+    if isinstance(space, gym.spaces.Tuple | gym.spaces.Dict):
+        return not space.spaces or any(map(_is_empty, _parts(space)[1]))
+    return space.shape is not None and 0 in space.shape
+
+
 def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Callable[[Any], Array]]:
     """What one simulator's observation becomes, and the function that makes it so for a batch.
 
@@ -22,8 +34,9 @@ def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Ca
     images among the parts the space is a ``FlatBox``, which says where each part lies.
 
     Raises:
-        ValueError: the space, or a part of it, is none of these.
+        ValueError: the space, or a part of it, is none of these, or it holds no number.
     """
+    _refuse_empty(space, "the observation space", name)
     if not isinstance(space, gym.spaces.Box):
         low, high, flat, parts = _vector(space, name)
         if any(len(part.shape) == 3 for part in parts):
@@ -134,8 +147,9 @@ def action_adapter(space: gym.Space, name: str) -> tuple[gym.Space, Callable[[Ar
     Tuple or Dict of discrete spaces one MultiDiscrete.
 
     Raises:
-        ValueError: the space, or a part of it, is none of these.
+        ValueError: the space, or a part of it, is none of these, or it holds no number.
     """
+    _refuse_empty(space, "the action space", name)
     if isinstance(space, gym.spaces.Discrete):
         return gym.spaces.Discrete(int(space.n)), lambda actions: actions + space.start
     if isinstance(space, gym.spaces.Box):

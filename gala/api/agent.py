@@ -167,9 +167,13 @@ class Agent:
         exact = space.dtype == np.uint8 and batch.dtype not in (np.uint8, np.bool_)
         if batch.dtype.kind not in kinds or exact:
             raise ValueError(f"obs is {batch.dtype}; this agent wants {space.dtype}")
-        if batch.dtype.kind == "f" and not np.isfinite(batch).all():
-            raise ValueError(f"row {int(np.argwhere(~np.isfinite(batch))[0][0])} of obs is not finite")
-        return batch.astype(space.dtype, copy=False)
+        with np.errstate(over="ignore"):
+            converted = batch.astype(space.dtype, copy=False)
+        if converted.dtype.kind == "f" and not np.isfinite(converted).all():
+            row = int(np.argwhere(~np.isfinite(converted))[0][0])
+            why = "" if np.isfinite(batch[row]).all() else "not finite"
+            raise ValueError(f"row {row} of obs is {why or f'beyond the largest {space.dtype}'}")
+        return converted
 
     def _mask(self, mask: ArrayLike | None, rows: int, one: bool) -> NDArray | None:
         """bool ``[rows, n]``, or None."""
@@ -236,8 +240,13 @@ def agent_of_run(run_dir: RunDir, checkpoint: str, learner: int | str, device: s
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(f"device={name}: wants cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name}, but PyTorch sees {torch.cuda.device_count()} CUDA GPUs here; use cpu")
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(1, device=device).cpu()
+        except (RuntimeError, NotImplementedError, ImportError):
+            raise ValueError(f"device={name}: PyTorch cannot compute on it here; use cpu, cuda or cuda:N") from None
     return device

@@ -50,9 +50,18 @@ def register(
         for name, thing in (things or {}).items():
             if name in taken:
                 raise ValueError(f"{name!r} is the name of one of gala's own ({kind}); choose another")
-            if not (isinstance(thing, str) or callable(thing) or kind == "topology"):
+            if kind == "topology":
+                _check_topology(name, thing)
+            elif not (isinstance(thing, str) or callable(thing)):
                 raise ValueError(f"{kind} {name!r}: {thing!r} cannot be called; give a class, a function or its path")
             naming.register(naming.SETTINGS[kind], name, thing)
+
+
+def _check_topology(name: str, thing: Any) -> None:
+    from gala.gossip.graphs.topology import Topology
+
+    if not isinstance(thing, str | Topology):
+        raise ValueError(f"topology {name!r}: {thing!r} is no gala.gossip.Topology; give one, or its path")
 
 
 def _taken(kind: str) -> Collection[str]:

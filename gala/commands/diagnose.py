@@ -16,6 +16,7 @@ from gala.config.parse import parse_options
 from gala.diagnostics.finding import Finding
 from gala.diagnostics.registry import DIAGNOSTICS
 from gala.evaluation.frozen import Frozen, load_frozen
+from gala.processes.output import is_terminal
 from gala.reports.diagnosis import check_matplotlib, draw, page
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
@@ -83,7 +84,7 @@ def _findings(frozen: Frozen, named: Sequence[str]) -> dict[str, Finding]:
     """What was asked for by name, or all that there can be, by name of the diagnostic."""
     findings = {}
     for name in named or DIAGNOSTICS:
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             print(f"{name}: looking at {frozen.config.env.id} ...", file=sys.stderr, flush=True)
         try:
             findings[name] = DIAGNOSTICS[name].judge(frozen)

@@ -15,6 +15,7 @@ from gala.config.preset_files import nearest
 from gala.config.schema import flatten
 from gala.config.supervised import SupervisedConfig, method_names, validate
 from gala.experiments.needle_grid import AXES, Axes, NeedleCell, NeedleGrid, cells
+from gala.processes.output import is_terminal
 
 USAGE = """usage: gala needle sweep preset=tiny/digits [AXIS=VALUES ...] [control=true]
                   [out=runs/needle] [threads=0] [SETTING=VALUE ...] [--dry-run]
@@ -130,7 +131,7 @@ def _sweep(grid: NeedleGrid, options: Options, command: str) -> int:
     out.mkdir(parents=True, exist_ok=True)
     held = lock(out)
     torch.set_num_threads(options.threads or available_cores())
-    total, in_place = len(grid.cells), sys.stdout.isatty()
+    total, in_place = len(grid.cells), is_terminal(sys.stdout)
 
     def said(cell: NeedleCell, row: dict[str, Any], left: int, seconds_left: float) -> None:
         text = (

@@ -26,6 +26,9 @@ until it is back: a named graph is drawn over the others, a file's passes
 through the gap. So a graph whose only way leads through a slow learner mixes on
 without it, and the slow one gets a message whenever it has read the last."""
 
+MAX_SHOWN = 1024
+"""Learners of a graph whose edges are printed; its spectrum takes a matrix of n x n numbers."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -58,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
     n = options.n
     if n is None:
         n = load_topology(argv[0]).learners if is_file(argv[0]) else 8
+    if n > MAX_SHOWN:
+        raise ValueError(f"n={n} is too large to show every edge; n can be at most {MAX_SHOWN}")
     topology = choose_topology(argv[0], n, options.peers)
     print("\n".join(describe(argv[0], topology, n)))
     if options.out:

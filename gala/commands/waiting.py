@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from gala.processes.output import is_terminal
 from gala.training.panel import clock
 
 _EVERY_S, _COLUMNS = 1.0, 79
@@ -21,7 +22,7 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
     Yields a function that sets another text: how far it is.
     """
     current = [text]
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield lambda text: current.__setitem__(0, text)
         return
     done, started = threading.Event(), time.monotonic()

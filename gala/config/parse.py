@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -32,6 +34,8 @@ from gala.plugins import loading, naming
 HELP = "Settings are key=value or --key value, and override those of preset=NAME."
 
 T = TypeVar("T")
+
+LARGEST = 2**63 - 1
 
 ALIASES = {"topology": "gossip.topology"}
 """Short names that the command line accepts for a nested setting."""
@@ -119,7 +123,7 @@ def dump_tree(tree: dict[str, Any]) -> str:
 
 def print_help(prog: str, cls: type = Config) -> None:
     """Every setting with its type, default and meaning, on stdout."""
-    held = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8", errors="replace")
+    held = io.TextIOWrapper(io.BytesIO(), encoding=getattr(sys.stdout, "encoding", None) or "utf-8", errors="replace")
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(held):
         tyro.cli(cls, prog=prog, args=["--help"], description=HELP, config=_TYRO)
     held.seek(0)
@@ -223,6 +227,8 @@ def _build(settings: list[Setting], cls: type[T]) -> T:
                 hint = f"; did you mean {group[0]}={s.text}?" if group[0].endswith(".id") else ""
                 raise s.error(f"{s.key} is a group of settings: {', '.join(group[:3])}, ...{hint}")
             raise s.error(f"unknown setting {s.key!r}{nearest(s.key, hints, by_leaf)}")
+        if _too_large(s.text, hints[s.key]):
+            raise s.error(f"{s.key}={shortened(s.text, 24)} must be at most {LARGEST:.3g} in size")
         if (names := _own_or(hints[s.key])) and s.text not in names and not loading.is_path(s.text):
             wanted = f"one of {', '.join(names)}, or module:attribute"
             raise s.error(f"{s.key}={s.text}: wants {wanted}{nearest(s.text, names)}")
@@ -252,7 +258,7 @@ def _tyro(settings: list[Setting], cls: type[T], hints: dict[str, Any]) -> T | N
 
 def _normal(text: str, hint: Any) -> str:
     """``text`` as Python would write it: 2e6 for an int, true for a bool, 64,64 for a tuple."""
-    if hint is int:
+    if _is_whole(hint):
         with contextlib.suppress(ValueError, OverflowError):
             if "e" in text.lower() and float(text).is_integer():
                 return str(int(float(text)))
@@ -265,9 +271,23 @@ def _normal(text: str, hint: Any) -> str:
     return text
 
 
+def _is_whole(hint: Any) -> bool:
+    """Whether a field takes integers: ``int``, ``int | None``."""
+    return hint is int or (get_origin(hint) in (Union, UnionType) and int in get_args(hint))
+
+
+def _too_large(text: str, hint: Any) -> bool:
+    """Whether an integer in ``text`` is beyond those of 64 bits, which counters, seeds and files have."""
+    if not _is_whole(hint) and not (get_origin(hint) is tuple and int in get_args(hint)):
+        return False
+    return any(int(digits) > LARGEST for digits in re.findall(r"\d{19,4000}", _normal(text.replace("_", ""), hint)))
+
+
 def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is tuple:
         return {int: "whole numbers", str: "words"}.get(get_args(hint)[0], "numbers") + " with commas between them"
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_describe(part) for part in get_args(hint) if part is not type(None))
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, f"a {hint}")

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gala.evaluation.film import check_drawable, check_encoder, record_episode
 from gala.evaluation.load import load_policy
 from gala.evaluation.play import LONGEST_EPISODE, Mode, play
 from gala.evaluation.student import t_quantile
+from gala.processes.output import is_terminal
 from gala.runs.run_dir import RunDir
 
 MAX_PARALLEL = 16
@@ -101,7 +103,8 @@ def check_request(
 ) -> None:
     """Raises ValueError, in one line, for what ``evaluate_run`` cannot do, before anything is loaded."""
     ranks = run_dir.checkpoint_meta(checkpoint)["ranks"]
-    if learner != "consensus" and learner not in ranks:
+    is_rank = isinstance(learner, Integral) and not isinstance(learner, bool) and learner in ranks
+    if not is_rank and (not isinstance(learner, str) or learner != "consensus"):
         raise ValueError(f"learner={learner}: wants consensus or one of {', '.join(map(str, ranks))}")
     for name, number in (("episodes", episodes), ("seed", seed)):
         if not isinstance(number, int) or isinstance(number, bool):
@@ -127,7 +130,7 @@ def with_episode_limit(run_dir: RunDir, max_episode_steps: int) -> RunDir:
 @contextlib.contextmanager
 def _progress(episodes: int) -> Iterator[Callable[[int, int], None]]:
     """What ``play`` calls after each decision: on a terminal, a line on standard error that is gone in the end."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield lambda done, decisions: None
         return
     shown = 0.0

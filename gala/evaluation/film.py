@@ -77,8 +77,11 @@ def film_checkpoint(run_dir: RunDir, checkpoint: str, path: Path, *, seed: int) 
     config = run_dir.config
     policy, normalizer = load_policy(run_dir, config, probe_spaces(config), checkpoint, "consensus")
     unfinished = path.with_name(f".{path.name}.tmp.mp4")
-    frames = record_episode(config, policy, normalizer, unfinished, greedy=True, seed=seed)
-    unfinished.replace(path)
+    try:
+        frames = record_episode(config, policy, normalizer, unfinished, greedy=True, seed=seed)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return frames
 
 

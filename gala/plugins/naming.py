@@ -25,7 +25,7 @@ def register(setting: str, name: str, thing: Any) -> None:
     Raises:
         ValueError: the name cannot be one, or nobody else could import the object.
     """
-    if not re.fullmatch(r"[\w.-]+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"{name!r} cannot be the name of a {setting}; use letters, digits, _, . and -")
     if isinstance(thing, str) and not is_path(thing):
         raise ValueError(f"{setting} {name!r}: {thing!r} is not module:attribute")

@@ -39,7 +39,7 @@ def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], N
     itself with all of that when the parent is gone.
     """
     os.setpgid(0, 0)
-    sys.stdout, sys.stderr = (stream and ForgivingStream(stream) for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = (ForgivingStream(stream) for stream in (sys.stdout, sys.stderr))
     commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
     status = 0

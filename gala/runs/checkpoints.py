@@ -12,6 +12,7 @@ folder. Both are read, and replaced by the next commit. Other files, such as fil
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -247,14 +248,25 @@ def unpack(data: bytes) -> dict[str, dict[str, Tensor]]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path``: temporary name, fsync, rename. After a crash it holds the old bytes or the new ones."""
+    """Replace ``path``: temporary name, fsync, rename. After a crash it holds the old bytes or the new ones; after an
+    error, which is raised, the old ones, and the temporary file is gone."""
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        _remove(temporary)
+        raise
     _fsync(path.parent)
+
+
+def _remove(path: Path) -> None:
+    """What is gone, or cannot be reached any more, needs no removing."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def append_whole(path: Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ from gala.config.parse import parse_config, split_settings
 from gala.config.schema import Config
 from gala.config.validate import check_cluster, validate
 from gala.plugins import loading
-from gala.processes.output import forgiving_output
+from gala.processes.output import forgiving_output, is_terminal
 from gala.processes.start import start_method
 from gala.runs.run_dir import RunDir
 from gala.training.filming import check_filming
@@ -30,7 +30,7 @@ def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
         config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
     if start_processes:
         RunDir.check_new(Path(config.run), config.overwrite)  # before the seconds that the rest takes
-    at_once = start_processes and sys.stdout.isatty()  # in a log, what is refused leaves no word of a start
+    at_once = start_processes and is_terminal(sys.stdout)  # in a log, what is refused leaves no word of a start
     if at_once:
         say(starting(config))
     if start_processes and not config.cluster.address:

@@ -122,6 +122,7 @@ def test_a_recurrent_agent_carries_its_state_and_resets_the_rows_that_open_an_ep
         (VECTOR, np.array(["a", "b", "c"]), "obs is <U1; this agent wants float32"),
         (VECTOR, np.zeros(3, complex), "obs is complex128; this agent wants float32"),
         (VECTOR, np.array([[0, 0, 0], [0, np.nan, 0]]), "row 1 of obs is not finite"),
+        (VECTOR, [[0, 0, 0], [0, 1e300, 0]], "row 1 of obs is beyond the largest float32"),
         (IMAGE, np.zeros((2, 10, 10)), "obs is float64; this agent wants uint8"),
         (IMAGE, np.zeros((10, 10, 2), np.uint8), "obs has shape (10, 10, 2); this agent wants (2, 10, 10)"),
     ],
@@ -212,7 +213,7 @@ def test_files_are_not_overwritten_and_what_is_no_agent_is_named(tmp_path):
         gala.load(tmp_path / "wide")
 
 
-@pytest.mark.parametrize("device", ["tpu", "cuda:99"])
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta", "mps:9", None])
 def test_a_device_that_is_not_there_is_refused(tmp_path, device):
     agent, _ = agent_for(VECTOR, ACTIONS[0])
     agent.save(tmp_path / "a")

@@ -231,6 +231,10 @@ def test_what_cannot_be_a_part_is_refused_where_it_is_registered():
         gala.register(encoder=3)
     with pytest.raises(ValueError, match="env 'e': 3 cannot be called"):
         gala.register(env={"e": 3})
+    with pytest.raises(ValueError, match=r"3 cannot be the name of a model\.encoder"):
+        gala.register(encoder={3: dict})
+    with pytest.raises(ValueError, match=r"topology 't': 3 is no gala\.gossip\.Topology"):
+        gala.register(topology={"t": 3})
 
 
 def test_a_module_that_exits_while_it_is_imported_is_an_error(tmp_path, monkeypatch, capsys):

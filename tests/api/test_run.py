@@ -149,6 +149,8 @@ def test_a_loaded_agent_plays_as_the_evaluation_did(trained):
         ({"mode": "best"}, "mode=best: wants greedy or sampled"),
         ({"mode": "both"}, "mode=both: wants greedy or sampled"),
         ({"learner": 9}, "learner=9: wants consensus or one of 0, 1"),
+        ({"learner": True}, "learner=True: wants consensus or one of 0, 1"),
+        ({"learner": 1.0}, "learner=1.0: wants consensus or one of 0, 1"),
         ({"checkpoint": "bst"}, "has no checkpoint 'bst'"),
         ({"seed": -1}, "seed=-1 must be 0 or more"),
         ({"video": "a.gif"}, "video=a.gif must end in .mp4"),

@@ -12,6 +12,7 @@ import pytest
 from counting import Counting
 from gala_envs.contract import EnvError, check_batched_env, row_seeds
 from gala_envs.gymnasium_backend import GymnasiumEnv
+from gala_envs.spaces import action_adapter, observation_adapter
 
 BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
 
@@ -179,6 +180,25 @@ def test_the_last_observation_of_an_episode_is_kept_when_it_has_parts():
     wanted = [plain.step(np.zeros(2, int)) for _ in range(4)][-1]
     assert last.first.all() and not np.array_equal(last.final_obs, last.obs)
     np.testing.assert_array_equal(last.final_obs[:, : wanted.obs.shape[1]], wanted.final_obs)
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        gym.spaces.Dict({}),
+        gym.spaces.Tuple(()),
+        gym.spaces.Box(0, 1, (0,)),
+        gym.spaces.MultiDiscrete(np.zeros((0,), int)),
+        gym.spaces.Dict(a=gym.spaces.Discrete(2), b=gym.spaces.Tuple(())),
+    ],
+    ids=str,
+)
+def test_a_space_without_a_number_is_refused_by_name(empty):
+    with pytest.raises(ValueError, match=r"rooms: the observation space .* holds no number") as told:
+        observation_adapter(empty, "rooms")
+    assert "\n" not in str(told.value)
+    with pytest.raises(ValueError, match=r"rooms: the action space .* holds no number"):
+        action_adapter(empty, "rooms")
 
 
 def test_unsupported_spaces_name_the_way_out():

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gala.gossip.graphs.base_graph import base_graph
+from gala.gossip.graphs.by_name import WITH_PEERS, choose_topology
 from gala.gossip.graphs.from_file import load_topology
 from gala.gossip.graphs.spectrum import contraction, exact_after, half_life_rounds, mixing_matrix, spectral_gap
 from gala.gossip.graphs.stitching import stitched_in_peers
@@ -286,6 +287,17 @@ def test_graphs_from_python_are_checked_like_files(shares, error):
         get_topology(mine, 3)
 
 
+def test_ranks_may_be_numpys_integers():
+    mine = Topology("", lambda rank, t, n: [(np.int64((rank + 1) % n), np.float32(0.5))])
+    assert get_topology(mine, 3).edges(3) == [(0, 1), (1, 2), (2, 0)]
+
+
+@pytest.mark.parametrize("name", list(WITH_PEERS))
+def test_a_number_of_peers_without_end_is_refused(name):
+    with pytest.raises(ValueError, match="peers=1000000000 must be at most 1024"):
+        choose_topology(name, 8, 10**9)
+
+
 @pytest.mark.parametrize(
     ("graph", "error"),
     [
@@ -293,6 +305,11 @@ def test_graphs_from_python_are_checked_like_files(shares, error):
         (Topology("", lambda rank, t, n: None), r"out_shares\(0, 0, 3\) fails: TypeError"),
         (Topology("", lambda rank, t, n: "ab"), r"out_shares\(0, 0, 3\) fails: ValueError"),
         (Topology("", lambda rank, t, n: [], period=lambda n: "x"), r"period\(3\) fails: TypeError"),
+        (
+            Topology("", lambda rank, t, n: [((rank + 1) / 1 % n, 0.5)]),
+            "0 sends to 1.0, a float; ranks are int",
+        ),
+        (Topology("", lambda rank, t, n: [((rank + 1) % n, "0.5")]), r"out_shares\(0, 0, 3\) fails: TypeError"),
     ],
 )
 def test_graphs_from_python_that_fail_are_named_with_what_was_asked(graph, error):

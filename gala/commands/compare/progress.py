@@ -11,6 +11,7 @@ from types import FrameType
 
 from gala.experiments.grid import Grid
 from gala.experiments.jobs import Job, TrainingJob
+from gala.processes.output import is_terminal
 from gala.processes.start import ENDING_SIGNALS
 from gala.runs.units import clock, short
 
@@ -26,7 +27,7 @@ class Progress:
         done = grid.done()
         self._jobs = {cell.name: grid.training(cell) for cell in grid.cells if cell.name not in done}
         self._wanted = {cell.name: cell.config.steps for cell in grid.cells}
-        self._total, self._in_place = len(grid.cells), sys.stdout.isatty()
+        self._total, self._in_place = len(grid.cells), is_terminal(sys.stdout)
         self._steps = {name: min(job.env_steps(), self._wanted[name]) for name, job in self._jobs.items()}
         self._ended, self._started, self._from = self._total - len(self._jobs), time.monotonic(), self._sum()
         self._next_line = self._started + LINE_S

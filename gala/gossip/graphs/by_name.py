@@ -18,6 +18,8 @@ from gala.gossip.graphs.topology import (
 )
 from gala.plugins import loading
 
+MAX_PEERS = 1024
+"""Out-peers in a round; a graph of that many rounds at once is drawn for every message."""
 FILE_SUFFIXES = (".txt", ".yaml", ".yml")
 
 
@@ -72,6 +74,8 @@ def with_peers(name: str, peers: int) -> Topology:
     get_topology(name, 1)
     if name not in WITH_PEERS:
         raise ValueError(f"topology {name} has its own number of peers; a number goes with {', '.join(WITH_PEERS)}")
+    if peers > MAX_PEERS:
+        raise ValueError(f"peers={peers} must be at most {MAX_PEERS}")
     return WITH_PEERS[name](peers)
 
 

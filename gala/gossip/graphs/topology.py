@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 
 import numpy as np
 
@@ -232,10 +233,14 @@ def _check(topology: Topology, n: int) -> None:
     for round in period:
         for rank in range(n):
             try:
-                shares = [(peer, float(share)) for peer, share in topology.out_shares(rank, round, n)]
+                shares = [(peer, float(share + 0.0)) for peer, share in topology.out_shares(rank, round, n)]
+                fractions = [peer for peer, _ in shares if not isinstance(peer, Integral)]
             except Exception as error:
                 asked = f"out_shares({rank}, {round}, {n})"
                 raise ValueError(f"the graph's {asked} fails: {type(error).__name__}: {error}") from error
+            if fractions:
+                told = f"{fractions[0]!r}, a {type(fractions[0]).__name__}"
+                raise ValueError(f"in round {round} learner {rank} sends to {told}; ranks are integers, as with //")
             if strangers := [peer for peer, _ in shares if peer not in range(n)]:
                 raise ValueError(f"in round {round} learner {rank} sends to {strangers[0]}; there are 0 to {n - 1}")
             if problem := shares_problem(rank, shares):

@@ -55,11 +55,14 @@ class GossipCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         path, saved = _path(args, state), self.averager.state_dict()
         draft = path.with_suffix(".tmp")
-        if parts := saved.pop("unrounded", ()):
-            save_file({str(i): part.cpu() for i, part in enumerate(parts)}, draft)
-            os.replace(draft, path.with_suffix(".safetensors"))
-        draft.write_text(json.dumps(saved))
-        os.replace(draft, path)
+        try:
+            if parts := saved.pop("unrounded", ()):
+                save_file({str(i): part.cpu() for i, part in enumerate(parts)}, draft)
+                os.replace(draft, path.with_suffix(".safetensors"))
+            draft.write_text(json.dumps(saved))
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         tensors = self.averager.values.tensors
