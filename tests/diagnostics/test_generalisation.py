@@ -1,6 +1,7 @@
 """From rows to a verdict: an unlucky split is told from overfitting, robustness from generalisation."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -127,6 +128,15 @@ def test_changes_of_the_mdp_are_robustness_and_get_no_verdict():
     sticky = rows(lambda name, k, run: 0.0, condition="sticky=0.25", baselines=False)
     found = judge(base + sticky, stress=True)
     assert [g.verdict for g in found["groups"]] == ["NO-GAP", None] and found["verdict"] == "NO-GAP"
+    said = judge([*base, *(row | {"condition": "sticky=0.25"} for row in base)])["groups"]  # no stress test was said
+    assert [g.verdict for g in said] == ["NO-GAP", "NO-GAP"]
+
+
+def test_two_training_sets_are_enough_to_be_judged_as_nested():
+    """Runs 0 to 2 share one, run 3 has another."""
+    played = own_sets(lambda name, k, run: float(k % 3 + run), runs=4)
+    shared = [row | {"context": re.sub("train[12]-", "train0-", row["context"])} for row in played]
+    assert judge(shared)["headline"].design.startswith("a training set of its own")
 
 
 def test_a_sweep_has_a_trend_a_fit_and_a_capacity():

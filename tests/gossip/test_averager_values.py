@@ -44,6 +44,8 @@ def test_what_a_learner_has_is_published_when_it_steps_joins_leaves_and_takes_up
     held = averagers[1].weight
     assert boxes.table.weight[1] == held > 0.375
     assert averagers[1].leave() and boxes.table.weight[1] == 0.0 == averagers[1].weight
+    averagers[1].step()  # who has left trains on alone
+    assert averagers[1].leave() and boxes.table.unread.sum() == boxes.table.total_weight() - averagers[0].weight
     boxes.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import gymnasium as gym
 import numpy as np
@@ -24,7 +25,7 @@ from gala.rl import lean as lean_path
 from gala.rl.a2c import rollout_loss
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.lean import LeanPolicy
-from gala.rl.lean_actions import Gaussian
+from gala.rl.lean_actions import Gaussian, family_of
 from gala.rl.rollout import Collector, Rollout
 
 CPU = torch.device("cpu")
@@ -358,3 +359,14 @@ def test_the_most_probable_number_is_the_heads_within_its_range(centre, half):
     head = np.array([[0.25, -0.75]], np.float32)
     family = Gaussian(log_std, np.full(2, centre, np.float32), np.full(2, half, np.float32))
     np.testing.assert_array_equal(family.mode(head), centre + half * head)
+
+
+def test_outputs_of_hundreds_are_probabilities_still():
+    """exp(300) is infinite in float32."""
+    family = family_of(gym.spaces.Discrete(3), None, ())
+    head = np.array([[300.0, 0.0, -300.0], [-300.0, 300.0, 300.0]], np.float32)
+    drawn = np.stack([family.sample(head, torch.Generator().manual_seed(seed)) for seed in range(40)])
+    assert (drawn[:, 0] == 0).all() and set(drawn[:, 1]) == {1, 2}
+    terms = family.terms(head, np.array([0, 1]), np.ones(2, np.float32), np.zeros(2, np.float32))
+    assert terms.log_prob == pytest.approx([0.0, -math.log(2)]) and terms.entropy == pytest.approx([0.0, math.log(2)])
+    assert terms.gradient[1] == pytest.approx([0.0, 0.5, -0.5])

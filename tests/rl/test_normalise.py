@@ -193,3 +193,14 @@ def test_what_a_learner_has_seen_waits_for_a_while_and_is_then_taken_in_unasked(
     half = normalise._MOST_UNREAD
     assert taken == [0.0] * (half - 1) + [2.0 * half] * half + [4.0 * half] * 2
     assert normalizer.own is own and own.count == 4 * half + 2 and own.mean.tolist() == [float(half)]
+
+
+def test_a_mask_at_the_end_of_an_observation_stays_as_it_is():
+    obs = np.random.default_rng(0).normal(3.0, 2.0, (50, 6))
+    obs[:, 5] = np.arange(50) % 2
+    plain, masked = ObsNormalizer((5,), 10.0), ObsNormalizer((5,), 10.0, num_mask=1)
+    plain.update(obs[:, :5])
+    masked.update(obs)
+    seen = masked(obs)
+    assert (seen[:, :5] == plain(obs[:, :5])).all() and (seen[:, 5] == obs[:, 5]).all()
+    assert masked.own.mean.shape == (5,)
