@@ -274,17 +274,8 @@ def _git_hash() -> str | None:
     here = Path(__file__).parents[1]
     if not (here.parent / ".git").exists():
         return None
-    git = [
-        "git",
-        "--no-optional-locks",
-        "-C",
-        str(here),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    git = ["git", "--no-optional-locks", "-C", str(here)]  # a look must not write into the user's clone
+    git += ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
