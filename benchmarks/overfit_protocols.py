@@ -286,11 +286,11 @@ def main() -> None:
     table = ["| paper | finding | here | |", "| --- | --- | --- | --- |"]
     table += [f"| {f.paper} | {f.finding} | {f.ours} | {f.verdict} |" for f in findings]
     (RESULTS / "overfit_protocols.md").write_text("\n".join([*table, ""]))
-    print("\n".join(table))
     lines: list[dict[str, Any]] = [f._asdict() for f in findings]
     for name, result in r.judged.items():
         if name in REPORTS:
-            shutil.copyfile(options.studies / name / "report.html", RESULTS / f"overfit_{name}.html")
+            report = (options.studies / name / "report.html").read_text().replace(str(options.studies), "STUDIES")
+            (RESULTS / f"overfit_{name}.html").write_text(report)
         lines += [{"study": name, "command": STUDIES[name]} | short(g) for g in result["groups"]]
     text = "".join(json.dumps(line) + "\n" for line in [*lines, {"machine": machine_facts()}])
     (RESULTS / "overfit_protocols.jsonl").write_text(text)
