@@ -237,3 +237,12 @@ class Signs:
 
     def step(self):
         self.seen.append(self.name)
+
+
+def test_who_wants_to_observe_sees_each_rollout_before_the_gradient_is_taken():
+    one, seen = learner(), []
+    before = one.flat.detach().clone()
+    one.observe = lambda policy, rollout: seen.append((policy is one.policy, rollout, one.flat.equal(before)))
+    one.update(0.1, ENTROPY_COEF)
+    assert len(seen) == 1 and seen[0][0] and seen[0][1] is one.collector.rollout and seen[0][2]
+    assert not one.flat.equal(before)
