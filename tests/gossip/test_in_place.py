@@ -41,26 +41,28 @@ def _die_while_absorbing(handle) -> None:  # type: ignore[no-untyped-def]
     open_endpoint(handle, 1).take_in_place(0, lambda message: os.kill(os.getpid(), signal.SIGKILL))
 
 
-def test_what_a_reader_was_absorbing_as_it_died_is_still_in_the_box():
+def _boxes_of_one_that_died_absorbing():
+    """(boxes of two, the endpoint of rank 0, who had sent a quarter of its weight to rank 1)"""
     shared = SharedMemoryMailboxes.create(2, 4)
     sender = open_endpoint(shared.handle, 0)
     sender.put_share(1, torch.full((4,), 8.0), 0.25, 3)
     reader = mp.get_context("fork").Process(target=_die_while_absorbing, args=(shared.handle,))
     reader.start()
     reader.join()
-    assert reader.exitcode == -signal.SIGKILL and shared.table.weight.tolist() == [0.75, 1.0]
+    assert reader.exitcode == -signal.SIGKILL
+    return shared, sender
+
+
+def test_what_a_reader_was_absorbing_as_it_died_is_still_in_the_box():
+    shared, sender = _boxes_of_one_that_died_absorbing()
+    assert shared.table.weight.tolist() == [0.75, 1.0]
     message = sender.take_back(1)
     assert message.numerator.tolist() == [2.0] * 4 and message.weight == 0.25 and shared.lost_weight() == 0
 
 
 def test_what_a_reader_was_absorbing_as_it_died_is_read_by_the_process_that_replaces_it():
     """Its sender may be stopped, or slow, and not have taken it back before the newcomer is let in."""
-    shared = SharedMemoryMailboxes.create(2, 4)
-    sender = open_endpoint(shared.handle, 0)
-    sender.put_share(1, torch.full((4,), 8.0), 0.25, 3)
-    reader = mp.get_context("fork").Process(target=_die_while_absorbing, args=(shared.handle,))
-    reader.start()
-    reader.join()
+    shared, sender = _boxes_of_one_that_died_absorbing()
     assert shared.bury(1) == 1.0
     shared.admit(1)
     newcomer = open_endpoint(shared.handle, 1)
