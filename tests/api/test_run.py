@@ -51,8 +51,9 @@ def test_the_callbacks_are_told_all_records_and_checkpoints_in_the_callers_threa
     assert threads == {threading.main_thread()}
     kept = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert len(kept) >= 2 and json.loads(json.dumps(_no_nans(records))) == kept
-    assert paths[-1] == run.path / "checkpoints" / "latest"
-    assert {path.name for path in paths} == set(run.checkpoints)
+    assert paths[-1].resolve() == (run.path / "checkpoints" / "latest").resolve()
+    told = {path.name for path in paths}  # the last one is a milestone's, if all finish while it is being asked for
+    assert told <= set(run.checkpoints) <= told | {"latest"}
 
 
 def _no_nans(value):
