@@ -7,6 +7,7 @@ from gala.commands.envs import search
 from gala.commands.overfit.dispatch import SUBCOMMANDS
 
 ALL = [[], *([name] for name in cli.COMMANDS), *(["overfit", name] for name in SUBCOMMANDS)]
+ALL += [["video", name] for name in ("train", "resume", "eval")]
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
