@@ -56,3 +56,11 @@ def test_the_axis_of_a_curve_is_named_and_its_numbers_do_not_cover_the_name():
         numbers = re.findall(rf'<text x="([\d.]+)" y="{HEIGHT - 10}" text-anchor', text)
         width_px = 9 * 7  # nine letters of 12 px
         assert numbers and all(float(name) + width_px < float(x) - 20 < WIDTH for x in numbers)
+
+
+def test_the_committed_reports_have_that_frame_too():
+    reports = sorted((ROOT / "benchmarks" / "results").glob("*.html"))
+    assert reports
+    for path in reports:
+        text = path.read_text()
+        assert "prefers-color-scheme: dark" in text and text.count("<table") == text.count("wide><table"), path.name
