@@ -31,7 +31,7 @@ RANK = Path(__file__).with_name("hosts_rank.py")
 ALGORITHMS = ("allreduce", "local-sgd", "slowmo", "sgp", "sgp-overlap", "sgp-async")
 HOSTS, GBITS, DELAYS_MS = (4, 8), (0.1, 1.0, 10.0), (0.1, 1.0, 10.0)
 ITERATIONS, COMPUTE_S, PORT = 115, 0.02, 29_500  # after the first 5, which are not timed, ten periods of 12
-CUT_S, BEFORE_S, AFTER_S = 30.0, 5.0, 15.0
+CUT_S, BEFORE_S, AFTER_S = 30.0, 5.0, 60.0
 
 
 class Ranks:

@@ -28,7 +28,6 @@ RANK, WORLD_SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 LR, BATCH, WIDTH, PERIOD, SKIPPED = 0.05, 32, 512, 12, 5
 SGP: dict[str, Any] = {"transport": "tcp", "topology": "one-peer-exponential"}
 ALGORITHMS = ("allreduce", "local-sgd", "slowmo", "sgp", "sgp-overlap", "sgp-async")
-DRAINS, DRAIN_PAUSE_S = 40, 0.25
 
 
 def mean_(tensors: list[Tensor]) -> None:
@@ -110,14 +109,10 @@ def run(cell: dict[str, Any]) -> dict[str, Any]:
 
 def settled_weight(averager: GossipAverager) -> float:
     """This rank's PushSum weight when nothing is under way any more: all have stopped sending and read what comes."""
-    if averager.bound.lockstep:
-        return averager.weight
-    for _ in range(DRAINS):
+    if not averager.bound.lockstep:
+        averager.rest(True)  # waits for envelopes that are under way
+        dist.barrier()
         averager.drain()
-        time.sleep(DRAIN_PAUSE_S / 10)
-    time.sleep(DRAIN_PAUSE_S)
-    dist.barrier()
-    averager.drain()
     return averager.weight
 
 
