@@ -1,5 +1,6 @@
 # make train   sets everything up, trains (several gossiping learners on MinAtar Breakout), evaluates, says where things are
 # make test    sets everything up, then lints, checks types and runs the tests; make test-long adds the longest few
+# make coverage runs the tests of make test, and says which lines and branches none of them reaches (coverage/index.html)
 # make docs    sets everything up, then builds the documentation into site/, to be read without a network
 # make wheels  tries what a user installs, the wheel in a bare environment, with each Python that is here; some minutes
 # make mutants changes the code one place at a time, and prints the changes that no test notices; it takes an hour or more
@@ -18,7 +19,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 RUN := $(or $(patsubst run=%,%,$(lastword $(filter run=%,$(ARGS)))),runs/$(subst /,-,$(PRESET))-$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: train test test-long lint docs wheels mutants clean
+.PHONY: train test test-long coverage lint docs wheels mutants clean
 .DEFAULT_GOAL := train
 
 train: $(STAMP)
@@ -30,6 +31,9 @@ test: lint
 
 test-long: lint
 	$(BIN)/python -m pytest -n 2
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not long" --cov --cov-report=term --cov-report=html
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -38,11 +38,13 @@ PICTURES = (
 BINS = "seeds:InvertedPendulum-v5 n=1,10 test=50 runs=5 preset=mujoco/inverted_pendulum algo=a2c steps=200000"
 WIDTH = f"sweep confounded:seeds:CartPole-v1 noise_dims=16 n=10 test=100 runs=5 steps=300000 {CARTPOLE}"
 ONE, FOUR = "algo=a2c envs_per_learner=64", "algo=gala learners=4 envs_per_learner=16 torch_threads=1 jobs=1"
-ALIKE = "algo=independent learners=4 envs_per_learner=16 torch_threads=1 jobs=1"
+ALIKE, SUMMED = FOUR.replace("algo=gala", "algo=independent"), FOUR.replace("algo=gala", "algo=allreduce")
 STUDIES = {
     "maze-a2c": f"sweep {MAZE} n=10,100 steps=1000000 {ONE}",
     "maze-gala": f"sweep {MAZE} n=10,100 steps=1000000 {FOUR}",
     "maze-independent": f"sweep {MAZE} n=10,100 steps=1000000 {ALIKE}",
+    "maze-allreduce": f"sweep {MAZE} n=10,100 steps=1000000 {SUMMED}",
+    "maze-slowmo": f"sweep {MAZE} n=10,100 steps=1000000 {FOUR} slowmo.every=48",
     "pendulum-a2c": f"sweep {PENDULUM} n=1,10 runs=5 steps=600000 {ONE}",
     "pendulum-gala": f"sweep {PENDULUM} n=1,10 runs=5 steps=600000 {FOUR}",
     "D3-starts": "stress {studies}/pendulum-a2c n=10 init_mult=2,4,10",
@@ -61,7 +63,7 @@ STUDIES = {
     "D5-plain": f"sweep {PICTURES} background=plain n=10,100,1000",
     "D5-texture": f"sweep {PICTURES} background=texture n=10,100,1000",
     "ale": "sweep ale:SpaceInvaders test=16 n=1,8 runs=3 preset=atari/spaceinvaders algo=a2c envs_per_learner=16 "
-    "steps=500000",
+    "steps=300000",
 }
 REPORTS = ("maze-a2c", "maze-gala", "pendulum-a2c", "pendulum-gala", "D3-starts", "blocks", "D5-texture", "ale")
 REGIONS = ("D", "R", "E")
@@ -192,7 +194,7 @@ def remedies(r: Results) -> Iterator[Finding]:
 def algorithms(r: Results) -> Iterator[Finding]:
     pairs = {"pendulum": (1, 10), "maze": (10, 100)}
     for task, sizes in pairs.items():
-        for other in ("gala", "independent"):
+        for other in ("gala", "independent", "allreduce", "slowmo"):
             for n in sizes if {f"{task}-a2c", f"{task}-{other}"} <= r.judged.keys() else ():
                 change = more(gaps(r, f"{task}-{other}", n), gaps(r, f"{task}-a2c", n))
                 trained = [returns(r, f"{task}-{algo}", n, on="train") for algo in ("a2c", other)]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from gala.config.schema import Config, GossipConfig, LogConfig
 from gala.processes.fleet import Event
 from gala.runs.run_dir import RunDir
-from gala.training.board import CHECKPOINT_AT, UPDATES
+from gala.training.board import CHECKPOINT_AT, UPDATES, Board
 from gala.training.common_checkpoint import STAGING, CommonCheckpoint
 from gala.training.protocol import LearnerStates
 
@@ -22,13 +21,8 @@ class Team:
     def __init__(self, path, config, updates=0):
         self.run = RunDir(path, config)
         self.states, self.told = LearnerStates(), [[] for _ in range(config.learners)]
-        self.board = SimpleNamespace(
-            progress=np.full((config.learners, 2), updates, np.int64),
-            control=np.zeros(2, np.int64),
-            beats=np.zeros((config.learners, 2), np.int64),
-            total_env_steps=lambda: 7,
-            read_moments=lambda: np.zeros((config.learners, 1)),
-        )
+        self.board = Board.create(config.learners, 1, 1)
+        self.board.progress[:] = updates
         fleet = SimpleNamespace(tell=lambda rank, command: self.told[rank].append(command))
         mailboxes = SimpleNamespace(weights=lambda ranks: [[1.0] * len(ranks)])
         self.now = 1000.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from gala.gossip.event_log import EventLog
 from gala.gossip.flat import flatten_parameters
 from gala.gossip.graphs.by_name import choose_topology
 from gala.gossip.graphs.topology import Topology
-from gala.gossip.message import Mailbox
+from gala.gossip.message import Mailbox, OpensMailbox
 from gala.gossip.record import Recorder, record_path
 from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
 from gala.gossip.transport.compress import Compressed
@@ -41,13 +41,13 @@ def check_exchange(config: Config, num_params: int) -> None:
 
 
 def make_averager(
-    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Any, store_port: int = 0
+    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Sequence[OpensMailbox], store_port: int = 0
 ) -> tuple[torch.Tensor, GossipAverager | ShardedAverager | None]:
     """The policy's parameters as one vector, and what exchanges it (None unless there are peers to gossip with)."""
     if not gossips(config):
         return flatten_parameters(policy.parameters()), None
     g = config.gossip
-    endpoints = [_endpoint(config, handle, rank) for handle in mailboxes or ()]
+    endpoints = [_endpoint(config, handle, rank) for handle in mailboxes]
     settings: dict[str, Any] = {
         "rank": rank,
         "world_size": max_concurrent_learners(config),
@@ -68,9 +68,9 @@ def make_averager(
     return averager.flat, averager
 
 
-def _endpoint(config: Config, handle: Any, rank: int) -> Mailbox:
+def _endpoint(config: Config, handle: OpensMailbox, rank: int) -> Mailbox:
     """The codec works in the thread of the overlap, if there is one."""
-    mailbox: Mailbox = handle.open(rank)
+    mailbox = handle.open(rank)
     if config.gossip.codec != "none":
         mailbox = Compressed(mailbox, config.gossip.codec)
     return Overlapped(mailbox, rank) if config.gossip.overlap else mailbox

@@ -19,7 +19,7 @@ from gala.runs.run_dir import RunDir
 
 def open_job(
     config: Config, run_dir: RunDir, num_params: int, num_moments: int, starters: int
-) -> tuple[Any, Any, RayFleet]:
+) -> tuple[ParentBoard, ParentMailboxes | None, RayFleet]:
     """(board, mailboxes or None, fleet), for at least ``starters`` learners at once. This process is connected to Ray,
     and ends the actors by ``fleet.kill``."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

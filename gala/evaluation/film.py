@@ -17,6 +17,7 @@ from gala.evaluation.load import load_policy
 from gala.evaluation.play import LONGEST_EPISODE, play
 from gala.models.actor_critic import ActorCritic
 from gala.rl.normalise import ObsNormalizer
+from gala.rl.simulators import Playable, Stepped
 from gala.runs.run_dir import RunDir
 
 FPS = 30
@@ -28,7 +29,7 @@ class Filmed:
     ``picture(obs)`` gets one observation; the last picture of an episode is of the state in which it ended.
     """
 
-    def __init__(self, env: Any, picture: Callable[[NDArray], NDArray]) -> None:
+    def __init__(self, env: Playable, picture: Callable[[NDArray], NDArray]) -> None:
         self._env, self._picture = env, picture
         self.num_envs = 1
         self.frames: list[Any] = []
@@ -38,9 +39,10 @@ class Filmed:
         self.frames = [self._picture(obs[0])]
         return obs
 
-    def step(self, actions: NDArray) -> Any:
+    def step(self, actions: NDArray) -> Stepped:
         step = self._env.step(actions)
-        self.frames.append(self._picture((step.final_obs if step.episode_over[0] else step.obs)[0]))
+        ended = step.final_obs if step.episode_over[0] else None
+        self.frames.append(self._picture((step.obs if ended is None else ended)[0]))
         return step
 
 

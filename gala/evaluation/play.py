@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gala.models.actor_critic import ActorCritic
 from gala.rl.normalise import ObsNormalizer
+from gala.rl.simulators import Playable
 
 Mode = Literal["greedy", "sampled"]
 LONGEST_EPISODE = 200_000
@@ -24,7 +25,7 @@ def quotas(episodes: int, num_envs: int) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def play(
-    env: Any,
+    env: Playable,
     policy: ActorCritic,
     normalizer: ObsNormalizer | None,
     episodes: int,

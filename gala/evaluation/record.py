@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gala_envs.contract import Step, check_actions
+from gala_envs.contract import BatchedEnv, Step, check_actions
 from numpy.typing import NDArray
 
 from gala.build.envs import Spaces, make_evaluation_env
@@ -59,7 +59,7 @@ class RecordedEnv:
     """Simulators behind the ``BatchedEnv`` contract that keep the first ``episodes`` whole episodes, as ``play``
     counts them: each row its share."""
 
-    def __init__(self, env: Any, make_frames: Callable[[NDArray], NDArray], episodes: int) -> None:
+    def __init__(self, env: BatchedEnv, make_frames: Callable[[NDArray], NDArray], episodes: int) -> None:
         self._env, self._make_frames, self.num_envs = env, make_frames, env.num_envs
         self._quota = quotas(episodes, env.num_envs)
         self._open: list[_Episode | None] = [None] * env.num_envs
@@ -113,7 +113,7 @@ class RecordedEnv:
 
 
 def play_chunk(
-    env: Any,
+    env: BatchedEnv,
     policy: tuple[ActorCritic, ObsNormalizer | None],
     frames: Framing,
     episodes: int,

@@ -148,5 +148,7 @@ def _store(place: _Place, timeout: timedelta) -> Any:
     import torch.distributed as dist
 
     served_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(place.master, place.port, is_master=place.rank == 0 and not served_by_agent, timeout=timeout)
+    store = dist.TCPStore(
+        place.master, place.port, is_master=place.rank == 0 and not served_by_agent, timeout=timeout, multi_tenant=True
+    )
     return dist.PrefixStore(f"gala/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_calls)}", store)

@@ -150,6 +150,14 @@ class Mailbox(Protocol):
         ...
 
 
+class OpensMailbox(Protocol):
+    """A handle of boxes, which processes hand each other."""
+
+    def open(self, rank: int) -> Mailbox:
+        """``rank``'s end of all its edges."""
+        ...
+
+
 @runtime_checkable
 class InPlace(Protocol):
     """What a Mailbox can do besides if its boxes are this process's memory: spares four of eleven passes over the

@@ -164,7 +164,7 @@ def values(study: Study, axes: Any) -> str | None:
         return f"V(s0) is left out: {why}" if (why := study.meta.get("values")) else "the policy has no value function"
     rng = np.random.default_rng(0)
     for name in ("train", "test"):
-        points = np.array([(r["discounted"], r["value"]) for r in rows if r["set"] == name])
+        points = np.array([(r["discounted"], r["value"]) for r in rows if r["set"] == name]).reshape(-1, 2)
         points = points[rng.permutation(len(points))[:500]]
         axes.plot(points[:, 0], points[:, 1], ".", ms=3, alpha=0.5, color=COLORS[name], label=name)
     low, high = axes.get_xlim()
@@ -188,11 +188,12 @@ def heat_map(study: Study, axes: Any) -> str | None:
     points = np.array([(*at, np.mean(at_point)) for at, at_point in returns.items()])
     drawn = axes.scatter(points[:, 0], points[:, 1], c=points[:, 2], s=14, cmap="viridis")
     axes.figure.colorbar(drawn, ax=axes, label="return")
-    train = np.array([(r["params"][x_name], r["params"][y_name]) for r in rows if r["set"] == "train"])
-    (x0, y0), (x1, y1) = train.min(0), train.max(0)
-    axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="black", lw=1, label="training MDPs")
     axes.set(xlabel=x_name, ylabel=y_name)
-    axes.legend(fontsize=8)
+    train = np.array([(r["params"][x_name], r["params"][y_name]) for r in rows if r["set"] == "train"])
+    if len(train):  # MDPs at their defaults have no numbers written down
+        (x0, y0), (x1, y1) = train.min(0), train.max(0)
+        axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="black", lw=1, label="training MDPs")
+        axes.legend(fontsize=8)
     return None
 
 

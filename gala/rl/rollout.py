@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gala.rl.buffers import buffers_kept
 from gala.rl.normalise import ObsNormalizer
+from gala.rl.simulators import Group, Playable, Whole
 
 
 class Outputs(Protocol):
@@ -86,22 +87,6 @@ class Episodes(NamedTuple):
     """The simulator that played each."""
 
 
-class _Whole:
-    """All simulators as one group, which steps when it is asked for the result."""
-
-    def __init__(self, env: Any) -> None:
-        self.env, self.rows = env, slice(0, env.num_envs)
-
-    def reset(self, seed: int) -> NDArray:
-        return self.env.reset(seed)
-
-    def send(self, actions: NDArray) -> None:
-        self._actions = actions
-
-    def recv(self) -> Any:
-        return self.env.step(self._actions)
-
-
 class _Slot(NamedTuple):
     """The place in the buffers of one step of one group: views, made once, since indexing takes longer than copying."""
 
@@ -115,7 +100,7 @@ class _Slot(NamedTuple):
 class _Turn:
     """Where a group of simulators stands: what the policy reads next, and its outputs so far in this rollout."""
 
-    group: Any
+    group: Group
     obs: Tensor
     state: Tensor
     first: Tensor
@@ -134,7 +119,7 @@ class Collector:
 
     def __init__(
         self,
-        env: Any,
+        env: Playable,
         num_steps: int,
         *,
         device: torch.device,
@@ -153,7 +138,7 @@ class Collector:
         space: Any = getattr(env, "action_space", None)
         self._bounds = (space.low, space.high) if hasattr(space, "low") else None
         self.on_step: Callable[[], None] = lambda: None
-        self._groups = getattr(env, "groups", None) or [_Whole(env)]
+        self._groups: Sequence[Group] = getattr(env, "groups", None) or [Whole(env)]
         self._buffers: Rollout | None = None
 
     def reset(self, policy: Policy, seed: int) -> None:

@@ -20,7 +20,7 @@ from gala.gossip.awake_clock import AwakeClock
 from gala.processes.fleet import Event, Fleet
 from gala.runs.run_dir import RunDir
 from gala.training.board import CHECKPOINT_AT, UPDATES, Board
-from gala.training.protocol import Command, LearnerStates, State
+from gala.training.protocol import BoardForRun, Command, LearnerStates, MailboxesForRun, State
 
 STAGING = "staging"
 _SAVE_TIMEOUT_S = 60.0
@@ -39,9 +39,9 @@ class CommonCheckpoint:
         self,
         config: Config,
         run_dir: RunDir,
-        board: Board,
+        board: BoardForRun,
         fleet: Fleet,
-        mailboxes: Any,
+        mailboxes: MailboxesForRun | None,
         states: LearnerStates,
         start_steps: int,
     ) -> None:
@@ -166,7 +166,7 @@ class CommonCheckpoint:
 
     def _still(self, states: dict[int, State | None]) -> tuple[int, ...]:
         """Who is asked to pause, and neither does nor moves: a process that is stopped, or a simulator that hangs."""
-        if not self.names or not self._elastic or not hasattr(self.board, "beats"):
+        if not self.names or not self._elastic or not isinstance(self.board, Board):
             self._signs = {}
             return ()
         still, now_s = [], self._clock.total_s

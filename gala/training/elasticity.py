@@ -10,7 +10,7 @@ from gala.build.gossip import max_concurrent_learners
 from gala.config import derived
 from gala.config.schema import Config
 from gala.processes.fleet import Event, Fleet
-from gala.training.protocol import LearnerSpec, LearnerStates
+from gala.training.protocol import LearnerSpec, LearnerStates, MailboxesForRun
 
 
 class Elasticity:
@@ -25,7 +25,7 @@ class Elasticity:
         config: Config,
         states: LearnerStates,
         fleet: Fleet,
-        mailboxes: Any,
+        mailboxes: MailboxesForRun | None,
         spec: Callable[[int, bytes], LearnerSpec],
     ) -> None:
         self.config, self.states, self.fleet, self.mailboxes, self._spec = config, states, fleet, mailboxes, spec
@@ -131,7 +131,8 @@ class Elasticity:
         """A learner has donated its state, or has left."""
         if event.kind == "left":
             self.states.move(event.rank, "left")
-            self.mailboxes.retire(event.rank)
+            if self.mailboxes:
+                self.mailboxes.retire(event.rank)
             self._wanting = {new: None if donor == event.rank else donor for new, donor in self._wanting.items()}
             return
         for newcomer in [new for new, donor in self._wanting.items() if donor == event.rank]:

@@ -7,7 +7,6 @@ episodes and streams begin anew, and the checkpoint says why.
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from gala.rl.normalise import ReturnScaler
 from gala.rl.rollout import Collector, Policy
+from gala.rl.simulators import Playable
 
 
 class InProgress:
@@ -27,7 +27,12 @@ class InProgress:
     """
 
     def __init__(
-        self, env: Any, collector: Collector, policy: Policy, generator: torch.Generator, scaler: ReturnScaler | None
+        self,
+        env: Playable,
+        collector: Collector,
+        policy: Policy,
+        generator: torch.Generator,
+        scaler: ReturnScaler | None,
     ) -> None:
         self._env, self._collector, self._policy = env, collector, policy
         self._generator, self._scaler = generator, scaler

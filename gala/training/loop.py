@@ -12,13 +12,13 @@ from gala.build.gossip import open_store
 from gala.config.schema import Config
 from gala.processes.fleet import Event, Fleet
 from gala.runs.run_dir import RunDir
-from gala.training.board import STOP_AT, Board
+from gala.training.board import STOP_AT
 from gala.training.callbacks import Callbacks
 from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.elasticity import Elasticity
 from gala.training.filming import Filming
 from gala.training.panel import Panel
-from gala.training.protocol import LearnerSpec, LearnerStates
+from gala.training.protocol import BoardForRun, LearnerSpec, LearnerStates, MailboxesForRun
 from gala.training.returns import BestRule
 from gala.training.signals import EndRequest
 from gala.training.telemetry import Telemetry
@@ -40,11 +40,11 @@ class Run:
         self,
         config: Config,
         run_dir: RunDir,
-        board: Board,
+        board: BoardForRun,
         telemetry: Telemetry,
         panel: Panel,
         fleet: Fleet,
-        mailboxes: Any,
+        mailboxes: MailboxesForRun | None,
         callbacks: Callbacks,
     ) -> None:
         self.config, self.run_dir, self.board, self.telemetry, self.panel = config, run_dir, board, telemetry, panel

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from gala.config import derived
 from gala.config.schema import Config
 from gala.rl.normalise import Normalizers
+from gala.training.board import Board
+from gala.training.protocol import BoardForLearner
 
 _POLL_S = 0.0002
 _GROWTH, _LONGEST = 100, 16
@@ -37,11 +39,9 @@ class MomentPool:
     ``number % 2``. A learner that is one update ahead leaves alone what its peers may still read, and it cannot be two
     ahead, since it would wait for them.
 
-    Args:
-        board: ``gala.training.board.Board``, or what has its rows of moments.
     """
 
-    def __init__(self, config: Config, board: Any, rank: int, normalizers: Normalizers) -> None:
+    def __init__(self, config: Config, board: BoardForLearner, rank: int, normalizers: Normalizers) -> None:
         self._board, self._rank, self._normalizers = board, rank, normalizers
         self._learners, self._waits, self._numbers = config.learners, waits(config), config.gossip.record
         self._pools = bool(normalizers) and derived.averages_parameters(config)
@@ -63,14 +63,14 @@ class MomentPool:
             if not self._numbers:
                 self._normalizers.pool(self._board.read_moments())
                 return []
-            rows, numbers = self._board.read_numbered_moments()
+            rows, numbers = cast(Board, self._board).read_numbered_moments()  # recorded: not on a cluster
             self._normalizers.pool(rows)
             return list(numbers)
         number, place = updates + 1, (updates + 1) % 2  # 0 is what nobody has published
         self._row[place, 0], self._row[place, 1:] = number, self._normalizers.pack()
         self._board.publish_moments(self._rank, self._row.ravel())
         while True:
-            rows, published = self._board.read_numbered_moments()  # -1 of a row that is being written
+            rows, published = cast(Board, self._board).read_numbered_moments()  # -1 of a row that is being written
             rows = rows[: self._learners].reshape(self._learners, 2, -1)[:, place]
             if (rows[:, 0] == number).all() and min(published[: self._learners]) >= 0:
                 self._normalizers.pool(rows[:, 1:])

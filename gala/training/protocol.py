@@ -5,9 +5,12 @@ from __future__ import annotations
 import queue
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
 
 from gala.config.schema import Config
+from gala.gossip.message import OpensMailbox
 from gala.processes.child import Send
 from gala.training.board import BoardHandle
 
@@ -45,6 +48,91 @@ class LearnerStates:
         return self._states.pop(rank, None)
 
 
+class BoardForLearner(Protocol):
+    """A learner's side of the board, of this machine (``gala.training.board.Board``, which has more) or of a cluster's
+    hub: ``progress`` int64 [n, 2] and ``control`` int64 [2]. It writes its own row only."""
+
+    progress: NDArray
+    control: NDArray
+
+    def total_env_steps(self) -> int: ...
+
+    def publish_params(self, rank: int, flat: NDArray) -> int:
+        """Returns which publication it was, from 1 on."""
+        ...
+
+    def publish_moments(self, rank: int, moments: NDArray) -> None: ...
+
+    def read_moments(self) -> NDArray:
+        """A copy [n, m]."""
+        ...
+
+
+class BoardForRun(Protocol):
+    """The parent's side of the board."""
+
+    progress: NDArray
+    control: NDArray
+
+    @property
+    def handle(self) -> BoardHandle | None:
+        """For processes of this machine."""
+        ...
+
+    def total_env_steps(self) -> int: ...
+
+    def restore(self, progress: list[list[int]], moments: list[list[float]]) -> None:
+        """Rows of a saved board; raises ValueError if there are more than fit."""
+        ...
+
+    def read_params(self, ranks: Sequence[int]) -> NDArray:
+        """A copy [len(ranks), d] of the newest snapshot of each; zeros where none was published."""
+        ...
+
+    def read_moments(self) -> NDArray: ...
+
+    def close(self) -> None: ...
+
+
+class MailboxesForRun(Protocol):
+    """The parent's side of the boxes: learners come, go and die, and their weight with them."""
+
+    @property
+    def handle(self) -> Any:
+        """What learners open their ends with."""
+        ...
+
+    def bury(self, rank: int) -> float:
+        """Write a dead rank off; returns the weight that went with it."""
+        ...
+
+    def left_weight(self) -> float:
+        """What there is, in the unit of ``bury``."""
+        ...
+
+    def retire(self, rank: int) -> None:
+        """``rank`` has left, and has handed its mass over."""
+        ...
+
+    def admit(self, rank: int) -> None:
+        """Let a rank in, with no weight."""
+        ...
+
+    def weights(self, ranks: Sequence[int]) -> list[list[float]]:
+        """Per shard, by rank; 0 for all but ``ranks``."""
+        ...
+
+    def restore(self, weights: Sequence[Sequence[float]], ranks: Sequence[int]) -> None:
+        """Saved weights, which are then all there is."""
+        ...
+
+    def silent(self) -> tuple[int, ...]:
+        """Ranks that should be at work and gave no sign for a while."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class LearnerSpec:
     """Everything that a spawned learner is told."""
@@ -67,12 +155,11 @@ class LearnerSpec:
 class LearnerChannels:
     """What joins a learner to the run: all that differs between a process of this machine and an actor of a cluster."""
 
-    board: Any
-    """``gala.training.board.Board``, or what has its rows."""
+    board: BoardForLearner
     checkpoint_parts: Any
     """``write_part`` and ``load_part`` of a run directory."""
-    mailboxes: Sequence[Any]
-    """Per shard, what has ``open(rank)``, which makes an endpoint; empty if nothing is exchanged."""
+    mailboxes: Sequence[OpensMailbox]
+    """One per shard; empty if nothing is exchanged."""
     send: Send
     """(kind, body) of an ``Event``: ready, metrics, paused, missed, saved, finished, state, left."""
     commands: queue.SimpleQueue[Any]

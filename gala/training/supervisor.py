@@ -24,6 +24,7 @@ from gala.training.filming import Filming
 from gala.training.loop import Run, RunFailed
 from gala.training.panel import Panel
 from gala.training.pooling import row_size
+from gala.training.protocol import BoardForRun, MailboxesForRun
 from gala.training.telemetry import Telemetry, closing_lines, saved_steps
 from gala.training.tracking import Tracking
 
@@ -130,7 +131,9 @@ def connect_cluster(config: Config) -> None:
         connect(config.cluster.address, available_cores())
 
 
-def open_run(config: Config, run_dir: RunDir, spaces: Spaces, saved: int = 0) -> tuple[Any, Any, Fleet]:
+def open_run(
+    config: Config, run_dir: RunDir, spaces: Spaces, saved: int = 0
+) -> tuple[BoardForRun, MailboxesForRun | None, Fleet]:
     """(board, mailboxes or None, fleet): of this machine's processes, or of a cluster, with room for ``saved`` learners
     where a scaled run goes on with more than it has begun with."""
     d, m = count_parameters(config, spaces), row_size(config, num_moments(config, spaces))

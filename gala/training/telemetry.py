@@ -16,6 +16,7 @@ from gala.gossip.evidence.events import consensus_distance
 from gala.runs.health import THRESHOLDS
 from gala.runs.run_dir import RunDir
 from gala.training.board import ENV_STEPS, UPDATES, Board
+from gala.training.protocol import BoardForRun
 from gala.training.returns import EPISODE_WINDOW, EpisodeWindows
 
 QUIET_ROUNDS = THRESHOLDS["quiet_rounds"]
@@ -123,7 +124,7 @@ class Telemetry:
         share = f"{100 * np.mean(shares):.0f} % of the actions lie outside the bounds of the action space"
         return [f"warning: {share} and are clipped: much of what the policy tries is one and the same action"]
 
-    def record(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
+    def record(self, board: BoardForRun, ranks: Sequence[int]) -> dict[str, Any]:
         """The aggregate over all learners, as it stands now; ``ranks`` are those that are there."""
         now, steps = time.monotonic(), board.total_env_steps()
         sps = (steps - self._last_steps) / max(now - self._last_time, 1e-9)
@@ -151,12 +152,12 @@ class Telemetry:
         record |= {f"learner{rank}": dict(tags) for rank, tags in enumerate(self.latest) if tags}
         return record
 
-    def _distance(self, board: Board, ranks: Sequence[int]) -> dict[str, Any]:
+    def _distance(self, board: BoardForRun, ranks: Sequence[int]) -> dict[str, Any]:
         """How far the learners are apart, also as a share of the norm of their mean; with a certificate, that and its
         bound for the same parameters, which ``epsilon_marks`` names in the event logs of the learners."""
         params = board.read_params(ranks)
         told: dict[str, Any] = {"gossip/consensus_distance": rms_consensus_distance(params)}
-        if self.certificate is not None:
+        if self.certificate is not None and isinstance(board, Board):
             for rank in range(board.handle.num_learners):
                 published, number = board.read_publication(rank)
                 self.certificate.publish(rank, number, torch.from_numpy(published))
@@ -193,7 +194,7 @@ class Telemetry:
         shares = {stage: self._spent_s[stage] / self._spent_s["all"] for stage in STAGES}
         return shares | {"other": max(0.0, 1.0 - sum(shares.values()))}
 
-    def summary(self, board: Board) -> dict[str, Any]:
+    def summary(self, board: BoardForRun) -> dict[str, Any]:
         """The closing figures of the run, in all and per learner."""
         steps = board.total_env_steps()
         learners = []

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gala.gossip.awake_clock import AwakeClock
-from gala.training.board import ROLLOUTS, STEPS, UPDATES
-from gala.training.protocol import LearnerStates, State
+from gala.training.board import ROLLOUTS, STEPS, UPDATES, Board
+from gala.training.protocol import BoardForLearner, BoardForRun, LearnerStates, State
 
 START_S = 300.0
 """How long starting may take besides: processes, imports, compilers, the first reset of all simulators."""
@@ -24,10 +24,10 @@ class Watchdog:
     Time counts only as far as the parent itself was awake.
 
     Args:
-        board: a ``gala.training.board.Board``. A cluster's has no beats; there the fleet notices who is lost.
+        board: a cluster's has no beats; there the fleet notices who is lost.
     """
 
-    def __init__(self, board: Any, states: LearnerStates, watchdog_s: float) -> None:
+    def __init__(self, board: BoardForRun, states: LearnerStates, watchdog_s: float) -> None:
         self._board, self._states, self._limit_s = board, states, watchdog_s + MARGIN_S
         self._seen: dict[int, tuple[Any, ...]] = {}
         self._idle_s: dict[int, float] = {}
@@ -36,7 +36,7 @@ class Watchdog:
     def stuck(self, now: float, ending: bool) -> list[tuple[int, float]]:
         """(rank, seconds without a sign) of the learners that are stuck, not of those that wait for them."""
         passed_s = self._clock.look(now)
-        if not hasattr(self._board, "beats"):
+        if not isinstance(self._board, Board):
             return []
         ranks = self._states.ranks(*_AT_WORK)
         for rank in ranks:
@@ -46,21 +46,23 @@ class Watchdog:
         late = [(rank, self._idle_s[rank]) for rank in ranks if self._idle_s[rank] > self._limit(rank, ending)]
         for rank, _ in late:
             self._idle_s[rank] = 0.0  # whoever hears of it acts on it
-        simulating = [(rank, idle_s) for rank, idle_s in late if self._simulates(rank)]
+        board = self._board
+        simulating = [(rank, idle_s) for rank, idle_s in late if _simulates(board, rank)]
         return simulating or late
 
     def _limit(self, rank: int, ending: bool) -> float:
         starts = START_S if self._states.of(rank) in ("starting", "joining") else 0.0
         return min(self._limit_s + starts, END_PATIENCE_S) if ending else self._limit_s + starts
 
-    def _simulates(self, rank: int) -> bool:
-        """Whether it has not brought its rollout to the end: past that it may be waiting for its peers."""
-        return bool(self._board.beats[rank, ROLLOUTS] <= self._board.progress[rank, UPDATES])
+
+def _simulates(board: Board, rank: int) -> bool:
+    """Whether it has not brought its rollout to the end: past that it may be waiting for its peers."""
+    return bool(board.beats[rank, ROLLOUTS] <= board.progress[rank, UPDATES])
 
 
-def beats_of(board: Any, rank: int) -> tuple[Callable[[], None], Callable[[], None]]:
+def beats_of(board: BoardForLearner, rank: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """What a learner calls after each batched step, and after each rollout; nothing happens without beats."""
-    if not hasattr(board, "beats"):
+    if not isinstance(board, Board):
         return (lambda: None), (lambda: None)
     row = board.beats[rank]
     row[ROLLOUTS] = board.progress[rank, UPDATES]

@@ -176,3 +176,41 @@ def test_without_momentum_and_curvature_the_deviation_is_the_known_one():
     w = matrix("ring", 4)
     known = noise_scale.gossip_temperatures(w, 0.1, 1.0, 1e-9).deviation
     assert noise_scale.deviation_temperature(w, 0.1, 1.0) == pytest.approx(known, rel=1e-6)
+
+
+def test_of_two_wells_the_wide_one_holds_learners_as_long_as_their_consensus_temperature_says():
+    """Gibbs' law at T = lr noise / (2 L) in two wells of one depth, of curvature 0.8 and 3.2; by Laplace's method the
+    ratio of times in them is sqrt(h_b / h_a), whatever T (1711.04623, section 3). A learner alone is twice as hot.
+    """
+    learners, temperature, lr = 2, 0.1, 0.02
+    noise = 2 * learners * temperature / lr
+    flat = noise_scale.gossip_temperatures(matrix("complete", learners), lr, noise, 1e-3)
+    assert flat.consensus * 1e-3 == pytest.approx(temperature, rel=1e-3)
+
+    def well(x):
+        return (x * x - 1) ** 2 / 4 * (1 + 0.6 * torch.tanh(2 * x))
+
+    grid = torch.linspace(-3, 3, 60_001).double()
+    force = torch.gradient(well(grid), spacing=(grid,))[0]
+    mass = torch.exp(-well(grid) / temperature)
+    expected = float(mass[grid < 0].sum() / mass[grid > 0].sum())
+    assert expected == pytest.approx(math.sqrt((1 + 0.6 * math.tanh(2)) / (1 - 0.6 * math.tanh(2))), rel=0.2)
+    x, make = torch.tensor([-1.0, 1.0]).repeat(1, 2000).repeat(learners, 1), torch.Generator().manual_seed(0)
+    slope, left, height, visits = force.float(), 0.0, 0.0, 0
+    for step in range(10_000):
+        at = ((x + 3) * 10_000).long().clamp_(0, 60_000)
+        x = (
+            (x - lr * (slope[at] + math.sqrt(noise) * torch.randn(x.shape, generator=make)))
+            .mean(0)
+            .expand(learners, -1)
+        )
+        if step > 3_000 and step % 50 == 0:
+            left, height, visits = (
+                left + float((x[0] < 0).float().mean()),
+                height + float(well(x[0]).mean()),
+                visits + 1,
+            )
+    share = left / visits
+    assert share / (1 - share) == pytest.approx(expected, rel=0.05)
+    assert share / (1 - share) > 1.5, "the wide one"
+    assert height / visits == pytest.approx(float((well(grid) * mass).sum() / mass.sum()), rel=0.05), "T, too"

@@ -26,6 +26,26 @@ def test_on_two_nodes_every_process_learns_what_only_the_others_saw():
     check_errors(run(*(f"{node} {rank} examples/gossip_with_torchrun.py" for rank in range(2))), 4)
 
 
+def test_it_shares_the_store_of_a_process_group_where_no_agent_serves_one(tmp_path):
+    """As under `srun python`; and a second model uses it too."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, torch, torch.distributed as dist\nfrom gala.gossip.from_env import init_from_env\n"
+        f"os.environ.update(RANK=sys.argv[1], WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', "
+        f"MASTER_PORT='{free_port()}')\n"
+        "dist.init_process_group('gloo')\ntorch.manual_seed(int(sys.argv[1]))\n"
+        "for transport in ('tcp', 'shared-memory'):\n"
+        "    model = torch.nn.Linear(2, 2)\n"
+        "    averager = init_from_env(model, transport=transport)\n"
+        "    total = model.weight.detach().clone()\n"
+        "    dist.all_reduce(total)\n"
+        "    print('equal' if torch.allclose(total, 2 * model.weight) else 'unequal')\n"
+        "    dist.barrier()\n    averager.close()\n"
+    )
+    said = run(f"python {script} 0", f"python {script} 1")
+    assert re.findall(r"\w*equal", said) == ["equal"] * 4
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("transport", ["shared-memory", "tcp"])
 def test_models_that_differ_are_refused(tmp_path, transport):

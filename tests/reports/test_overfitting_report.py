@@ -94,6 +94,18 @@ def test_the_page_opens_offline_and_shows_the_panels_that_have_content(tmp_path)
     assert re.findall(r"<tr><td>(\d+) training MDPs", page) == ["5", "20", "80"], "few training MDPs first"
 
 
+@pytest.mark.parametrize("lacking", ["train", "test"])
+@pytest.mark.parametrize("key, nothing", [("params", {}), ("value", None), ("discounted", None), ("entropy", None)])
+def test_what_one_set_alone_can_tell_is_drawn_without_the_other(tmp_path, lacking, key, nothing):
+    """As MDPs at their defaults, which write no numbers down."""
+    rows = study(tmp_path / "s")
+    rows = [r | {key: nothing} if r["set"] == lacking else r for r in rows]
+    (tmp_path / "s" / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert write_report(tmp_path / "s", tmp_path / "s" / "report.html")["verdict"] == "OVERFIT"
+    drawn = {p.stem for p in (tmp_path / "s" / "figures").glob("*.png")}
+    assert drawn == {"curves", "gap", "profiles", "contexts", "values", "heatmap"}
+
+
 def test_leaks_audits_and_checkpoints_stand_before_the_numbers(tmp_path):
     study(tmp_path / "s")
     meta = json.loads((tmp_path / "s" / "study.json").read_text())

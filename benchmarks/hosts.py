@@ -1,0 +1,151 @@
+"""SGP's headline between hosts: time per iteration and accuracy, by algorithm, bandwidth, delay and number of hosts.
+
+    sudo python benchmarks/hosts.py               some half an hour on two cores; rows that are there are kept
+    sudo python benchmarks/hosts.py --partition   one host is cut off for 30 s; must lose no mass, and heal
+
+Hosts are namespaces of this machine (``networks.py``). A network of 300,000 weights on scikit-learn's digits, 32
+images per host and iteration, and 20 ms of sleep in each in place of a larger network's passes, since all hosts share
+this machine's cores. All-reduce is gloo's, of one flat gradient; local SGD and SlowMo average every 12 iterations; SGP
+(arXiv 1811.10792) sends to one peer, in lock-step, or with messages that may be late. One line per cell: milliseconds
+per iteration, megabytes that a host sends, and test accuracy after the same number of iterations, means over hosts;
+round trip and bandwidth as one TCP connection found them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kept_rows import KeptRows
+from networks import Network, address
+
+Row = dict[str, Any]
+RESULTS = Path(__file__).parent / "results" / "hosts.jsonl"
+RANK = Path(__file__).with_name("hosts_rank.py")
+ALGORITHMS = ("allreduce", "local-sgd", "slowmo", "sgp", "sgp-overlap", "sgp-async")
+HOSTS, GBITS, DELAYS_MS = (4, 8), (0.1, 1.0, 10.0), (0.1, 1.0, 10.0)
+ITERATIONS, COMPUTE_S, PORT = 115, 0.02, 29_500  # after the first 5, which are not timed, ten periods of 12
+CUT_S, BEFORE_S, AFTER_S = 30.0, 5.0, 60.0
+
+
+class Ranks:
+    """One process on each host of a network; a context manager."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def __enter__(self) -> Ranks:
+        n = self.network.hosts
+        common = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": address(0), "MASTER_PORT": str(PORT)}
+        common |= {"GLOO_SOCKET_IFNAME": "tun0", "OMP_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        words = [sys.executable, str(RANK)]
+        self.processes = [self.network.start(k, words, common | {"RANK": str(k)}, **pipes) for k in range(n)]
+        if [self._answer(p) for p in self.processes] != ["ready"] * n:
+            raise RuntimeError("a rank did not start")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def tell(self, cell: Row) -> None:
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(cell) + "\n")
+            process.stdin.flush()
+
+    def answers(self) -> list[Row]:
+        return [json.loads(self._answer(process)) for process in self.processes]
+
+    @staticmethod
+    def _answer(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+
+def measure(kept: KeptRows, hosts: int) -> None:
+    cells = [(gbit, delay, algorithm) for gbit in GBITS for delay in DELAYS_MS for algorithm in ALGORITHMS]
+    left = [cell for cell in cells if kept.lacks(hosts, *cell)]
+    if not left:
+        return
+    with Network(hosts) as network, Ranks(network) as ranks:
+        for gbit, delay_ms, algorithm in left:
+            network.set(1e9 * gbit, 1e-3 * delay_ms)
+            round_trip_s, rate_bps = network.measure()
+            ranks.tell({"algorithm": algorithm, "iterations": ITERATIONS, "compute_s": COMPUTE_S, "seed": 1})
+            found = ranks.answers()
+            row = {"hosts": hosts, "gbit": gbit, "delay_ms": delay_ms, "algorithm": algorithm}
+            row |= {"round_trip_ms": round(1e3 * round_trip_s, 2), "measured_gbit": round(1e-9 * rate_bps, 3)}
+            row |= {key: float(np.mean([f[key] for f in found])) for key in ("ms", "sent_mb", "accuracy")}
+            weights = [f["weight"] for f in found if "weight" in f]
+            kept.add(row | ({"weight_error": abs(sum(weights) - hosts)} if weights else {}))
+
+
+def partition(hosts: int = 4) -> Row:
+    """The last host is cut off for ``CUT_S`` in the midst of asynchronous SGP."""
+    total_s = BEFORE_S + CUT_S + AFTER_S
+    with Network(hosts) as network, Ranks(network) as ranks:
+        network.set(1e9, 1e-3)
+        ranks.tell({"algorithm": "sgp-async", "iterations": 10**9, "for_s": total_s, "compute_s": COMPUTE_S, "seed": 1})
+        for wait_s, cut in ((BEFORE_S, [hosts - 1]), (CUT_S, [])):
+            sleep(wait_s)
+            network.set(1e9, 1e-3, cut)
+        found = ranks.answers()
+    weights = [f["weight"] for f in found]
+    return {
+        "partition_s": CUT_S,
+        "hosts": hosts,
+        "weights": weights,
+        "weight_error": abs(sum(weights) - hosts),
+        "iterations": [f["iterations"] for f in found],
+        "accuracy": [f["accuracy"] for f in found],
+    }
+
+
+def sleep(seconds: float) -> None:
+    subprocess.run(["sleep", str(seconds)], check=True)
+
+
+def findings(rows: Sequence[Row]) -> Iterator[Row]:
+    """All-reduce's time per iteration over each other's, in every network."""
+    times = {(r["hosts"], r["gbit"], r["delay_ms"], r["algorithm"]): r["ms"] for r in rows}
+    for hosts in HOSTS:
+        for algorithm in ALGORITHMS[1:]:
+            ratios = {
+                f"{gbit:g} Gbit/s, {delay:g} ms": round(times[hosts, gbit, delay, "allreduce"] / ms, 2)
+                for (n, gbit, delay, name), ms in times.items()
+                if (n, name) == (hosts, algorithm) and (hosts, gbit, delay, "allreduce") in times
+            }
+            if ratios:
+                yield {
+                    "finding": f"{hosts} hosts: how many times as fast as all-reduce is {algorithm}",
+                    "ratios": ratios,
+                }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--partition", action="store_true")
+    options = parser.parse_args()
+    kept = KeptRows(RESULTS, ("hosts", "gbit", "delay_ms", "algorithm"))
+    before = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+    cut = [row for row in before if "partition_s" in row]
+    if options.partition:
+        cut = [partition()]
+        print(cut[0])
+    else:
+        for hosts in HOSTS:
+            measure(kept, hosts)
+    kept.conclude([*findings(kept.rows), *cut])
+
+
+if __name__ == "__main__":
+    main()
