@@ -1,4 +1,4 @@
-# gala in a container. Not built by its authors' tests, which have no Docker: see docs/howto/install.md.
+# gala in a container. docs/howto/install.md says on what base it was built and tried; no test builds it.
 #
 #   docker build -t gala .                                                              without a GPU
 #   docker build -t gala --build-arg TORCH_INDEX=https://pypi.org/simple .              for NVIDIA GPUs
@@ -12,6 +12,12 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=atari,mujoco,minatar,supervised,plot,diagnose,video
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+# docker run --user may be anyone, who has no home: figures still need a place for the cache of fonts.
+ENV MPLCONFIGDIR=/tmp/matplotlib
+
+# MuJoCo's films are drawn without a screen, in software where there is no GPU.
+RUN apt-get update && apt-get install -y --no-install-recommends libegl1 libopengl0 libgl1-mesa-dri \
+    && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /gala/source
 COPY constraints.txt ./

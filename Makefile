@@ -2,8 +2,10 @@
 # make test    sets everything up, then lints, checks types and runs the tests; make test-long adds the longest few
 # make coverage runs the tests of make test, and says which lines and branches none of them reaches (coverage/index.html)
 # make docs    sets everything up, then builds the documentation into site/, to be read without a network
+# make wheels  tries what a user installs, the wheel in a bare environment, with each Python that is here; some minutes
 # make mutants changes the code one place at a time, and prints the changes that no test notices; it takes an hour or more
 # All create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="steps=2e6"
+# Other Pythons: make wheels ARGS="python3.12 /path/to/python3.13"
 
 PRESET ?= minatar/breakout
 ARGS ?=
@@ -17,7 +19,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 RUN := $(or $(patsubst run=%,%,$(lastword $(filter run=%,$(ARGS)))),runs/$(subst /,-,$(PRESET))-$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: train test test-long coverage lint docs mutants clean
+.PHONY: train test test-long coverage lint docs wheels mutants clean
 .DEFAULT_GOAL := train
 
 train: $(STAMP)
@@ -42,6 +44,9 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --clean
 	@echo "read site/index.html"
+
+wheels: $(STAMP)
+	$(BIN)/python tests/wheels.py $(ARGS)
 
 mutants: $(STAMP)
 	$(BIN)/python benchmarks/mutants.py $(ARGS)

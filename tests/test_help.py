@@ -5,8 +5,11 @@ import pytest
 from gala import cli
 from gala.commands.envs import search
 from gala.commands.overfit.dispatch import SUBCOMMANDS
+from gala.commands.train import start_lines
+from gala.config.parse import parse_config
 
 ALL = [[], *([name] for name in cli.COMMANDS), *(["overfit", name] for name in SUBCOMMANDS)]
+ALL += [["video", name] for name in ("train", "resume", "eval")]
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
@@ -52,3 +55,10 @@ def test_environments_are_searched_in_all_backends_or_in_one(capsys):
         search(ids, ["ale/pogn-v5"])
     assert cli.main(["envs", "minatar"]) == 0
     assert capsys.readouterr().out.startswith("minatar (")
+
+
+def test_what_a_training_says_before_it_starts_fits_80_columns():
+    pytest.importorskip("minatar")
+    text = "\n".join(start_lines(parse_config(["preset=minatar/breakout"])))
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert "stride 1 px, pooling flatten," in " ".join(text.split())

@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     write_atomically(folder / "diagnose.json", json.dumps(_finite(record), indent=2).encode())
     page(findings, draw(findings, folder), f"{run_dir.path} · {options.checkpoint}", folder / "diagnose.html")
     for finding in findings.values():
-        print("\n".join([finding.title, *(textwrap.fill(line, 100) for line in finding.sentences)]) + "\n")
+        print("\n".join([finding.title, *(textwrap.fill(line, 80) for line in finding.sentences)]) + "\n")
     print(folder / "diagnose.html")
     return 0
 
@@ -91,7 +91,7 @@ def _findings(frozen: Frozen, named: Sequence[str]) -> dict[str, Finding]:
         except ValueError as error:
             if named:
                 raise
-            print(f"{name}: {error}")
+            print(textwrap.fill(f"{name}: {error}", 80, subsequent_indent="    ", break_on_hyphens=False))
     return findings
 
 

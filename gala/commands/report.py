@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,6 @@ def main(argv: Sequence[str]) -> int:
 
     out = Path(options.out) if options.out else run_dir.path / "report.html"
     check_out(out, options.overwrite)
-    print(write_report(run_dir, out))
+    print(textwrap.fill(write_report(run_dir, out), 80))
     print(out)
     return 0

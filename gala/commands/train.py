@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from gala.config.derived import is_lean
@@ -30,12 +31,21 @@ def main(argv: Sequence[str]) -> int:
         print(dump_config(config))
         print("\n".join([arithmetic(config), *fallback_lines(config), *_scale_line(config)]))
         return 0
-    for line in [*fallback_lines(config), *_scale_line(config), *_encoder_line(config)]:
+    for line in start_lines(config):
         print(line, flush=True)
     from gala.training import supervisor
 
     supervisor.connect_cluster(config)
     return supervisor.train(config, RunDir.create(config, words, config.overwrite))
+
+
+def start_lines(config: Config) -> list[str]:
+    """What was chosen for the user, and what to mind, before a training starts; at most 80 columns."""
+    lines = [*fallback_lines(config), *_scale_line(config), *_encoder_line(config)]
+    return [
+        textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+        for line in lines
+    ]
 
 
 def _encoder_line(config: Config) -> list[str]:

@@ -58,6 +58,9 @@ def main(argv: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0
+    if words[0] in ("resume", "eval") and {"-h", "--help"} & set(words):
+        print(USAGE)
+        return 0
     if words[0] == "train":
         return _reporting(lambda: _train(words[1:]))
     if words[0] == "resume" and len(words) > 1:

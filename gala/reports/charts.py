@@ -19,7 +19,7 @@ STYLE = """.chart { width: 100%; height: auto; background: var(--soft); border-r
 .chart polyline, .chart circle { fill: none; stroke-width: 1.8; stroke: var(--first) }
 .chart .second, .key.second { stroke: var(--second); color: var(--second) }
 .chart .each { stroke: var(--open); stroke-width: .8; opacity: .7 }
-.key { color: var(--first) } .key.each { color: var(--open) }
+.key { color: var(--first); white-space: nowrap } .key.each { color: var(--open) }
 """
 Kind = Literal["first", "second", "each"]
 
@@ -51,6 +51,7 @@ def chart(title: str, lines: Sequence[Line], floor: float = -math.inf) -> str:
         f'<text x="{LEFT - 6}" y="{place.y(v) + 4:.1f}" text-anchor="end">{_label(v, rows)}</text>'
         for v in rows
     ]
+    marks.append(f'<text x="2" y="{HEIGHT - 10}">env_steps</text>')
     for v in columns[1:]:
         anchor = (
             "end" if place.x(v) > WIDTH - RIGHT - _LABEL_PX else "middle"

@@ -96,13 +96,14 @@ def tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
     groups = analysis["groups"]
     scores = [["", "learners", "seeds", "score (IQM)", "mean", "worst quarter", "single learners"]]
     curves = [["", "area by env_steps", "area by seconds", "seconds of training"]]
-    reach = [["", "seeds that score it", *(f"{what} to it, median (reached by)" for what in COSTS)]]
+    costs = [what for what in COSTS if any(f[f"to_threshold_{what}"] is not None for f in groups.values())]
+    reach = [["", "seeds that score it", *(f"{what} to it, median (reached by)" for what in costs)]]
     for name, f in groups.items():
         shape = f"{f['learners']} x {f['envs_per_learner']}"
         each = (interval_text(f["score"]), interval_text(f["mean"]), number(f["worst"]))
         scores.append([name, shape, str(len(f["seeds"])), *each, interval_text(f["each_learner"])])
         curves.append([name, *map(interval_text, (f["auc_steps"], f["auc_seconds"], f["wall_s"]))])
-        reach.append([name, f"{_share(f)} {_rate(f['above'])}", *(_cost(f, what) for what in COSTS)])
+        reach.append([name, f"{_share(f)} {_rate(f['above'])}", *(_cost(f, what) for what in costs)])
     against = [["", "difference of IQM", "P(improvement)", "no worse", "score", "area", "solved"]]
     for name, a in analysis["against"].items():
         orders = a["order"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from gala.experiments.rows import Row
 from gala.experiments.scores import band, on_grid
-from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
+from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes, save
 
 COLORS = (BLUE, ORANGE, "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", GREY)
 AXES = {"env_steps": "env_steps over all learners", "seconds": "seconds of training"}
@@ -51,7 +51,7 @@ def draw(rows: Sequence[Row], analysis: Mapping[str, Any], folder: Path) -> list
     curves = {group: [row["curve"] for row in mine] for group, mine in by_group(rows).items()}
     curves = {group: curves[group] for group in analysis["groups"]}
     for x, label in AXES.items():
-        figure, axes = figure_with_axes()
+        figure, axes = figure_with_axes(HALF_PAGE)
         draw_curves(axes, curves, x)
         _threshold(axes, analysis)
         axes.set(xlabel=label, ylabel=RETURN, title=f"{analysis['task']}: return against {x}")
@@ -64,7 +64,7 @@ def draw(rows: Sequence[Row], analysis: Mapping[str, Any], folder: Path) -> list
     ):
         if name == "improvement" and not analysis["against"]:
             continue
-        figure, axes = figure_with_axes()
+        figure, axes = figure_with_axes(HALF_PAGE)
         draw_one(axes, analysis)
         pictures.append((folder / f"{name}.png", caption))
         save(figure, pictures[-1][0])

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gala.diagnostics.finding import Curves, Finding
-from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
+from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes, save
 from gala.reports.page import page as one_page
 from gala.reports.page import picture, table
 from gala.runs.checkpoints import write_atomically
@@ -34,7 +34,7 @@ def draw(findings: Mapping[str, Finding], folder: Path) -> dict[str, list[Path]]
 
 
 def _figure(curves: Curves, path: Path) -> None:
-    figure, axes = figure_with_axes()
+    figure, axes = figure_with_axes(HALF_PAGE)
     for (label, (x, y)), color in zip(curves.lines.items(), _COLORS, strict=False):
         if curves.style == "stems":
             axes.vlines(x, 0, y, color=color, lw=1.2, label=label)
@@ -42,6 +42,8 @@ def _figure(curves: Curves, path: Path) -> None:
         else:
             points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
             axes.plot([a for a, _ in points], [b for _, b in points], marker="o", ms=3, color=color, label=label)
+    if all(float(a).is_integer() for x, _ in curves.lines.values() for a in x):
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no rollout 1.5
     axes.set(title=curves.title, xlabel=curves.xlabel, ylabel=curves.ylabel)
     if len(curves.lines) > 1:
         axes.legend(fontsize=8)

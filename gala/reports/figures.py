@@ -152,11 +152,15 @@ def _learners(records: Sequence[Record]) -> list[str]:
     return sorted(names, key=lambda name: int(name[len("learner") :]))
 
 
-def figure_with_axes() -> tuple[Figure, Any]:
-    """A figure with one grid of axes, in the size and style of all reports."""
+HALF_PAGE = (5.2, 3.4)
+"""Inches of a figure that shares its row of a page with another one: it is shrunk, and its text must stay readable."""
+
+
+def figure_with_axes(inches: tuple[float, float] = (7, 4)) -> tuple[Figure, Any]:
+    """A figure with one grid of axes, in the style of all reports."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), dpi=120)
+    figure = Figure(figsize=inches, dpi=120)
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
     return figure, axes

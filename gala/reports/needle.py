@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import math
@@ -23,6 +22,7 @@ from gala.experiments.needle import (
 from gala.experiments.needle_grid import AXES
 from gala.experiments.rows import Row, finite
 from gala.reports.needle_figures import Example, draw
+from gala.reports.page import page, picture, table
 from gala.runs.checkpoints import write_atomically
 
 Analysis = Mapping[str, Any]
@@ -134,56 +134,19 @@ def _page(analysis: Analysis, pictures: Sequence[tuple[Path, str]]) -> str:
         f"<li class='{f['verdict'].replace(' ', '-')}'>{html.escape(finding_line(f))}</li>"
         for f in analysis["findings"]
     )
-    return _PAGE.format(
-        findings=found,
-        facts="".join(f"<p>{html.escape(line)}</p>" for line in _facts(analysis)),
-        figures="".join(_figure(path, caption) for path, caption in pictures),
-        limits=_table(_limit_table(analysis)),
-        accuracies=_table(_accuracy_table(analysis)),
-        command=html.escape(analysis["command"]),
-    )
+    body = [
+        f"<p>{_QUESTION}</p>",
+        f"<h2>Findings of arXiv 1908.06037 at this size</h2><ul>{found}</ul>",
+        *(f"<p>{html.escape(line)}</p>" for line in _facts(analysis)),
+        "<h2>Figures</h2>",
+        *(picture(path.read_bytes(), caption, broad=True) for path, caption in pictures),
+        f"<h2>Limits</h2>{table(_limit_table(analysis))}",
+        f"<h2>Accuracies</h2>{table(_accuracy_table(analysis))}",
+        f"<h2>Made with</h2><p><code>{html.escape(analysis['command'])}</code></p>",
+    ]
+    return page("How small may the object be?", "\n".join(body), _STYLE, "gala needle")
 
 
-def _table(body: Sequence[Sequence[str]]) -> str:
-    lines = "".join(
-        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-        for tag, row in [("th", body[0]), *(("td", row) for row in body[1:])]
-    )
-    return f'<div class="wide"><table>{lines}</table></div>'
-
-
-def _figure(path: Path, caption: str) -> str:
-    data, text = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>gala needle</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ddd; --yes: #2e7d4f; --no: #b3372f }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6e6e6; --paper: #16181b; --line: #3a3d42; --yes: #6fcf97;
-  --no: #ff8a80 }} }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: var(--ink); background: var(--paper); overflow-wrap: anywhere }}
-.reproduced {{ color: var(--yes) }} .not-reproduced {{ color: var(--no) }}
-.wide {{ overflow-x: auto }} table {{ border-collapse: collapse; font-size: 14px }}
-th, td {{ padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }}
-figure {{ margin: 1rem 0 }} img {{ max-width: 100%; background: #fff }}
-</style>
-<h1>How small may the object be?</h1>
-<p>Is there a certain digit in a cluttered image? Its square covers the ratio; clutter covers the same share of every
-image. The limit is the ratio at which test accuracy falls half-way from 1 to chance.</p>
-<h2>Findings of arXiv 1908.06037 at this size</h2>
-<ul>{findings}</ul>
-{facts}
-<h2>Figures</h2>
-{figures}
-<h2>Limits</h2>
-{limits}
-<h2>Accuracies</h2>
-{accuracies}
-<h2>Made with</h2>
-<p><code>{command}</code></p>
-</html>
-"""
+_QUESTION = """Is there a certain digit in a cluttered image? Its square covers the ratio; clutter covers the same share
+of every image. The limit is the ratio at which test accuracy falls half-way from 1 to chance."""
+_STYLE = ".reproduced { color: var(--yes) } .not-reproduced { color: var(--no) }\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import io
@@ -15,12 +14,13 @@ from typing import Any
 from gala.diagnostics.overfitting import oracle, surprise
 from gala.diagnostics.overfitting.generalisation import SIGN, GapGroup, judge, verdict_on
 from gala.plain_yaml import parse_json, read_json
-from gala.reports.figures import figure_with_axes, save
+from gala.reports.figures import HALF_PAGE, figure_with_axes, save
 from gala.reports.overfitting_figures import PANELS, Study
-from gala.reports.overfitting_page import PAGE
+from gala.reports.overfitting_page import BODY, STYLE
+from gala.reports.page import cell_text, image_tag, page
 from gala.runs.checkpoints import write_atomically
 
-COLOR = {"OVERFIT": "#b3261e", "NO-GAP": "#1b6e3c", "INCONCLUSIVE": "#8a6d00"}
+COLOR = {"OVERFIT": "var(--no)", "NO-GAP": "var(--yes)", "INCONCLUSIVE": "var(--open)"}
 _COLUMNS = ("mean", "95% interval", "IQM", "worst 10%", "solved", "random", "reference", "MDPs", "episodes")
 
 
@@ -111,8 +111,7 @@ def _draw(study: Study, folder: Path, kinds: Sequence[str]) -> dict[str, Path | 
     folder.mkdir(exist_ok=True)
     drawn: dict[str, Path | str] = {}
     for key, (_, panel) in PANELS.items():
-        figure, axes = figure_with_axes()
-        figure.set_size_inches(5.2, 3.4)  # two in a row: the text stays readable
+        figure, axes = figure_with_axes(HALF_PAGE)
         missing = panel(study, axes)
         if missing is None:
             for kind in {*kinds, "png"}:
@@ -239,7 +238,7 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
     interval = f"{mid:+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
     drawn = {key: picture for key, picture in pictures.items() if not isinstance(picture, str)}
     panels = "".join(
-        f"<section id={key}><h3>{k}. {html.escape(PANELS[key][0])}</h3>{_image(picture)}</section>"
+        f"<section id={key}><h3>{k}. {html.escape(PANELS[key][0])}</h3>{image_tag(picture.read_bytes(), key)}</section>"
         for k, (key, picture) in enumerate(drawn.items(), 1)
     )
     facts: dict[str, Any] = {"family": meta["family"], "settings": meta.get("settings"), "created": meta["created"]}
@@ -247,7 +246,7 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
     facts |= {"scores": meta.get("scores"), "scale": _scale(head, meta)}
     facts |= {"checkpoints": ", ".join(f"{run} {sha}" for run, sha in meta.get("checkpoints", {}).items())}
     facts |= {"versions": ", ".join(f"{k} {v}" for k, v in meta["versions"].items() if v)}
-    return PAGE.format(
+    body = BODY.format(
         color=COLOR[study.result["verdict"]],
         verdict=study.result["verdict"],
         what=html.escape(f"{meta['family']}: {name(head)}"),
@@ -262,10 +261,11 @@ def _page(study: Study, pictures: dict[str, Path | str]) -> str:
         panels=panels,
         threats="".join(f"<li>{html.escape(t)}</li>" for t in _threats(study)),
         facts="".join(
-            f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items() if v
+            f"<tr><td>{html.escape(k)}</td><td>{html.escape(cell_text(v))}</td></tr>" for k, v in facts.items() if v
         ),
         command=html.escape(meta["command"]),
     )
+    return page(f"gala overfit: {meta['family']}", body, STYLE, "gala overfit")
 
 
 def _scale(group: GapGroup, meta: dict[str, Any]) -> str:
@@ -277,10 +277,6 @@ def _scale(group: GapGroup, meta: dict[str, Any]) -> str:
     played = any(s["reference"] is not None for s in group.sets.values())
     source = "the reference policy" if played else (meta.get("solved") or {}).get("source", "")
     return f"gaps are divided by {group.scale:.4g}: {group.j_reference:.4g} ({source}) less {random}"
-
-
-def _image(path: Path) -> str:
-    return f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _HEAD = """<!doctype html>
@@ -18,7 +18,7 @@ _HEAD = """<!doctype html>
   --yes: #6fcf97; --no: #ff8a80; --open: #a8a8a8; --first: #8ab0f0; --second: #f0a56b }} }}
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
   color: var(--ink); background: var(--paper); overflow-wrap: anywhere }}
-h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.15rem; margin-bottom: .2rem }}
+h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.15rem; margin-bottom: .2rem }} h3 {{ font-size: 1rem }}
 .wide {{ overflow-x: auto; margin: .5rem 0 1rem }}
 table {{ border-collapse: collapse; font-size: 14px }}
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }}
@@ -26,8 +26,11 @@ th:first-child, td:first-child {{ text-align: left }}
 .facts th {{ text-align: left }}
 .facts td {{ white-space: normal; text-align: left; vertical-align: top }}
 .facts td:first-child {{ overflow-wrap: normal; min-width: 6rem }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem }}
-figure {{ margin: 0 }} figcaption {{ font-size: 13px; color: var(--open) }}
+.figures {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 1rem }}
+code {{ background: var(--soft); padding: .1rem .3rem; border-radius: .2rem }}
+figure {{ margin: 0 0 1rem }} .figures figure {{ margin: 0 }}
+.broad {{ overflow-x: auto }} .broad img {{ min-width: 38rem; max-width: none; width: 100% }}
+figcaption {{ font-size: 13px; color: var(--open) }}
 img {{ max-width: 100%; background: #fff; border-radius: .3rem }}
 {style}</style>
 """
@@ -42,16 +45,32 @@ def page(title: str, body: str, style: str = "", generator: str = "gala") -> str
 def table(rows: Sequence[Sequence[Any]], kind: str = "") -> str:
     """``rows`` of text, the header first; ``kind``: "facts" for a column of names and one of long texts."""
     lines = "".join(
-        "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row) + "</tr>"
+        "<tr>" + "".join(f"<{tag}>{html.escape(cell_text(cell))}</{tag}>" for cell in row) + "</tr>"
         for tag, row in [("th", rows[0]), *(("td", row) for row in rows[1:])]
     )
     return f'<div class="wide"><table class="{kind}">{lines}</table></div>'
 
 
-def picture(data: bytes, caption: str) -> str:
-    """A PNG inside the page, with its caption below."""
-    text, code = html.escape(caption), base64.b64encode(data).decode()
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{code}"><figcaption>{text}</figcaption></figure>'
+def cell_text(value: Any) -> str:
+    """A value as a reader wants it: what a mapping holds, name by name, without what it has no value for; the parts of
+    a list; "none" where there is nothing."""
+    if isinstance(value, Mapping):
+        value = [f"{name} {cell_text(part)}" for name, part in value.items() if part is not None]
+    if isinstance(value, list | tuple):
+        return ", ".join(map(cell_text, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def picture(data: bytes, caption: str, *, broad: bool = False) -> str:
+    """A PNG inside the page, with its caption below; a ``broad`` one is scrolled on narrow screens, not shrunk."""
+    text, image = html.escape(caption), image_tag(data, caption)
+    drawn = f'<div class="broad">{image}</div>' if broad else image
+    return f"<figure>{drawn}<figcaption>{text}</figcaption></figure>"
+
+
+def image_tag(data: bytes, says: str) -> str:
+    """A PNG inside the page; ``says`` stands for it where it cannot be seen."""
+    return f'<img alt="{html.escape(says)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
 
 
 def items(texts: Sequence[str]) -> str:

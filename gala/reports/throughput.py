@@ -11,7 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from gala.reports.figures import BLUE, GREY, ORANGE, figure_with_axes, save
+from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes, save
 from gala.reports.page import items, picture, table
 from gala.reports.page import page as one_page
 from gala.runs.checkpoints import write_atomically
@@ -116,7 +116,7 @@ def figures(record: Record, folder: Path) -> list[Path]:
 
 
 def _rates(record: Record, path: Path) -> None:
-    figure, axes = figure_with_axes()
+    figure, axes = figure_with_axes(HALF_PAGE)
     by_algo: dict[str, list[Record]] = {}
     for row in record["rows"]:
         by_algo.setdefault(row["name"].split()[0], []).append(row)
@@ -136,7 +136,7 @@ def _rates(record: Record, path: Path) -> None:
 
 
 def _shares(record: Record, path: Path) -> None:
-    figure, axes = figure_with_axes()
+    figure, axes = figure_with_axes(HALF_PAGE)
     names, left = [row["name"] for row in record["rows"]], [0.0] * len(record["rows"])
     for stage, color in STAGES.items():
         widths = [row["shares"].get(stage, 0.0) for row in record["rows"]]
@@ -144,12 +144,13 @@ def _shares(record: Record, path: Path) -> None:
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.set(xlabel="share of a learner's wall time", xlim=(0, 1))
     axes.invert_yaxis()
-    axes.legend(fontsize=8, ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.5, 1.12), frameon=False)
+    tight = {"columnspacing": 0.8, "handlelength": 1.0, "handletextpad": 0.4, "frameon": False}
+    axes.legend(fontsize=8, ncols=len(STAGES), loc="lower right", bbox_to_anchor=(1.02, 0.98), **tight)
     save(figure, path)
 
 
 def _power(record: Record, path: Path) -> None:
-    figure, axes = figure_with_axes()
+    figure, axes = figure_with_axes(HALF_PAGE)
     for row in record["rows"]:
         axes.plot(row["watts"], row["env_steps_per_s"], "o", color=BLUE)
         axes.annotate(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import html
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gala.reports.page import image_tag, page, table
 from gala.reports.png import animated_png, png
 
 FRAMES_PER_S, LAST_S = 4, 1.0
@@ -19,37 +17,6 @@ _COLOURS = np.array(
     [(230, 80, 60), (70, 150, 240), (250, 200, 60), (90, 200, 120), (200, 110, 220), (250, 140, 40), (80, 210, 210)],
     np.float32,
 )
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>gala video eval</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
-.films {{ width: {width}px; max-width: 100% }}
-.names {{ display: grid; grid-template-columns: repeat({columns}, 1fr); font-size: 13px; text-align: center }}
-img {{ max-width: 100%; image-rendering: pixelated; display: block; margin-bottom: .6rem }}
-table {{ border-collapse: collapse; font-size: 14px; margin: 1rem 0 }}
-th, td {{ padding: .2rem .6rem; border-bottom: 1px solid #8886; text-align: right }}
-th:first-child, td:first-child {{ text-align: left }}
-.wide {{ overflow-x: auto }}
-.grey {{ color: rgb{grey} }} .orange {{ color: rgb{orange} }}
-</style>
-<h1>{title}</h1>
-<p>{summary}</p>
-<div class="films">
-<p>Frames with a <b class="grey">grey</b> border are given, those with an <b class="orange">orange</b> one are
-predicted. The best sample is the one of {samples} with the highest mean PSNR.</p>
-<div class="names">{names}</div>
-{films}
-</div>
-<h2>Scores</h2>
-<div class="wide"><table>{scores}</table></div>
-<div class="wide"><table>{steps}</table></div>
-<h2>Frame by frame</h2>
-<p>The first video: truth above the samples, time from left to right.</p>
-<div class="wide">{strip}</div>
-</html>
-"""
 
 
 def video_page(title: str, films: NDArray[np.float32], context: int, report: dict[str, Any]) -> str:
@@ -63,27 +30,33 @@ def video_page(title: str, films: NDArray[np.float32], context: int, report: dic
     """
     tiles = _tiles(films, context)
     names = ["truth", "best sample", *(f"sample {k}" for k in range(1, films.shape[2] - 1))]
-    moving = [_image(animated_png(np.concatenate(list(row), 2), FRAMES_PER_S, LAST_S)) for row in _by_video(tiles)]
+    rows = [animated_png(np.concatenate(list(row), 2), FRAMES_PER_S, LAST_S) for row in _by_video(tiles)]
     first = _by_video(tiles)[0]
     strip = np.concatenate([np.concatenate(list(tile), 1) for tile in first], 0)
     numbers = {k: v for k, v in report.items() if isinstance(v, int | float)}
     steps = {k: v for k, v in report.items() if isinstance(v, list)}
-    head = _row("th", ["predicted frame", *range(1, 1 + len(films) - context)]) if steps else ""
-    return _PAGE.format(
-        title=html.escape(title),
-        summary=f"{report['nats']:.3f} nats per predicted frame; {report['nats_weighted']:.3f} by the "
-        f"importance-weighted bound of {report['weights']} draws.",
-        columns=len(names),
-        width=tiles.shape[-2] * len(names),
-        grey=CONTEXT_GREY,
-        orange=PREDICTED,
-        samples=report["samples"],
-        names="".join(f"<span>{name}</span>" for name in names),
-        films="\n".join(moving),
-        scores="".join(_row("td", [k, f"{v:.4g}"]) for k, v in numbers.items()),
-        steps=head + "".join(_row("td", [k, *(f"{x:.2f}" for x in v)]) for k, v in steps.items()),
-        strip=_image(png(strip)),
-    )
+    head = ["predicted frame", *range(1, 1 + len(films) - context)]
+    body = f"""<p>{report["nats"]:.3f} nats per predicted frame; {report["nats_weighted"]:.3f} by the
+importance-weighted bound of {report["weights"]} draws.</p>
+<p>Frames with a <b class="grey">grey</b> border are given, those with an <b class="orange">orange</b> one are
+predicted. The best sample is the one of {report["samples"]} with the highest mean PSNR.</p>
+<div class="films"><div class="names">{"".join(f"<span>{name}</span>" for name in names)}</div>
+{"".join(image_tag(row, f"video {k} and its samples") for k, row in enumerate(rows, 1))}</div>
+<h2>Scores</h2>
+{table([["score", "value"], *([name, f"{value:.4g}"] for name, value in numbers.items())])}
+{table([head, *([name, *(f"{x:.2f}" for x in values)] for name, values in steps.items())]) if steps else ""}
+<h2>Frame by frame</h2>
+<p>The first video: truth above the samples, time from left to right.</p>
+<div class="wide strip">{image_tag(png(strip), "the first video, frame by frame")}</div>"""
+    return page(title, body, _style(len(names), tiles.shape[-2] * len(names)), "gala video eval")
+
+
+def _style(columns: int, width_px: int) -> str:
+    return f""".films {{ width: {width_px}px; max-width: 100% }} .strip img {{ max-width: none }}
+.films img, .strip img {{ image-rendering: pixelated; display: block; margin-bottom: .6rem }}
+.names {{ display: grid; grid-template-columns: repeat({columns}, 1fr); font-size: 13px; text-align: center }}
+.grey {{ color: rgb{CONTEXT_GREY} }} .orange {{ color: rgb{PREDICTED} }}
+"""
 
 
 def paint(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -117,11 +90,3 @@ def _tiles(films: NDArray[np.float32], context: int) -> NDArray[np.uint8]:
 def _by_video(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[T, V, K, ...] -> [V, K, T, ...]."""
     return np.moveaxis(tiles, 0, 2)
-
-
-def _image(data: bytes) -> str:
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-
-
-def _row(cell: str, values: Sequence[Any]) -> str:
-    return "<tr>" + "".join(f"<{cell}>{html.escape(str(v))}</{cell}>" for v in values) + "</tr>"

@@ -40,6 +40,7 @@ def run(tmp_path_factory):
 def test_a_run_is_judged_and_the_page_needs_no_network(run, capsys):
     assert cli.main(["diagnose", str(run), "envs=6", "batches=3", "seed=4"]) == 0
     out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if len(line) > 80 and str(run) not in line] == []
     found = json.loads((run / "diagnose" / "diagnose.json").read_text())
     page = (run / "diagnose" / "diagnose.html").read_text()
     assert "http" not in page and page.count("data:image/png;base64,") == 4

@@ -12,7 +12,7 @@ from gala import cli
 from gala.config.schema import Config
 from gala.experiments.comparison import Terms, analyse
 from gala.experiments.rows import curve, name_groups, read_rows, settings_of, write_rows
-from gala.reports.comparison import write_report
+from gala.reports.comparison import tables, write_report
 
 TERMS = Terms("a2c", "sampled", 10.0, 0.1)
 
@@ -88,6 +88,13 @@ def test_costs_to_the_threshold_are_read_off_the_curves():
     assert gala["to_threshold_env_steps"].estimate == pytest.approx(850.0)  # the first of 21 points at 10 / 12 or above
     assert gala["to_threshold_env_steps"].high == math.inf
     assert gala["reached_seconds"] == 3 and gala["to_threshold_joules"] is None
+
+
+def test_a_cost_that_nobody_measured_has_no_column():
+    for watts, wanted in (({"watts": 30.0}, 1), ({}, 0)):
+        found = analyse(rows_of(a2c=(BETTER, watts), gala=(BETTER, {})), TERMS)
+        head = dict(tables(found))["Reaching 10"][0]
+        assert sum("joules" in cell for cell in head) == wanted and sum("seconds" in cell for cell in head) == 1
 
 
 def test_areas_by_seconds_end_where_the_shortest_training_ends():
