@@ -81,10 +81,10 @@ def push(repo: str, path: Path, card: str, *, private: bool, parent: str) -> str
     Returns the address of the commit.
 
     Args:
-        repo: USER/NAME; made, for everybody to see unless ``private``, where ``parent`` is "".
+        repo: USER/NAME; made where ``parent`` is "".
         path: a file of `gala.evaluation.weights`.
         card: Markdown with the Hub's header.
-        private: of a repository that is made.
+        private: a repository that is made is; else it is for everybody to see, unless its organisation chose otherwise.
         parent: what ``check_push`` has returned.
 
     Raises:
@@ -95,7 +95,7 @@ def push(repo: str, path: Path, card: str, *, private: bool, parent: str) -> str
     with _one_line(f"push={repo}"):
         api = _api()
         if not parent:
-            api.create_repo(repo, private=private)
+            api.create_repo(repo, private=private or None)  # None: as the user or organisation has chosen
             parent = api.model_info(repo, timeout=_TIMEOUT_S).sha or ""
         files = [CommitOperationAdd(FILE, str(path)), CommitOperationAdd(CARD_FILE, card.encode())]
         message = f"gala {__version__}: {FILE} and {CARD_FILE}"
