@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from gala.processes.child import TRACEBACK
 from gala.processes.output import forgiving_output, is_terminal, open_standard_descriptors
 
 COMMANDS = {
@@ -44,7 +47,7 @@ COMMANDS = {
     "doctor": ("gala.commands.doctor", "what this machine and this installation offer"),
     "bug-report": ("gala.commands.bug_report", "what a maintainer needs to know, without private paths"),
 }
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with forgiving_output(tells=True) as output:
         words = [word for word in given if word != "--traceback"]
         try:
-            status = _run(words)
+            with _children_tell(len(words) < len(given)):
+                status = _run(words)
             output.flush()
             return status
         except ValueError as error:
@@ -68,10 +72,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_USAGE
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
+        except RuntimeError as error:
+            if len(words) < len(given) or not getattr(error, "is_one_line", False):
+                raise
+            _say(f"gala: error: {_printable(str(error))}")
+            return EXIT_FAILED
         except OSError as error:
             if len(words) < len(given):
                 traceback.print_exception(error)
             return _failed_file(error, error is output.failure)
+
+
+@contextlib.contextmanager
+def _children_tell(whole: bool) -> Iterator[None]:
+    """``whole``: child processes that fail say in full where the error came from."""
+    if whole:
+        os.environ[TRACEBACK] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(TRACEBACK, None)
 
 
 def _run(words: Sequence[str]) -> int:

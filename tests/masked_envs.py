@@ -91,3 +91,23 @@ class Faulty(Doors):
                 self.fault
             ]
         return obs, info
+
+
+class Late(Doors):
+    """Gives masks, which allow all, with steps, and none with resets."""
+
+    def _turn(self) -> tuple[Any, dict[str, Any]]:
+        obs, _ = super()._turn()
+        self.masks = [np.ones(n) for n in self.sizes]
+        return obs, {"action_mask": np.ones(sum(self.sizes))}
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return super().reset(**kwargs)[0], {}
+
+
+class Empty(Faulty):
+    """A mask that allows nothing, after its trial."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing")
+        self.turns = -8

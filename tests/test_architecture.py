@@ -87,6 +87,7 @@ ONLY_IN = {
     "transformers": "gala.gossip.integrations.transformers",
     "lightning": "gala.gossip.integrations.lightning",
     "optuna": "gala.experiments.search",
+    "huggingface_hub": "gala.evaluation.hub",
     "gala.commands": "gala.cli",
     "gala.cli": "gala.__main__",
 }

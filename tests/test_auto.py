@@ -82,16 +82,22 @@ def test_the_choice_is_said_and_recorded(monkeypatch, capsys):
         (gym.spaces.Box(0, 255, (3, 12, 12), np.float32), ["normalize.obs=true"], False),
         (gym.spaces.Box(0, 1, (3, 12, 12), np.float32), [], False),
         (gym.spaces.Box(0, 255, (3, 12, 12), np.uint8), [], False),
+        (gym.spaces.Box(0, 255, (3, 12, 12), np.uint8), ["model.encoder=mlp"], True),
+        (gym.spaces.Box(0, 255, (3, 12, 12), np.uint8), ["model.encoder=mlp", "normalize.obs=true"], False),
+        (gym.spaces.Box(0, 1, (3, 12, 12), np.uint8), ["model.encoder=mlp"], False),
         (gym.spaces.Box(0, 255, (12,), np.float32), [], False),
     ],
 )
-def test_images_of_large_floats_are_a_warning(space, words, warned, monkeypatch, capsys):
+def test_images_of_large_numbers_that_nothing_scales_are_a_warning(space, words, warned, monkeypatch, capsys):
     spaces = Spaces(space, gym.spaces.Discrete(2), 1)
     for module in ("gala.build.envs", "gala.training.new_run"):
         monkeypatch.setattr(f"{module}.probe_spaces", lambda config: spaces, raising=False)
     assert main(["train", "env.id=helper_envs:Catch-v0", "preset=none", *words, "--dry-run"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
-    assert lines == ["warning: floats of images are not scaled, only integers; add normalize.obs=true"] * warned
+    said = (
+        "floats of images are not scaled, only integers" if space.dtype.kind == "f" else "mlp reads numbers up to 255"
+    )
+    assert len(lines) == warned and all(said in line and "; add normalize.obs=true" in line for line in lines)
     assert all(len(line) <= 80 for line in lines)
 
 

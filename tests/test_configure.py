@@ -77,6 +77,7 @@ def test_the_last_preset_holds_also_if_it_is_none(none):
         (["preset=atari/pnog"], "unknown preset 'atari/pnog'; `gala presets` lists them; did you mean 'atari/pong'?"),
         (["preset=digits/sgp"], "preset 'digits/sgp' holds settings of `gala supervised`"),
         (["preset=no.yaml"], "there is no preset file 'no.yaml'"),
+        (["steps=9e18"], "steps=9000000000000000000 must be between 1 and 1e15"),
         (["learners=0"], "learners=0 must be at least 1"),
         (["envs_per_learner=-3"], "envs_per_learner=-3 must be at least 1"),
         (["optim.lr=nan"], "optim.lr=nan must be a finite number"),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
+from gala_envs.contract import EnvError
 from masked_envs import Doors, TwoLocks
 from small_training import greedy_reward
+from test_evaluate import make_run
 from training import Gala
 
 import gala
 from gala.cli import main
 from gala.config.parse import parse_config
 from gala.experiments.judging import random_return
+from gala.processes.child import TRACEBACK, Failure
 from gala.training import new_run
 
 MEAN_LENGTH = 7.0  # of Doors, each decision of which earns 1 at best
@@ -35,6 +38,45 @@ def test_the_start_says_that_actions_are_masked_and_settings_keep_it(capsys):
     assert "masks of actions           4 numbers beside each observation" in out and "any/_image" in out
     assert main(["train", "env.id=CartPole-v1", "env.action_masks=on", "env.backend=classic"]) == 2
     assert "does not apply to the classic backend (only to gymnasium)" in capsys.readouterr().err
+
+
+def test_masks_of_steps_alone_are_refused_before_anything_starts(tmp_path, capsys):
+    assert main(["train", "env.id=masked_envs:Late", f"run={tmp_path / 'run'}"]) == 2
+    err = capsys.readouterr().err
+    assert (
+        err.startswith('gala: error: masked_envs:Late: info["action_mask"] came with step()') and err.count("\n") == 1
+    )
+    assert not (tmp_path / "run").exists()
+
+
+EMPTY = "masked_envs:Empty, row 0: the action mask allows nothing; allow an action, or end the episode"
+
+
+@pytest.mark.long
+def test_a_faulty_mask_in_a_training_is_one_line_and_a_traceback_is_asked_for(tmp_path):
+    words = ("env.id=masked_envs:Empty", "envs_per_learner=1", "algo=a2c", *SHORT)
+    code, _, err = Gala(tmp_path / "run", *words).end()
+    assert code == 1 and err == f"\nlearner 0 failed; the run has ended.\n{EMPTY}\n"
+    code, _, err = Gala(tmp_path / "other", *words, "--traceback").end()
+    assert code == 1 and "Traceback (most recent call last)" in err and err.endswith(f"EnvError: {EMPTY}\n")
+
+
+def test_a_faulty_mask_is_one_line_of_a_child_and_of_the_command(tmp_path, capsys, monkeypatch):
+    for error, cause in ((EnvError(EMPTY), None), (EnvError(EMPTY), KeyError("x")), (EnvError(f"{EMPTY}\nx"), None)):
+        try:
+            raise error from cause
+        except EnvError as caught:
+            whole = "Traceback (most" in Failure.of(caught).traceback
+        assert whole == (cause is not None or str(error) != EMPTY)
+    monkeypatch.setenv(TRACEBACK, "1")
+    assert Failure.of(EnvError(EMPTY)).traceback == f"gala_envs.contract.EnvError: {EMPTY}\n"
+    monkeypatch.delenv(TRACEBACK)
+    run, _ = make_run(tmp_path / "played", "env.id=masked_envs:Empty", "env.action_masks=on")
+    assert main(["eval", str(run.path), "episodes=40"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("gala: error: masked_envs:Empty, row ") and err.count("\n") == 1
+    with pytest.raises(EnvError):
+        main(["eval", str(run.path), "episodes=40", "--traceback"])
 
 
 def test_random_actions_are_allowed_ones():

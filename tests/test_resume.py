@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -127,6 +128,14 @@ def test_a_checkpoint_can_be_named_and_without_a_whole_one_nothing_is_changed(ru
     before = content(run.path)
     code, started, said = resume()
     assert (code, started) == (2, []) and "no checkpoint can be resumed from" in said and content(run.path) == before
+
+
+def test_a_resumed_run_says_what_a_new_one_is_warned_of(run, resume):
+    assert "warning" not in resume()[2]
+    settings = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(re.sub(r"(\noptim:\n  name: )\w+", r"\1ekfac", settings))
+    code, started, said = resume()
+    assert "warning: ekfac needs other settings; add optim.lr=0.25" in said and (code, started) == (0, ["latest"])
 
 
 def test_a_run_whose_simulators_are_not_restored_says_so(run, resume):

@@ -1,5 +1,6 @@
 """Records go to a tracker from the side: complete and in order, and whatever a tracker does, a run goes on."""
 
+import importlib
 import importlib.util
 import json
 import threading
@@ -122,34 +123,54 @@ def test_a_tracker_that_is_missing_is_said_before_anything_starts(tmp_path, monk
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trackio" else found(name))
     assert cli.main(["train", f"run={tmp_path / 'run'}", "track=trackio"]) == 2
     err = capsys.readouterr().err
-    assert err == "gala: error: track=trackio needs the package trackio: pip install trackio\n"
+    assert err == "gala: error: track=trackio needs the package trackio: pip install 'trackio>=0.43'\n"
     assert not (tmp_path / "run").exists()
     assert cli.main(["train", "track=wand"]) == 2
     assert "did you mean 'wandb'" in capsys.readouterr().err
 
 
-def test_trackio_is_called_as_its_documentation_says(run, monkeypatch):
-    """Against a stand-in: the package itself is not here."""
-    calls = []
+def tracked(project):
+    """Of trackio's own data base: name of each run -> {step: value of losses/entropy}."""
+    storage = importlib.import_module("trackio.sqlite_storage").SQLiteStorage
+    return {
+        name: {log["step"]: log["losses/entropy"] for log in storage.get_logs(project, name)}
+        for name in storage.get_runs(project)
+    }
 
-    class Module:
-        @staticmethod
-        def init(project, name=None, config=None, resume="never"):
-            calls.append(("init", project, name, resume, config["model.hidden"]))
 
-        @staticmethod
-        def log(metrics, step=None):
-            calls.append(("log", metrics, step))
+@pytest.fixture
+def trackio_here(tmp_path, monkeypatch):
+    """trackio keeps its records in the test's folder, and no network is asked."""
+    pytest.importorskip("trackio")
+    for module in ("trackio", "trackio.utils", "trackio.sqlite_storage", "trackio.run"):
+        found = importlib.import_module(module)
+        if hasattr(found, "TRACKIO_DIR"):
+            monkeypatch.setattr(found, "TRACKIO_DIR", tmp_path / "trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("TRACKIO_PROJECT", "tests")
 
-        @staticmethod
-        def finish():
-            calls.append(("finish",))
 
-    monkeypatch.setitem(__import__("sys").modules, "trackio", Module)
-    tracker = Tracking("trackio", run, calls.append)
-    tracker.record({"global_step": 7, "losses/entropy": 0.5})
-    tracker.close()
-    assert calls == [("init", "gala", "run", "allow", [8, 4]), ("log", {"losses/entropy": 0.5}, 7), ("finish",)]
+def test_trackio_has_every_record_and_says_nothing(run, trackio_here, capfd):
+    warnings = []
+    for _ in range(2):  # the second time as a resumed run has it
+        tracker = Tracking("trackio", run, warnings.append)
+        for record in RECORDS:
+            tracker.record(record | {"global_step": record["global_step"] + len(tracked("tests")) * 5})
+        tracker.close()
+    assert warnings == [] and capfd.readouterr() == ("", "")
+    (name,) = tracked("tests")
+    assert name.startswith("run-") and tracked("tests")[name] == {k: 0.5 * (k - 1) % 2.5 + 0.5 for k in range(1, 11)}
+    assert "print" not in vars(importlib.import_module("trackio"))
+
+
+def test_another_run_of_the_same_name_is_another_in_trackio(run, trackio_here):
+    for again in range(2):
+        tracker = Tracking("trackio", run, print)
+        tracker.record(RECORDS[again])
+        tracker.close()
+        run.close()
+        run = RunDir.create(run.config, [], overwrite=True)
+    assert sorted(map(len, tracked("tests").values())) == [1, 1]
 
 
 def logged(data):

@@ -20,6 +20,11 @@ Array = NDArray
 class EnvError(RuntimeError):
     """A simulator failed or hung. The message names the environment, the row where known, and the way out."""
 
+    @property
+    def is_one_line(self) -> bool:
+        """Whether the message says it all: no other exception led to it, and a traceback would be of our own code."""
+        return self.__cause__ is None and "\n" not in str(self)
+
 
 class Step(NamedTuple):
     """What one batched step returns; every field has a leading axis of ``num_envs`` rows.

@@ -65,6 +65,8 @@ class GymnasiumEnv:
         build = make_env or (lambda: gym.make(id, disable_env_checker=True, **kwargs))
         self._env: Any = None
         masked = action_masks == "on" or (action_masks == "auto" and self._guard(lambda: _gives_masks(build)))
+        if isinstance(masked, ValueError):
+            raise ValueError(f"{id}: {masked}")
         rows = [_row_builder(i, id, build, max_episode_steps, masked) for i in range(num_envs)]
         vector = gym.vector.AsyncVectorEnv if vectorization == "async" else gym.vector.SyncVectorEnv
         self._env = self._guard(lambda: vector(rows, autoreset_mode=_MODES[autoreset]))
@@ -181,10 +183,13 @@ class GymnasiumEnv:
         raise kind(message)
 
 
-def _gives_masks(build: Callable[[], gym.Env]) -> bool:
+def _gives_masks(build: Callable[[], gym.Env]) -> bool | ValueError:
+    """``gives_masks``, or what is wrong with them."""
     env = build()
     try:
         return gives_masks(env)
+    except ValueError as error:
+        return error
     finally:
         env.close()
 
@@ -245,8 +250,8 @@ class _Row:
         try:
             obs, reward, terminated, truncated, info = self.last
             over = bool(terminated or truncated)
-        except (TypeError, ValueError) as error:
-            raise EnvError(f"{self.name}: {fault_of_step(self.last, self._env.observation_space)}") from error
+        except (TypeError, ValueError):
+            raise EnvError(f"{self.name}: {fault_of_step(self.last, self._env.observation_space)}") from None
         if over:
             # The reset that follows in the same call may write into the array that this observation lies in.
             obs = copy.deepcopy(obs)
@@ -258,7 +263,7 @@ class _Row:
         try:
             return {"obs": obs, "mask": read_mask(self._env, info, self._choices, over).astype(np.int8)}
         except ValueError as error:
-            raise EnvError(f"{self.name}: {error}") from error
+            raise EnvError(f"{self.name}: {error}") from None
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:

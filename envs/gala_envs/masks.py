@@ -17,6 +17,8 @@ from gala_envs.parts import num_mask
 from gala_envs.spaces import action_adapter, each_row
 
 INFO, METHOD = "action_mask", "action_masks"
+_DECISIONS = 3
+"""After which an environment without a mask counts as one that has none."""
 
 
 def num_choices(space: gym.Space) -> tuple[int, ...]:
@@ -27,10 +29,34 @@ def num_choices(space: gym.Space) -> tuple[int, ...]:
 
 
 def gives_masks(env: gym.Env) -> bool:
-    """Whether an environment masks its discrete actions; resets it to see."""
+    """Whether an environment masks its discrete actions; resets it to see, and makes a few random decisions.
+
+    Raises:
+        ValueError: masks come with steps and not with resets, so that the first ones would be missing.
+    """
     if isinstance(env.action_space, gym.spaces.Box):
         return False
-    return _has_method(env) or INFO in env.reset(seed=0)[1]
+    if gives_mask(env, env.reset(seed=0)[1]):
+        return True
+    env.action_space.seed(0)
+    for _ in range(_DECISIONS):
+        try:
+            *_, terminated, truncated, info = env.step(env.action_space.sample())
+        except Exception:  # whoever steps it in earnest says what is wrong
+            return False
+        if isinstance(info, Mapping) and INFO in info:
+            raise ValueError(
+                f'info["{INFO}"] came with step() and not with reset(); give one after every reset() and step(), or '
+                "say env.action_masks=off"
+            )
+        if terminated or truncated:
+            break
+    return False
+
+
+def gives_mask(env: gym.Env, info: Mapping[str, Any]) -> bool:
+    """Whether there is a mask of the observation that came with ``info``."""
+    return _has_method(env) or INFO in info
 
 
 def _has_method(env: gym.Env) -> bool:
@@ -78,7 +104,7 @@ def _joined(given: Any, sizes: Sequence[int]) -> Array:
 
 def sample_allowed(env: gym.Env, info: Mapping[str, Any]) -> Any:
     """A random action that the mask in ``info`` allows; any, without a mask. Raises ValueError as ``read_mask``."""
-    if isinstance(env.action_space, gym.spaces.Box) or not (INFO in info or _has_method(env)):
+    if isinstance(env.action_space, gym.spaces.Box) or not gives_mask(env, info):
         return env.action_space.sample()
     space, take = action_adapter(env.action_space, "")
     mask = read_mask(env, info, num_choices(space), over=False)

@@ -15,7 +15,7 @@ from gala_envs.spaces import action_adapter, clip_actions, each_row, observation
 from numpy.typing import ArrayLike, NDArray
 
 from gala.config.schema import ModelConfig
-from gala.evaluation import weights
+from gala.evaluation import hub, weights
 from gala.evaluation.evaluate import check_request
 from gala.evaluation.export import trained
 from gala.models.actor_critic import ActorCritic
@@ -217,16 +217,27 @@ class Agent:
         return torch.from_numpy(given.reshape(rows)).to(self._device)
 
 
-def load(path: str | Path, device: str = "cpu", *, trust: bool = False) -> Agent:
+def load(path: str | Path, device: str = "cpu", *, revision: str | None = None, trust: bool = False) -> Agent:
     """The agent that ``Agent.save`` or `gala export` wrote to ``path``; ``device``: cpu, cuda or cuda:N.
+
+    ``path`` may be ``"hf://USER/NAME"``: what `gala export RUN push=USER/NAME` has pushed to the Hugging Face Hub, of
+    ``main`` or of the branch, tag or commit ``revision`` (extra ``hub``). One safetensors file is fetched into the
+    Hub's cache and read; with HF_HUB_OFFLINE=1 the cached one.
 
     An encoder of your own is imported by the ``module:attribute`` that the file names. If this user has not trained
     with it on this machine, that needs ``trust=True``.
 
     Raises:
-        ValueError: it is no such file, or it is damaged, or its encoder cannot be imported here, or is not trusted.
+        ValueError: it is no such file, or it is damaged, or its encoder cannot be imported here, or is not trusted; of
+            the Hub also: no such repository or revision, no network, or the extra is not installed.
     """
-    policy, normalizer, content = weights.read(Path(path), trust)
+    if hub.is_on_hub(path):
+        file, asked = hub.pull(str(path), revision), repr(path) + (f", revision={revision!r}" if revision else "")
+        policy, normalizer, content = weights.read(file, trust, asked)
+    elif revision is not None:
+        raise ValueError(f"revision={revision} is for hf://USER/NAME; {path} is a file")
+    else:
+        policy, normalizer, content = weights.read(Path(path), trust)
     return Agent(policy.to(_device(device)), normalizer, content)
 
 

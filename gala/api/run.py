@@ -63,7 +63,8 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The closing figures: status (finished, stopped, interrupted, failed), env_steps, frames, updates, wall_s,
+        """The closing figures: status (finished, stopped, interrupted, failed), stopped_by (of one that is stopped:
+        "on_record has returned False", or "... has raised" what), env_steps, frames, updates, wall_s,
         env_steps_per_s, episodes, return_mean (the mean over learners of each one's last 100 episodes of training, or
         None), learners, failures.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,9 @@ from gala.plugins import loading, naming
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from gala.config.schema import Config
+    from gala.training.callbacks import Callbacks
 
 
 def train(
@@ -60,19 +63,26 @@ def train(
     _check_callbacks(on_record=on_record, on_checkpoint=on_checkpoint)
     _refuse_to_start_here()
     words = words_of({"preset": preset, **settings} if preset else settings)
+    from gala.training.callbacks import Callbacks
     from gala.training.new_run import prepare
 
-    config = prepare(words)
+    return _train(prepare(words), words, Callbacks(on_record, on_checkpoint))
+
+
+def _train(config: Config, words: Sequence[str], callbacks: Callbacks) -> Run:
     from gala.processes.output import forgiving_output
     from gala.runs.run_dir import RunDir
     from gala.training import supervisor
-    from gala.training.callbacks import Callbacks
+    from gala.training.advice import advice
+    from gala.training.new_run import say
     from gala.training.telemetry import closing_lines, saved_steps
 
+    for line in advice(config):
+        say(line)
     supervisor.connect_cluster(config)
     run_dir = RunDir.create(config, words, config.overwrite)
     with forgiving_output():
-        summary = supervisor.run_training(config, run_dir, callbacks=Callbacks(on_record, on_checkpoint))
+        summary = supervisor.run_training(config, run_dir, callbacks=callbacks)
         print("\n".join(closing_lines(summary, str(run_dir.path), saved_steps(run_dir))))
     _raise_signal(summary["signal"])
     return Run(run_dir.path, trust=True)  # all that it names has just been imported

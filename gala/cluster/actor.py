@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,8 +106,8 @@ class LearnerActor:
             LearnerProcess(self._spec, self._channels()).run()
         except Exit:
             pass
-        except BaseException:
-            self._say(("error", Failure(time.monotonic_ns(), traceback.format_exc())))
+        except BaseException as error:
+            self._say(("error", Failure.of(error)))
         ray.wait(self._last_words, timeout=_LAST_WORDS_S)
         self._member.stop()
 

@@ -18,6 +18,7 @@ EXTRAS = {
     "supervised": ("sklearn", "scikit-learn"),
     "track": ("wandb", "wandb"),
     "export": ("onnx", "onnx"),
+    "hub": ("huggingface_hub", "huggingface-hub"),
     "cluster": ("ray", "ray"),
 }
 """Extra of the distribution -> (import name, package name)."""

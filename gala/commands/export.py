@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from gala.runs.run_dir import RunDir
 
 USAGE = """usage: gala export RUN [out=FILE] [format=safetensors|onnx|torch-export]
                    [checkpoint=latest|best|NAME] [learner=consensus|K]
+                   [push=USER/NAME] [private=true]
                    [overwrite=true] [trust=true]
 
-Write the policy of RUN to one file.
+Write the policy of RUN to one file, or push it to the Hugging Face Hub.
 
   safetensors   weights, normaliser, settings, evaluations and a model card that
                 says how to load them; gala.load(FILE) makes an agent of it
@@ -25,7 +27,14 @@ Write the policy of RUN to one file.
 Graphs take observations as gala shows them (images uint8 [C, H, W]; the
 normaliser is inside) and give the greedy action, the distribution's parameters
 and the value; recurrent ones also take and give their state. Evaluate first:
-what `gala eval RUN` found of the same checkpoint is on the card."""
+what `gala eval RUN` found of the same checkpoint is on the card.
+
+push=USER/NAME (extra hub) commits model.safetensors and the card, README.md, to
+that repository, which is made if it is not there, public unless private=true.
+It asks for nothing: `hf auth login` or HF_TOKEN goes first. If either file is
+there already, overwrite=true commits on top of it. The card names no license:
+add one on the page. gala.load("hf://USER/NAME") makes an agent of it. No file
+is written here, unless out=FILE says where."""
 _TORCHSCRIPT = "format=torchscript: torch has deprecated TorchScript (jit.trace, jit.save); use format=torch-export"
 
 
@@ -38,6 +47,9 @@ class Options:
     format: Literal["safetensors", "onnx", "torch-export"] = "safetensors"
     checkpoint: str = "latest"
     learner: str = "consensus"
+    push: str = ""
+    """USER/NAME on the Hugging Face Hub; empty: nothing leaves this machine."""
+    private: bool = False
     overwrite: bool = False
     trust: bool = False
     """Import the code that the run names, whoever has made it."""
@@ -59,17 +71,45 @@ def main(argv: Sequence[str]) -> int:
 
     learner = named_learner(options.learner)
     check_request(run_dir, options.checkpoint, learner)
+    _check_push(options)
     ending = ".safetensors" if options.format == "safetensors" else GRAPHS[options.format][1]
     path = Path(options.out or f"{run_dir.path.resolve().name}{ending}")
     if path.suffix != ending:
         other = next((name for name, graph in GRAPHS.items() if graph[1] == path.suffix), "")
         hint = f"; did you mean format={other}?" if other else ""
         raise ValueError(f"out={path} must end in {ending} for format={options.format}{hint}")
-    check_new_file(path, options.overwrite, "overwrite=true")
-    if options.format == "safetensors":
+    if options.out or not options.push:
+        check_new_file(path, options.overwrite, "overwrite=true")
+    if options.push:
+        print(_push(run_dir, options, learner))
+    elif options.format == "safetensors":
         export_weights(run_dir, options.checkpoint, learner, path)
     else:
         check_format(options.format)
         export_graph(run_dir, options.checkpoint, learner, options.format, path)
-    print(path)
+    if options.out or not options.push:
+        print(path)
     return 0
+
+
+def _check_push(options: Options) -> None:
+    from gala.evaluation.hub import check_hub
+
+    if options.push:
+        check_hub(options.push, f"push={options.push}")
+        if options.format != "safetensors":
+            raise ValueError(f"push={options.push} is for format=safetensors, which gala.load reads")
+    elif options.private:
+        raise ValueError("private=true is for push=USER/NAME")
+
+
+def _push(run_dir: RunDir, options: Options, learner: int | str) -> str:
+    """The address of the commit. The file goes where ``out`` says, or is gone afterwards."""
+    from gala.evaluation import hub
+    from gala.evaluation.export import export_weights
+
+    parent = hub.check_push(options.push, options.private, options.overwrite)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(options.out or Path(folder) / hub.FILE)
+        card = export_weights(run_dir, options.checkpoint, learner, path, f"{hub.PREFIX}{options.push}")
+        return hub.push(options.push, path, card, private=options.private, parent=parent)

@@ -11,6 +11,7 @@ from gala.config.parse import override, split_settings
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
+from gala.training.advice import advice
 from gala.training.new_run import say, starting
 from gala.training.tracking import check_tracker
 
@@ -89,7 +90,7 @@ def _prepare(run_dir: RunDir, own: Mapping[str, str], words: Sequence[str]) -> t
         lines += restoring.give_up_newer(run_dir, name)  # first: what is cut off after it, it makes good the next time
     parent = run_dir.checkpoint_meta(name).get("parent", {}) if name else {}
     wanted = parent.get("elasticity", {}).get("wanted", config.learners)  # by `gala scale`
-    for line in (*lines, starting(dataclasses.replace(config, learners=wanted))):
+    for line in (*lines, *advice(config), starting(dataclasses.replace(config, learners=wanted))):
         say(line)
     run_dir.replace_config(config)
     run_dir.rewind(done_steps if name else -1)

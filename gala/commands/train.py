@@ -10,13 +10,8 @@ from gala.config.derived import is_lean
 from gala.config.parse import dump_config, print_help
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
+from gala.training.advice import advice
 from gala.training.new_run import prepare
-
-_LEAST_EKFAC_LR = 0.02
-"""ACKTR's is 0.25; those of Adam and RMSprop are a hundredth of it."""
-
-_LARGE_PIXEL = 10.0
-"""Floats within it are about standardised, as a network wants them."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     config = prepare(words, start_processes=not dry_run)
     if dry_run:
         print(dump_config(config))
-        print("\n".join([arithmetic(config), *fallback_lines(config), *_scale_line(config)]))
+        print("\n".join([arithmetic(config), *advice(config)]))
         return 0
     for line in start_lines(config):
         print(line, flush=True)
@@ -41,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
 def start_lines(config: Config) -> list[str]:
     """What was chosen for the user, and what to mind, before a training starts; at most 80 columns."""
-    lines = [*fallback_lines(config), *_scale_line(config), *_encoder_line(config)]
+    lines = [*advice(config), *_encoder_line(config)]
     return [
         textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for line in lines
@@ -57,53 +52,6 @@ def _encoder_line(config: Config) -> list[str]:
     from gala.build.policy import encoder_summary
 
     return [f"encoder {encoder_summary(config, probe_spaces(config))}"]
-
-
-def _scale_line(config: Config) -> list[str]:
-    """One line if convolutions read floats that their bounds let grow large."""
-    from gala.models.encoders import ENCODERS, bounded_by
-
-    if config.model.encoder not in ENCODERS or config.model.encoder == "mlp" or config.normalize.obs:
-        return []
-    from gala_envs.parts import FlatBox, without_mask
-    from gymnasium.spaces import Box
-
-    from gala.build.envs import probe_spaces
-
-    space = probe_spaces(config).obs
-    if not isinstance(space, Box) or space.dtype.kind != "f":
-        return []
-    read = without_mask(space)
-    images = [read.part_space(p) for p in read.parts if len(p.shape) == 3] if isinstance(read, FlatBox) else [read]
-    if all(bounded_by(image) <= _LARGE_PIXEL for image in images):
-        return []
-    return ["warning: floats of images are not scaled, only integers; add normalize.obs=true"]
-
-
-def fallback_lines(config: Config) -> list[str]:
-    """With optim.name=ekfac: what to set if the settings are those of other optimisers, and a line for each layer that
-    has no eigenbasis."""
-    if config.optim.name != "ekfac":
-        return []
-    from gala.build.envs import probe_spaces
-    from gala.build.learning import learning_rate, make_ekfac
-    from gala.build.policy import make_policy
-
-    ekfac = make_ekfac(config, make_policy(config, probe_spaces(config)))
-    assert ekfac is not None
-    advice = ekfac_advice(learning_rate(config)(0.0), config.a2c.max_grad_norm, config.ekfac.kl_limit)
-    told = [f"ekfac: {layer} has a diagonal only: {why}" for layer, why in ekfac.fallbacks.items()]
-    return [advice, *told] if advice else told
-
-
-def ekfac_advice(lr: float, max_grad_norm: float, kl_limit: float) -> str:
-    """One line if natural gradients would hardly move at the rate or under the limit that are usual for others."""
-    add = []
-    if lr < _LEAST_EKFAC_LR:
-        add.append("optim.lr=0.25")
-    if max_grad_norm > 0 and kl_limit > 0:
-        add.append("a2c.max_grad_norm=0")
-    return f"warning: ekfac needs other settings; add {' '.join(add)}" if add else ""
 
 
 def arithmetic(config: Config) -> str:

@@ -19,6 +19,9 @@ class Bound(NamedTuple):
 
 AT_LEAST_ONE = Bound(lambda v: v >= 1, "at least 1")
 POSITIVE = Bound(lambda v: v > 0, "greater than 0")
+MOST_STEPS = 10**15
+"""At a million a second, thirty years; counters, and numbers in JSON (2**53), hold more."""
+STEPS = Bound(lambda v: 1 <= v <= MOST_STEPS, "between 1 and 1e15")
 NOT_NEGATIVE = Bound(lambda v: v >= 0, "0 or more")
 UNIT = Bound(lambda v: 0 <= v <= 1, "between 0 and 1")
 BELOW_ONE = Bound(lambda v: 0 <= v < 1, "at least 0 and below 1")

@@ -14,6 +14,7 @@ from gala.config.bounds import (
     BELOW_ONE,
     NOT_NEGATIVE,
     POSITIVE,
+    STEPS,
     UNIT,
     Bound,
     bounded,
@@ -190,7 +191,7 @@ class Config:
     """Simulators of each learner, stepped as one batch."""
     env_groups: int = bounded(1, AT_LEAST_ONE)
     """Groups of a learner's simulators: with 2, one half steps while the network acts for the other."""
-    steps: int = bounded(500_000, AT_LEAST_ONE)
+    steps: int = bounded(500_000, STEPS)
     """env_steps (agent decisions) over all learners."""
     schedule_from: int = bounded(0, NOT_NEGATIVE)
     """env_steps at which schedules begin; see ``gala resume`` with schedule=restart."""

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -24,6 +23,7 @@ from gala.build.envs import probe_spaces
 from gala.config.derived import changed_settings
 from gala.config.parse import dump_config
 from gala.evaluation import weights
+from gala.evaluation.card import hub_header, model_card
 from gala.evaluation.load import checkpoint_hash, load_policy
 from gala.evaluation.weights import CARD, Description
 from gala.models.actor_critic import ActorCritic, num_parameters
@@ -46,12 +46,13 @@ def trained(run_dir: RunDir, checkpoint: str, learner: int | str) -> Trained:
     return policy, normalizer, Description(config.model, spaces.obs, spaces.action, config.env.id)
 
 
-def export_weights(run_dir: RunDir, checkpoint: str, learner: int | str, path: Path) -> None:
+def export_weights(run_dir: RunDir, checkpoint: str, learner: int | str, path: Path, name: str = "") -> str:
     """One safetensors file with all that ``gala.load`` wants, the settings, what `gala eval` found of this checkpoint,
-    and a model card."""
+    and a model card, which is returned. ``name``: by which the card loads it, if not by that of the file."""
     policy, normalizer, content = trained(run_dir, checkpoint, learner)
-    told = about(run_dir, checkpoint, learner, content, num_parameters(policy), path.name)
+    told = about(run_dir, checkpoint, learner, content, num_parameters(policy), name or path.name)
     weights.write(path, policy, normalizer, content._replace(about=told), overwrite=True)
+    return told[CARD]
 
 
 def about(
@@ -70,53 +71,15 @@ def about(
         "checkpoint": f"{checkpoint} of learner {learner}",
         "network": f"{content.model.encoder}, {parameters:,} parameters",
     }
-    config = replace(run_dir.config, run="", overwrite=False)
+    config, limit = replace(run_dir.config, run="", overwrite=False), run_dir.config.env.max_episode_steps
+    own = [told for told in found if told["learner"] == str(learner) and told.get("max_episode_steps", limit) == limit]
+    header, texts = hub_header(content.env, own), [evaluation_text(told) for told in found]
     return {
-        CARD: model_card(facts, [evaluation_text(told) for told in found], changed_settings(config), name),
+        CARD: model_card(header, facts, texts, changed_settings(config), name),
         "config.yaml": dump_config(config),
         "evaluations.json": json.dumps(found),
         "versions.json": json.dumps({key: value for key, value in versions().items() if value}),
     }
-
-
-def model_card(facts: Mapping[str, str], evaluations: list[str], changed: list[tuple[str, Any, Any]], name: str) -> str:
-    """Markdown: what it is, how well it does, how to use it, how it was made."""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    played = "\n".join(f"- {text}" for text in evaluations) or "Not evaluated: `gala eval RUN` goes first."
-    settings = "\n".join(f"- `{key}={value}` (default {default!r})" for key, value, default in changed)
-    return f"""---
-library_name: gala
-tags: [reinforcement-learning, {facts["environment"].split(":")[-1]}]
----
-# {facts["environment"]}, trained with gala
-
-| | |
-| --- | --- |
-{rows}
-
-## Evaluation
-
-{played}
-
-## How to use it
-
-```python
-import gala
-
-agent = gala.load("{name}")
-action = agent.act(observation)  # one or a batch, NumPy in and out; greedy=False draws from the policy
-```
-
-The observation normaliser, if the policy has one, is inside. Observations are those of the environment as gala shows
-it: images uint8 [C, H, W], others float32. The file is safetensors: loading it runs no code of its maker's, except an
-encoder that the settings name as module:attribute, which asks for trust=True.
-
-## How it was made
-
-{settings or "All settings at their defaults."}
-
-It knows the environment above, with these settings, and nothing else is claimed of it.
-"""
 
 
 class Graph(nn.Module):

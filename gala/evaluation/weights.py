@@ -74,8 +74,8 @@ def write(
     write_atomically(path, pack(tensors, {**content.about, "gala": json.dumps(description, allow_nan=False)}))
 
 
-def read(path: Path, trust: bool) -> tuple[ActorCritic, ObsNormalizer | None, Description]:
-    """See ``gala.load``."""
+def read(path: Path, trust: bool, asked: str = "") -> tuple[ActorCritic, ObsNormalizer | None, Description]:
+    """See ``gala.load``. ``asked``: the arguments that led to ``path``, as Python has them, if they were others."""
     if path.is_dir():
         raise ValueError(f"{path} is a directory; of a run, gala.Run({str(path)!r}).load() makes an agent")
     if not path.is_file():
@@ -94,7 +94,10 @@ def read(path: Path, trust: bool) -> tuple[ActorCritic, ObsNormalizer | None, De
     model = description.get("model")
     name = str(model.get("encoder")) if isinstance(model, dict) else ""
     check_trusted(
-        {"encoder": name} if ":" in name else {}, path, trust=trust, remedy=f"gala.load({str(path)!r}, trust=True)"
+        {"encoder": name} if ":" in name else {},
+        path,
+        trust=trust,
+        remedy=f"gala.load({asked or repr(str(path))}, trust=True)",
     )
     about = {name: metadata[name] for name in ABOUT if name in metadata}
     try:

@@ -15,6 +15,7 @@ from gala_envs.splits import split
 
 from gala.build.auto import fitted_config
 from gala.config.schema import Config
+from gala.config.validate import validate
 from gala.evaluation.load import checkpoint_hash
 from gala.experiments.jobs import TrainingJob, check_settings, train_all
 from gala.overfit.header import header
@@ -122,8 +123,10 @@ def training_words(options: SweepOptions, words: Sequence[str]) -> list[str]:
 
 
 def config_of(family: Family, words: Sequence[str]) -> Config:
-    """The settings that all trainings of a sweep have in common. Raises ValueError in one line."""
-    return fitted_config((*words, f"env.id={family.name}"))
+    """The settings that all trainings of a sweep have in common, checked. Raises ValueError in one line."""
+    config = fitted_config((*words, f"env.id={family.name}"))
+    validate(config)
+    return config
 
 
 def _keep(contexts: ContextSet, path: Path) -> None:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from gala.processes.output import ForgivingStream
 
+TRACEBACK = "GALA_TRACEBACK"
+"""Set in the environment, children tell where each error came from: `--traceback` of the command line."""
 Send = Callable[[tuple[str, Any]], None]
 """Tells the parent (kind, body): one ``gala.processes.fleet.Event``."""
 
@@ -29,6 +31,13 @@ class Failure(NamedTuple):
     time_ns: int
     """``time.monotonic_ns``: of several children that fail, the first one is the cause."""
     traceback: str
+    """Or one line, of an exception whose ``is_one_line`` says that its text is all that a user needs."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """``error``, which was caught just now. With ``TRACEBACK`` in the environment, always in full."""
+        whole = os.environ.get(TRACEBACK) or not getattr(error, "is_one_line", False)
+        return cls(time.monotonic_ns(), "".join(traceback.format_exception(error)) if whole else str(error))
 
 
 def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], None]) -> NoReturn:
@@ -47,8 +56,8 @@ def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], N
         body(pipe.send, commands)
     except Exit:
         pass
-    except BaseException:
-        pipe.send(("error", Failure(time.monotonic_ns(), traceback.format_exc())))
+    except BaseException as error:
+        pipe.send(("error", Failure.of(error)))
         status = 1
     # Simulator and communication threads may be stuck in C++: a plain return would wait for them.
     os._exit(status)

@@ -51,7 +51,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train to ``config.steps`` env_steps, from the checkpoint of that name if one is given, and return what
     summary.json holds; its ``status`` is finished, interrupted (by ``signal``, SIGINT for Ctrl-C) or stopped (by a
-    callback). ``signal`` is also one that came too late for the file, while callbacks were waited for.
+    callback; ``stopped_by`` says which, and that it returned False or raised what). ``signal`` is also one that came
+    too late for the file, while callbacks were waited for.
 
     Raises:
         RunFailed: the run has failed; the text says why, and whether there is a checkpoint to go on from.
@@ -108,7 +109,8 @@ def _close(run: Run, status: str) -> dict[str, Any]:
     if status == "finished":
         run.end_request.signal = None  # it came too late; the next one ends what is waited for
     ended_by = run.end_request.signal.name if run.end_request.signal and status == "interrupted" else None
-    ending = {"status": status, "signal": ended_by, "failures": run.elasticity.failures}
+    stopped_by = run.callbacks.end_wanted if status == "stopped" else None
+    ending = {"status": status, "signal": ended_by, "stopped_by": stopped_by, "failures": run.elasticity.failures}
     summary = run.telemetry.summary(run.board) | ending
     run.panel.close(summary)
     run.board.close()

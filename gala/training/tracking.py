@@ -63,20 +63,42 @@ class Wandb:
 
 
 class Trackio:
-    """Hugging Face's trackio, which keeps its records on this machine. Written to its documentation; never run here."""
+    """Hugging Face's trackio, which keeps its records on this machine, in TRACKIO_DIR.
+
+    To trackio a run is its name: that of the directory, and what tells the run from others of that name, so that a
+    resumed one goes on and a new one does not.
+    """
 
     def __init__(self, run_dir: RunDir) -> None:
         import trackio
+        import trackio.utils
 
         self._trackio = trackio
-        project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-        trackio.init(project=project, name=run_dir.path.name, config=settings_of(run_dir.config), resume="allow")
+        self._talkers, thread = (trackio, trackio.run, trackio.utils), threading.get_ident()
+
+        def say(*words: Any, **kwargs: Any) -> None:  # what it prints in this thread would stand amid the panel
+            if threading.get_ident() != thread:
+                print(*words, **kwargs)
+
+        for module in self._talkers:
+            vars(module)["print"] = say
+        trackio.init(
+            project=os.environ.get("TRACKIO_PROJECT", PROJECT),
+            name="-".join([run_dir.path.name, *filter(None, [(run_dir.identity() or "")[:8]])]),
+            config=settings_of(run_dir.config),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._trackio.log(dict(values), step=step)
 
     def finish(self) -> None:
         self._trackio.finish()
+        for module in self._talkers:
+            vars(module).pop("print", None)
 
 
 class _Kind(NamedTuple):
@@ -86,7 +108,7 @@ class _Kind(NamedTuple):
 
 TRACKERS: dict[str, _Kind] = {
     "wandb": _Kind(Wandb, "pip install 'gala-rl[track]'"),
-    "trackio": _Kind(Trackio, "pip install trackio"),
+    "trackio": _Kind(Trackio, "pip install 'trackio>=0.43'"),
 }
 
 

@@ -221,6 +221,7 @@ def test_a_callback_that_takes_long_holds_nobody_up_and_ends_the_run_with_false(
 
     run = gala.train(**short(path, **{"log.checkpoint_interval_s": 0.1, "log.interval_s": 0.1}), on_record=slow)
     assert run.summary["status"] == "stopped" and run.summary["failures"] == []
+    assert run.summary["stopped_by"] == "on_record has returned False"
     steps = run.metrics()["global_step"]
     assert told == steps[:5].tolist()  # also those that had to wait, in order; none after it has returned False
     assert len(steps) > 5, "the record at the end of the run"
@@ -248,6 +249,7 @@ def test_an_exception_in_a_callback_is_raised_after_a_checkpoint_also_in_another
     assert names[-1] == "broken"
     run = gala.Run(tmp_path / "run")
     assert run.summary["status"] == "stopped" and "latest" in run.checkpoints
+    assert run.summary["stopped_by"] == "on_checkpoint has raised LookupError"
     assert RunDir.open(run.path).checkpoint_meta("latest")["env_steps"] == run.summary["env_steps"]
 
 

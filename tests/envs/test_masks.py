@@ -12,7 +12,7 @@ from gala_envs.masks import random_actions, read_mask
 from gala_envs.parts import FlatBox, num_mask, with_mask, without_mask
 from gala_envs.spaces import describe_space, space_of
 from gala_envs.trial import try_environment
-from masked_envs import Asked, Doors, Faulty, Painted, TwoLocks
+from masked_envs import Asked, Doors, Faulty, Late, Painted, TwoLocks
 
 WALLS = {"Discrete": Doors, "MultiDiscrete": TwoLocks, "method": Asked, "image": Painted}
 
@@ -75,7 +75,18 @@ def test_a_wrong_mask_is_one_line_that_names_the_row(fault, said, vectorization)
     with pytest.raises(EnvError, match=re.escape(said)) as raised:
         for _ in range(4):
             obs = env.step(random_actions(env, obs)).obs
-    assert len(str(raised.value).splitlines()) == 1
+    assert raised.value.is_one_line
+
+
+def test_masks_that_come_with_steps_alone_are_one_line_and_off_is_off():
+    with pytest.raises(
+        ValueError, match=re.escape('Doors: info["action_mask"] came with step() and not with reset(); give')
+    ):
+        batched(Late)
+    env = batched(Late, action_masks="off")
+    env.reset(0)
+    env.step(np.zeros(3, int))
+    env.close()
 
 
 def test_masks_by_parts():

@@ -317,7 +317,17 @@ def test_graphs_from_python_that_fail_are_named_with_what_was_asked(graph, error
         get_topology(graph, 3)
 
 
-def test_lines_between_rounds_at_the_ends_of_a_file_make_no_empty_rounds(tmp_path):
-    (tmp_path / "t.txt").write_text("---\n0 1\n1 0\n---\n0 1\n---\n---\n")
-    graph = load_topology(tmp_path / "t.txt")
-    assert graph.period(2) == 2 and graph.out_peers(1, 0, 2) == [0] and graph.out_peers(1, 1, 2) == []
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0 1\n1 0\n---\n", "line 3: there is no edge after this ---; each round needs one"),
+        ("# first\n---\n0 1\n1 0\n", "line 2: there is no edge before this ---; each round needs one"),
+        ("0 1\n---\n# nobody\n---\n1 0\n", "line 4: there is no edge before this ---; each round needs one"),
+    ],
+)
+def test_a_round_without_edges_is_not_dropped_in_silence(text, said, tmp_path):
+    """Nor kept as a round in which nobody sends: as in YAML, where an empty list is refused."""
+    (tmp_path / "t.txt").write_text(text)
+    with pytest.raises(ValueError) as raised:
+        load_topology(tmp_path / "t.txt")
+    assert str(raised.value) == f"{tmp_path / 't.txt'}: {said}"

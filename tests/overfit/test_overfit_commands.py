@@ -235,6 +235,20 @@ def test_a_stress_that_the_family_does_not_know_is_refused(change, trained, caps
     assert not (tmp_path / "study").exists()
 
 
+def test_too_few_runs_for_a_stress_test_are_counted(trained, capsys):
+    for runs in (1, 2):
+        code, _, err = run(capsys, "stress", *runs_of(trained)[:runs], f"sets={trained / 'sets'}", "sticky=0.25")
+        assert code == 2 and f"needs at least 3 training runs, and {runs} is given" in err and "usage" not in err
+
+
+@pytest.mark.parametrize("command", [("sweep", "bits", "n=1,2"), ("flip", "maze", "n=1"), ("train",)])
+def test_settings_that_do_not_go_together_are_found_before_anything_is_written(command, trained, capsys, tmp_path):
+    sets = [f"sets={trained / 'sets'}"] if command == ("train",) else []
+    code, out, err = run(capsys, *command, *sets, *TINY, "model.receptive_field=17", f"out={tmp_path / 'study'}")
+    assert (code, out, err) == (2, "", "gala: error: model.receptive_field is for model.encoder=bagnet, not mlp\n")
+    assert not (tmp_path / "study").exists()
+
+
 def scripted(obs, state, rng):
     """What the cue says."""
     return int(obs[-1] > 0)

@@ -113,7 +113,12 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
         for _, sets in pairs:
             assert_disjoint(list(sets.values()))
         return pairs
-    if len(paths) < 3:
+    if len(paths) in (1, 2):
+        raise ValueError(
+            f"stress needs at least 3 training runs, and {len(paths)} is given (a sweep's STUDY has a study.json); one "
+            "run cannot tell a change from luck"
+        )
+    if not paths:
         raise ValueError("usage: gala overfit stress RUN RUN RUN ... sets=DIRECTORY sticky=0.25, or stress STUDY ...")
     read = read_sets(options.sets, trust=options.judge.trust)
     sets = {name: read[name] for name in ("train", "test")}

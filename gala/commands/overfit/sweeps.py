@@ -16,7 +16,7 @@ from gala.commands.overfit.words import (
 )
 from gala.overfit.judging import check_reference
 from gala.overfit.options import SweepOptions
-from gala.overfit.sweep import Sweep, budget_s, check, config_of, draw_all, open_study, training_words
+from gala.overfit.sweep import Sweep, budget_s, check, conditions, config_of, draw_all, open_study, training_words
 
 FLIPS = (0.0, 0.2, 0.5)
 
@@ -40,7 +40,10 @@ def sweep(words: Sequence[str], name: str = "sweep") -> int:
     options = dataclasses.replace(options, out=default_out(f"{name}-{family.name}", options.out))
     given = [word for word in words if not word.startswith(("out=", "--out"))]
     command = command_line(name, [*given, f"out={options.out}"])
-    drawn, config = draw_all(family, options, settings), config_of(family, training)
+    config = config_of(family, training)
+    for condition in conditions(options):
+        config_of(family, (*training, *condition.words))
+    drawn = draw_all(family, options, settings)
     every = [contexts for test, pools in drawn.values() for contexts in (test, *pools)]
     check_reference(options.judge, every, (), config.env.max_episode_steps)
     study = open_study(options, command, settings, drawn, config)

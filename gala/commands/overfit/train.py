@@ -23,11 +23,12 @@ def train(words: Sequence[str]) -> int:
     out, runs = Path(default_out(sets["train"].family, options.out)), options.runs
     if options.on == "many":
         out, runs = Path(options.out or reference_folder(options.sets)), 1
-        with waiting(f"drawing {options.many:,} other MDPs"):
-            write_many(Path(options.sets), sets, options.many)
     fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / options.on}.json")
     jobs = [TrainingJob(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(runs)]
     there = check_settings(jobs)
+    if options.on == "many":
+        with waiting(f"drawing {options.many:,} other MDPs"):
+            write_many(Path(options.sets), sets, options.many)
     if there:
         print(f"{there} of {len(jobs)} are in {out} already, with these settings")
     if options.on == "train" and options.runs < 3:

@@ -58,19 +58,21 @@ def _count_ranks(graphs: list[_Round]) -> int:
 
 def _read_text(path: Path) -> list[list[list[Any]]]:
     rounds: list[list[list[Any]]] = [[]]
+    last = 0
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split("#")[0].split()
         if words == ["---"]:
+            if not rounds[-1]:
+                raise ValueError(f"line {number}: there is no edge before this ---; each round needs one")
             rounds.append([])
+            last = number
         elif words:
             try:
                 rounds[-1].append([int(words[0]), int(words[1]), *map(float, words[2:])])
             except (ValueError, IndexError):
                 raise ValueError(f"line {number} is {line.strip()[:60]!r}; write: source destination [share]") from None
-    while len(rounds) > 1 and not rounds[-1]:  # a line --- at the end begins nothing
-        rounds.pop()
-    while len(rounds) > 1 and not rounds[0]:  # nor does one before the first edge end anything
-        rounds.pop(0)
+    if len(rounds) > 1 and not rounds[-1]:
+        raise ValueError(f"line {last}: there is no edge after this ---; each round needs one")
     return rounds
 
 
