@@ -15,8 +15,9 @@ class VideoConfig:
     """One training of a model that predicts videos (arXiv 1904.12165)."""
 
     data: str = bounded("moving-digits", Bound(bool, "a process or a folder"))
-    """Videos made by rule: moving-digits, wall-bounce, coin-flip or alternating, the last three of known entropy. Or
-    a folder that `gala record` wrote: the model is told the actions, and one episode in five is for testing."""
+    """Videos made by rule: moving-digits; or, of known entropy, wall-bounce, random-walk, particle, coin-flip or
+    alternating. Or a folder that `gala record` wrote: the model is told the actions, and one episode in five is for
+    testing."""
     frames: int = bounded(12, Bound(lambda v: v >= 2, "at least 2"))
     """Frames of a training video, with the context."""
     context: int = bounded(4, NOT_NEGATIVE)
@@ -68,5 +69,5 @@ def validate(config: VideoConfig) -> None:
     check_bounds(config)
     if config.context >= config.frames:
         raise ValueError(f"context={config.context} leaves nothing of frames={config.frames} to predict; lower it")
-    if config.data in ("coin-flip", "alternating") and config.likelihood != "gaussian":
+    if config.data in ("coin-flip", "alternating", "particle") and config.likelihood != "gaussian":
         raise ValueError(f"data={config.data} holds real numbers; it needs likelihood=gaussian")

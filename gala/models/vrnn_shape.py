@@ -13,7 +13,8 @@ class VrnnShape:
 
     Attributes:
         frame: (C, H, W).
-        scales: resolutions: H, H / 2, .., rounded up; the coarsest has the first latent.
+        scales: resolutions: H, H / 2, .., rounded up; the coarsest has the first latent. Vectors (1 x 1) have that
+            size at each.
         levels: latents, at most one per scale, from coarse to fine.
         width: channels of every layer.
         latent: channels of each latent, at its level's resolution.
@@ -37,7 +38,7 @@ class VrnnShape:
         """Raises ValueError: one line that says what to change."""
         if not 1 <= self.levels <= min(3, self.scales):
             raise ValueError(f"levels={self.levels} must be 1 to 3 and at most scales={self.scales}")
-        halvings = self.scales - 1
+        halvings = self.scales - 1 if tuple(self.frame[1:]) != (1, 1) else 0
         if halvings and min(self.frame[1:]) <= 2 ** (halvings - 1):
             raise ValueError(
                 f"frames of {self.frame[1]} x {self.frame[2]} do not halve {self.scales - 1} times; lower scales"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gala.runs.rollouts import is_rollouts, open_rollouts
 from gala.supervised.comparison import digits
+from gala.supervised.particles import particle, random_walk
 from gala.supervised.video_rollouts import RecordedVideos
 from gala.supervised.videos import SPLITS, Source, Split, Videos
 
@@ -168,6 +169,8 @@ class Process(NamedTuple):
 PROCESSES: dict[str, Process] = {
     "moving-digits": Process(moving_digits, (1, 32, 32), "two handwritten digits that bounce off walls at random"),
     "wall-bounce": Process(wall_bounce, (1, 16, 16), "a sprite that turns in one of 4 directions at walls: ln 4 nats"),
+    "random-walk": Process(random_walk, (1, 16, 16), "a dot that walks at random: ln 4 nats per frame"),
+    "particle": Process(particle, (1, 1, 1), "a hidden position seen through noise; the Kalman filter is exact"),
     "coin-flip": Process(coin_flip, (1, 1, 1), "a fair coin per frame, with noise: -0.190 nats"),
     "alternating": Process(alternating, (1, 1, 1), "+-1 in turns, with noise: -0.884 nats"),
 }
