@@ -22,6 +22,7 @@ class VrnnShape:
         context: frames that are conditioned on.
         likelihood: a key of ``LIKELIHOODS``.
         learned_prior: False: every prior is N(0, 1).
+        decoder_blocks: residual blocks of the decoder at each scale: the capacity of the likelihood.
     """
 
     frame: tuple[int, int, int]
@@ -33,6 +34,7 @@ class VrnnShape:
     context: int = 2
     likelihood: str = "bernoulli"
     learned_prior: bool = True
+    decoder_blocks: int = 1
 
     def check(self) -> None:
         """Raises ValueError: one line that says what to change."""
@@ -45,5 +47,5 @@ class VrnnShape:
             )
         if self.likelihood not in LIKELIHOODS:
             raise ValueError(f"likelihood={self.likelihood!r} is unknown; there are {', '.join(LIKELIHOODS)}")
-        if self.context < 0 or min(self.width, self.latent) < 1:
-            raise ValueError("context must be at least 0, width and latent at least 1")
+        if min(self.context, self.decoder_blocks) < 0 or min(self.width, self.latent) < 1:
+            raise ValueError("context and decoder_blocks must be at least 0, width and latent at least 1")

@@ -16,11 +16,13 @@ from gala.gossip.averager import GossipAverager
 from gala.models.bounds import warm_up
 from gala.models.vrnn import VRNN, Trace
 from gala.models.vrnn_shape import VrnnShape
+from gala.optim.ekfac import EKFAC
 from gala.optim.slowmo import SlowMo
 from gala.optim.update import LearningStep
 from gala.supervised.loop import Batch, SupervisedLearner
 from gala.supervised.video_data import draw, open_source
 from gala.supervised.video_eval import continuations
+from gala.supervised.video_fisher import VideoFisher
 
 Row = dict[str, Any]
 HELD_OUT = 64
@@ -42,6 +44,7 @@ def make_model(config: VideoConfig) -> VRNN:
         context=config.context,
         likelihood=config.likelihood,
         learned_prior=config.learned_prior,
+        decoder_blocks=config.decoder_blocks,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -53,11 +56,22 @@ def make_learner(
 ) -> SupervisedLearner:
     """The learner of ``model``, about to do iteration ``start``; build ``averager`` with the model's parameters
     first."""
-    optimizer = torch.optim.Adam(model.parameters(), config.lr)
+    ekfac, observe = None, None
+    if config.optimizer == "ekfac":
+        e = config.ekfac
+        arguments = {name: getattr(e, name) for name in ("damping", "decay", "basis_every", "max_dim", "kl_limit")}
+        ekfac = EKFAC(model, kind=e.kind, **arguments)
+        observe = VideoFisher(ekfac, model, e.videos)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            model.parameters(), config.lr, momentum=e.momentum, dampening=e.momentum
+        )
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), config.lr)
     s = config.slowmo
     slowmo = SlowMo(optimizer, every=s.every, lr=s.lr, momentum=s.momentum) if s.every else None
-    step = LearningStep(optimizer, max_grad_norm=config.max_grad_norm, averager=averager, slowmo=slowmo)
-    return SupervisedLearner(model, batches(config, start, rank), model.loss, step)
+    limit = 0.0 if ekfac else config.max_grad_norm  # EKFAC has a limit of its own, in nats
+    step = LearningStep(optimizer, precondition=ekfac, max_grad_norm=limit, averager=averager, slowmo=slowmo)
+    return SupervisedLearner(model, batches(config, start, rank), model.loss, step, observe=observe)
 
 
 def batches(config: VideoConfig, start: int, rank: int = 0) -> Iterator[Batch]:
