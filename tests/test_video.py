@@ -122,7 +122,7 @@ def test_a_signal_saves_and_the_run_can_go_on(tmp_path):
 def test_the_picture_of_samples_shows_the_truth_above_its_continuations(tmp_path):
     config = parse_options(VideoConfig, ["data=wall-bounce", *TINY])
     model = video.make_model(config)
-    grid = video.sample_grid(config, model, videos=2, samples=3)
+    grid = video.sample_grid(video.sample_films(config, model, videos=2, samples=3))
     side = 17
     assert grid.shape == (2 * 4 * side, 4 * side) and grid.min() >= 0 and grid.max() <= 1
     truth = draw("wall-bounce", "test", 2, 4, config.seed).frames[:, :, 0]

@@ -76,7 +76,7 @@ class VideoConfig:
     lr: float = bounded(1e-3, POSITIVE)
     """That of Adam, or of the natural gradient."""
     max_grad_norm: float = bounded(100.0, NOT_NEGATIVE)
-    """Of Adam's gradients; 0 is no limit. With optimizer=ekfac, ekfac.kl_limit limits the step."""
+    """The largest norm of Adam's gradients; 0 is no limit. With optimizer=ekfac, ekfac.kl_limit limits the step."""
     warm_up: int = bounded(1000, NOT_NEGATIVE)
     """Iterations in which the weight of the KL rises from 0 to 1; 0: it is 1 from the start."""
     seed: int = bounded(0, NOT_NEGATIVE)

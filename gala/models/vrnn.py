@@ -64,6 +64,8 @@ class Trace(NamedTuple):
     """[S, levels, B]"""
     log_ratio: Tensor
     """[S, B]"""
+    last: Step
+    """That of the last frame."""
     state: State
 
     @property
@@ -177,6 +179,7 @@ class VRNN(nn.Module):
             torch.stack([s.log_prob for s in seen]),
             torch.stack([s.kl for s in seen]),
             torch.stack([s.log_ratio for s in seen]),
+            seen[-1],
             state,
         )
 

@@ -102,6 +102,15 @@ def paint(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.rint(rgb).astype(np.uint8)
 
 
+def film_frames(films: NDArray[np.float32], context: int) -> NDArray[np.uint8]:
+    """Films [T, V, K, C, H, W] in [0, 1] -> frames [T, H', W', 3] of all of them, a row for each video, with even
+    sides, as encoders want them."""
+    tiles = _tiles(films, context)
+    rows = [np.concatenate(list(video), 2) for video in _by_video(tiles)]
+    frames = np.concatenate(rows, 1)
+    return np.pad(frames, [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)])
+
+
 def _tiles(films: NDArray[np.float32], context: int) -> NDArray[np.uint8]:
     """[T, V, K, H', W', 3]: enlarged, with borders that tell given frames from predicted ones."""
     larger = max(1, TILE_PX // max(films.shape[-2:]))
