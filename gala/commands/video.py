@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 USAGE = """usage: gala video train [preset=video/moving-digits] [learners=4]
                         [data=FOLDER] [key=value ...]
        gala video resume RUN [key=value ...]
-       gala video eval RUN [videos=64] [weights=20] [samples=20] [seed=1]
+       gala video eval RUN [videos=64] [weights=20] [samples=20] [encoder=300]
+                           [seed=1]
 
 train    learn to predict videos made by rule, or rollouts that `gala record`
          wrote; learners=N gossip in processes; Ctrl-C saves, `gala video train
          --help` lists the settings
 resume   go on from RUN's checkpoint as if it had never stopped, or start anew
          if it has none yet; iterations, log_every and save_every may change
-eval     the importance-weighted bound on new held-out videos, and PSNR and
-         SSIM of the best of some samples, as JSON; RUN/eval.html shows them
+eval     the importance-weighted bound on new held-out videos, PSNR and SSIM of
+         the best of some samples, their diversity, the KL beside the chance
+         that is known, and a Frechet distance on an encoder trained here for
+         so many updates (0: none), as JSON; RUN/eval.html shows the samples
          moving, beside the truth"""
 METRICS, SETTINGS = "metrics.jsonl", "config.yaml"
 Record = Callable[[dict[str, Any]], None]
@@ -44,6 +47,7 @@ class EvalOptions:
     videos: int = 64
     weights: int = 20
     samples: int = 20
+    encoder: int = 300
     seed: int = 1
 
 
@@ -120,7 +124,7 @@ def _resume(out: Path, words: Sequence[str]) -> int:
 
 def _evaluate(out: Path, words: Sequence[str]) -> int:
     options = parse_options(EvalOptions, words)
-    for name, least in (("videos", 2), ("weights", 1), ("samples", 1), ("seed", 0)):
+    for name, least in (("videos", 2), ("weights", 1), ("samples", 1), ("encoder", 0), ("seed", 0)):
         if getattr(options, name) < least:
             raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
     config = read_settings(out)

@@ -34,6 +34,6 @@ def importance_weighted_bound(
 
 @torch.no_grad()
 def active_units(trace: Trace) -> list[int]:
-    """How many numbers of each level's latent, from coarse to fine, carry something of the last frame: the variance over
-    videos of their posterior's mean is more than ``ACTIVE``."""
+    """How many numbers of each level's latent, from coarse to fine, carry something of the last frame: the variance
+    over videos of their posterior's mean is more than ``ACTIVE``."""
     return [int((posterior.mean.flatten(1).var(0) > ACTIVE).sum()) for posterior in trace.last.posteriors]

@@ -68,11 +68,13 @@ def video_page(title: str, films: NDArray[np.float32], context: int, report: dic
     strip = np.concatenate([np.concatenate(list(tile), 1) for tile in first], 0)
     numbers = {k: v for k, v in report.items() if isinstance(v, int | float)}
     steps = {k: v for k, v in report.items() if isinstance(v, list)}
+    encoders = [html.escape(report["frechet_encoder"])] if "frechet_encoder" in report else []
     head = _row("th", ["predicted frame", *range(1, 1 + len(films) - context)]) if steps else ""
     return _PAGE.format(
         title=html.escape(title),
         summary=f"{report['nats']:.3f} nats per predicted frame; {report['nats_weighted']:.3f} by the "
-        f"importance-weighted bound of {report['weights']} draws.",
+        f"importance-weighted bound of {report['weights']} draws."
+        + "".join(f" Frechet distance: {report['frechet']:.4g}, on an {name}." for name in encoders),
         columns=len(names),
         width=tiles.shape[-2] * len(names),
         grey=CONTEXT_GREY,
