@@ -17,6 +17,8 @@ from gala.supervised.video_meters import diversity, frechet, stochasticity
 from gala.supervised.videos import Videos
 
 SSIM_RADIUS, SSIM_SIGMA = 5, 1.5
+AT_ONCE = 256
+"""Videos that are in memory together, copies counted."""
 
 
 @torch.no_grad()
@@ -38,7 +40,7 @@ def evaluate(
     predicted = config.frames - config.context
     trace = model(drawn.frames, drawn.actions, generator)
     elbo = trace.bound / predicted
-    weighted = importance_weighted_bound(model, drawn.frames, drawn.actions, weights, generator) / predicted
+    weighted = _weighted(model, drawn, weights, generator) / predicted
     report: dict[str, Any] = {
         "videos": videos,
         "weights": weights,
@@ -62,6 +64,16 @@ def evaluate(
     if min(truth.shape[-2:]) > 2 * SSIM_RADIUS:
         report["ssim"] = best_of(ssim(imagined, truth))
     return report
+
+
+def _weighted(model: VRNN, videos: Videos, weights: int, generator: torch.Generator) -> Tensor:
+    """[B]: the importance-weighted bound, of a few videos at a time, as each is taken in ``weights`` times at once."""
+    few, bounds = max(1, AT_ONCE // weights), []
+    for start in range(0, videos.frames.shape[1], few):
+        frames, actions = (None if x is None else x[:, start : start + few] for x in (videos.frames, videos.actions))
+        assert frames is not None
+        bounds.append(importance_weighted_bound(model, frames, actions, weights, generator))
+    return torch.cat(bounds)
 
 
 def continuations(
