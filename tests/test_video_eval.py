@@ -89,5 +89,5 @@ def test_no_more_videos_are_in_memory_than_allowed_and_each_counts_once(monkeypa
         alone = model(videos.frames).bound
     assert seen[:3] == [8, 8, 4] and bounds.shape == (5,)
     assert torch.allclose(
-        bounds, alone, rtol=1e-4
+        bounds, alone, rtol=2e-3
     )  # prior and posterior agree at the start: nearly any draw is as good
