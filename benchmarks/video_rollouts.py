@@ -123,13 +123,15 @@ def ball_seen(
 ) -> tuple[list[float], list[float]]:
     """In which share of the videos [S, B, C, H, W] a sample shows the ball, by frame: within a pixel of where it was,
     and anywhere in ``where``. The ball is what differs most from the ``background``, and it is shown if half of that
-    difference is there. Frames without a ball do not count."""
+    difference is there while the rest of ``where`` is near the background. Frames without a ball do not count."""
     real, made = (((x - background).abs()[:, :, *where]).amax(2) for x in (truth, sample))
     size = real.flatten(2).amax(2)
     around = torch.nn.functional.max_pool2d(made, 3, 1, 1).flatten(2)
     at = around.gather(2, real.flatten(2).argmax(2, keepdim=True))[..., 0]
-    there = size > 0.05
-    shares = [((x >= size / 2) & there).sum(1) / there.sum(1).clamp(min=1) for x in (at, made.flatten(2).amax(2))]
+    there, clear = size > 0.05, made.mean((2, 3)) < size / 8
+    shares = [
+        ((x >= size / 2) & clear & there).sum(1) / there.sum(1).clamp(min=1) for x in (at, made.flatten(2).amax(2))
+    ]
     return shares[0].tolist(), shares[1].tolist()
 
 

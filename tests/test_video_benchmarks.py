@@ -59,5 +59,6 @@ def test_a_ball_is_seen_where_it_was_or_anywhere():
     sample[0, 1, 1, 0, 0] = 0.6  # elsewhere
     sample[0, 2, 1, 4, 4] = 0.4  # too faint
     sample[1, 0, 0, 4, 4] = 1.0  # in another plane
+    sample[1, 1, 1] = 0.6  # all is grey: no ball
     at, anywhere = ball_seen(truth, sample, torch.zeros(2, 9, 9), where)
     assert at == pytest.approx([1 / 3, 0]) and anywhere == pytest.approx([2 / 3, 0])
