@@ -150,3 +150,15 @@ def test_a_coarse_latent_of_zero_is_no_latent(frame):
     for name in ("log_prob", "kl"):
         assert torch.allclose(getattr(silent, name), getattr(without, name), atol=1e-9)
         assert not torch.allclose(getattr(silent, name), getattr(spoken, name), atol=1e-6)
+
+
+def test_the_capacity_of_the_likelihood_is_the_decoders_alone():
+    def shapes(blocks):
+        shape = VrnnShape((1, 8, 8), scales=2, levels=2, width=4, latent=2, decoder_blocks=blocks)
+        return {name: p.shape for name, p in VRNN(shape).state_dict().items()}
+
+    plain, usual, deep = shapes(0), shapes(1), shapes(3)
+    assert plain.items() < usual.items() < deep.items()
+    assert {name.partition(".")[0] for name in deep.keys() - plain.keys()} == {"stages"}
+    with pytest.raises(ValueError, match="decoder_blocks"):
+        shapes(-1)
