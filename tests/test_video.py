@@ -22,6 +22,10 @@ from gala.supervised import video
 from gala.supervised.video_data import draw
 
 TINY = ("frames=4", "context=1", "scales=2", "width=4", "latent=2", "batch_size=2", "log_every=2", "save_every=2")
+EKFAC_ON_NUMBERS = (
+    *("data=coin-flip", "likelihood=gaussian", "scales=1", "levels=1"),
+    *("optimizer=ekfac", "lr=0.5", "ekfac.basis_every=2", "ekfac.videos=1"),
+)
 WITHOUT_LATENTS = 0.5 * math.log(2 * math.pi * math.e * 1.01)
 """Nats of a coin under the best single Gaussian."""
 
@@ -51,7 +55,7 @@ def run(*words):
 
 
 def left(out):
-    """(tensors of the checkpoint, its iteration, records without their times)."""
+    """(tensors of the checkpoint, its iteration, records without their times and rates)."""
     checkpoints = Checkpoints(out / "checkpoints")
     tensors, _ = checkpoints.load_part("latest", "learner0")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -62,9 +66,10 @@ def left(out):
     )
 
 
-def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path):
+@pytest.mark.parametrize("optimizer", [(), EKFAC_ON_NUMBERS])
+def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path, optimizer):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings = ("data=wall-bounce", *TINY, "warm_up=3")
+    settings = ("data=wall-bounce", *TINY, *optimizer, "warm_up=3")
     assert run("train", *settings, "iterations=6", f"out={whole}") == 0
     assert run("train", *settings, "iterations=2", f"out={parts}") == 0
     (parts / "metrics.jsonl").open("a").write(
@@ -79,7 +84,7 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path):
     assert took_s == sorted(took_s), "both parts took time"
     (expected, i, rows), (tensors, j, others) = left(whole), left(parts)
     assert (i, rows) == (j, others) and i == 6 and [r["iteration"] for r in rows] == [2, 4, 6]
-    assert expected.keys() == tensors.keys() == {"model", "optimizer"}
+    assert expected.keys() == tensors.keys() == {"model", "optimizer"} | ({"ekfac"} if optimizer else set())
     for group in expected:
         assert expected[group].keys() == tensors[group].keys()
         assert all(torch.equal(expected[group][name], tensors[group][name]) for name in expected[group])
@@ -117,7 +122,7 @@ def test_a_signal_saves_and_the_run_can_go_on(tmp_path):
 def test_the_picture_of_samples_shows_the_truth_above_its_continuations(tmp_path):
     config = parse_options(VideoConfig, ["data=wall-bounce", *TINY])
     model = video.make_model(config)
-    grid = video.sample_grid(config, model, videos=2, samples=3)
+    grid = video.sample_grid(video.sample_films(config, model, videos=2, samples=3))
     side = 17
     assert grid.shape == (2 * 4 * side, 4 * side) and grid.min() >= 0 and grid.max() <= 1
     truth = draw("wall-bounce", "test", 2, 4, config.seed).frames[:, :, 0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gala.supervised import video_data
+from gala.supervised import particles, video_data
 from gala.supervised.video_data import PROCESSES, TURNS, draw
 
 pytest.importorskip("sklearn")
@@ -87,3 +87,35 @@ def test_the_sprite_turns_at_walls_and_only_there():
 def test_an_unknown_process_is_refused():
     with pytest.raises(ValueError, match="coin-flip"):
         draw("bair", "train", 1, 3, 0)
+
+
+def test_the_particle_is_the_law_of_which_the_filter_is_exact():
+    """log p(x_0 .. x_3) by the chain of the filter is that of the joint Gaussian, whose covariance is written down
+    from the law; and the entropy of the draws is what they cost."""
+    law = particles.PARTICLE
+    videos = draw("particle", "train", 4000, 4, 0)
+    x = videos.frames[..., 0, 0, 0].double().numpy()
+    var = [law.spread**2]
+    for _ in range(3):
+        var.append(law.keep**2 * var[-1] + law.moved**2)
+    joint = np.array([[law.keep ** abs(s - t) * var[min(s, t)] for t in range(4)] for s in range(4)])
+    joint += law.blurred**2 * np.eye(4)
+    exact = torch.distributions.MultivariateNormal(torch.zeros(4).double(), torch.from_numpy(joint))
+    log_prob = particles.kalman_filter(x).log_prob
+    assert np.allclose(log_prob.sum(0), exact.log_prob(torch.from_numpy(x.T)), atol=1e-10)
+    assert np.allclose(np.cov(x), joint, atol=0.1)
+    error = log_prob.std(1) / math.sqrt(4000)
+    assert (np.abs(-log_prob.mean(1) - videos.entropy.numpy()[:, 0]) < 4 * error).all()
+    assert (videos.entropy == videos.entropy[:, :1]).all()
+
+
+def test_the_dot_takes_each_of_four_ways_as_often():
+    videos = draw("random-walk", "test", 500, 12, 0)
+    frames = videos.frames[:, :, 0].numpy()
+    assert (frames.sum((2, 3)) == 1).all()
+    place = np.stack([frames.max(3).argmax(2), frames.max(2).argmax(2)], -1)
+    ways, counts = np.unique(((np.diff(place, axis=0) + 8) % 16 - 8).reshape(-1, 2), axis=0, return_counts=True)
+    assert sorted(map(tuple, ways.tolist())) == sorted(particles.STEPS)
+    expected = counts.sum() / 4
+    assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square of 3 degrees of freedom, p = 0.001
+    assert np.allclose(videos.entropy[0], math.log(256)) and np.allclose(videos.entropy[1:], math.log(4))

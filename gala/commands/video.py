@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 USAGE = """usage: gala video train [preset=video/moving-digits] [learners=4]
                         [data=FOLDER] [key=value ...]
        gala video resume RUN [key=value ...]
-       gala video eval RUN [videos=64] [weights=20] [samples=20] [seed=1]
+       gala video eval RUN [videos=64] [weights=20] [samples=20] [encoder=300]
+                           [seed=1]
 
 train    learn to predict videos made by rule, or rollouts that `gala record`
          wrote; learners=N gossip in processes; Ctrl-C saves, `gala video train
          --help` lists the settings
 resume   go on from RUN's checkpoint as if it had never stopped, or start anew
          if it has none yet; iterations, log_every and save_every may change
-eval     the importance-weighted bound on new held-out videos, and PSNR and
-         SSIM of the best of some samples, as JSON; RUN/eval.html shows them
+eval     the importance-weighted bound on new held-out videos, PSNR and SSIM of
+         the best of some samples, their diversity, the KL beside the chance
+         that is known, and a Frechet distance on an encoder trained here for
+         so many updates (0: none), as JSON; RUN/eval.html shows the samples
          moving, beside the truth"""
 METRICS, SETTINGS = "metrics.jsonl", "config.yaml"
 Record = Callable[[dict[str, Any]], None]
@@ -44,6 +47,7 @@ class EvalOptions:
     videos: int = 64
     weights: int = 20
     samples: int = 20
+    encoder: int = 300
     seed: int = 1
 
 
@@ -123,7 +127,7 @@ def _resume(out: Path, words: Sequence[str]) -> int:
 
 def _evaluate(out: Path, words: Sequence[str]) -> int:
     options = parse_options(EvalOptions, words)
-    for name, least in (("videos", 2), ("weights", 1), ("samples", 1), ("seed", 0)):
+    for name, least in (("videos", 2), ("weights", 1), ("samples", 1), ("encoder", 0), ("seed", 0)):
         if getattr(options, name) < least:
             raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
     config = read_settings(out)
@@ -168,10 +172,10 @@ def _check(config: VideoConfig) -> None:
 
 def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     """Train in ``out``, which is locked."""
-    from gala.reports.png import png
     from gala.supervised import video
     from gala.supervised.video_checkpoint import FOLDER, LATEST, load_consensus, part_name
     from gala.training.signals import EndRequest
+    from gala.training.video_panel import VideoPanel
 
     model, request = video.make_model(config), EndRequest()
     start = load_consensus(config, out, model) if resumed else 0
@@ -182,23 +186,41 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
         first = Checkpoints(out / FOLDER).load_part(LATEST, part_name(0))[1]
         before_s = _forget_after(out / METRICS, int(first["iteration"]))
 
+    panel = VideoPanel(config)
+
     def record(row: dict[str, Any]) -> None:
         row = row | {"wall_s": before_s + row["wall_s"]}
         append_whole(out / METRICS, (json.dumps(row, allow_nan=False) + "\n").encode())
-        kl = " ".join(f"{x:.3f}" for x in row["kl"])
-        print(f"{row['iteration']:>7}  {row['nats']:.3f} nats per held-out frame, of these KL {kl}", flush=True)
-
-    def draw(done: int) -> None:
-        write_atomically(
-            out / f"samples-{done:07d}.png", png((video.sample_grid(config, model) * 255).round().byte().numpy())
-        )
+        panel.update(row)
 
     run = _run_team if config.learners > 1 else _run_alone
-    with request.listen():
-        done = run(config, out, model, resumed, record, draw, request)
+    try:
+        with request.listen():
+            done = run(config, out, model, resumed, record, lambda done: _draw(config, out, model, done), request)
+    finally:
+        panel.close()
     if done < config.iterations:
         print(f"stopped after {done} of {config.iterations}; `gala video resume {out}` goes on")
     return 0 if request.signal is None else 128 + request.signal
+
+
+def _draw(config: VideoConfig, out: Path, model: VRNN, done: int) -> None:
+    """Samples as a grid, and as a film where its encoder is installed (the extra ``video``)."""
+    from gala.evaluation.film import check_encoder, write_mp4
+    from gala.reports.png import png
+    from gala.reports.video_page import FRAMES_PER_S, film_frames
+    from gala.supervised.video import sample_films, sample_grid
+
+    films, name = sample_films(config, model), f"samples-{done:07d}"
+    write_atomically(out / f"{name}.png", png((sample_grid(films) * 255).round().byte().numpy()))
+    with contextlib.suppress(ValueError):
+        check_encoder()
+        unfinished = out / f".{name}.tmp.mp4"
+        try:
+            write_mp4(unfinished, film_frames(films.numpy(), config.context), FRAMES_PER_S)
+            unfinished.replace(out / f"{name}.mp4")
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _run_alone(

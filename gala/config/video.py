@@ -6,8 +6,30 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gala.config.bounds import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Bound, bounded, check_bounds
+from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, Bound, bounded, check_bounds
 from gala.config.several_learners import SlowMoConfig
+
+
+@dataclass(frozen=True)
+class VideoEkfacConfig:
+    """The Fisher matrix of optimizer=ekfac, local to each learner; see ``gala.optim.ekfac.EKFAC``."""
+
+    kind: Literal["ekfac", "kfac", "diagonal"] = "ekfac"
+    """ekfac: second moments in the eigenbasis. kfac: products of eigenvalues. diagonal: no eigenbasis."""
+    videos: int = bounded(2, AT_LEAST_ONE)
+    """Videos of each batch that the matrix is estimated from; memory and time grow with them."""
+    damping: float = bounded(0.01, POSITIVE)
+    """Added to the Fisher matrix before it is inverted: the larger, the nearer to plain gradients."""
+    decay: float = bounded(0.95, BELOW_ONE)
+    """What the running means of second moments keep per iteration."""
+    basis_every: int = bounded(20, AT_LEAST_ONE)
+    """Iterations between two renewals of the eigenbases."""
+    max_dim: int = bounded(1024, AT_LEAST_ONE)
+    """Layers with more inputs or outputs have a diagonal instead of an eigenbasis."""
+    kl_limit: float = bounded(0.01, NOT_NEGATIVE)
+    """Steps are shortened to this KL divergence, in nats per predicted frame, to second order. 0 is no limit."""
+    momentum: float = bounded(0.9, BELOW_ONE)
+    """Steps are running means of natural gradients, which keep this share per iteration."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +37,9 @@ class VideoConfig:
     """One training of a model that predicts videos (arXiv 1904.12165)."""
 
     data: str = bounded("moving-digits", Bound(bool, "a process or a folder"))
-    """Videos made by rule: moving-digits, wall-bounce, coin-flip or alternating, the last three of known entropy. Or
-    a folder that `gala record` wrote: the model is told the actions, and one episode in five is for testing."""
+    """Videos made by rule: moving-digits; or, of known entropy, wall-bounce, random-walk, particle, coin-flip or
+    alternating. Or a folder that `gala record` wrote: the model is told the actions, and one episode in five is for
+    testing."""
     frames: int = bounded(12, Bound(lambda v: v >= 2, "at least 2"))
     """Frames of a training video, with the context."""
     context: int = bounded(4, NOT_NEGATIVE)
@@ -31,6 +54,8 @@ class VideoConfig:
     """Channels of each latent."""
     likelihood: Literal["bernoulli", "gaussian", "disc-logistic"] = "bernoulli"
     """bernoulli: pixels in [0, 1]. gaussian: any numbers. disc-logistic: pixels of k / 255."""
+    decoder_blocks: int = bounded(1, NOT_NEGATIVE)
+    """Residual blocks of the decoder at each scale: the capacity of the likelihood, the latents left as they are."""
     learned_prior: bool = True
     """false: every latent's prior is N(0, 1)."""
     learners: int = bounded(1, AT_LEAST_ONE)
@@ -45,10 +70,13 @@ class VideoConfig:
     """Videos in an iteration of each learner."""
     iterations: int = bounded(3000, AT_LEAST_ONE)
     """Updates of each learner."""
+    optimizer: Literal["adam", "ekfac"] = "adam"
+    """ekfac: gradients are multiplied with the inverse of a Fisher matrix, see ekfac.*; with lr=0.5."""
+    ekfac: VideoEkfacConfig = field(default_factory=VideoEkfacConfig)
     lr: float = bounded(1e-3, POSITIVE)
-    """Adam's."""
+    """That of Adam, or of the natural gradient."""
     max_grad_norm: float = bounded(100.0, NOT_NEGATIVE)
-    """0 is no limit."""
+    """The largest norm of Adam's gradients; 0 is no limit. With optimizer=ekfac, ekfac.kl_limit limits the step."""
     warm_up: int = bounded(1000, NOT_NEGATIVE)
     """Iterations in which the weight of the KL rises from 0 to 1; 0: it is 1 from the start."""
     seed: int = bounded(0, NOT_NEGATIVE)
@@ -68,5 +96,5 @@ def validate(config: VideoConfig) -> None:
     check_bounds(config)
     if config.context >= config.frames:
         raise ValueError(f"context={config.context} leaves nothing of frames={config.frames} to predict; lower it")
-    if config.data in ("coin-flip", "alternating") and config.likelihood != "gaussian":
+    if config.data in ("coin-flip", "alternating", "particle") and config.likelihood != "gaussian":
         raise ValueError(f"data={config.data} holds real numbers; it needs likelihood=gaussian")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,17 @@ def record_episode(
         play(filmed, policy, normalizer, 1, mode="greedy" if greedy else "sampled", seed=seed, longest=longest)
     finally:
         env.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_mp4(path, filmed.frames)
+    return len(filmed.frames)
+
+
+def write_mp4(path: Path, frames: Sequence[Any] | NDArray, fps: int = FPS) -> None:
+    """Pictures [H, W, 3] as an mp4, which needs the extra ``video``; see ``check_encoder``."""
     import imageio.v2 as imageio
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The encoder wants even sides; its own default of whole blocks of 16 would rescale an Atari screen.
-    imageio.mimwrite(path, filmed.frames, fps=FPS, macro_block_size=2, codec="libx264")
-    return len(filmed.frames)
+    imageio.mimwrite(path, list(frames), fps=fps, macro_block_size=2, codec="libx264")
 
 
 def film_checkpoint(run_dir: RunDir, checkpoint: str, path: Path, *, seed: int) -> int:

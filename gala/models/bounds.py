@@ -7,7 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from gala.models.vrnn import VRNN
+from gala.models.vrnn import VRNN, Trace
+
+ACTIVE = 0.01
+"""Variance over videos of a unit's posterior mean above which it carries something (arXiv 1509.00519, section 5)."""
 
 
 def warm_up(iteration: int, iterations: int) -> float:
@@ -27,3 +30,10 @@ def importance_weighted_bound(
     trace = model(copies[0], copies[1], generator)
     weights = (trace.log_prob - trace.log_ratio).sum(0).unflatten(0, (-1, samples))
     return torch.logsumexp(weights, 1) - math.log(samples)
+
+
+@torch.no_grad()
+def active_units(trace: Trace) -> list[int]:
+    """How many numbers of each level's latent, from coarse to fine, carry something of the last frame: the variance
+    over videos of their posterior's mean is more than ``ACTIVE``."""
+    return [int((posterior.mean.flatten(1).var(0) > ACTIVE).sum()) for posterior in trace.last.posteriors]

@@ -47,6 +47,8 @@ class Step(NamedTuple):
     """[levels, B]: KL of posterior and prior, in closed form, from coarse to fine."""
     log_ratio: Tensor
     """log q(z_t) - log p(z_t) at the latents that were used, summed over levels: for importance weights."""
+    params: Tensor
+    """[B, likelihood.num_params * C, H, W]: what the decoder says of each pixel."""
     centre: Tensor
     """[B, C, H, W]: the frame as reconstructed."""
     posteriors: list[Gaussian]
@@ -62,6 +64,8 @@ class Trace(NamedTuple):
     """[S, levels, B]"""
     log_ratio: Tensor
     """[S, B]"""
+    last: Step
+    """That of the last frame."""
     state: State
 
     @property
@@ -91,7 +95,11 @@ class VRNN(nn.Module):
         prior_heads = heads if shape.learned_prior else []
         self.priors = nn.ModuleList(GaussianHead(width + coarser[s], width, latent) for s in prior_heads)
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(2 * width + n + c, width, 3, padding=1), nn.LeakyReLU(0.2), ResidualBlock(width))
+            nn.Sequential(
+                nn.Conv2d(2 * width + n + c, width, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                *(ResidualBlock(width) for _ in range(shape.decoder_blocks)),
+            )
             for n, c in zip(here, coarser, strict=True)
         )
         self.out = nn.Conv2d(width, self.likelihood.num_params * shape.frame[0], 3, padding=1)
@@ -171,6 +179,7 @@ class VRNN(nn.Module):
             torch.stack([s.log_prob for s in seen]),
             torch.stack([s.kl for s in seen]),
             torch.stack([s.log_ratio for s in seen]),
+            seen[-1],
             state,
         )
 
@@ -194,6 +203,7 @@ class VRNN(nn.Module):
             self.likelihood.log_prob(params, frame).flatten(1).sum(1),
             torch.stack([gaussian_kl(q, p) for _, p, q in terms]),
             torch.stack([q.log_prob(z) - p.log_prob(z) for z, p, q in terms]).sum(0),
+            params,
             self.likelihood.centre(params),
             posteriors,
             priors,

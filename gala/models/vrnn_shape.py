@@ -13,7 +13,8 @@ class VrnnShape:
 
     Attributes:
         frame: (C, H, W).
-        scales: resolutions: H, H / 2, .., rounded up; the coarsest has the first latent.
+        scales: resolutions: H, H / 2, .., rounded up; the coarsest has the first latent. Vectors (1 x 1) have that
+            size at each.
         levels: latents, at most one per scale, from coarse to fine.
         width: channels of every layer.
         latent: channels of each latent, at its level's resolution.
@@ -21,6 +22,7 @@ class VrnnShape:
         context: frames that are conditioned on.
         likelihood: a key of ``LIKELIHOODS``.
         learned_prior: False: every prior is N(0, 1).
+        decoder_blocks: residual blocks of the decoder at each scale: the capacity of the likelihood.
     """
 
     frame: tuple[int, int, int]
@@ -32,17 +34,18 @@ class VrnnShape:
     context: int = 2
     likelihood: str = "bernoulli"
     learned_prior: bool = True
+    decoder_blocks: int = 1
 
     def check(self) -> None:
         """Raises ValueError: one line that says what to change."""
         if not 1 <= self.levels <= min(3, self.scales):
             raise ValueError(f"levels={self.levels} must be 1 to 3 and at most scales={self.scales}")
-        halvings = self.scales - 1
+        halvings = self.scales - 1 if tuple(self.frame[1:]) != (1, 1) else 0
         if halvings and min(self.frame[1:]) <= 2 ** (halvings - 1):
             raise ValueError(
                 f"frames of {self.frame[1]} x {self.frame[2]} do not halve {self.scales - 1} times; lower scales"
             )
         if self.likelihood not in LIKELIHOODS:
             raise ValueError(f"likelihood={self.likelihood!r} is unknown; there are {', '.join(LIKELIHOODS)}")
-        if self.context < 0 or min(self.width, self.latent) < 1:
-            raise ValueError("context must be at least 0, width and latent at least 1")
+        if min(self.context, self.decoder_blocks) < 0 or min(self.width, self.latent) < 1:
+            raise ValueError("context and decoder_blocks must be at least 0, width and latent at least 1")

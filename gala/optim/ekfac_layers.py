@@ -184,9 +184,14 @@ class Block:
 
 def _eigenbasis(factor: Tensor) -> tuple[Tensor, Tensor]:
     """``torch.linalg.eigh``. In single precision LAPACK may answer NaN, without an error, for a finite matrix whose
-    entries reach from 1 to the smallest numbers, as those of units that have died do; in double precision then."""
-    values, basis = torch.linalg.eigh(factor)
-    if not torch.isfinite(basis).all():
+    entries reach from 1 to the smallest numbers, as those of units that have died do, or not converge where many
+    eigenvalues are equal; in double precision then."""
+    try:
+        values, basis = torch.linalg.eigh(factor)
+        found = bool(torch.isfinite(basis).all())
+    except torch.linalg.LinAlgError:
+        found = False
+    if not found:
         values, basis = (x.to(factor.dtype) for x in torch.linalg.eigh(factor.double()))
     if not torch.isfinite(basis).all():
         raise torch.linalg.LinAlgError("its eigenvectors are not finite")

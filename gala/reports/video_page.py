@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,13 @@ def video_page(title: str, films: NDArray[np.float32], context: int, report: dic
     numbers = {k: v for k, v in report.items() if isinstance(v, int | float)}
     steps = {k: v for k, v in report.items() if isinstance(v, list)}
     head = ["predicted frame", *range(1, 1 + len(films) - context)]
+    frechet = (
+        f" Frechet distance: {report['frechet']:.4g}, on an {html.escape(report['frechet_encoder'])}."
+        if "frechet_encoder" in report
+        else ""
+    )
     body = f"""<p>{report["nats"]:.3f} nats per predicted frame; {report["nats_weighted"]:.3f} by the
-importance-weighted bound of {report["weights"]} draws.</p>
+importance-weighted bound of {report["weights"]} draws.{frechet}</p>
 <p>Frames with a <b class="grey">grey</b> border are given, those with an <b class="orange">orange</b> one are
 predicted. The best sample is the one of {report["samples"]} with the highest mean PSNR.</p>
 <div class="films"><div class="names">{"".join(f"<span>{name}</span>" for name in names)}</div>
@@ -73,6 +79,15 @@ def paint(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
         for k in range(channels):
             rgb = np.maximum(rgb, pixels[..., k : k + 1] * _COLOURS[k % len(_COLOURS)])
     return np.rint(rgb).astype(np.uint8)
+
+
+def film_frames(films: NDArray[np.float32], context: int) -> NDArray[np.uint8]:
+    """Films [T, V, K, C, H, W] in [0, 1] -> frames [T, H', W', 3] of all of them, a row for each video, with even
+    sides, as encoders want them."""
+    tiles = _tiles(films, context)
+    rows = [np.concatenate(list(video), 2) for video in _by_video(tiles)]
+    frames = np.concatenate(rows, 1)
+    return np.pad(frames, [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)])
 
 
 def _tiles(films: NDArray[np.float32], context: int) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ class SupervisedLearner:
         batches: an endless iterator of batches.
         loss: (outputs, targets) -> scalar.
         learning_step: what follows the backward pass; its optimiser is over the model's parameters.
+        observe: is shown each batch's inputs before the pass over them: what EKFAC learns a curvature from.
         compute_s: an iteration's forward and backward pass are stretched to this many seconds by sleeping, so that
             communication can be studied beside the compute of a larger model or of a slower machine.
     """
@@ -34,10 +35,11 @@ class SupervisedLearner:
         loss: Callable[[Any, Tensor], Tensor],
         learning_step: LearningStep,
         *,
+        observe: Callable[..., None] | None = None,
         compute_s: float = 0.0,
     ) -> None:
         self.model, self.batches, self.loss, self.learning_step = model, batches, loss, learning_step
-        self.compute_s = compute_s
+        self.observe, self.compute_s = observe, compute_s
         self.busy_s = 0.0
         """Seconds really spent in forward and backward passes, so far."""
         self.late = 0
@@ -47,7 +49,10 @@ class SupervisedLearner:
         """One iteration, at the given learning rate if there is one; returns the loss of its batch, detached."""
         started = time.monotonic()
         inputs, targets = next(self.batches)
-        outputs = self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+        arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+        if self.observe is not None:
+            self.observe(*arguments)
+        outputs = self.model(*arguments)
         loss = self.loss(outputs, targets)
         self.learning_step.optimizer.zero_grad()
         loss.backward()

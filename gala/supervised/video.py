@@ -13,14 +13,16 @@ from torch import Tensor
 
 from gala.config.video import VideoConfig
 from gala.gossip.averager import GossipAverager
-from gala.models.bounds import warm_up
+from gala.models.bounds import active_units, warm_up
 from gala.models.vrnn import VRNN, Trace
 from gala.models.vrnn_shape import VrnnShape
+from gala.optim.ekfac import EKFAC
 from gala.optim.slowmo import SlowMo
 from gala.optim.update import LearningStep
 from gala.supervised.loop import Batch, SupervisedLearner
 from gala.supervised.video_data import draw, open_source
 from gala.supervised.video_eval import continuations
+from gala.supervised.video_fisher import VideoFisher
 
 Row = dict[str, Any]
 HELD_OUT = 64
@@ -42,6 +44,7 @@ def make_model(config: VideoConfig) -> VRNN:
         context=config.context,
         likelihood=config.likelihood,
         learned_prior=config.learned_prior,
+        decoder_blocks=config.decoder_blocks,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -53,11 +56,22 @@ def make_learner(
 ) -> SupervisedLearner:
     """The learner of ``model``, about to do iteration ``start``; build ``averager`` with the model's parameters
     first."""
-    optimizer = torch.optim.Adam(model.parameters(), config.lr)
+    ekfac, observe = None, None
+    if config.optimizer == "ekfac":
+        e = config.ekfac
+        arguments = {name: getattr(e, name) for name in ("damping", "decay", "basis_every", "max_dim", "kl_limit")}
+        ekfac = EKFAC(model, kind=e.kind, **arguments)
+        observe = VideoFisher(ekfac, model, e.videos)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            model.parameters(), config.lr, momentum=e.momentum, dampening=e.momentum
+        )
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), config.lr)
     s = config.slowmo
     slowmo = SlowMo(optimizer, every=s.every, lr=s.lr, momentum=s.momentum) if s.every else None
-    step = LearningStep(optimizer, max_grad_norm=config.max_grad_norm, averager=averager, slowmo=slowmo)
-    return SupervisedLearner(model, batches(config, start, rank), model.loss, step)
+    limit = 0.0 if ekfac else config.max_grad_norm  # EKFAC has a limit of its own, in nats
+    step = LearningStep(optimizer, precondition=ekfac, max_grad_norm=limit, averager=averager, slowmo=slowmo)
+    return SupervisedLearner(model, batches(config, start, rank), model.loss, step, observe=observe)
 
 
 def batches(config: VideoConfig, start: int, rank: int = 0) -> Iterator[Batch]:
@@ -105,7 +119,8 @@ def judge(config: VideoConfig, model: torch.nn.Module, split: Any = "test") -> R
 
     ``nats`` is minus the evidence lower bound, ``bits_per_dim`` the same per number of a frame; ``nats_if_known`` the
     entropy of the law that drew the videos, where known, which no model can pass; ``kl`` is of each level, from coarse
-    to fine, ``kl_by_frame`` of each predicted frame.
+    to fine, ``kl_by_level`` [levels][S] of each level and predicted frame, ``kl_by_frame`` their sum over levels;
+    ``active_units`` are those of each level.
     """
     videos = draw(config.data, split, HELD_OUT, config.frames, config.seed)
     trace: Trace = model(videos.frames, videos.actions, torch.Generator().manual_seed(config.seed))
@@ -115,7 +130,9 @@ def judge(config: VideoConfig, model: torch.nn.Module, split: Any = "test") -> R
         "nats": nats,
         "bits_per_dim": nats / (math.log(2) * math.prod(videos.frames.shape[2:])),
         "kl": trace.kl.mean((0, 2)).tolist(),
+        "kl_by_level": trace.kl.mean(2).T.tolist(),
         "kl_by_frame": trace.kl.sum(1).mean(1).tolist(),
+        "active_units": active_units(trace),
     }
     if videos.entropy is not None:
         row["nats_if_known"] = videos.entropy[config.context :].mean().item()
@@ -123,15 +140,18 @@ def judge(config: VideoConfig, model: torch.nn.Module, split: Any = "test") -> R
 
 
 @torch.no_grad()
-def sample_grid(config: VideoConfig, model: VRNN, videos: int = 4, samples: int = 3) -> Tensor:
-    """A picture [H', W'] in [0, 1] of held-out videos, time from left to right: for each, a row of what happened, and a
-    row for each of ``samples`` continuations of its context."""
+def sample_films(config: VideoConfig, model: VRNN, videos: int = 4, samples: int = 3) -> Tensor:
+    """[T, videos, 1 + samples, C, H, W]: held-out videos, each with continuations of its context."""
     drawn = draw(config.data, "test", videos, config.frames, config.seed)
-    truth = drawn.frames
     imagined = continuations(config, model, drawn, samples, torch.Generator().manual_seed(config.seed))
-    context = truth[: config.context].unsqueeze(2).expand(-1, -1, samples, -1, -1, -1)
-    rows = torch.cat([truth.unsqueeze(2), torch.cat([context, imagined])], 2).flatten(1, 2)
-    rows = rows.amax(2)  # [T, videos * (1 + samples), H, W]: all planes, of which grey pictures have one
+    context = drawn.frames[: config.context].unsqueeze(2).expand(-1, -1, samples, -1, -1, -1)
+    return torch.cat([drawn.frames.unsqueeze(2), torch.cat([context, imagined])], 2)
+
+
+def sample_grid(films: Tensor) -> Tensor:
+    """``sample_films`` as a picture [H', W'] in [0, 1], time from left to right: for each video, a row of what
+    happened, and a row for each of its continuations."""
+    rows = films.flatten(1, 2).amax(2)  # [T, videos * (1 + samples), H, W]: all planes, of which grey pictures have one
     framed = torch.nn.functional.pad(rows.clamp(0, 1), (0, 1, 0, 1), value=0.5)
     return framed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gala.config.video import VideoConfig
 from gala.models.vrnn import VRNN
+from gala.optim.ekfac import EKFAC
 from gala.optim.slowmo import SlowMo
 from gala.runs.checkpoints import Checkpoints
 from gala.supervised.loop import SupervisedLearner
@@ -29,10 +30,12 @@ def stage(checkpoints: Checkpoints, rank: int, learner: SupervisedLearner, meta:
     """
     step = learner.learning_step
     moments = step.optimizer.state_dict()["state"]
-    named = {f"{i}.{key}": value for i, values in moments.items() for key, value in values.items()}
+    named = {f"{i}.{key}": x for i, values in moments.items() for key, x in values.items() if isinstance(x, Tensor)}
     tensors: dict[str, dict[str, Tensor]] = {"model": learner.model.state_dict(), "optimizer": named}
     if isinstance(step.slowmo, SlowMo):
         tensors["slowmo"] = step.slowmo.tensors()
+    if isinstance(step.precondition, EKFAC):
+        tensors["ekfac"] = step.precondition.tensors()
     checkpoints.write_part(STAGING, part_name(rank), tensors, meta)
 
 
@@ -48,6 +51,8 @@ def restore(checkpoints: Checkpoints, rank: int, learner: SupervisedLearner) -> 
     step.optimizer.load_state_dict({**step.optimizer.state_dict(), "state": moments})
     if isinstance(step.slowmo, SlowMo):
         step.slowmo.load_tensors(tensors["slowmo"])
+    if isinstance(step.precondition, EKFAC):
+        step.precondition.load_tensors(tensors["ekfac"])
     return meta
 
 

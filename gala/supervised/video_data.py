@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gala.runs.rollouts import is_rollouts, open_rollouts
 from gala.supervised.comparison import digits
+from gala.supervised.particles import PARTICLE, particle, random_walk
 from gala.supervised.video_rollouts import RecordedVideos
 from gala.supervised.videos import SPLITS, Source, Split, Videos
 
@@ -44,7 +45,7 @@ def open_source(name: str) -> Source:
             rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS[split]]))
             return process.draw(rng, split, count, steps)
 
-        return Source(process.frame, draw_process, real=process.frame == (1, 1, 1))
+        return Source(process.frame, draw_process, real=process.frame == (1, 1, 1), noise_nats=process.noise_nats)
     if not is_rollouts(name):
         raise ValueError(f"data={name} is neither one of {', '.join(PROCESSES)} nor a folder that `gala record` wrote")
     return _open_rollouts(str(Path(name).resolve()))
@@ -121,12 +122,15 @@ def alternating(rng: np.random.Generator, split: Split, count: int, steps: int) 
     return _numbers(rng, signs, np.where(np.arange(steps)[:, None] == 0, math.log(2), 0.0).repeat(count, 1))
 
 
+def _noise_nats(std: float) -> float:
+    return math.log(std) + 0.5 * math.log(2 * math.pi * math.e)
+
+
 def _numbers(rng: np.random.Generator, centres: NDArray, entropy: NDArray) -> Videos:
-    noise_entropy = math.log(COIN_STD) + 0.5 * math.log(2 * math.pi * math.e)
     frames = centres + COIN_STD * rng.standard_normal(centres.shape)
     return Videos(
         torch.from_numpy(frames.astype(np.float32))[..., None, None, None],
-        torch.from_numpy((entropy + noise_entropy).astype(np.float32)),
+        torch.from_numpy((entropy + _noise_nats(COIN_STD)).astype(np.float32)),
     )
 
 
@@ -163,11 +167,22 @@ class Process(NamedTuple):
     draw: Callable[[np.random.Generator, Split, int, int], Videos]
     frame: tuple[int, int, int]
     summary: str
+    noise_std: float = 0.0
+    """Deviation of the Gaussian noise of each number; 0: none."""
+
+    @property
+    def noise_nats(self) -> float:
+        """Its entropy in a frame."""
+        return math.prod(self.frame) * _noise_nats(self.noise_std) if self.noise_std else 0.0
 
 
 PROCESSES: dict[str, Process] = {
     "moving-digits": Process(moving_digits, (1, 32, 32), "two handwritten digits that bounce off walls at random"),
     "wall-bounce": Process(wall_bounce, (1, 16, 16), "a sprite that turns in one of 4 directions at walls: ln 4 nats"),
-    "coin-flip": Process(coin_flip, (1, 1, 1), "a fair coin per frame, with noise: -0.190 nats"),
-    "alternating": Process(alternating, (1, 1, 1), "+-1 in turns, with noise: -0.884 nats"),
+    "random-walk": Process(random_walk, (1, 16, 16), "a dot that walks at random: ln 4 nats per frame"),
+    "particle": Process(
+        particle, (1, 1, 1), "a hidden position seen through noise; the Kalman filter is exact", PARTICLE.blurred
+    ),
+    "coin-flip": Process(coin_flip, (1, 1, 1), "a fair coin per frame, with noise: -0.190 nats", COIN_STD),
+    "alternating": Process(alternating, (1, 1, 1), "+-1 in turns, with noise: -0.884 nats", COIN_STD),
 }

@@ -13,14 +13,17 @@ from gala.config.video import VideoConfig
 from gala.models.bounds import importance_weighted_bound
 from gala.models.vrnn import VRNN
 from gala.supervised.video_data import draw
+from gala.supervised.video_meters import diversity, frechet, stochasticity
 from gala.supervised.videos import Videos
 
 SSIM_RADIUS, SSIM_SIGMA = 5, 1.5
+AT_ONCE = 256
+"""Videos that are in memory together, copies counted."""
 
 
 @torch.no_grad()
 def evaluate(
-    config: VideoConfig, model: VRNN, *, videos: int, weights: int, samples: int, seed: int = 1
+    config: VideoConfig, model: VRNN, *, videos: int, weights: int, samples: int, encoder: int = 0, seed: int = 1
 ) -> dict[str, Any]:
     """Judge ``model`` on held-out videos that no record of its training was about.
 
@@ -28,13 +31,16 @@ def evaluate(
     (arXiv 1509.00519) of ``weights`` draws, which is nearer to the truth; ``standard_error`` is that of the latter over
     videos. ``psnr`` (dB) and ``ssim`` are of each predicted frame, mean over videos of the best of ``samples``
     continuations, chosen for each video by its mean over frames, the usual protocol (arXiv 1802.07687). SSIM needs
-    frames of 11 x 11 and more; both need frames in [0, 1]: where they cannot be had they are left out.
+    frames of 11 x 11 and more; both need frames in [0, 1]: where they cannot be had they are left out. ``diversity``
+    is of the continuations of one context, ``kl_by_frame`` and its like say how random the videos are (see
+    ``gala.supervised.video_meters``), ``frechet`` needs ``encoder`` updates of an encoder; 0 leaves it out.
     """
     drawn = draw(config.data, "test", videos, config.frames, _other_than(config.seed, seed))
     generator = torch.Generator().manual_seed(seed)
     predicted = config.frames - config.context
-    elbo = model(drawn.frames, drawn.actions, generator).bound / predicted
-    weighted = importance_weighted_bound(model, drawn.frames, drawn.actions, weights, generator) / predicted
+    trace = model(drawn.frames, drawn.actions, generator)
+    elbo = trace.bound / predicted
+    weighted = _weighted(model, drawn, weights, generator) / predicted
     report: dict[str, Any] = {
         "videos": videos,
         "weights": weights,
@@ -45,14 +51,29 @@ def evaluate(
     }
     if drawn.entropy is not None:
         report["nats_if_known"] = drawn.entropy[config.context :].mean().item()
-    if config.likelihood == "gaussian":
-        return report
+    report |= stochasticity(config, drawn, trace.kl)
     truth = drawn.frames[config.context :].unsqueeze(2)
     imagined = continuations(config, model, drawn, samples, generator)
+    if samples > 1:
+        report["diversity"] = diversity(imagined)
+    if encoder:
+        report |= frechet(config, model, encoder, _other_than(config.seed, seed + 1))
+    if config.likelihood == "gaussian":
+        return report
     report["psnr"] = best_of(psnr(imagined, truth))
     if min(truth.shape[-2:]) > 2 * SSIM_RADIUS:
         report["ssim"] = best_of(ssim(imagined, truth))
     return report
+
+
+def _weighted(model: VRNN, videos: Videos, weights: int, generator: torch.Generator) -> Tensor:
+    """[B]: the importance-weighted bound, of a few videos at a time, as each is taken in ``weights`` times at once."""
+    few, bounds = max(1, AT_ONCE // weights), []
+    for start in range(0, videos.frames.shape[1], few):
+        frames, actions = (None if x is None else x[:, start : start + few] for x in (videos.frames, videos.actions))
+        assert frames is not None
+        bounds.append(importance_weighted_bound(model, frames, actions, weights, generator))
+    return torch.cat(bounds)
 
 
 def continuations(

@@ -33,3 +33,5 @@ class Source(NamedTuple):
     """Numbers in an action."""
     real: bool = False
     """Whether frames hold any real numbers, not pixels in [0, 1]."""
+    noise_nats: float = 0.0
+    """What of each frame's known entropy is its pixels' own noise, which no latent can know."""

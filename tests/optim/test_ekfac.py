@@ -440,3 +440,23 @@ def test_factors_of_units_that_have_died_end_at_zero_and_not_among_the_subnormal
         ekfac.observe([out.square().sum(1)])
     factor = ekfac.blocks[""].factors["a"]
     assert factor[2].tolist() == [0.0] * 4 and (factor[:2, :2] > 1e-3).all()
+
+
+def test_an_eigenbasis_that_single_precision_does_not_find_is_found_in_double(monkeypatch):
+    found = torch.linalg.eigh
+
+    def only_double(matrix):
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
+        return found(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", only_double)
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    ekfac = EKFAC(model)
+    with ekfac.recording():
+        out = model(torch.randn(8, 3))
+    ekfac.observe([out.square().sum(1)])
+    basis = ekfac.blocks[""].factors["basis_a"]
+    assert basis.dtype == torch.float32
+    torch.testing.assert_close(basis.T @ basis, torch.eye(4))
