@@ -26,7 +26,6 @@ from fuzz_targets import Target, targets
 
 from gala.bench.machine import machine_facts
 
-LIMIT_S = 10
 RESULTS = Path(__file__).parent / "results" / "fuzz_readers.jsonl"
 PIECES = [
     *(b"\x00", b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b"\r", b"\t", b" ", b",", b":", b"-", b"---\n", b"...\n", b"#"),
@@ -68,10 +67,10 @@ def _hang(*_: Any) -> None:
     raise _HangError
 
 
-def wrong(target: Target) -> tuple[str, bool]:
+def wrong(target: Target, limit_s: int) -> tuple[str, bool]:
     """(what was wrong, or nothing; whether the input was refused)."""
     names = (target.path.name, *target.names)
-    signal.alarm(LIMIT_S)
+    signal.alarm(limit_s)
     try:
         target.read(target.path)
     except ValueError as error:
@@ -81,7 +80,7 @@ def wrong(target: Target) -> tuple[str, bool]:
     except SystemExit as error:
         return f"SystemExit({error.code})", True
     except _HangError:
-        return f"no answer in {LIMIT_S} s", True
+        return f"no answer in {limit_s} s", True
     except BaseException as error:
         return f"{type(error).__name__}: {str(error)[:300]!r}", True
     finally:
@@ -89,14 +88,14 @@ def wrong(target: Target) -> tuple[str, bool]:
     return "", False
 
 
-def fuzz(name: str, target: Target, inputs: int, seed: int) -> dict[str, Any]:
+def fuzz(name: str, target: Target, inputs: int, seed: int, limit_s: int) -> dict[str, Any]:
     """One row."""
     rng, found, refused, slowest_s = np.random.default_rng(seed), [], 0, 0.0
     for _ in range(inputs):
         data = damaged(target.good[int(rng.integers(len(target.good)))], rng)
         target.path.write_bytes(data)
         begun_s = time.monotonic()
-        problem, was_refused = wrong(target)
+        problem, was_refused = wrong(target, limit_s)
         slowest_s = max(slowest_s, time.monotonic() - begun_s)
         refused += was_refused
         if problem:
@@ -119,6 +118,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--readers", nargs="+", default=[])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit-s", type=int, default=10, help="after which a reading counts as a hang")
     parser.add_argument("--out", type=Path, default=RESULTS)
     words = parser.parse_args()
     signal.signal(signal.SIGALRM, _hang)
@@ -128,7 +128,7 @@ def main() -> None:
         if unknown := [name for name in words.readers if name not in every]:
             parser.error(f"no reader {unknown[0]}; there are {', '.join(every)}")
         for name in words.readers or every:
-            row = fuzz(name, every[name], words.inputs, words.seed)
+            row = fuzz(name, every[name], words.inputs, words.seed, words.limit_s)
             with words.out.open("a") as file:
                 file.write(json.dumps({**row, **machine_facts()}) + "\n")
             print(json.dumps(row), flush=True)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -83,6 +84,22 @@ def test_the_curvature_of_an_optimiser_that_scales_in_its_own_way_is_not_known(r
     assert math.isfinite(found.sharpness) == known
     told = _curvature_text(config, found, suggest(0.01, 4, 8, "sqrt"))
     assert ("not known" in told or "not asked" in told) != known
+
+
+def test_a_learner_that_made_no_update_lends_its_optimiser_to_nobody(run, tmp_path):
+    """As in a short run whose other learner was still starting."""
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    run_dir = RunDir.open(tmp_path / "run")
+    meta = run_dir.checkpoint_meta("latest")
+    for rank in meta["ranks"]:
+        tensors, about = run_dir.load_part("latest", f"learner{rank}")
+        if rank == 0:
+            tensors["optimizer"] = {name: torch.zeros_like(value) for name, value in tensors["optimizer"].items()}
+            meta["progress"][0] = [0, 0]
+        run_dir.write_part("staging", f"learner{rank}", tensors, about)
+    run_dir.commit_checkpoint("staging", ["latest"], meta)
+    frozen = load_frozen(run_dir, "latest", envs=2, batches=1, seed=1)
+    assert frozen.scale is not None and frozen.scale.max() > 2 * frozen.config.optim.eps
 
 
 def test_rewards_are_scaled_by_the_returns_of_all_learners_that_average(run):

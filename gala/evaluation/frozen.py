@@ -81,11 +81,12 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
     finally:
         env.close()
     progress = scheduled(config, min(1.0, meta["env_steps"] / config.steps))
+    oldest = max(ranks, key=lambda rank: meta["progress"][rank][1])  # of a short run, one may have made no update
     return Frozen(
         config,
         policy,
         {f"learner{rank}": _vector(policy, part["policy"]) for rank, part in parts.items()},
-        optimizer_scale(config.optim, parts[ranks[0]].get("optimizer", {}), policy),
+        optimizer_scale(config.optim, parts[oldest].get("optimizer", {}), policy),
         rollouts,
         learning_rate(config)(progress) or learning_rate(config)(0.0),
         entropy_coefficient(config)(progress),
@@ -111,12 +112,13 @@ def _vector(policy: ActorCritic, state: dict[str, Tensor]) -> Tensor:
 
 
 def optimizer_scale(optim: OptimConfig, state: dict[str, Tensor], policy: ActorCritic) -> Tensor | None:
-    """What RMSprop and Adam divide the gradient by, ``[d]`` in the order of ``policy.parameters()``.
+    """What RMSprop and Adam divide the gradient by, ``[d]`` in the order of ``policy.parameters()``; None before the
+    first step, and of other optimisers.
 
     Their state lies in memory as the parameters do, channels last where those are.
     """
     square = state.get("square_avg", state.get("exp_avg_sq"))
-    if square is None:
+    if square is None or not float(state.get("step", 1.0)):
         return None
     if optim.name == "rmsprop_tf":
         scale = (square + optim.eps).sqrt()

@@ -160,6 +160,8 @@ def test_the_scale_of_the_optimiser_is_in_the_order_of_the_parameters():
     adam, optim = torch.optim.Adam([flat_params], 1e-3, (0.9, 0.99), 1e-5), OptimConfig(name="adam", adam_beta2=0.99)
     adam.step()
     torch.testing.assert_close(optimizer_scale(optim, adam.state[flat_params], policy), gradient + 1e-5)
+    unmoved = {"exp_avg_sq": torch.zeros_like(flat_params), "step": torch.tensor(0.0)}
+    assert optimizer_scale(optim, unmoved, policy) is None, "before the first step there is none"
     tf = optimizer_scale(OptimConfig(name="rmsprop_tf", eps=0.5), {"square_avg": flat_params.detach() ** 2}, policy)
     expected = flat([p.detach() for p in policy.parameters()])
     torch.testing.assert_close(tf, (expected**2 + 0.5).sqrt())
