@@ -9,7 +9,7 @@
 
 PRESET ?= minatar/breakout
 ARGS ?=
-EXTRAS := atari,mujoco,minatar,cluster,supervised,video,plot,sweep,docs,dev
+EXTRAS := atari,mujoco,minatar,cluster,supervised,video,plot,sweep,hub,docs,dev
 
 # The first Python on the path that is new enough. Override with make PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
