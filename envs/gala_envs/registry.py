@@ -176,7 +176,8 @@ def _applicable(options: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _check_id(id: str, name: str) -> None:
     if not _installed(name):
-        raise ValueError(f"'{id}' needs the {name} backend; run: pip install 'gala-rl[{name}]'")
+        package = BACKENDS[name].package.replace("_", "-")
+        raise ValueError(f"'{id}' needs the {name} backend; run: pip install {package}")
     if name == "gymnasium" and ":" in id:  # module:Name-v0 has Gymnasium import the module, which registers the name
         module = id.split(":", maxsplit=1)[0]
         if importlib.util.find_spec(module.split(".")[0]) is None:

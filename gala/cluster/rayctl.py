@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gala.cluster.reachable import check_reachable
+from gala.config.extras import install
 
 MAIL = "mail"
 """Concurrency group with one thread, for the calls that must not wait for the learner's loop."""
@@ -32,7 +33,7 @@ def connect(address: str, cores: int) -> bool:
         ValueError: Ray is not installed, or no cluster answers at the address.
     """
     if importlib.util.find_spec("ray") is None:
-        raise ValueError("cluster.address needs Ray: pip install 'gala-rl[cluster]'")
+        raise ValueError(f"cluster.address needs Ray: {install('cluster')}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from gala.config.extras import install
+
 EXTRAS = {
     "atari": ("ale_py", "ale-py"),
     "mujoco": ("mujoco", "mujoco"),
@@ -62,7 +64,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "gymnasium", metadata.version("gymnasium")
     for extra, (module, package) in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
-        yield extra, f"{package} {metadata.version(package)}" if found else f"missing: pip install 'gala-rl[{extra}]'"
+        yield extra, f"{package} {metadata.version(package)}" if found else f"missing: {install(extra)}"
     yield "rapl", _rapl()
     yield "nvml", _nvml()
 

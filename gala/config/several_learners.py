@@ -74,7 +74,7 @@ class DelayConfig:
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Learners on the machines of a Ray cluster (gala-rl[cluster])."""
+    """Learners on the machines of a Ray cluster (extra `cluster`)."""
 
     address: str = ""
     """Empty: processes of this machine, without Ray. auto: the Ray cluster that this machine is part of, or else Ray on

@@ -8,6 +8,7 @@ from typing import Any
 
 from gala.config.bounds import check_bounds
 from gala.config.derived import is_lock_step
+from gala.config.extras import install
 from gala.config.schema import Algo, Config, GossipConfig, ModelConfig
 
 
@@ -118,7 +119,7 @@ def _impossible_to_diagnose(config: Config) -> dict[str, bool]:
         "diagnose.curvature takes second derivatives, which compiled encoders have not; set model.compile=none": bool(
             d.curvature and model.compile != "none"
         ),
-        "diagnose.curvature needs SciPy: pip install 'gala-rl[diagnose]'": bool(
+        f"diagnose.curvature needs SciPy: {install('diagnose')}": bool(
             d.curvature and importlib.util.find_spec("scipy") is None
         ),
     }

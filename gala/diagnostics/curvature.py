@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gala.config.extras import install
+
 Loss = Callable[[], Tensor]
 Product = Callable[[Tensor], Tensor]
 """v [d] -> M v [d] for a symmetric matrix M."""
@@ -121,7 +123,7 @@ def top_eigenpairs(
     try:
         from scipy.sparse.linalg import LinearOperator, eigsh
     except ImportError as error:
-        raise ValueError("eigenvalues need SciPy: pip install 'gala-rl[diagnose]'") from error
+        raise ValueError(f"eigenvalues need SciPy: {install('diagnose')}") from error
 
     def matvec(v: NDArray) -> NDArray:
         return product(torch.from_numpy(v.ravel()).to(like)).double().cpu().numpy()

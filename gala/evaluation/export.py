@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gala.build.envs import probe_spaces
 from gala.config.derived import changed_settings
+from gala.config.extras import install
 from gala.config.parse import dump_config
 from gala.evaluation import weights
 from gala.evaluation.card import hub_header, model_card
@@ -206,7 +207,7 @@ def check_format(name: str) -> None:
     """Raises ValueError if a package is missing for it."""
     missing = [package for package in GRAPHS[name][2] if importlib.util.find_spec(package) is None]
     if missing:
-        raise ValueError(f"format={name} needs {' and '.join(missing)}: pip install 'gala-rl[export]'")
+        raise ValueError(f"format={name} needs {' and '.join(missing)}: {install('export')}")
 
 
 def export_graph(run_dir: RunDir, checkpoint: str, learner: int | str, name: str, path: Path) -> None:

@@ -12,6 +12,7 @@ from gala_envs.pictures import make_drawn
 from numpy.typing import NDArray
 
 from gala.build.envs import own_env, probe_spaces
+from gala.config.extras import install
 from gala.config.schema import Config
 from gala.evaluation.load import load_policy
 from gala.evaluation.play import LONGEST_EPISODE, play
@@ -116,4 +117,4 @@ def _drawn(config: Config) -> tuple[Any, Callable[[NDArray], NDArray]]:
 def check_encoder() -> None:
     """Raises ValueError if the extra ``video`` is not installed."""
     if not all(importlib.util.find_spec(name) for name in ("imageio", "imageio_ffmpeg")):
-        raise ValueError("writing a video needs imageio and ffmpeg: pip install 'gala-rl[video]'")
+        raise ValueError(f"writing a video needs imageio and ffmpeg: {install('video')}")

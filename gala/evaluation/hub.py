@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gala import __version__
+from gala.config.extras import install
 from gala.processes.output import is_terminal
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def check_hub(repo: str, word: str) -> None:
     if not _NAME.fullmatch(repo) or repo.endswith(".git") or ".." in repo or "--" in repo:
         raise ValueError(f"{word} must be USER/NAME, of letters, digits, '-', '_' and '.'")
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise ValueError(f"{word} needs the package huggingface_hub: pip install 'gala-rl[hub]'")
+        raise ValueError(f"{word} needs the package huggingface_hub: {install('hub')}")
 
 
 def is_on_hub(path: str | Path) -> bool:

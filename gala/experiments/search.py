@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from gala.config.extras import install
 from gala.config.schema import Config, flatten
 from gala.experiments.jobs import Job, TrainingJob, check_settings, run_all
 from gala.runs.run_dir import RunDir
@@ -87,7 +88,7 @@ class Search(NamedTuple):
 def check_optuna() -> None:
     """Raises ValueError if the extra is missing."""
     if importlib.util.find_spec("optuna") is None:
-        raise ValueError("gala sweep needs Optuna: pip install 'gala-rl[sweep]'")
+        raise ValueError(f"gala sweep needs Optuna: {install('sweep')}")
 
 
 def open_study(out: Path, search: Search | None = None) -> Any:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from gala.config.extras import install
 from gala.diagnostics.finding import Curves, Finding
 from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes, save
 from gala.reports.page import page as one_page
@@ -20,7 +21,7 @@ _COLORS = (BLUE, ORANGE, GREY)
 def check_matplotlib() -> None:
     """Raises ValueError if no figure can be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("the page needs matplotlib: pip install 'gala-rl[diagnose]'")
+        raise ValueError(f"the page needs matplotlib: {install('diagnose')}")
 
 
 def draw(findings: Mapping[str, Finding], folder: Path) -> dict[str, list[Path]]:

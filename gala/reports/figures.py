@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gala.config.extras import install
 from gala.runs.checkpoints import write_atomically
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Record = dict[str, Any]
 def check_output(path: Path, overwrite: bool) -> None:
     """Before any work: can a figure be written to ``path``? Raises ValueError in one line."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("figures need matplotlib: pip install 'gala-rl[plot]'")
+        raise ValueError(f"figures need matplotlib: {install('plot')}")
     if path.suffix not in FORMATS:
         raise ValueError(f"out={path} must end in {' or '.join(FORMATS)}")
     if not path.parent.is_dir():

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from gala.config.derived import PLACE
+from gala.config.extras import install
 from gala.config.schema import Config, flatten
 from gala.runs.run_dir import RunDir, flat_numbers
 
@@ -107,7 +108,7 @@ class _Kind(NamedTuple):
 
 
 TRACKERS: dict[str, _Kind] = {
-    "wandb": _Kind(Wandb, "pip install 'gala-rl[track]'"),
+    "wandb": _Kind(Wandb, install("track")),
     "trackio": _Kind(Trackio, "pip install 'trackio>=0.43'"),
 }
 

@@ -26,7 +26,7 @@ from gala.runs.run_dir import RunDir
 from gala.training import supervisor
 
 pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: gala-rl[cluster]"),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: the extra cluster"),
     pytest.mark.timeout(1800),
 ]
 PATIENCE_S = 600.0

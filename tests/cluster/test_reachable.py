@@ -13,7 +13,7 @@ from gala.cluster.reachable import check_reachable
 LIMIT_S = 15.0
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
-ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: gala-rl[cluster]")
+ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: the extra cluster")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class Ale:
     def __init__(self, game: str) -> None:
         """Raises ValueError if there is no such game, or ale-py is not installed."""
         if importlib.util.find_spec("ale_py") is None:
-            raise ValueError(f"ale:{game} needs ale-py; run: pip install 'gala-rl[atari]'")
+            raise ValueError(f"ale:{game} needs ale-py; run: pip install ale-py")
         self.name, self.rom = f"ale:{game}", game_rom_id(f"ALE/{game}-v5")
         fresh = Emulator(self.rom)
         self.parameters: Mapping[str, Parameter] = {

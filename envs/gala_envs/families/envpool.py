@@ -34,7 +34,7 @@ class EnvPoolLevels:
     def __init__(self, id: str) -> None:
         """Raises ValueError if EnvPool is not installed, or has no such task with levels."""
         if importlib.util.find_spec("envpool") is None:
-            raise ValueError(f"envpool:{id} needs EnvPool; run: pip install 'gala-rl[envpool]'")
+            raise ValueError(f"envpool:{id} needs EnvPool; run: pip install envpool")
         self.name, self.id, spec = f"envpool:{id}", id, level_spec(id)
         self.obs_space, self.convert = observation_adapter(_picture(spec.gymnasium_observation_space), id)
         self.action_space, self.to_simulators = action_adapter(spec.gymnasium_action_space, id)

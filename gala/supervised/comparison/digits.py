@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gala.config.extras import install
+
 
 class Digits(NamedTuple):
     """Images are [N, 1, 8, 8] float32 in [0, 1], labels [N] int64."""
@@ -26,7 +28,7 @@ def load(test_fraction: float, split_seed: int) -> Digits:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ValueError("the digits need scikit-learn: pip install 'gala-rl[supervised]'") from None
+        raise ValueError(f"the digits need scikit-learn: {install('supervised')}") from None
     raw = load_digits()
     images = torch.from_numpy(raw.images).float().div_(16.0).unsqueeze(1)
     labels = torch.from_numpy(raw.target).long()

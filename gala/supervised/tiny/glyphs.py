@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from gala.config.extras import install
 from gala.supervised.comparison import digits
 
 FONTS = (
@@ -83,7 +84,7 @@ def _masters() -> list[list[NDArray]]:
         import matplotlib
         from matplotlib.ft2font import FT2Font
     except ImportError:
-        raise ValueError("digits of fonts need matplotlib: pip install 'gala-rl[plot]'") from None
+        raise ValueError(f"digits of fonts need matplotlib: {install('plot')}") from None
     masters = []
     for name in FONTS:
         font = FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"))
