@@ -159,8 +159,8 @@ class DiagnoseConfig:
     """How many of the largest; each more costs a little."""
     noise: int = bounded(0, NOT_NEGATIVE)
     """Every so many updates: the noise scale, the number of simulators at which the gradient is as much noise as
-    signal. 0 is off. One measurement, a backward pass for each simulator, takes as long as 1 to 8 updates: 100 costs
-    1 to 8 % of speed. Advantages count unnormalised."""
+    signal. 0 is off. One measurement, a backward pass for each simulator, takes as long as 1 to 20 updates: 100 costs
+    1 to 20 % of speed. Advantages count unnormalised."""
     dead_units: int = bounded(0, NOT_NEGATIVE)
     """Every so many updates: the share of ReLU units that no observation of the rollout wakes; a forward pass each. The
     network must have ReLUs (model.activation=relu, or convolutions)."""
