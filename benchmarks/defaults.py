@@ -5,7 +5,8 @@
 
 None of these tasks chose the settings of ``any/_vector``: they were written down before, and are the same for all. Each
 training is of ``--steps`` env_steps by one learner, judged by 100 greedy episodes of its last checkpoint beside as many
-of a random policy. One JSON line a training, in benchmarks/results/defaults.jsonl; ``--table`` prints them.
+of a random policy; greedy episodes of a task without a limit are cut off after 1,000 decisions. One
+JSON line a training, in benchmarks/results/defaults.jsonl; ``--table`` prints them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TASKS = (
     *("FrozenLake-v1", "Taxi-v4", "CliffWalking-v1", "Blackjack-v1", "HumanoidStandup-v5"),
 )
 PRESETS = ("any/_vector", "none")
-EPISODES = 100
+EPISODES, LIMIT = 100, 1000
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
 
 
@@ -57,7 +58,8 @@ def train(task: str, preset: str, seed: int, steps: float) -> dict[str, Any]:
     words = [f"env.id={task}", f"preset={preset}", f"steps={steps:g}", f"seed={seed}", "torch_threads=1"]
     with tempfile.TemporaryDirectory() as folder:
         gala("train", *words, f"run={folder}/run", "log.panel=off", "log.tensorboard=false")
-        result = json.loads(gala("eval", f"{folder}/run", f"episodes={EPISODES}", "mode=greedy", "--json"))
+        limit = [] if gym.spec(task).max_episode_steps else [f"env.max_episode_steps={LIMIT}"]
+        result = json.loads(gala("eval", f"{folder}/run", f"episodes={EPISODES}", "mode=greedy", "--json", *limit))
     row = {"task": task, "preset": preset, "seed": seed, "command": f"gala train {' '.join(words)}"}
     return row | {"return": result["return_mean"], "random": random_return(task), "machine": machine_facts()}
 
