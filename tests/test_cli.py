@@ -62,6 +62,14 @@ def test_presets_lists_all_and_filters(capsys):
     assert cli.main(["presets", "atari/pnog"]) == 2
 
 
+@pytest.mark.parametrize("hidden", ["9000000000000", "900000,900000", "9223372036854775807"])
+def test_a_network_that_fits_into_no_memory_is_one_line(tmp_path, hidden, capsys):
+    words = ["env.id=CartPole-v1", f"model.hidden={hidden}", f"run={tmp_path / 'run'}"]
+    assert cli.main(["train", *words]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("gala: error: the network does not fit into memory")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m gala presets | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -26,10 +26,21 @@ def prepare_process(config: Config) -> None:
 
 
 def make_policy(config: Config, spaces: Spaces) -> ActorCritic:
-    """The network with the initial parameters of ``config.seed``: equal in every learner."""
+    """The network with the initial parameters of ``config.seed``: equal in every learner.
+
+    Raises:
+        ValueError: it does not fit into memory, or is impossible.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build_actor_critic(spaces.obs, spaces.action, config.model)
+        try:
+            return build_actor_critic(spaces.obs, spaces.action, config.model)
+        except (RuntimeError, MemoryError) as error:
+            if "alloc" not in str(error) and "overflow" not in str(error).lower():
+                raise
+            raise ValueError(
+                "the network does not fit into memory; make model.hidden, width or blocks smaller"
+            ) from None
 
 
 _COMPILE_MODES = {"default": "default", "cuda-graphs": "reduce-overhead"}
