@@ -70,11 +70,14 @@ class Walk(gym.Env):
 
 
 class SlowStart(Walk):
-    """Takes a second to be built."""
+    """Takes a second to be built, or four in the second learner alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, one: bool = False) -> None:
         super().__init__()
-        time.sleep(1.0)
+        if not one:
+            time.sleep(1.0)
+        elif _is_learner_1():
+            time.sleep(4.0)
 
 
 class TwoLengths(gym.Env):
@@ -204,6 +207,7 @@ _register("NanReward", Walk, fault="nan reward")
 _register("Slow", Walk, fault="slow")
 _register("Stuck", Walk, fault="stuck")
 _register("StuckOne", Walk, fault="stuck one")
+_register("SlowStartOne", SlowStart, one=True)
 _register("Chatty", Walk, fault="chatty")
 _register("SlowStart", SlowStart)
 _register("TwoLengths", TwoLengths)

@@ -138,6 +138,8 @@ class LearnerProcess:
             self.in_progress.begin(*derived.seeds(self.config, self.rank, self.env_steps))
         self._publish()
         self.send(("ready", None))
+        while self.spec.waits and not self.stopped and (command := self.commands.get()) != "begin":
+            self._obey(command)
         while not self._finished():
             progress = self._progress()
             lr = self.learning_rate(progress)

@@ -15,6 +15,7 @@ from gala.runs.run_dir import RunDir
 from gala.training.board import STOP_AT
 from gala.training.callbacks import Callbacks
 from gala.training.common_checkpoint import CommonCheckpoint
+from gala.training.common_start import CommonStart
 from gala.training.elasticity import Elasticity
 from gala.training.filming import Filming
 from gala.training.panel import Panel
@@ -50,6 +51,7 @@ class Run:
         self.config, self.run_dir, self.board, self.telemetry, self.panel = config, run_dir, board, telemetry, panel
         self.fleet, self.mailboxes, self.callbacks = fleet, mailboxes, callbacks
         self.states = LearnerStates()
+        self.common_start = CommonStart(config, self.states, fleet)
         self.errors: dict[int, str] = {}
         self._heard: list[Event] = []
         self._beside: list[Callable[[dict[str, Any]], None]] = []
@@ -108,6 +110,7 @@ class Run:
             self.mailboxes.handle if self.mailboxes else None,
             self._store.port if self._store else 0,
             "" if donated else self._resume_from,
+            self.common_start.waits and not donated,
             donated,
         )
 
@@ -130,6 +133,9 @@ class Run:
             while self._heard:
                 self._handle(self._heard.pop(0))
             now = time.monotonic()
+            for rank in self.common_start.advance(now):
+                self.panel.message(f"learner {rank} is not ready yet: the others begin without it")
+            self.has_run = self.has_run or not self.states.ranks("starting")
             if not self._end_stuck(now):
                 return self.ended_early
             self.elasticity.advance()
@@ -156,8 +162,7 @@ class Run:
             self.best.add(rank, body["rows"], body["returns"])
             self.telemetry.add(rank, body)
         elif kind == "ready":
-            self.states.move(rank, "running")
-            self.has_run = self.has_run or not self.states.ranks("starting")
+            self.common_start.ready(rank)
             self.checkpoint.joined(rank)
         elif kind in ("state", "left"):
             self.elasticity.hear(event)
@@ -186,6 +191,7 @@ class Run:
             return
         error = self.errors.pop(rank, "").rstrip()
         self.checkpoint.died(rank)
+        self.common_start.died(rank)
         self.telemetry.forget(rank)
         told = f"learner {rank} failed" if error else f"learner {rank} {how}"
         goes_on = self.elasticity.died(rank, told) and (self.has_run or not error)

@@ -14,7 +14,7 @@ from gala.gossip.message import OpensMailbox
 from gala.processes.child import Send
 from gala.training.board import BoardHandle
 
-Command = Literal["pause", "save", "resume", "stop", "donate", "leave", "exit"]
+Command = Literal["begin", "pause", "save", "resume", "stop", "donate", "leave", "exit"]
 """What the parent tells a learner."""
 
 State = Literal["starting", "joining", "running", "paused", "saving", "saved", "finished", "left"]
@@ -147,6 +147,8 @@ class LearnerSpec:
     """Port of the loopback rendezvous, for algo=allreduce."""
     resume_from: str = ""
     """Checkpoint name, or empty for a fresh start."""
+    waits: bool = False
+    """Whether it begins when it is told to, and not as soon as it is ready: see ``common_start``."""
     donated: bytes = b""
     """A live learner's state (safetensors), for one that joins a running job; else empty."""
 
@@ -163,4 +165,4 @@ class LearnerChannels:
     send: Send
     """(kind, body) of an ``Event``: ready, metrics, paused, missed, saved, finished, state, left."""
     commands: queue.SimpleQueue[Any]
-    """What the parent tells: pause, save, resume, stop, donate, leave, exit."""
+    """What the parent tells: begin, pause, save, resume, stop, donate, leave, exit."""
