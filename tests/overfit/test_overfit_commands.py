@@ -374,7 +374,7 @@ def test_a_study_of_many_episodes_is_read_back(tmp_path):
 def test_learners_of_a_sweep_are_those_of_its_trainings(words, learners):
     """``learners`` is a word of the sweep and of its trainings: one that was given must not get lost between them."""
     family = make_family("bits")
-    options, _, training = sort_words([*words, "algo=gala", *TINY], SweepOptions, family)
+    options, _, training = sort_words([*TINY, *words, "algo=gala"], SweepOptions, family)
     check(options, family)
     assert config_of(family, training_words(options, training)).learners == learners
     if options.algos:

@@ -328,12 +328,12 @@ def test_a_study_that_goes_on_keeps_its_rows_on_its_own_terms_only(tmp_path):
 
 def test_a_sweep_does_not_go_on_with_runs_or_sets_that_are_not_its_own(tmp_path, capsys):
     """Here they lie where it would have put them; nothing is trained."""
-    words = ["sweep", "bits", "length=4", "n=2", "runs=3", "test=4", "steps=9", f"out={tmp_path / 'study'}"]
+    words = ["sweep", "bits", "length=4", "n=2", "runs=3", "test=4", "steps=512", f"out={tmp_path / 'study'}"]
     family, options, study = make_family("bits"), SweepOptions(n=(2,), runs=3, test=4), tmp_path / "study"
     drawn = draw_all(family, options, {"length": 4})
     pool = drawn[""][1][0].take(2)
     pool.write(study / "sets" / "n2-run0.json")
-    fake_run(study / "runs" / "n2-run0", pool, study / "sets" / "n2-run0.json", "steps=8")
+    fake_run(study / "runs" / "n2-run0", pool, study / "sets" / "n2-run0.json", "steps=256")
     write_atomically(study / "study.json", json.dumps({"command": shlex.join(["gala", "overfit", *words])}).encode())
     code, out, err = gala(capsys, *words)
     assert code == 2 and "run0 was trained with" in err and err.count("\n") == 1 and "trained 1" not in out

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gala.build.auto import fitted_config
 from gala.commands.overfit.words import asks_for_help, default_out, show_help, sort_words
 from gala.commands.waiting import waiting
+from gala.config.validate import validate
 from gala.experiments.jobs import TrainingJob, check_settings, train_all
 from gala.overfit.options import TrainOptions
 from gala.overfit.reference import reference_folder, write_many
@@ -25,6 +27,7 @@ def train(words: Sequence[str]) -> int:
         out, runs = Path(options.out or reference_folder(options.sets)), 1
     fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / options.on}.json")
     jobs = [TrainingJob(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(runs)]
+    validate(fitted_config(jobs[0].words))
     there = check_settings(jobs)
     if options.on == "many":
         with waiting(f"drawing {options.many:,} other MDPs"):

@@ -16,7 +16,7 @@ needs_envpool = pytest.mark.skipif(not INSTALLED, reason="EnvPool is not install
 
 @pytest.mark.skipif(INSTALLED, reason="EnvPool is installed")
 def test_without_envpool_the_extra_is_named():
-    with pytest.raises(ValueError, match=r"needs EnvPool; run: pip install 'gala-rl\[envpool\]'$"):
+    with pytest.raises(ValueError, match=r"needs EnvPool; run: pip install envpool$"):
         make_family("envpool:MiniGrid-FourRooms-v0")
 
 
