@@ -73,9 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
         except RuntimeError as error:
-            if len(words) < len(given) or not getattr(error, "is_one_line", False):
+            if len(words) < len(given) or not getattr(error, "says_all", False):
                 raise
-            _say(f"gala: error: {_printable(str(error))}")
+            line, _, rest = str(error).partition("\n")
+            _say(f"gala: error: {_printable(line)}" + ("; --traceback says where" if rest else ""))
             return EXIT_FAILED
         except OSError as error:
             if len(words) < len(given):

@@ -21,9 +21,10 @@ class EnvError(RuntimeError):
     """A simulator failed or hung. The message names the environment, the row where known, and the way out."""
 
     @property
-    def is_one_line(self) -> bool:
-        """Whether the message says it all: no other exception led to it, and a traceback would be of our own code."""
-        return self.__cause__ is None and "\n" not in str(self)
+    def says_all(self) -> bool:
+        """Whether the message has all that led to it: its first line says what was wrong, and the traceback of the
+        environment's own code follows where there is one. A traceback of ours would only hide that."""
+        return self.__cause__ is None
 
 
 class Step(NamedTuple):

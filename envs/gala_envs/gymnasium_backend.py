@@ -22,7 +22,7 @@ from gala_envs.masks import gives_masks, num_choices, read_mask
 from gala_envs.parts import join_mask, with_mask
 from gala_envs.snapshots import State, Unrestorable, get_state, python_state, set_python_state, set_state
 from gala_envs.spaces import action_adapter, observation_adapter, stack_observations
-from gala_envs.trial import fault_of_step
+from gala_envs.trial import fault_of_step, told
 
 _MODES = {"same-step": gym.vector.AutoresetMode.SAME_STEP, "next-step": gym.vector.AutoresetMode.NEXT_STEP}
 _CLOSE_S = 5.0
@@ -269,7 +269,10 @@ class _Row:
         try:
             return method(*args, **kwargs)
         except (Exception, SystemExit) as error:
-            text = f"{self.name}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+            what = f"{method.__name__}()"
+            own = error.__traceback__.tb_next if error.__traceback__ else None  # past this frame of ours
+            lines = "".join(traceback.format_exception(error.with_traceback(own) if own else error)).rstrip()
+            text = f"{self.name}: {what} raised {told(error, what)}\n{lines}"
         raise EnvError(text)
 
 

@@ -97,6 +97,10 @@ def _fault_of_observation(obs: Any, space: gym.Space, where: str) -> str:
     return ""
 
 
+_CALLERS = ("_own", "_call", "make_one")
+"""Who calls the user's code: an exception of theirs is one of the call itself."""
+
+
 def _own(name: str, what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The call's result. Raises ValueError for any exception of the user's code, with the line that it came from."""
     try:
@@ -104,12 +108,17 @@ def _own(name: str, what: str, call: Callable[..., Any], *args: Any, **kwargs: A
     except (Exception, SystemExit) as error:  # an environment's own sys.exit must not end ours, as if all were well
         if str(error).startswith(name):  # says it already
             raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        if isinstance(error, TypeError) and "unexpected keyword argument" in text and "reset" in what:
-            text += "; write def reset(self, *, seed=None, options=None)"
-        where = f" ({Path(frame.filename).name}, line {frame.lineno})" if frame.name not in ("_own", "make_one") else ""
-        raise ValueError(f"{name}: {what} raised {text}{where}") from error
+        raise ValueError(f"{name}: {what} raised {told(error, what)}") from error
+
+
+def told(error: BaseException, what: str) -> str:
+    """An exception of the user's code in one line, with the place that it came from; ``what`` was called."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, TypeError) and "unexpected keyword argument" in text and "reset" in what:
+        text += "; write def reset(self, *, seed=None, options=None)"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f" ({Path(frame.filename).name}, line {frame.lineno})" if frame.name not in _CALLERS else ""
+    return text + where
 
 
 def _say(name: str, fault: str) -> None:

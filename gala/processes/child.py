@@ -31,12 +31,12 @@ class Failure(NamedTuple):
     time_ns: int
     """``time.monotonic_ns``: of several children that fail, the first one is the cause."""
     traceback: str
-    """Or one line, of an exception whose ``is_one_line`` says that its text is all that a user needs."""
+    """Or the text alone of an exception whose ``says_all`` says that it is all that a user needs."""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """``error``, which was caught just now. With ``TRACEBACK`` in the environment, always in full."""
-        whole = os.environ.get(TRACEBACK) or not getattr(error, "is_one_line", False)
+        whole = os.environ.get(TRACEBACK) or not getattr(error, "says_all", False)
         return cls(time.monotonic_ns(), "".join(traceback.format_exception(error)) if whole else str(error))
 
 
