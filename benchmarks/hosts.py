@@ -17,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def partition(hosts: int = 4) -> Row:
         network.set(1e9, 1e-3)
         ranks.tell({"algorithm": "sgp-async", "iterations": 10**9, "for_s": total_s, "compute_s": COMPUTE_S, "seed": 1})
         for wait_s, cut in ((BEFORE_S, [hosts - 1]), (CUT_S, [])):
-            sleep(wait_s)
+            time.sleep(wait_s)
             network.set(1e9, 1e-3, cut)
         found = ranks.answers()
     weights = [f["weight"] for f in found]
@@ -108,10 +109,6 @@ def partition(hosts: int = 4) -> Row:
         "iterations": [f["iterations"] for f in found],
         "accuracy": [f["accuracy"] for f in found],
     }
-
-
-def sleep(seconds: float) -> None:
-    subprocess.run(["sleep", str(seconds)], check=True)
 
 
 def findings(rows: Sequence[Row]) -> Iterator[Row]:

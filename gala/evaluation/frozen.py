@@ -81,12 +81,12 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
     finally:
         env.close()
     progress = scheduled(config, min(1.0, meta["env_steps"] / config.steps))
-    oldest = max(ranks, key=lambda rank: meta["progress"][rank][1])  # of a short run, one may have made no update
+    trained = max(ranks, key=lambda rank: meta["progress"][rank][1])  # of a short run, one may have made no update
     return Frozen(
         config,
         policy,
         {f"learner{rank}": _vector(policy, part["policy"]) for rank, part in parts.items()},
-        optimizer_scale(config.optim, parts[oldest].get("optimizer", {}), policy),
+        optimizer_scale(config.optim, parts[trained].get("optimizer", {}), policy),
         rollouts,
         learning_rate(config)(progress) or learning_rate(config)(0.0),
         entropy_coefficient(config)(progress),
