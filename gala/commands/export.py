@@ -12,12 +12,14 @@ from gala.commands.trusted import check_run
 from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
-USAGE = """usage: gala export RUN [out=FILE] [format=safetensors|onnx|torch-export]
+USAGE = """usage: gala export RUN [out=FILE]
+                   [format=auto|safetensors|onnx|torch-export]
                    [checkpoint=latest|best|NAME] [learner=consensus|K]
                    [push=USER/NAME] [private=true]
                    [overwrite=true] [trust=true]
 
-Write the policy of RUN to one file, or push it to the Hugging Face Hub.
+Write the policy of RUN to one file, or push it to the Hugging Face Hub. The
+ending of FILE (.safetensors, .onnx, .pt2) chooses the format, or format= does.
 
   safetensors   weights, normaliser, settings, evaluations and a model card that
                 says how to load them; gala.load(FILE) makes an agent of it
@@ -44,7 +46,8 @@ class Options:
 
     out: str = ""
     """Empty: the name of the run, beside where one stands, with the ending of the format."""
-    format: Literal["safetensors", "onnx", "torch-export"] = "safetensors"
+    format: Literal["auto", "safetensors", "onnx", "torch-export"] = "auto"
+    """auto: what the ending of ``out`` says, safetensors without one."""
     checkpoint: str = "latest"
     learner: str = "consensus"
     push: str = ""
@@ -71,33 +74,35 @@ def main(argv: Sequence[str]) -> int:
 
     learner = named_learner(options.learner)
     check_request(run_dir, options.checkpoint, learner)
-    _check_push(options)
-    ending = ".safetensors" if options.format == "safetensors" else GRAPHS[options.format][1]
-    path = Path(options.out or f"{run_dir.path.resolve().name}{ending}")
-    if path.suffix != ending:
-        other = next((name for name, graph in GRAPHS.items() if graph[1] == path.suffix), "")
-        hint = f"; did you mean format={other}?" if other else ""
-        raise ValueError(f"out={path} must end in {ending} for format={options.format}{hint}")
+    endings = {"safetensors": ".safetensors"} | {name: graph[1] for name, graph in GRAPHS.items()}
+    by_ending = {ending: name for name, ending in endings.items()}
+    named = by_ending.get(Path(options.out).suffix, "safetensors")
+    chosen = named if options.format == "auto" else options.format
+    _check_push(options, chosen)
+    path = Path(options.out or f"{run_dir.path.resolve().name}{endings[chosen]}")
+    if path.suffix != endings[chosen]:
+        known = ", ".join(f"{ending} for {name}" for name, ending in endings.items())
+        raise ValueError(f"out={path} must end as its format does: {known} (here format={chosen})")
     if options.out or not options.push:
         check_new_file(path, options.overwrite, "overwrite=true")
     if options.push:
         print(_push(run_dir, options, learner))
-    elif options.format == "safetensors":
+    elif chosen == "safetensors":
         export_weights(run_dir, options.checkpoint, learner, path)
     else:
-        check_format(options.format)
-        export_graph(run_dir, options.checkpoint, learner, options.format, path)
+        check_format(chosen)
+        export_graph(run_dir, options.checkpoint, learner, chosen, path)
     if options.out or not options.push:
         print(path)
     return 0
 
 
-def _check_push(options: Options) -> None:
+def _check_push(options: Options, chosen: str) -> None:
     from gala.evaluation.hub import check_hub
 
     if options.push:
         check_hub(options.push, f"push={options.push}")
-        if options.format != "safetensors":
+        if chosen != "safetensors":
             raise ValueError(f"push={options.push} is for format=safetensors, which gala.load reads")
     elif options.private:
         raise ValueError("private=true is for push=USER/NAME")
