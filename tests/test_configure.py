@@ -73,6 +73,8 @@ def test_the_last_preset_holds_also_if_it_is_none(none):
         (["--seed"], "--seed needs a value"),
         (["--seed", "--run"], "--seed needs a value"),
         (["fast"], "'fast' is not a setting; write key=value or --key value"),
+        (["CartPole-v1"], "'CartPole-v1' is not a setting; write env.id=CartPole-v1"),
+        (["minatar/breakout"], "'minatar/breakout' is not a setting; write preset=minatar/breakout"),
         (["preset=cartpole"], "unknown preset 'cartpole'; `gala presets` lists them; did you mean 'classic/cartpole'?"),
         (["preset=atari/pnog"], "unknown preset 'atari/pnog'; `gala presets` lists them; did you mean 'atari/pong'?"),
         (["preset=digits/sgp"], "preset 'digits/sgp' holds settings of `gala supervised`"),

@@ -83,7 +83,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_starts(tmp_path, capsys
     words = ["env.id=helper_envs:Walk-v0", f"run={tmp_path / 'run'}", "log.video_every=1000"]
     assert cli.main(["train", *words]) == 2
     err = capsys.readouterr().err
-    assert "cannot be drawn" in err and err.count("\n") == 1
+    assert "log.video_every=1000: helper_envs:Walk-v0 cannot be drawn" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

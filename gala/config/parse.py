@@ -23,7 +23,7 @@ import tyro
 import yaml
 
 from gala.config.other_names import OTHER_NAMES
-from gala.config.preset_files import nearest, preset_names, preset_path
+from gala.config.preset_files import meant, nearest, preset_names, preset_path
 from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
@@ -160,7 +160,7 @@ def _split(argv: Sequence[str], cls: type = Config) -> list[Setting]:
         key, equals, text = word.removeprefix("--").partition("=")
         if not equals:
             if not word.startswith("--"):
-                raise ValueError(f"{word!r} is not a setting; write key=value or --key value")
+                raise ValueError(f"{word!r} is not a setting; write {meant(word, names)}")
             following = next(words, None)
             if following is None or following.startswith("--"):
                 raise ValueError(f"{word} needs a value")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 
@@ -37,3 +38,10 @@ def nearest(word: str, names: Iterable[str], exact: Sequence[str] = ()) -> str:
     """``; did you mean 'x'?`` for the closest of ``names`` (first of ``exact`` if there is one), or an empty string."""
     close = [*exact, *difflib.get_close_matches(word, list(names), 1, 0.5)]
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def meant(word: str, settings: Collection[str]) -> str:
+    """What should have been written for a bare ``word`` of the command line, where these are the ``settings``."""
+    if "env.id" in settings and re.search(r"-v\d+$", word):
+        return f"env.id={word}"
+    return f"preset={word}" if word in preset_names() else "key=value or --key value"

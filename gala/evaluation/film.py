@@ -103,7 +103,7 @@ def check_drawable(config: Config) -> None:
         raise
     except Exception as error:  # a simulator's own, of whatever kind, says that it has no pictures
         why = " ".join(str(error).split()) or f"{type(error).__name__}: has it render() and render_modes?"
-        raise ValueError(f"{config.env.id} cannot be drawn: {why}; leave out video") from None
+        raise ValueError(f"{config.env.id} cannot be drawn: {why}") from None
     finally:
         if env is not None:
             env.close()

@@ -55,8 +55,11 @@ def check_filming(config: Config) -> None:
     if config.log.video_every:
         from gala.evaluation.film import check_drawable, check_encoder
 
-        check_encoder()
-        check_drawable(config)
+        try:
+            check_encoder()
+            check_drawable(config)
+        except ValueError as error:
+            raise ValueError(f"log.video_every={config.log.video_every}: {error}") from None
 
 
 class Filming:
