@@ -73,6 +73,11 @@ def test_learners_that_are_not_meant_to_stay_together_have_no_spread():
     assert sick(alone) == [] and sick(alone | {"gossip/weight": 1.0}) == ["spread"]
 
 
+def test_values_of_the_first_updates_are_not_judged():
+    assert sick({"losses/explained_variance": -1.0, "perf/updates": 100}) == ["explained variance"]
+    assert sick({"losses/explained_variance": -1.0, "perf/updates": 4}) == []
+
+
 def test_thresholds_have_one_home():
     sources = [path.read_text() for path in (Path(__file__).parent.parent / "gala").rglob("*.py")]
     (home,) = [text for text in sources if "THRESHOLDS: dict" in text]
@@ -181,8 +186,10 @@ def test_an_older_summary_without_shares_keeps_those_of_the_last_record():
 
 def test_the_closing_lines_add_up_and_fit():
     lines = closing_lines(SUMMARY, "runs/x", SUMMARY["env_steps"])
-    assert "200,064 env_steps, 2,501 updates in 12.5 s: 16,005 env_steps/s" in lines
-    assert "20,000 env_steps/s without the first tenth of the run" in lines
+    assert "200,064 env_steps, 2,501 updates in 12.5 s" in lines
+    assert "20,000 env_steps/s (from the second tenth of the run on)" in lines
+    short = closing_lines(SUMMARY | {"env_steps_per_s": 0.0}, "runs/x", SUMMARY["env_steps"])
+    assert "16,005 env_steps/s, its start included" in short
     assert max(map(len, lines)) <= 80
 
 

@@ -86,6 +86,13 @@ def _discrete_entropy(record: Record) -> float | None:
     return None if "charts/clipped_actions" in record else record.get("losses/entropy")
 
 
+def _late_values(record: Record) -> float | None:
+    """Values of the first updates predict nothing in any run: there is nothing to be told yet."""
+    updates = record.get("perf/updates")
+    return None if updates is not None and updates < _FIRST_UPDATES else record.get("losses/explained_variance")
+
+
+_FIRST_UPDATES = 100
 _T = THRESHOLDS
 _RULES = (
     _Rule(
@@ -153,7 +160,7 @@ _RULES = (
     ),
     _Rule(
         "explained variance",
-        _tag("losses/explained_variance"),
+        _late_values,
         lambda x: x <= _T["explained_variance"],
         "values predict returns",
         "values predict no better than a constant",

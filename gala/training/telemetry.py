@@ -260,9 +260,10 @@ def closing_lines(summary: dict[str, Any], run: str, saved_steps: int | None) ->
     learned = "no episode ended" if mean is None else f"return {mean:.2f} over the last {EPISODE_WINDOW} episodes{each}"
     return [
         f"{summary['status']}: {learned}",
-        f"{summary['env_steps']:,} env_steps, {summary['updates']:,} updates in {summary['wall_s']:.1f} s: "
-        f"{summary['env_steps'] / max(summary['wall_s'], 1e-9):,.0f} env_steps/s",
-        *([f"{steady:,.0f} env_steps/s without the first tenth of the run"] if steady else []),
+        f"{summary['env_steps']:,} env_steps, {summary['updates']:,} updates in {summary['wall_s']:.1f} s",
+        f"{steady:,.0f} env_steps/s (from the second tenth of the run on)"
+        if steady
+        else f"{summary['env_steps'] / max(summary['wall_s'], 1e-9):,.0f} env_steps/s, its start included",
         *([_unsaved(summary["env_steps"], saved_steps)] if summary["env_steps"] > (saved_steps or 0) else []),
         f"run       {run}",
         *([f"go on     gala resume {run}"] if summary["status"] in ("interrupted", "stopped") else []),
