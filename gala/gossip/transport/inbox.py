@@ -34,22 +34,32 @@ class Envelope(NamedTuple):
 
 @dataclass
 class _Seen:
-    """Which envelopes of one sender's life have arrived: all up to ``upto``, and ``beyond``."""
+    """Which envelopes of one sender's life have arrived: all up to ``newest`` but those ``missing``.
 
-    upto: int = 0
-    beyond: set[int] = field(default_factory=set)
+    What its sender took back stays missing for good, so memory grows by one range for each of those, and not by one
+    number for each envelope that comes after."""
+
+    newest: int = 0
+    missing: list[range] = field(default_factory=list)
 
     def has(self, number: int) -> bool:
-        return number <= self.upto or number in self.beyond
+        return number <= self.newest and not any(number in gap for gap in self.missing)
 
     def add(self, number: int) -> bool:
         """False if it was here before."""
         if self.has(number):
             return False
-        self.beyond.add(number)
-        while self.upto + 1 in self.beyond:
-            self.upto += 1
-            self.beyond.remove(self.upto)
+        if number > self.newest:
+            late = range(self.newest + 1, number)
+            self.newest = number
+        else:
+            place = next(k for k, gap in enumerate(self.missing) if number in gap)
+            gap = self.missing.pop(place)
+            late = range(gap.start, number)
+            if number + 1 < gap.stop:
+                self.missing.append(range(number + 1, gap.stop))
+        if late:
+            self.missing.append(late)
         return True
 
 
