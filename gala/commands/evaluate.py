@@ -93,8 +93,9 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(describe(result) for result in results.values()))
         alone = options.learner == "consensus" and not averages_parameters(run_dir.config)
         whose = "0 (nothing is averaged in this run)" if alone else options.learner
-        print(f"run {run_dir.path} · checkpoint {options.checkpoint} · learner {whose}")
-        print(f"curves: tensorboard --logdir {run_dir.path}")
+        print(f"checkpoint {options.checkpoint}, learner {whose}")
+        print(f"run     {run_dir.path}")
+        print(f"curves  tensorboard --logdir {run_dir.path}")
     if trouble:
         print(f"warning: {trouble}", file=sys.stderr)
     if any(problems):
