@@ -234,3 +234,30 @@ def test_after_a_resume_a_learner_that_hangs_is_left_out_as_soon_as_before(team)
         return next(s for s in range(100) if hung.pass_s(1) or hung.states.of(0) == "saving")
 
     assert left_out_after_s(0) == left_out_after_s(1_000_000) in range(6, 12)
+
+
+def test_who_was_left_out_is_not_waited_for_again_until_it_moves(team):
+    team = team(**GALA)
+    team.pass_s(11)
+    team.board.progress[:, UPDATES] += 100
+
+    def take(moves, seconds):
+        """Ranks that are told to save within ``seconds``, of a checkpoint for which 0 and 1 rest at once."""
+        team.checkpoint.request(["latest"])
+        team.rest(0, 1)
+        for _ in range(seconds):
+            team.board.beats[2] += moves
+            team.pass_s(1)
+        saving = team.states.ranks("saving")
+        team.save(*saving)
+        team.pass_s(5 if saving else 0)
+        for rank in saving:
+            team.told[rank].clear()
+        return saving
+
+    assert take(moves=0, seconds=9) == [0, 1], "after three seconds, or the time of four updates"
+    assert take(moves=0, seconds=1) == [0, 1], "at once: a host that is cut off for long would hold up every checkpoint"
+    team.board.beats[2] += 1
+    assert take(moves=1, seconds=9) == []
+    team.rest(2)
+    assert team.states.ranks("saving") == [0, 1, 2]

@@ -46,6 +46,7 @@ class ParentBoard:
         self._hub = hub
         self.mirror = Mirror(ray.get(hub.rows.remote(), timeout=HUB_TIMEOUT_S))
         self.progress, self.control = self.mirror.progress, self.mirror.control
+        self.beats = self.mirror.beats
         self.total_env_steps, self.read_moments = self.mirror.total_env_steps, self.mirror.read_moments
 
     def restore(self, progress: list[list[int]], moments: list[list[float]]) -> None:
@@ -72,7 +73,7 @@ class ParentMailboxes:
     def bury(self, rank: int) -> float:
         """Write a dead rank off; returns the weight that went with it: its own and what it had not read, as of its last
         visit to the hub. Envelopes that it had not got come back to their senders."""
-        return float(ray.get(self._hub.bury.remote(rank), timeout=HUB_TIMEOUT_S))
+        return float(self._ask("bury", rank))
 
     def left_weight(self) -> float:
         """What there is, in the unit of ``bury``, as of the last visits to the hub."""
@@ -80,11 +81,11 @@ class ParentMailboxes:
 
     def retire(self, rank: int) -> None:
         """``rank`` has left, and has handed its mass over."""
-        ray.get(self._hub.retire.remote(rank), timeout=HUB_TIMEOUT_S)
+        self._ask("retire", rank)
 
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight."""
-        ray.get(self._hub.admit.remote(rank), timeout=HUB_TIMEOUT_S)
+        self._ask("admit", rank)
 
     def weights(self, ranks: Sequence[int]) -> list[list[float]]:
         """For the one shard, the weight that each rank has published; 0 for all but ``ranks``."""
@@ -93,7 +94,7 @@ class ParentMailboxes:
     def restore(self, weights: Sequence[Sequence[float]], ranks: Sequence[int]) -> None:
         """Take up saved weights, which are then all there is; the others than ``ranks`` have yet to be admitted."""
         (row,) = weights
-        ray.get(self._hub.restore_weights.remote(list(row), list(ranks)), timeout=HUB_TIMEOUT_S)
+        self._ask("restore_weights", list(row), list(ranks))
 
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for a while."""
@@ -101,6 +102,12 @@ class ParentMailboxes:
 
     def close(self) -> None:
         """Nothing to give back: the boxes end with the actors."""
+
+    def _ask(self, change: str, *args: Any) -> Any:
+        """What the hub says to a change; it is seen here at once, and not with the next poll."""
+        answer = ray.get(getattr(self._hub, change).remote(*args), timeout=HUB_TIMEOUT_S)
+        self._mirror.apply(ray.get(self._hub.rows.remote(), timeout=HUB_TIMEOUT_S))
+        return answer
 
 
 class RayFleet:
@@ -209,4 +216,5 @@ class RayFleet:
             how = f"was lost, because {reason[1]}" if reason else f"was lost: {str(error).splitlines()[0]}"
         with contextlib.suppress(RayError, ValueError):
             ray.kill(learner)
+            self._hub.dismiss.remote(rank)
         return how

@@ -19,7 +19,7 @@ from gala.config.schema import Config
 from gala.gossip.awake_clock import AwakeClock
 from gala.processes.fleet import Event, Fleet
 from gala.runs.run_dir import RunDir
-from gala.training.board import CHECKPOINT_AT, UPDATES, Board
+from gala.training.board import CHECKPOINT_AT, UPDATES
 from gala.training.protocol import BoardForRun, Command, LearnerStates, MailboxesForRun, State
 
 STAGING = "staging"
@@ -50,6 +50,8 @@ class CommonCheckpoint:
         self.names: list[str] = []  # under which the checkpoint being taken will be kept
         self.best = self._best_before = -float("inf")
         self.on_commit: Callable[[Path], None] = lambda path: None
+        self.on_rest: Callable[[], None] = lambda: None
+        """Called once all learners there are stand still, so that the weight they have published is all there is."""
         self.parent_state: Callable[[], dict[str, Any]] = dict
         """What the parent needs to go on from the checkpoint, as JSON."""
         self.lock_step = derived.is_lock_step(config)
@@ -64,6 +66,7 @@ class CommonCheckpoint:
         """Why the last checkpoint that was to be taken is not there, or not whole; empty if it is."""
         self._unwritten = ""  # what a learner said that could not save
         self._signs: dict[int, tuple[Any, float]] = {}  # of those who are still to pause: the last, and when it came
+        self._left_out: tuple[int, ...] = ()
         self._savers: set[int] = set()  # who is saving; empty while nobody is
         self._saving_since_s = self._slowest_save_s = 0.0
         self._unanswered = Counter[int]()  # how often each was told to save, and has not answered yet
@@ -166,8 +169,8 @@ class CommonCheckpoint:
 
     def _still(self, states: dict[int, State | None]) -> tuple[int, ...]:
         """Who is asked to pause, and neither does nor moves: a process that is stopped, or a simulator that hangs."""
-        if not self.names or not self._elastic or not isinstance(self.board, Board):
-            self._signs = {}
+        if not self.names or not self._elastic:
+            self._signs = {rank: self._signs[rank] for rank in self._left_out if rank in self._signs}
             return ()
         still, now_s = [], self._clock.total_s
         for rank in (rank for rank, state in states.items() if state == "running"):
@@ -178,7 +181,8 @@ class CommonCheckpoint:
             done_here, sign_s = updates - int(self._first_updates[rank]), self._signs[rank][1]
             if now_s - sign_s > max(_STILL_S, _STILL_UPDATES * sign_s / max(done_here, 1)):
                 still.append(rank)
-        return tuple(still)
+        self._left_out = tuple(still)  # nor is it waited for the next time, unless it has moved
+        return self._left_out
 
     def _advance_saving(self) -> bool:
         """All are waited for, and stand still meanwhile, so that a slow disk costs time; but asynchronous gossip goes
@@ -199,6 +203,8 @@ class CommonCheckpoint:
         if late and not (there and self._elastic):
             self.unsaved = f"{told} {patience_s:.0f} s"
         else:
+            if there == self.states.ranks():
+                self.on_rest()
             for rank in late:  # stuck, or its answer or our question was lost: the others go on
                 self.run_dir.checkpoints.discard_part(STAGING, f"learner{rank}")
             self.unsaved = self._unwritten or self._commit(there)

@@ -64,6 +64,7 @@ class Run:
         self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
         self.checkpoint.on_commit = callbacks.on_checkpoint
         self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
+        self.checkpoint.on_rest = self._weigh
         self.checkpoint.parent_state = lambda: {
             "telemetry": telemetry.state(),
             "best": self.best.state(),
@@ -88,6 +89,7 @@ class Run:
         self._resume_from = resume_from
         if saved and self.mailboxes:
             self.mailboxes.restore(saved["weights"], saved["ranks"])
+        self._weigh()
         if saved and saved["return_mean"] is not None and "best" in self.run_dir.checkpoints.names():
             self.checkpoint.best = saved["return_mean"]
         if parent := saved.get("parent"):
@@ -99,6 +101,10 @@ class Run:
             self.states.move(rank, "starting")
         self._resume_from = ""
         for line in self.elasticity.make_whole():
+            self.panel.message(line)
+
+    def _weigh(self) -> None:
+        if line := self.elasticity.weigh():
             self.panel.message(line)
 
     def _spec(self, rank: int, donated: bytes = b"") -> LearnerSpec:

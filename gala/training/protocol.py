@@ -50,9 +50,10 @@ class LearnerStates:
 
 class BoardForLearner(Protocol):
     """A learner's side of the board, of this machine (``gala.training.board.Board``, which has more) or of a cluster's
-    hub: ``progress`` int64 [n, 2] and ``control`` int64 [2]. It writes its own row only."""
+    hub: ``progress`` and ``beats`` int64 [n, 2], ``control`` int64 [2]. It writes its own row only."""
 
     progress: NDArray
+    beats: NDArray
     control: NDArray
 
     def total_env_steps(self) -> int: ...
@@ -72,6 +73,7 @@ class BoardForRun(Protocol):
     """The parent's side of the board."""
 
     progress: NDArray
+    beats: NDArray
     control: NDArray
 
     @property

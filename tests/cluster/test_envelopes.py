@@ -118,7 +118,7 @@ def test_a_box_does_not_keep_the_memory_in_which_a_envelopes_came():
 
 
 def _row(env_steps: int, updates: int, state: int = PRESENT, weight: float = 1.0) -> Row:
-    return Row(env_steps, updates, updates, state, weight, 0, 0.25, np.array([float(updates)]))
+    return Row(env_steps, updates, updates, state, weight, 0, 0.25, (7 * updates, updates), np.array([float(updates)]))
 
 
 def test_moments_of_a_run_that_pooled_in_another_way_are_left_to_its_learners():
