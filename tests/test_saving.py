@@ -261,3 +261,26 @@ def test_who_was_left_out_is_not_waited_for_again_until_it_moves(team):
     assert take(moves=1, seconds=9) == []
     team.rest(2)
     assert team.states.ranks("saving") == [0, 1, 2]
+
+
+def test_one_that_heard_too_late_when_to_pause_holds_nobody_up(team):
+    """It waits for the others in the midst of the next update, and they for it at rest."""
+    team = team(**LOCK_STEP)
+    team.board.progress[:, UPDATES] += 1000
+    team.pass_s(11)
+    team.checkpoint.request(["latest"])
+    first = int(team.board.control[CHECKPOINT_AT])
+    team.board.progress[:, UPDATES] = first
+    team.rest(0, 1)
+    team.pass_s(2)
+    assert team.states.ranks("paused") == [0, 1], "the third may be about to say that it rests"
+    team.pass_s(3)
+    assert team.told[:2] == [["resume"], ["resume"]] and team.states.ranks("running") == [0, 1, 2]
+    second = int(team.board.control[CHECKPOINT_AT])
+    assert second - first > 1.5 * (first - 1000), "with twice the margin, at a rate that suffered meanwhile"
+    team.say(2, "missed", first)
+    assert team.board.control[CHECKPOINT_AT] == second, "which it says once it can"
+    team.rest(0, 1, 2)
+    team.save(0, 1, 2)
+    team.pass_s(1)
+    assert team.saved == [0, 1, 2]

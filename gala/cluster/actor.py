@@ -78,7 +78,7 @@ class LearnerBoard:
     def publish_params(self, rank: int, flat: NDArray) -> int:
         """Returns which publication of this life it was, from 1 on."""
         self._publications += 1
-        self._member.publish_params(flat)
+        self._member.publish_params(flat, self._publications)
         return self._publications
 
     def publish_moments(self, rank: int, moments: NDArray) -> None:

@@ -60,6 +60,11 @@ class ParentBoard:
         """A copy [len(ranks), d] of the newest snapshot of each; zeros where none was published."""
         return ray.get(self._hub.params.remote(list(ranks)), timeout=HUB_TIMEOUT_S).copy()
 
+    def read_publication(self, rank: int) -> tuple[NDArray, int]:
+        """The newest parameters [d] of a rank, and their number; 0 before the first."""
+        params, number = ray.get(self._hub.publication.remote(rank), timeout=HUB_TIMEOUT_S)
+        return params.copy(), int(number)
+
     def close(self) -> None:
         """Nothing to give back: the fleet ends the hub."""
 
@@ -115,6 +120,7 @@ class RayFleet:
 
     def __init__(self, hub: Any, board: ParentBoard, run_dir: RunDir, share: Share) -> None:
         self._hub, self._board, self._run_dir, self._share = hub, board, run_dir, share
+        self.host = ray.util.get_node_ip_address()
         self._class = actor(LearnerActor)
         self._actors: dict[int, Any] = {}
         self._lives: dict[int, Any] = {}  # rank -> reference that is ready when its actor has ended

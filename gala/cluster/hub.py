@@ -67,7 +67,7 @@ class Hub:
         self._table.state[present:], self._table.weight[present:] = ABSENT, 0.0
         self._learners: list[Any] = [None] * places
         self._epochs = [0] * places
-        self._fingerprints = [0] * places
+        self._fingerprints, self._publications = [0] * places, [0] * places
         self._visit_ns = np.zeros(places, np.int64)
         self._events: list[tuple[int, str, Any]] = []
         self._early: list[dict[int, tuple[str, Any]]] = [{} for _ in range(places)]
@@ -126,9 +126,14 @@ class Hub:
         self._fingerprints[rank] = fingerprint
         return self._fingerprints
 
-    def publish_params(self, rank: int, epoch: int, flat: NDArray) -> None:
+    def publish_params(self, rank: int, epoch: int, flat: NDArray, number: int) -> None:
+        """``number`` says which publication of this life it is, from 1 on."""
         if epoch == self._epochs[rank]:
-            self._params[rank] = flat
+            self._params[rank], self._publications[rank] = flat, number
+
+    def publication(self, rank: int) -> tuple[NDArray, int]:
+        """The newest parameters [d] of ``rank``, and their number; 0 before the first."""
+        return self._params[rank], self._publications[rank]
 
     def params(self, ranks: list[int]) -> NDArray:
         """[len(ranks), d], the newest of each."""

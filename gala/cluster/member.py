@@ -136,8 +136,8 @@ class Member:
         """See ``Hub.agree``. Waits for the hub."""
         return list(ray.get(self._hub.agree.remote(self.rank, fingerprint), timeout=HUB_TIMEOUT_S))
 
-    def publish_params(self, flat: NDArray) -> None:
-        self._hub.publish_params.remote(self.rank, self.epoch, flat)
+    def publish_params(self, flat: NDArray, number: int) -> None:
+        self._hub.publish_params.remote(self.rank, self.epoch, flat, number)
 
     def publish_moments(self, moments: NDArray) -> None:
         self.mirror.moments[self.rank] = self._moments = moments

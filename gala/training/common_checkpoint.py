@@ -61,7 +61,9 @@ class CommonCheckpoint:
         self._next = time.monotonic() + config.log.checkpoint_interval_s
         parts = config.log.keep_milestones + 1
         self._milestones = [m for i in range(1, parts) if (m := config.steps * i // parts) > start_steps]
-        self._over = False
+        self._over = self._has_moved = False
+        self._starting_s = self._stand_off_s = 0.0
+        self._postponed = 0
         self.unsaved = ""
         """Why the last checkpoint that was to be taken is not there, or not whole; empty if it is."""
         self._unwritten = ""  # what a learner said that could not save
@@ -96,10 +98,12 @@ class CommonCheckpoint:
         return () if has_begun_anew else silent
 
     def update_ahead(self) -> int:
-        """An update that no learner of a lock-step run reaches within about two seconds."""
+        """An update that no learner of a lock-step run reaches before it knows of it: within about two seconds on this
+        machine, five on a cluster, and twice as long for each time that this was too soon."""
         updates = int(self.board.progress[:, UPDATES].max())
         done_here = updates - int(self._first_updates.max())  # a resumed run has done others, in no time
-        return updates + max(2, int(2 * done_here / max(self._clock.total_s, 1.0)))
+        ahead_s = (5 if self.config.cluster.address else 2) * 2**self._postponed
+        return updates + max(2, int(ahead_s * done_here / max(self._clock.total_s - self._starting_s, 1.0)))
 
     def hear(self, event: Event) -> None:
         """A learner has come to rest, has saved, or (in a lock-step run) was already past the update to rest at."""
@@ -142,9 +146,13 @@ class CommonCheckpoint:
     def advance(self, now: float, silent: tuple[int, ...]) -> bool:
         """One step: pause all, save all, commit, resume. True when the run is over."""
         silent = self.heeded(now, silent)
+        if not self._has_moved:
+            self._has_moved = bool((self.board.progress[:, UPDATES] > self._first_updates).any())
+            self._starting_s = self._clock.total_s if self._has_moved else 0.0
         if self._savers:
             return self._advance_saving()
         at_rest = ("paused", "finished")  # has said so, and says nothing more
+        self._end_stand_off()
         every = {rank: self.states.of(rank) for rank in self.states.ranks()}
         silent = (*silent, *self._still(every))
         present = {r: s for r, s in every.items() if s != "joining" and (r not in silent or s in at_rest)}
@@ -239,15 +247,26 @@ class CommonCheckpoint:
     def _go_on(self, ranks: list[int]) -> None:
         """Whatever became of the checkpoint. Each is told once: a learner in lock-step would obey a second word when it
         rests the next time."""
-        self.board.control[CHECKPOINT_AT] = 0
+        self.board.control[CHECKPOINT_AT] = self._postponed = 0
         self._savers, self.names = set(), []
         for rank in ranks:
             self.states.move(rank, "finished" if rank in self._finished else "running")
             if not self._over:
                 self.fleet.tell(rank, "resume")
 
+    def _end_stand_off(self) -> None:
+        """In a lock-step run, one that did not hear in time at which update to pause waits, in the midst of the next,
+        for those that do; it cannot say so."""
+        pause_at = int(self.board.control[CHECKPOINT_AT]) if self.lock_step and self.names else 0
+        running = self.board.progress[self.states.ranks("running"), UPDATES]
+        if not (pause_at and self.states.ranks("paused") and (running >= pause_at).any()):
+            self._stand_off_s = self._clock.total_s
+        elif self._clock.total_s - self._stand_off_s > _STILL_S:
+            self._postpone()
+
     def _postpone(self) -> None:
         """A learner of a lock-step run was past the update at which all were to pause."""
+        self._postponed += 1
         self._tell("resume", "paused")
         for rank in self.states.ranks("paused"):
             self.states.move(rank, "running")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gala.config.schema import Config
 from gala.gossip.message import OpensMailbox
+from gala.processes.addresses import NO_STORE, Address
 from gala.processes.child import Send
 from gala.training.board import BoardHandle
 
@@ -91,6 +92,10 @@ class BoardForRun(Protocol):
         """A copy [len(ranks), d] of the newest snapshot of each; zeros where none was published."""
         ...
 
+    def read_publication(self, rank: int) -> tuple[NDArray, int]:
+        """A copy [d] of the newest snapshot of ``rank``, and its number; 0 if there is no whole one."""
+        ...
+
     def read_moments(self) -> NDArray: ...
 
     def close(self) -> None: ...
@@ -145,8 +150,8 @@ class LearnerSpec:
     board: BoardHandle | None
     mailboxes: Any = None
     """Handle of the gossip mailboxes, for algo=gala."""
-    store_port: int = 0
-    """Port of the loopback rendezvous, for algo=allreduce."""
+    store: Address = NO_STORE
+    """Where learners that all-reduce meet."""
     resume_from: str = ""
     """Checkpoint name, or empty for a fresh start."""
     waits: bool = False

@@ -37,6 +37,9 @@ class Called:
 @pytest.fixture
 def hub(monkeypatch):
     """A hub of three learners, as a handle."""
+    from gala.cluster import rayctl
+
+    rayctl.keep_to_loopback()  # before the import of Ray, for those tests of this process that start it
     from gala.cluster import fleet, member
 
     for module in (fleet, member):
@@ -83,7 +86,7 @@ def test_what_arrives_of_a_learner_that_was_declared_lost_counts_for_nothing(hub
     assert not reader.inbox.deliver(envelope(1, 2, 3)) and reader.inbox.deliver(envelope(1, 3, 2))
 
     lost.say("metrics", "of the lost")
-    lost.publish_params(np.full(2, 5.0))
+    lost.publish_params(np.full(2, 5.0), 1)
     assert hub.poll.remote(np.zeros(2, np.int64))[0] == [] and not hub.params.remote([1]).any()
 
 
@@ -203,3 +206,37 @@ def test_who_has_not_visited_the_hub_for_a_while_is_not_reached(hub, monkeypatch
     began = time.perf_counter()
     end.rest(True)
     assert time.perf_counter() - began < 10.0, "and not for the 20 s that an envelope may take"
+
+
+def test_whoever_was_lost_is_told_and_not_the_error_that_its_peers_had(monkeypatch):
+    from gala.config.schema import ClusterConfig
+    from gala.processes.fleet import Event
+    from gala.training.loop import Run, RunFailed
+
+    later = [[], [], [Event(0, "died", "was lost, because its node has died")]]
+    run = SimpleNamespace(
+        config=Config(algo="allreduce", learners=2, cluster=ClusterConfig(address="auto")),
+        _heard=[],
+        _explained=lambda error: error,
+        fleet=SimpleNamespace(events=lambda timeout_s: later.pop(0)),
+    )
+    with pytest.raises(RunFailed, match=r"^learner 0 was lost, because its node has died; the run has ended\.$"):
+        Run._fail(run, "learner 1 failed", "Connection reset by peer")  # type: ignore[arg-type]
+    assert not later
+
+
+def test_a_publication_is_known_by_its_number():
+    hub = Hub(places=2, present=2, num_params=2, num_moments=1)
+    assert hub.publication(1)[1] == 0
+    hub.enlist(1, 5, [None])
+    hub.publish_params(1, 5, np.full(2, 3.0), 1)
+    hub.publish_params(1, 4, np.full(2, 9.0), 8)
+    params, number = hub.publication(1)
+    assert params.tolist() == [3.0, 3.0] and number == 1
+
+
+def test_learners_listen_where_the_store_is_reached():
+    from gala.processes.addresses import Address, interface_to, listening_socket
+
+    with listening_socket() as server:
+        assert interface_to(Address(port=server.getsockname()[1])).startswith("lo")

@@ -123,9 +123,10 @@ def test_the_address_that_a_cluster_has_left_behind_is_no_cluster(closed_address
 
 @ray_only
 def test_cuda_without_gpus_is_one_line(tmp_path, capsys, monkeypatch):
-    import ray
+    from gala.cluster.rayctl import check_gpus, keep_to_loopback
 
-    from gala.cluster.rayctl import check_gpus
+    keep_to_loopback()  # before the import of Ray, for those tests of this process that start it
+    import ray
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     run = tmp_path / "run"
@@ -154,9 +155,10 @@ def test_a_learner_without_the_gpu_that_was_asked_for_says_so_without_a_tracebac
 
 @ray_only
 def test_what_ray_tells_of_its_own_processes_is_not_printed(capsys, monkeypatch):
-    from ray._private import worker
+    from gala.cluster.rayctl import hush, keep_to_loopback
 
-    from gala.cluster.rayctl import hush
+    keep_to_loopback()
+    from ray._private import worker
 
     monkeypatch.setattr(worker, "_worker_logs_enabled", True)
     told = {"pid": "raylet", "ip": "", "is_err": False}
