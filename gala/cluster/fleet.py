@@ -219,7 +219,8 @@ class RayFleet:
             how = "was lost, because the connection to it broke"
         except RayError as error:
             reason = re.search(r"because (its [^.:\n]*)", str(error))
-            how = f"was lost, because {reason[1]}" if reason else f"was lost: {str(error).splitlines()[0]}"
+            first = str(error).splitlines()[0].rstrip(".")
+            how = f"was lost, because {reason[1]}" if reason else f"was lost: {first}"
         with contextlib.suppress(RayError, ValueError):
             ray.kill(learner)
             self._hub.dismiss.remote(rank)
