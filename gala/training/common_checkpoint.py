@@ -261,7 +261,7 @@ class CommonCheckpoint:
         running = self.board.progress[self.states.ranks("running"), UPDATES]
         if not (pause_at and self.states.ranks("paused") and (running >= pause_at).any()):
             self._stand_off_s = self._clock.total_s
-        elif self._clock.total_s - self._stand_off_s > _STILL_S:
+        elif self._clock.total_s - self._stand_off_s > _STILL_S * 2**self._postponed:  # it may be slow to come to rest
             self._postpone()
 
     def _postpone(self) -> None:
