@@ -85,7 +85,7 @@ class Elasticity:
         """All that are there stand still, so what they have published is all the weight there is, and what is missing
         since the last time has died with learners: far more exact than what was heard of each at its death, on a
         cluster above all. Says so in a line where it is another story than the one that was told."""
-        if self.mailboxes is None:
+        if self.mailboxes is None or self.config.gossip.mixing != "pushsum":  # copies have no mass
             return ""
         before, self._weighed = self._weighed, self.mailboxes.left_weight()
         estimated, self._estimated = self._estimated, []

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gala.cluster.hub import Hub, Row
-from gala.config.schema import Config
+from gala.config.schema import Config, GossipConfig
 from gala.gossip.transport.inbox import Envelope, Inbox
 from gala.gossip.transport.outbox import Outbox
 from gala.gossip.transport.roster import PRESENT
@@ -131,11 +131,12 @@ class Boxes:
         return sum(self.held.values())
 
 
-def _elasticity(boxes: Any) -> Elasticity:
+def _elasticity(boxes: Any, mixing: Any = "pushsum") -> Elasticity:
     states = LearnerStates()
     for rank in range(3):
         states.move(rank, "running")
-    return Elasticity(Config(algo="gala", learners=3), states, None, boxes, None)  # type: ignore[arg-type]
+    config = Config(algo="gala", learners=3, gossip=GossipConfig(mixing=mixing))
+    return Elasticity(config, states, None, boxes, None)  # type: ignore[arg-type]
 
 
 def test_the_books_are_put_right_when_all_stand_still():
@@ -156,6 +157,13 @@ def test_the_books_are_put_right_when_all_stand_still():
     elasticity.died(2, "learner 2 was lost")
     assert elasticity.weigh() == "" and elasticity.failures[1]["lost_weight"] == pytest.approx(0.25)
     assert elasticity.failures[1]["lost_share"] == pytest.approx(0.25 / 2.8)
+
+
+def test_copies_have_no_mass_to_be_weighed():
+    elasticity = _elasticity(Boxes({0: 1.0, 1: 1.0, 2: 1.0}, heard={1: 0.8}), "copy-average")
+    elasticity.weigh()
+    elasticity.died(1, "learner 1 was lost")
+    assert elasticity.weigh() == "" and elasticity.failures[0]["lost_weight"] == 0.8
 
 
 class Unanswered:
