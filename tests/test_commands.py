@@ -10,6 +10,7 @@ import torch
 from gala import cli
 from gala.commands import plot
 from gala.config.schema import Config, EnvConfig, LogConfig, OptimConfig
+from gala.config.tuned import tuned_path
 from gala.runs.run_dir import RunDir
 from gala.training.new_run import default_run
 
@@ -65,6 +66,31 @@ def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, mon
     assert rows["parameters"] == "866,439"  # the Nature CNN with 32 filters in its last layer, 6 actions and a value
     assert rows["observations of a rollout"] == "2.15 MiB per learner"  # 80 x 4 x 84 x 84 bytes
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_says_how_the_work_is_cut_up_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for module in ("gala.commands.train", "gala.config.derived", "gala.config.tuned"):
+        monkeypatch.setattr(f"{module}.available_cores", lambda: 8)
+
+    def rows(*words):
+        assert cli.main(["train", *words, "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        table = [line for line in out.splitlines() if re.search(r"\S {2,}\S", line)]
+        assert all(len(line) <= 80 for line in table)
+        return dict(re.split(r" {2,}", line, maxsplit=1) for line in table)
+
+    dense = rows("preset=classic/cartpole", "learners=4", "device=cpu")
+    assert dense["cores"] == "4 learners on 8 cores; learners=8 would use all"
+    assert dense["threads of a learner"] == "1 for its network, 2 for its simulators"
+    assert dense["measured here"] == "no; gala tune preset=classic/cartpole would"
+    assert "by hand" in dense["gradient"]
+    tuned_path("classic/cartpole").parent.mkdir(parents=True)
+    tuned_path("classic/cartpole").write_text("learners: 2\n")
+    tuned = rows("preset=classic/cartpole", "learners=auto", "a2c.passes=2")
+    assert tuned["cores"].startswith("2 learners on 8") and tuned["measured here"].startswith("yes: learners=auto")
+    assert tuned["gradient"] == "PyTorch's autograd, in a second pass"
+    assert "Ray cluster" in rows("preset=classic/cartpole", "cluster.address=auto")["threads of a learner"]
 
 
 @pytest.mark.parametrize(

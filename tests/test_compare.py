@@ -46,6 +46,7 @@ def grid(out: Path, *words: str) -> Gala:
         (["envs=6"], "envs=6 cannot be shared equally among 4 learners"),
         (["algo=gala"], "algo=gala: a comparison decides that by algos="),
         (["seed=3"], "seed=3: a comparison decides that by seeds="),
+        (["cluster.address=auto"], "cluster.address=auto: a comparison trains on this machine"),
         (["optim.lt=1"], "unknown setting 'optim.lt'; did you mean 'optim.lr'?"),
         (["optim.lr=x"], "optim.lr=x: wants a number"),
         (["baseline=independent"], "baseline=independent: wants one of a2c, gala"),

@@ -24,6 +24,8 @@ from gala.training.telemetry import Telemetry
 class _Fleet:
     """Starts nobody, and notes who is to be."""
 
+    host = "127.0.0.1"
+
     def __init__(self):
         self.spawned, self.told = [], []
 

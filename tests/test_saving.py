@@ -234,3 +234,53 @@ def test_after_a_resume_a_learner_that_hangs_is_left_out_as_soon_as_before(team)
         return next(s for s in range(100) if hung.pass_s(1) or hung.states.of(0) == "saving")
 
     assert left_out_after_s(0) == left_out_after_s(1_000_000) in range(6, 12)
+
+
+def test_who_was_left_out_is_not_waited_for_again_until_it_moves(team):
+    team = team(**GALA)
+    team.pass_s(11)
+    team.board.progress[:, UPDATES] += 100
+
+    def take(moves, seconds):
+        """Ranks that are told to save within ``seconds``, of a checkpoint for which 0 and 1 rest at once."""
+        team.checkpoint.request(["latest"])
+        team.rest(0, 1)
+        for _ in range(seconds):
+            team.board.beats[2] += moves
+            team.pass_s(1)
+        saving = team.states.ranks("saving")
+        team.save(*saving)
+        team.pass_s(5 if saving else 0)
+        for rank in saving:
+            team.told[rank].clear()
+        return saving
+
+    assert take(moves=0, seconds=9) == [0, 1], "after three seconds, or the time of four updates"
+    assert take(moves=0, seconds=1) == [0, 1], "at once: a host that is cut off for long would hold up every checkpoint"
+    team.board.beats[2] += 1
+    assert take(moves=1, seconds=9) == []
+    team.rest(2)
+    assert team.states.ranks("saving") == [0, 1, 2]
+
+
+def test_one_that_heard_too_late_when_to_pause_holds_nobody_up(team):
+    """It waits for the others in the midst of the next update, and they for it at rest."""
+    team = team(**LOCK_STEP)
+    team.board.progress[:, UPDATES] += 1000
+    team.pass_s(11)
+    team.checkpoint.request(["latest"])
+    first = int(team.board.control[CHECKPOINT_AT])
+    team.board.progress[:, UPDATES] = first
+    team.rest(0, 1)
+    team.pass_s(2)
+    assert team.states.ranks("paused") == [0, 1], "the third may be about to say that it rests"
+    team.pass_s(3)
+    assert team.told[:2] == [["resume"], ["resume"]] and team.states.ranks("running") == [0, 1, 2]
+    second = int(team.board.control[CHECKPOINT_AT])
+    assert second - first > 1.5 * (first - 1000), "with twice the margin, at a rate that suffered meanwhile"
+    team.say(2, "missed", first)
+    assert team.board.control[CHECKPOINT_AT] == second, "which it says once it can"
+    team.rest(0, 1, 2)
+    team.save(0, 1, 2)
+    team.pass_s(1)
+    assert team.saved == [0, 1, 2]

@@ -17,6 +17,7 @@ from gala.bench.energy import counters, joules
 from gala.build.envs import probe_spaces
 from gala.build.gossip import open_store
 from gala.config.schema import Config
+from gala.processes.addresses import Address
 from gala.processes.fleet import ProcessFleet
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
@@ -73,10 +74,10 @@ class BenchJob:
         self._metrics: list[tuple[float, dict[str, Any]]] = []
         self._energy = counters()
         handle = self._mailboxes.handle if self._mailboxes else None
-        port = self._store.port if self._store else 0
+        store = Address(port=self._store.port if self._store else 0)
         started = time.monotonic()
         for rank in range(config.learners):
-            self._fleet.spawn(LearnerSpec(config, rank, str(run_dir.path), self._board.handle, handle, port))
+            self._fleet.spawn(LearnerSpec(config, rank, str(run_dir.path), self._board.handle, handle, store))
         try:
             self._until(self._board.progress[:, UPDATES].any, started)
             self.first_update_s = time.monotonic() - started

@@ -31,7 +31,7 @@ from gala.gossip.sharded import ShardedAverager, ShardedMailboxes, shard_sizes
 from gala.gossip.transport.compress import Compressed
 from gala.gossip.transport.cuda_memory import create_cuda_mailboxes
 from gala.gossip.transport.overlap import Overlapped
-from gala.processes.loopback import listening_socket
+from gala.processes.addresses import LOOPBACK, NO_STORE, Address, interface_to, listening_socket
 
 
 def check_exchange(config: Config, num_params: int) -> None:
@@ -41,7 +41,7 @@ def check_exchange(config: Config, num_params: int) -> None:
 
 
 def make_averager(
-    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Sequence[OpensMailbox], store_port: int = 0
+    config: Config, policy: torch.nn.Module, rank: int, mailboxes: Sequence[OpensMailbox], store: Address = NO_STORE
 ) -> tuple[torch.Tensor, GossipAverager | ShardedAverager | None]:
     """The policy's parameters as one vector, and what exchanges it (None unless there are peers to gossip with)."""
     if not gossips(config):
@@ -58,7 +58,7 @@ def make_averager(
         "tau": None if g.tau < 0 else g.tau,
         "at_bound": g.at_bound,
         "wait_timeout_s": g.wait_timeout_s,
-        "mixing": _join_process_group(config, rank, store_port) if needs_process_group(config) else g.mixing,
+        "mixing": _join_process_group(config, rank, store) if needs_process_group(config) else g.mixing,
     }
     averager: GossipAverager | ShardedAverager
     if len(endpoints) > 1:
@@ -107,11 +107,11 @@ def make_mailboxes(config: Config, num_params: int) -> ShardedMailboxes | None:
     return ShardedMailboxes.create(places, num_params, pairs, shards, **settings)
 
 
-def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callable[[list[torch.Tensor]], None] | None:
+def make_gradient_reducer(config: Config, rank: int, store: Address) -> Callable[[list[torch.Tensor]], None] | None:
     """For algo=allreduce: each gradient <- its mean over learners, in place."""
     if config.algo != "allreduce" or config.learners == 1:
         return None
-    average = _join_process_group(config, rank, store_port)
+    average = _join_process_group(config, rank, store)
 
     def reduce(gradients: list[torch.Tensor]) -> None:
         for gradient in gradients:
@@ -120,13 +120,18 @@ def make_gradient_reducer(config: Config, rank: int, store_port: int) -> Callabl
     return reduce
 
 
-def _join_process_group(config: Config, rank: int, store_port: int) -> Callable[[torch.Tensor], None]:
-    """Joins the loopback process group; returns ``vector -> mean over learners``, in place."""
+def _join_process_group(config: Config, rank: int, address: Address) -> Callable[[torch.Tensor], None]:
+    """Joins the process group that meets at ``address``; returns ``vector -> mean over learners``, in place.
+
+    gloo would listen at the address of the host's name, which on many hosts is a loopback one: it is told the interface
+    by which the store is reached.
+    """
     import torch.distributed as dist
 
     backend = "nccl" if pick_device(config, rank).type == "cuda" else "gloo"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = dist.TCPStore("127.0.0.1", store_port, is_master=False)
+    if interface := interface_to(address):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    store = dist.TCPStore(address.host, address.port, is_master=False)
     dist.init_process_group(backend, store=store, rank=rank, world_size=config.learners)
 
     def average(vector: torch.Tensor) -> None:
@@ -136,15 +141,16 @@ def _join_process_group(config: Config, rank: int, store_port: int) -> Callable[
     return average
 
 
-def open_store(config: Config) -> Any:
-    """The loopback rendezvous of learners that all-reduce, to be kept while the run lasts; None for the others."""
+def open_store(config: Config, host: str = LOOPBACK) -> Any:
+    """Where learners that all-reduce meet, at a port of this machine's address ``host``: to be kept while the run
+    lasts. None for the others."""
     if not needs_process_group(config):
         return None
     import torch.distributed as dist
 
-    door = listening_socket()
+    door = listening_socket(host)
     port = door.getsockname()[1]
-    return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
+    return dist.TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach())
 
 
 def max_concurrent_learners(config: Config) -> int:

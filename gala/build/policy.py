@@ -61,10 +61,17 @@ def make_lean(config: Config, policy: ActorCritic, space: gym.Space, device: tor
     return LeanPolicy(policy, space, policy_range(space) if isinstance(space, gym.spaces.Box) else ())
 
 
+class NoGpu(ValueError):
+    """CUDA was asked for, and there is none."""
+
+    says_all = True
+    """See ``gala.processes.child.Failure``."""
+
+
 def pick_device(config: Config, rank: int) -> torch.device:
-    """Round-robin over the GPUs there are. Raises ValueError if CUDA was asked for and there is none."""
+    """Round-robin over the GPUs there are. Raises NoGpu if CUDA was asked for and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda, but PyTorch sees no CUDA GPU here; use device=auto or device=cpu")
+        raise NoGpu("device=cuda, but PyTorch sees no CUDA GPU here; use device=auto or device=cpu")
     if config.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", rank % torch.cuda.device_count())

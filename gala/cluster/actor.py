@@ -72,12 +72,13 @@ class LearnerBoard:
     def __init__(self, member: Member) -> None:
         self._member, self._publications = member, 0
         self.progress, self.control = member.mirror.progress, member.mirror.control
+        self.beats = member.mirror.beats
         self.total_env_steps, self.read_moments = member.mirror.total_env_steps, member.mirror.read_moments
 
     def publish_params(self, rank: int, flat: NDArray) -> int:
         """Returns which publication of this life it was, from 1 on."""
         self._publications += 1
-        self._member.publish_params(flat)
+        self._member.publish_params(flat, self._publications)
         return self._publications
 
     def publish_moments(self, rank: int, moments: NDArray) -> None:

@@ -46,6 +46,7 @@ class ParentBoard:
         self._hub = hub
         self.mirror = Mirror(ray.get(hub.rows.remote(), timeout=HUB_TIMEOUT_S))
         self.progress, self.control = self.mirror.progress, self.mirror.control
+        self.beats = self.mirror.beats
         self.total_env_steps, self.read_moments = self.mirror.total_env_steps, self.mirror.read_moments
 
     def restore(self, progress: list[list[int]], moments: list[list[float]]) -> None:
@@ -58,6 +59,11 @@ class ParentBoard:
     def read_params(self, ranks: Sequence[int]) -> NDArray:
         """A copy [len(ranks), d] of the newest snapshot of each; zeros where none was published."""
         return ray.get(self._hub.params.remote(list(ranks)), timeout=HUB_TIMEOUT_S).copy()
+
+    def read_publication(self, rank: int) -> tuple[NDArray, int]:
+        """The newest parameters [d] of a rank, and their number; 0 before the first."""
+        params, number = ray.get(self._hub.publication.remote(rank), timeout=HUB_TIMEOUT_S)
+        return params.copy(), int(number)
 
     def close(self) -> None:
         """Nothing to give back: the fleet ends the hub."""
@@ -72,7 +78,7 @@ class ParentMailboxes:
     def bury(self, rank: int) -> float:
         """Write a dead rank off; returns the weight that went with it: its own and what it had not read, as of its last
         visit to the hub. Envelopes that it had not got come back to their senders."""
-        return float(ray.get(self._hub.bury.remote(rank), timeout=HUB_TIMEOUT_S))
+        return float(self._ask("bury", rank))
 
     def left_weight(self) -> float:
         """What there is, in the unit of ``bury``, as of the last visits to the hub."""
@@ -80,11 +86,11 @@ class ParentMailboxes:
 
     def retire(self, rank: int) -> None:
         """``rank`` has left, and has handed its mass over."""
-        ray.get(self._hub.retire.remote(rank), timeout=HUB_TIMEOUT_S)
+        self._ask("retire", rank)
 
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight."""
-        ray.get(self._hub.admit.remote(rank), timeout=HUB_TIMEOUT_S)
+        self._ask("admit", rank)
 
     def weights(self, ranks: Sequence[int]) -> list[list[float]]:
         """For the one shard, the weight that each rank has published; 0 for all but ``ranks``."""
@@ -93,7 +99,7 @@ class ParentMailboxes:
     def restore(self, weights: Sequence[Sequence[float]], ranks: Sequence[int]) -> None:
         """Take up saved weights, which are then all there is; the others than ``ranks`` have yet to be admitted."""
         (row,) = weights
-        ray.get(self._hub.restore_weights.remote(list(row), list(ranks)), timeout=HUB_TIMEOUT_S)
+        self._ask("restore_weights", list(row), list(ranks))
 
     def silent(self) -> tuple[int, ...]:
         """Ranks that should be at work and gave no sign for a while."""
@@ -102,12 +108,19 @@ class ParentMailboxes:
     def close(self) -> None:
         """Nothing to give back: the boxes end with the actors."""
 
+    def _ask(self, change: str, *args: Any) -> Any:
+        """What the hub says to a change; it is seen here at once, and not with the next poll."""
+        answer = ray.get(getattr(self._hub, change).remote(*args), timeout=HUB_TIMEOUT_S)
+        self._mirror.apply(ray.get(self._hub.rows.remote(), timeout=HUB_TIMEOUT_S))
+        return answer
+
 
 class RayFleet:
     """Learners as actors, spread over the nodes of the cluster. See ``gala.processes.fleet.Fleet``."""
 
     def __init__(self, hub: Any, board: ParentBoard, run_dir: RunDir, share: Share) -> None:
         self._hub, self._board, self._run_dir, self._share = hub, board, run_dir, share
+        self.host = ray.util.get_node_ip_address()
         self._class = actor(LearnerActor)
         self._actors: dict[int, Any] = {}
         self._lives: dict[int, Any] = {}  # rank -> reference that is ready when its actor has ended
@@ -206,7 +219,9 @@ class RayFleet:
             how = "was lost, because the connection to it broke"
         except RayError as error:
             reason = re.search(r"because (its [^.:\n]*)", str(error))
-            how = f"was lost, because {reason[1]}" if reason else f"was lost: {str(error).splitlines()[0]}"
+            first = str(error).splitlines()[0].rstrip(".")
+            how = f"was lost, because {reason[1]}" if reason else f"was lost: {first}"
         with contextlib.suppress(RayError, ValueError):
             ray.kill(learner)
+            self._hub.dismiss.remote(rank)
         return how

@@ -29,6 +29,8 @@ class Row(NamedTuple):
     """In which it counts: see ``in_unit``."""
     weight_in_boxes: float
     """Weight that has arrived at this learner, and that it has not read: lost with it if it dies."""
+    beats: tuple[int, int]
+    """See ``gala.training.board.STEPS``."""
     moments: NDArray | None
     """float64 [m], or None if they are as before."""
 
@@ -38,6 +40,7 @@ class Rows(NamedTuple):
     ``unseen_s`` since the last visit of its thread, which comes whatever the learner does; -1 before the first."""
 
     progress: NDArray
+    beats: NDArray
     sent_updates: NDArray
     state: NDArray
     age_s: NDArray
@@ -55,7 +58,7 @@ class Hub:
     """Runs as a Ray actor with one thread, so that calls come one at a time, in the order of each caller."""
 
     def __init__(self, places: int, present: int, num_params: int, num_moments: int) -> None:
-        self._progress = np.zeros((places, 2), np.int64)
+        self._progress, self._beats = np.zeros((places, 2), np.int64), np.zeros((places, 2), np.int64)
         self._sent_updates = np.zeros(places, np.int64)
         self._moments = np.zeros((places, num_moments))
         self._params = np.zeros((places, num_params), np.float32)
@@ -64,7 +67,7 @@ class Hub:
         self._table.state[present:], self._table.weight[present:] = ABSENT, 0.0
         self._learners: list[Any] = [None] * places
         self._epochs = [0] * places
-        self._fingerprints = [0] * places
+        self._fingerprints, self._publications = [0] * places, [0] * places
         self._visit_ns = np.zeros(places, np.int64)
         self._events: list[tuple[int, str, Any]] = []
         self._early: list[dict[int, tuple[str, Any]]] = [{} for _ in range(places)]
@@ -90,6 +93,12 @@ class Hub:
     def tell(self, rank: int, command: Any) -> None:
         """A command of the parent's, which the learner finds at its next visit."""
         self._commands[rank].append(command)
+
+    def dismiss(self, rank: int) -> None:
+        """Nobody lives as ``rank`` any more. One that was declared lost may live on where nobody reaches it: what it
+        still says counts for nothing, and its peers take no more envelopes of it."""
+        self._epochs[rank] = 0
+        self._events = [event for event in self._events if event[0] != rank]
 
     def learners(self) -> list[Any]:
         """Handles by rank; None for those that never were."""
@@ -117,8 +126,14 @@ class Hub:
         self._fingerprints[rank] = fingerprint
         return self._fingerprints
 
-    def publish_params(self, rank: int, flat: NDArray) -> None:
-        self._params[rank] = flat
+    def publish_params(self, rank: int, epoch: int, flat: NDArray, number: int) -> None:
+        """``number`` says which publication of this life it is, from 1 on."""
+        if epoch == self._epochs[rank]:
+            self._params[rank], self._publications[rank] = flat, number
+
+    def publication(self, rank: int) -> tuple[NDArray, int]:
+        """The newest parameters [d] of ``rank``, and their number; 0 before the first."""
+        return self._params[rank], self._publications[rank]
 
     def params(self, ranks: list[int]) -> NDArray:
         """[len(ranks), d], the newest of each."""
@@ -150,7 +165,7 @@ class Hub:
         moved = row.updates != self._progress[rank, UPDATES] or row.state != table.state[rank]
         if moved or not table.beat_ns[rank]:
             table.beat_ns[rank] = time.monotonic_ns()
-        self._progress[rank] = row.env_steps, row.updates
+        self._progress[rank], self._beats[rank] = (row.env_steps, row.updates), row.beats
         self._sent_updates[rank] = row.sent_updates
         table.state[rank], table.weight[rank], table.unread[rank] = row.state, row.weight, row.weight_in_boxes
         table.unit[rank] = row.unit
@@ -161,6 +176,7 @@ class Hub:
         """What all have published."""
         return Rows(
             self._progress,
+            self._beats,
             self._sent_updates,
             self._table.state,
             _since_s(self._table.beat_ns),

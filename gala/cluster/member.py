@@ -19,6 +19,8 @@ from gala.gossip.transport.roster import Table
 
 SYNC_S = 0.05
 """Pause between two visits to the hub: about how old a peer's progress, state and moments are."""
+UNREACHABLE_AFTER_S = 3.0
+"""One whose thread has not visited the hub for so long is not waited for with envelopes."""
 HUB_TIMEOUT_S = 60.0
 _REPEATS = 10
 """How often Ray repeats a call to the hub when the connection to it broke; the hub knows repeats by their number."""
@@ -96,6 +98,7 @@ class Member:
             for rank, (old, new) in enumerate(zip(self._epochs, rows.epochs, strict=False)):
                 if old and old != new:
                     self.outbox.forget(rank)
+                    self.inbox.bar(rank, old)
             self._epochs = rows.epochs
         self.mirror.apply(rows)
 
@@ -120,6 +123,9 @@ class Member:
     def sent_updates(self, rank: int) -> int:
         return int(self.mirror.sent_updates[rank])
 
+    def reaches(self, rank: int) -> bool:
+        return self.mirror.unseen_s(rank) < UNREACHABLE_AFTER_S
+
     def stop_accepting(self) -> list[Message]:
         return self.inbox.close()
 
@@ -130,8 +136,8 @@ class Member:
         """See ``Hub.agree``. Waits for the hub."""
         return list(ray.get(self._hub.agree.remote(self.rank, fingerprint), timeout=HUB_TIMEOUT_S))
 
-    def publish_params(self, flat: NDArray) -> None:
-        self._hub.publish_params.remote(self.rank, flat)
+    def publish_params(self, flat: NDArray, number: int) -> None:
+        self._hub.publish_params.remote(self.rank, self.epoch, flat, number)
 
     def publish_moments(self, moments: NDArray) -> None:
         self.mirror.moments[self.rank] = self._moments = moments
@@ -156,5 +162,6 @@ class Member:
             float(table.weight[self.rank]),
             int(table.unit[self.rank]),
             self.inbox.weight(),
+            (int(self.mirror.beats[self.rank, 0]), int(self.mirror.beats[self.rank, 1])),
             moments,
         )

@@ -24,6 +24,8 @@ class Mirror:
         places = len(rows.progress)
         self.own = own
         self.progress, self.control = rows.progress.copy(), rows.control.copy()
+        self.beats = rows.beats.copy()
+        self._seen_s = np.full(places, np.nan)  # ``time.monotonic`` of each rank's last visit to the hub
         self.moments = rows.moments.copy()
         self.sent_updates = rows.sent_updates.copy()
         beat_ns = np.zeros(places, np.int64)
@@ -36,6 +38,8 @@ class Mirror:
         """Take over what is news, which is never this process's own row."""
         others, table = self._others, self.table
         self.progress[others], self.moments[others] = rows.progress[others], rows.moments[others]
+        self.beats[others] = rows.beats[others]
+        self._seen_s = np.where(rows.unseen_s < 0, np.nan, time.monotonic() - rows.unseen_s)
         self.sent_updates[others] = rows.sent_updates[others]
         beat_ns = np.where(rows.age_s < 0, 0, time.monotonic_ns() - rows.age_s * 1e9).astype(np.int64)
         table.state[others], table.weight[others] = rows.state[others], rows.weight[others]
@@ -43,6 +47,11 @@ class Mirror:
         table.unit[others] = rows.unit[others]
         if self.own is not None:
             self.control[:] = rows.control
+
+    def unseen_s(self, rank: int) -> float:
+        """Since the last visit of ``rank``'s thread to the hub, as far as is known here; 0 before the first."""
+        seen_s = float(self._seen_s[rank])
+        return 0.0 if np.isnan(seen_s) else time.monotonic() - seen_s
 
     def total_env_steps(self) -> int:
         return int(self.progress[:, ENV_STEPS].sum())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import secrets
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +17,6 @@ from gala.config.extras import install
 
 MAIL = "mail"
 """Concurrency group with one thread, for the calls that must not wait for the learner's loop."""
-_PROBE_S = 60.0
 _START_ATTEMPTS = 3
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 
@@ -26,8 +25,8 @@ def connect(address: str, cores: int) -> bool:
     """Connect this process to Ray. True if Ray was started for it, and should end with it.
 
     Args:
-        address: ``local`` starts Ray here, with ``cores``; ``auto`` connects to the cluster of this machine and starts
-            Ray here if there is none; anything else is the host:port of a cluster.
+        address: ``local`` starts Ray here, with ``cores``; ``auto`` connects to the cluster that ``RAY_ADDRESS`` names,
+            or of this machine, and starts Ray here if there is none; anything else is the host:port of a cluster.
 
     Raises:
         ValueError: Ray is not installed, or no cluster answers at the address.
@@ -38,21 +37,41 @@ def connect(address: str, cores: int) -> bool:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return False
-    if address == "auto" and not _cluster_here():
-        address = "local"
+    if address == "auto":
+        address = _cluster_here() or "local"
+    elif address != "local":
+        check_reachable(address)
     if address == "local":
         _start(cores)
         return True
-    if address != "auto":
-        check_reachable(address)
     import ray
 
+    hush()
     try:
         ray.init(address=address, **_QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot connect to a Ray cluster at {address}: {reason}") from None
     return False
+
+
+def check_gpus() -> None:
+    """Raises ValueError if no node of the cluster, to which this process is connected, has a GPU for learners."""
+    import ray
+
+    if not ray.cluster_resources().get("GPU", 0):
+        raise ValueError(
+            "device=cuda, but no node of the Ray cluster has a GPU for learners; use device=auto or device=cpu, or "
+            "start its nodes with --num-gpus"
+        )
+
+
+def hush() -> None:
+    """Keep out of the output what Ray tells of its own processes, coloured and with pieces of their logs: what follows
+    from it for the run, the run says in a line. ``log_to_driver`` does not govern these."""
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
 
 
 def keep_to_loopback() -> None:
@@ -77,6 +96,7 @@ def _start(cores: int) -> None:
     keep_to_loopback()
     import ray
 
+    hush()
     for attempt in range(1, _START_ATTEMPTS + 1):  # Ray gives up after 30 s, which a busy machine may need
         try:
             ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **_QUIET)
@@ -87,15 +107,21 @@ def _start(cores: int) -> None:
                 raise ValueError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from error
 
 
-def _cluster_here() -> bool:
-    """Whether ``auto`` would find a cluster. Asked in another process where that is not plain: Ray can be kept to the
-    loopback interface only before its import."""
-    here = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
-    if not (os.environ.get("RAY_ADDRESS") or here.is_file()):
-        return False
-    probe = "import ray; ray.init(address='auto', log_to_driver=False)"
+def _cluster_here() -> str:
+    """HOST:PORT of the cluster that ``auto`` means; empty if there is none. Ray's own search asks all processes of the
+    machine, and waits for a minute on the address that a cluster has left behind which is there no longer.
+
+    Raises:
+        ValueError: ``RAY_ADDRESS`` names a cluster that does not answer.
+    """
+    stated = os.environ.get("RAY_ADDRESS", "")
+    if re.fullmatch(r"[^/:]+:\d+", stated):
+        check_reachable(stated, "RAY_ADDRESS")
+        return stated
+    noted = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
     try:
-        asked = subprocess.run([sys.executable, "-c", probe], check=False, capture_output=True, timeout=_PROBE_S)
-        return asked.returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+        address = noted.read_text().strip()
+        check_reachable(address)
+        return address
+    except (OSError, ValueError):
+        return ""

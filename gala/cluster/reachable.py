@@ -18,33 +18,32 @@ _ASK = (
 )
 
 
-def check_reachable(address: str) -> None:
+def check_reachable(address: str, given_by: str = "cluster.address") -> None:
     """Raises ValueError, in one line, within about 12 s if nothing answers at ``address``, HOST:PORT, or what answers
-    is no Ray cluster."""
+    is no Ray cluster. ``given_by`` is the setting, or the variable, that says so."""
     host, _, port = address.rpartition(":")
+    stated = f"{given_by}={address}"
     if not 0 < int(port) < 2**16:
-        raise ValueError(f"cluster.address={address}: a port is a number from 1 to 65535")
-    _resolve(host, address)
+        raise ValueError(f"{stated}: a port is a number from 1 to 65535")
+    _resolve(host, stated)
     try:
         with socket.create_connection((host, int(port)), _CONNECT_S) as connection:
             if not _speaks_http2(connection):
-                raise _no_cluster(address)
+                raise _no_cluster(stated)
     except OSError as error:
         reason = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
         raise ValueError(
-            f"cluster.address={address}: nothing answers there ({reason}); is Ray running, with this as its address?"
+            f"{stated}: nothing answers there ({reason}); is Ray running, with this as its address?"
         ) from None
     if not _knows_ray(address):
-        raise _no_cluster(address)
+        raise _no_cluster(stated)
 
 
-def _no_cluster(address: str) -> ValueError:
-    return ValueError(
-        f"cluster.address={address}: what answers there is no Ray cluster; `ray start --head` prints the address of one"
-    )
+def _no_cluster(stated: str) -> ValueError:
+    return ValueError(f"{stated}: what answers there is no Ray cluster; `ray start --head` prints the address of one")
 
 
-def _resolve(host: str, address: str) -> None:
+def _resolve(host: str, stated: str) -> None:
     """Name servers that do not answer would hold ``create_connection`` up for longer than its time-out."""
     found: list[object] = []
 
@@ -56,7 +55,7 @@ def _resolve(host: str, address: str) -> None:
     thread.start()
     thread.join(_CONNECT_S)
     if not found:
-        raise ValueError(f"cluster.address={address}: the name {host} is not known here")
+        raise ValueError(f"{stated}: the name {host} is not known here")
 
 
 def _speaks_http2(connection: socket.socket) -> bool:

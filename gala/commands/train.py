@@ -6,9 +6,11 @@ import math
 import textwrap
 from collections.abc import Sequence
 
-from gala.config.derived import is_lean
+from gala.config.derived import is_lean, is_one_pass, network_threads, threads_per_learner
 from gala.config.parse import dump_config, print_help
 from gala.config.schema import Config
+from gala.config.tuned import tuned_path
+from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
 from gala.training.advice import advice
 from gala.training.new_run import prepare
@@ -79,7 +81,29 @@ def arithmetic(config: Config) -> str:
         "learning rate": f"{rate(0.0):.3g} at the start, {rate(1.0):.3g} at the end",
         "parameters": f"{count_parameters(config, spaces):,}",
         "encoder": encoder_summary(config, spaces),
-        "gradient": "on a CPU by hand, see gala.rl.lean" if lean else "PyTorch's autograd",
+        "gradient": "on a CPU by hand, see gala.rl.lean" if lean else f"PyTorch's autograd, {_passes(config)}",
         "observations of a rollout": f"{batch * obs_bytes / 2**20:.2f} MiB per learner",
+        **_share_of_the_machine(config),
     }
     return "\n".join(f"{name:<26} {text}" for name, text in rows.items())
+
+
+def _passes(config: Config) -> str:
+    return "one pass: acting keeps its graph" if is_one_pass(config) else "in a second pass"
+
+
+def _share_of_the_machine(config: Config) -> dict[str, str]:
+    """How the work is cut up here, which changes nothing of what is learned per env_step, and what would know better.
+    The number of learners, and so the batch of each, does change it: they are the preset's, unless the user says."""
+    if config.cluster.address:
+        return {"threads of a learner": "an equal share of the Ray cluster's CPUs"}
+    cores, learners = available_cores(), config.learners
+    held = f"{learners} learners on {cores} cores" if learners > 1 else f"1 learner on {cores} cores"
+    simulators = config.env.threads or threads_per_learner(config)
+    found = tuned_path(config.preset).is_file()
+    tune = f"gala tune preset={config.preset}" if config.preset else "gala tune"
+    return {
+        "cores": held if learners >= cores or config.algo == "a2c" else f"{held}; learners={cores} would use all",
+        "threads of a learner": f"{network_threads(config)} for its network, {simulators} for its simulators",
+        "measured here": "yes: learners=auto takes what was the fastest" if found else f"no; {tune} would",
+    }

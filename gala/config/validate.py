@@ -48,15 +48,12 @@ def check_cluster(config: Config) -> None:
     if address not in ("", "auto", "local") and not re.fullmatch(r"[^/:]+:\d+", address):
         raise ValueError(f"cluster.address={address} must be auto, local or HOST:PORT")
     local_only = {
-        f"algo={config.algo}": config.algo == "allreduce",
-        f"gossip.mixing={g.mixing}": g.mixing == "allreduce",
-        f"gossip.shards={g.shards}": g.shards > 1,
-        "gossip.certify": g.certify,
-        "gossip.overlap": g.overlap,
+        f"gossip.shards={g.shards}": (g.shards > 1, "an actor has one box for all parameters"),
+        f"gossip.codec={g.codec}": (g.codec != "none", "between actors messages are float32, so it would save nothing"),
     }
-    for setting, applies in local_only.items():
+    for setting, (applies, why) in local_only.items():
         if address and applies:
-            raise ValueError(f"{setting} works on one machine only, without cluster.address")
+            raise ValueError(f"{setting} works on one machine only, without cluster.address: {why}")
 
 
 def _impossible_models(config: Config) -> dict[str, bool]:

@@ -30,12 +30,15 @@ class EventLog:
             self._first_update = max(self._averager.updates - self._averager.every, 0)
         self._events.append(event)
 
-    def flush(self, folder: Path) -> list[tuple]:
-        """What has happened since the last call, as plain tuples; it is also appended to a file in ``folder``, one JSON
-        list per event, named after the rank and the updates that were done when this process began; where an earlier
-        process began there too, and was killed before the next checkpoint, the name has the number of this part."""
+    def flush(self, folder: Path | None) -> list[tuple]:
+        """What has happened since the last call, as plain tuples; it is also appended to a file in ``folder``, if that
+        is given: one JSON list per event, named after the rank and the updates that were done when this process began;
+        where an earlier process began there too, and was killed before the next checkpoint, the name has the number of
+        this part."""
         events = [tuple(event) for event in self._events]
         self._events.clear()
+        if folder is None:
+            return events
         folder.mkdir(exist_ok=True)
         if self._path is None:
             name = f"learner{self._averager.rank}-from{self._first_update or 0}"

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
+from gala.processes.addresses import LOOPBACK
 from gala.processes.start import (
     ending_signals_blocked,
     kill_forkserver,
@@ -41,6 +42,9 @@ class Event(NamedTuple):
 
 class Fleet(Protocol):
     """Where children run. One implementation is here, for the processes of one machine."""
+
+    host: str
+    """The parent's address, as children reach it."""
 
     def spawn(self, spec: Any) -> None:
         """Start a child; its rank must be free."""
@@ -79,6 +83,7 @@ class ProcessFleet:
     """
 
     def __init__(self, target: Callable[[Any, Connection], None]) -> None:
+        self.host = LOOPBACK
         self._target = target
         self._context: Any = start_method(target.__module__)
         with ending_signals_blocked():

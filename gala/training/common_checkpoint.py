@@ -19,7 +19,7 @@ from gala.config.schema import Config
 from gala.gossip.awake_clock import AwakeClock
 from gala.processes.fleet import Event, Fleet
 from gala.runs.run_dir import RunDir
-from gala.training.board import CHECKPOINT_AT, UPDATES, Board
+from gala.training.board import CHECKPOINT_AT, UPDATES
 from gala.training.protocol import BoardForRun, Command, LearnerStates, MailboxesForRun, State
 
 STAGING = "staging"
@@ -50,6 +50,8 @@ class CommonCheckpoint:
         self.names: list[str] = []  # under which the checkpoint being taken will be kept
         self.best = self._best_before = -float("inf")
         self.on_commit: Callable[[Path], None] = lambda path: None
+        self.on_rest: Callable[[], None] = lambda: None
+        """Called once all learners there are stand still, so that the weight they have published is all there is."""
         self.parent_state: Callable[[], dict[str, Any]] = dict
         """What the parent needs to go on from the checkpoint, as JSON."""
         self.lock_step = derived.is_lock_step(config)
@@ -59,11 +61,14 @@ class CommonCheckpoint:
         self._next = time.monotonic() + config.log.checkpoint_interval_s
         parts = config.log.keep_milestones + 1
         self._milestones = [m for i in range(1, parts) if (m := config.steps * i // parts) > start_steps]
-        self._over = False
+        self._over = self._has_moved = False
+        self._starting_s = self._stand_off_s = 0.0
+        self._postponed = 0
         self.unsaved = ""
         """Why the last checkpoint that was to be taken is not there, or not whole; empty if it is."""
         self._unwritten = ""  # what a learner said that could not save
         self._signs: dict[int, tuple[Any, float]] = {}  # of those who are still to pause: the last, and when it came
+        self._left_out: tuple[int, ...] = ()
         self._savers: set[int] = set()  # who is saving; empty while nobody is
         self._saving_since_s = self._slowest_save_s = 0.0
         self._unanswered = Counter[int]()  # how often each was told to save, and has not answered yet
@@ -93,10 +98,12 @@ class CommonCheckpoint:
         return () if has_begun_anew else silent
 
     def update_ahead(self) -> int:
-        """An update that no learner of a lock-step run reaches within about two seconds."""
+        """An update that no learner of a lock-step run reaches before it knows of it: within about two seconds on this
+        machine, five on a cluster, and twice as long for each time that this was too soon."""
         updates = int(self.board.progress[:, UPDATES].max())
         done_here = updates - int(self._first_updates.max())  # a resumed run has done others, in no time
-        return updates + max(2, int(2 * done_here / max(self._clock.total_s, 1.0)))
+        ahead_s = (5 if self.config.cluster.address else 2) * 2**self._postponed
+        return updates + max(2, int(ahead_s * done_here / max(self._clock.total_s - self._starting_s, 1.0)))
 
     def hear(self, event: Event) -> None:
         """A learner has come to rest, has saved, or (in a lock-step run) was already past the update to rest at."""
@@ -139,9 +146,13 @@ class CommonCheckpoint:
     def advance(self, now: float, silent: tuple[int, ...]) -> bool:
         """One step: pause all, save all, commit, resume. True when the run is over."""
         silent = self.heeded(now, silent)
+        if not self._has_moved:
+            self._has_moved = bool((self.board.progress[:, UPDATES] > self._first_updates).any())
+            self._starting_s = self._clock.total_s if self._has_moved else 0.0
         if self._savers:
             return self._advance_saving()
         at_rest = ("paused", "finished")  # has said so, and says nothing more
+        self._end_stand_off()
         every = {rank: self.states.of(rank) for rank in self.states.ranks()}
         silent = (*silent, *self._still(every))
         present = {r: s for r, s in every.items() if s != "joining" and (r not in silent or s in at_rest)}
@@ -166,8 +177,8 @@ class CommonCheckpoint:
 
     def _still(self, states: dict[int, State | None]) -> tuple[int, ...]:
         """Who is asked to pause, and neither does nor moves: a process that is stopped, or a simulator that hangs."""
-        if not self.names or not self._elastic or not isinstance(self.board, Board):
-            self._signs = {}
+        if not self.names or not self._elastic:
+            self._signs = {rank: self._signs[rank] for rank in self._left_out if rank in self._signs}
             return ()
         still, now_s = [], self._clock.total_s
         for rank in (rank for rank, state in states.items() if state == "running"):
@@ -178,7 +189,8 @@ class CommonCheckpoint:
             done_here, sign_s = updates - int(self._first_updates[rank]), self._signs[rank][1]
             if now_s - sign_s > max(_STILL_S, _STILL_UPDATES * sign_s / max(done_here, 1)):
                 still.append(rank)
-        return tuple(still)
+        self._left_out = tuple(still)  # nor is it waited for the next time, unless it has moved
+        return self._left_out
 
     def _advance_saving(self) -> bool:
         """All are waited for, and stand still meanwhile, so that a slow disk costs time; but asynchronous gossip goes
@@ -199,6 +211,8 @@ class CommonCheckpoint:
         if late and not (there and self._elastic):
             self.unsaved = f"{told} {patience_s:.0f} s"
         else:
+            if there == self.states.ranks():
+                self.on_rest()
             for rank in late:  # stuck, or its answer or our question was lost: the others go on
                 self.run_dir.checkpoints.discard_part(STAGING, f"learner{rank}")
             self.unsaved = self._unwritten or self._commit(there)
@@ -233,15 +247,26 @@ class CommonCheckpoint:
     def _go_on(self, ranks: list[int]) -> None:
         """Whatever became of the checkpoint. Each is told once: a learner in lock-step would obey a second word when it
         rests the next time."""
-        self.board.control[CHECKPOINT_AT] = 0
+        self.board.control[CHECKPOINT_AT] = self._postponed = 0
         self._savers, self.names = set(), []
         for rank in ranks:
             self.states.move(rank, "finished" if rank in self._finished else "running")
             if not self._over:
                 self.fleet.tell(rank, "resume")
 
+    def _end_stand_off(self) -> None:
+        """In a lock-step run, one that did not hear in time at which update to pause waits, in the midst of the next,
+        for those that do; it cannot say so."""
+        pause_at = int(self.board.control[CHECKPOINT_AT]) if self.lock_step and self.names else 0
+        running = self.board.progress[self.states.ranks("running"), UPDATES]
+        if not (pause_at and self.states.ranks("paused") and (running >= pause_at).any()):
+            self._stand_off_s = self._clock.total_s
+        elif self._clock.total_s - self._stand_off_s > _STILL_S * 2**self._postponed:  # it may be slow to come to rest
+            self._postpone()
+
     def _postpone(self) -> None:
         """A learner of a lock-step run was past the update at which all were to pause."""
+        self._postponed += 1
         self._tell("resume", "paused")
         for rank in self.states.ranks("paused"):
             self.states.move(rank, "running")

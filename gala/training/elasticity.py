@@ -12,6 +12,9 @@ from gala.config.schema import Config
 from gala.processes.fleet import Event, Fleet
 from gala.training.protocol import LearnerSpec, LearnerStates, MailboxesForRun
 
+_WORTH_A_LINE = 0.05
+"""By how much a share of the weight must be another than was told at first."""
+
 
 class Elasticity:
     """Applies ``on_failure`` and brings learners in: a live learner donates its state, which the newcomer starts from
@@ -32,6 +35,8 @@ class Elasticity:
         self.policy = derived.failure_policy(config)
         self.failures: list[dict[str, Any]] = []
         self._earlier_failures = 0  # in the parts of the run before this one
+        self._estimated: list[dict[str, Any]] = []  # failures whose lost weight is the last that was heard of it
+        self._weighed = 0.0
         self.wanted = config.learners
         """How many learners there should be: as many as at the start, or as were asked for since."""
         self._wanting: dict[int, int | None] = {}  # newcomer -> donor that was asked
@@ -66,6 +71,7 @@ class Elasticity:
         share = lost / max(lost + self.mailboxes.left_weight(), 1e-300) if self.mailboxes else 0.0
         lost_mass = {"lost_weight": lost, "lost_share": share}
         self.failures.append({"rank": rank, "how": told, **lost_mass, "time_s": time.time()})
+        self._estimated.append(self.failures[-1])
         self._wanting = {new: None if donor == rank else donor for new, donor in self._wanting.items() if new != rank}
         if (
             self.policy == "restart"
@@ -74,6 +80,26 @@ class Elasticity:
         ):
             self._wanting[rank] = None
         return self.policy != "stop"
+
+    def weigh(self) -> str:
+        """All that are there stand still, so what they have published is all the weight there is, and what is missing
+        since the last time has died with learners: far more exact than what was heard of each at its death, on a
+        cluster above all. Says so in a line where it is another story than the one that was told."""
+        if self.mailboxes is None or self.config.gossip.mixing != "pushsum":  # copies have no mass
+            return ""
+        before, self._weighed = self._weighed, self.mailboxes.left_weight()
+        estimated, self._estimated = self._estimated, []
+        lost, told = before - self._weighed, sum(failure["lost_weight"] for failure in estimated)
+        if not estimated or lost < 0.0:  # it is counted in another unit now, or they have started anew
+            return ""
+        told_share = sum(failure["lost_share"] for failure in estimated)
+        for failure in estimated:
+            failure["lost_weight"] = lost * (failure["lost_weight"] / told if told else 1 / len(estimated))
+            failure["lost_share"] = failure["lost_weight"] / before
+        if abs(lost / before - told_share) < _WORTH_A_LINE:
+            return ""
+        who = ", ".join(f"learner {failure['rank']}" for failure in estimated)
+        return f"{who}: {lost / before:.0%} of the PushSum weight is gone, not {told_share:.0%}"
 
     def consequence(self, rank: int) -> str:
         """What follows from the last death, in words."""

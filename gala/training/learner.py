@@ -79,7 +79,7 @@ class LearnerProcess:
         spaces = Spaces(self.env.obs_space, self.env.action_space, self.env.frames_per_step)
         device = pick_device(config, self.rank)
         self.policy = make_training_policy(config, spaces, self.rank)
-        self.flat, self.averager = make_averager(config, self.policy, self.rank, channels.mailboxes, spec.store_port)
+        self.flat, self.averager = make_averager(config, self.policy, self.rank, channels.mailboxes, spec.store)
         flatten_gradients(self.flat, self.policy)
         lean = make_lean(config, self.policy, spaces.action, device)
         optimizer = make_optimizer(config, self.flat, self.policy)
@@ -105,7 +105,7 @@ class LearnerProcess:
         self.in_progress = InProgress(self.env, self.collector, self.policy, generator, return_scaler)
         step = LearningStep(
             optimizer,
-            reduce_gradients=make_gradient_reducer(config, self.rank, spec.store_port),
+            reduce_gradients=make_gradient_reducer(config, self.rank, spec.store),
             precondition=ekfac,
             max_grad_norm=config.a2c.max_grad_norm,
             averager=self.averager,
@@ -242,7 +242,8 @@ class LearnerProcess:
         if self.diagnosis is not None:
             record |= self.diagnosis.tags(record["interval_s"])
         if self.event_log is not None:
-            record["events"] = self.event_log.flush(Path(self.spec.run_path) / "gossip")
+            here = Path(self.spec.run_path) / "gossip"  # not on a cluster: the run directory may be elsewhere
+            record["events"] = self.event_log.flush(None if self.config.cluster.address else here)
         if self.recorder is not None:
             self.recorder.flush()
         self.send(("metrics", record))

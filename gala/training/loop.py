@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gala.build.gossip import open_store
+from gala.config import derived
 from gala.config.schema import Config
+from gala.processes.addresses import Address
 from gala.processes.fleet import Event, Fleet
 from gala.runs.run_dir import RunDir
 from gala.training.board import STOP_AT
@@ -27,6 +29,8 @@ from gala.training.watchdog import Watchdog
 
 _POLL_S = 0.2
 _GRACE_S = 3.0
+_LOSS_PATIENCE_S = 5.0
+"""How much later than its peers in an all-reduce a cluster may notice that a learner is lost."""
 _OVER = "the run has ended."
 
 
@@ -64,6 +68,7 @@ class Run:
         self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
         self.checkpoint.on_commit = callbacks.on_checkpoint
         self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
+        self.checkpoint.on_rest = self._weigh
         self.checkpoint.parent_state = lambda: {
             "telemetry": telemetry.state(),
             "best": self.best.state(),
@@ -84,10 +89,11 @@ class Run:
 
     def start(self, resume_from: str, saved: dict[str, Any]) -> None:
         """Spawn all learners; ``saved`` is the meta of the checkpoint to start from, or empty as is its name."""
-        self._store = open_store(self.config)
+        self._store = open_store(self.config, self.fleet.host)
         self._resume_from = resume_from
         if saved and self.mailboxes:
             self.mailboxes.restore(saved["weights"], saved["ranks"])
+        self._weigh()
         if saved and saved["return_mean"] is not None and "best" in self.run_dir.checkpoints.names():
             self.checkpoint.best = saved["return_mean"]
         if parent := saved.get("parent"):
@@ -101,6 +107,10 @@ class Run:
         for line in self.elasticity.make_whole():
             self.panel.message(line)
 
+    def _weigh(self) -> None:
+        if line := self.elasticity.weigh():
+            self.panel.message(line)
+
     def _spec(self, rank: int, donated: bytes = b"") -> LearnerSpec:
         return LearnerSpec(
             self.config,
@@ -108,7 +118,7 @@ class Run:
             str(self.run_dir.path),
             self.board.handle,
             self.mailboxes.handle if self.mailboxes else None,
-            self._store.port if self._store else 0,
+            Address(self.fleet.host, self._store.port if self._store else 0),
             "" if donated else self._resume_from,
             self.common_start.waits and not donated,
             donated,
@@ -203,9 +213,15 @@ class Run:
 
     def _fail(self, told: str, error: str) -> None:
         """A killed learner makes its peers in an all-reduce fail: its death is then what the user should see."""
-        for event in (*self._heard, *self.fleet.events(_POLL_S)) if error else ():
-            if event.kind == "died" and "killed" in event.body:
-                told, error = f"learner {event.rank} {event.body}", ""
+        until_s = time.monotonic() + (_LOSS_PATIENCE_S if self.config.cluster.address else 0.0)
+        heard = self._heard + (self.fleet.events(_POLL_S) if error else [])
+        while error:
+            for event in heard:
+                if event.kind == "died" and ("killed" in event.body or "lost" in event.body):
+                    told, error = f"learner {event.rank} {event.body}", ""
+            if not error or time.monotonic() > until_s or not derived.needs_process_group(self.config):
+                break
+            heard = self.fleet.events(_POLL_S)
         raise RunFailed(f"{told}; {_OVER}" + self._explained(error))
 
     def _explained(self, error: str) -> str:

@@ -78,7 +78,7 @@ def check(config: Config) -> tuple[Config, str]:
 
     check_cluster(config)
     check_tracker(config.track)
-    if not config.cluster.address:  # there, the learners' machines may have what this one has not
+    if config.cluster.address in ("", "local"):  # elsewhere, learners' machines may have what this one has not
         pick_device(config, 0)
     check_filming(config)
     spaces = probe_spaces(config)

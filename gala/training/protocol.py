@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gala.config.schema import Config
 from gala.gossip.message import OpensMailbox
+from gala.processes.addresses import NO_STORE, Address
 from gala.processes.child import Send
 from gala.training.board import BoardHandle
 
@@ -50,9 +51,10 @@ class LearnerStates:
 
 class BoardForLearner(Protocol):
     """A learner's side of the board, of this machine (``gala.training.board.Board``, which has more) or of a cluster's
-    hub: ``progress`` int64 [n, 2] and ``control`` int64 [2]. It writes its own row only."""
+    hub: ``progress`` and ``beats`` int64 [n, 2], ``control`` int64 [2]. It writes its own row only."""
 
     progress: NDArray
+    beats: NDArray
     control: NDArray
 
     def total_env_steps(self) -> int: ...
@@ -72,6 +74,7 @@ class BoardForRun(Protocol):
     """The parent's side of the board."""
 
     progress: NDArray
+    beats: NDArray
     control: NDArray
 
     @property
@@ -87,6 +90,10 @@ class BoardForRun(Protocol):
 
     def read_params(self, ranks: Sequence[int]) -> NDArray:
         """A copy [len(ranks), d] of the newest snapshot of each; zeros where none was published."""
+        ...
+
+    def read_publication(self, rank: int) -> tuple[NDArray, int]:
+        """A copy [d] of the newest snapshot of ``rank``, and its number; 0 if there is no whole one."""
         ...
 
     def read_moments(self) -> NDArray: ...
@@ -143,8 +150,8 @@ class LearnerSpec:
     board: BoardHandle | None
     mailboxes: Any = None
     """Handle of the gossip mailboxes, for algo=gala."""
-    store_port: int = 0
-    """Port of the loopback rendezvous, for algo=allreduce."""
+    store: Address = NO_STORE
+    """Where learners that all-reduce meet."""
     resume_from: str = ""
     """Checkpoint name, or empty for a fresh start."""
     waits: bool = False

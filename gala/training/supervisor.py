@@ -128,9 +128,11 @@ def connect_cluster(config: Config) -> None:
     written."""
     check_cluster(config)
     if config.cluster.address:
-        from gala.cluster.rayctl import connect
+        from gala.cluster.rayctl import check_gpus, connect
 
         connect(config.cluster.address, available_cores())
+        if config.device == "cuda":
+            check_gpus()
 
 
 def open_run(

@@ -15,7 +15,7 @@ from gala.gossip.evidence.certificate import Certificate
 from gala.gossip.evidence.events import consensus_distance
 from gala.runs.health import THRESHOLDS
 from gala.runs.run_dir import RunDir
-from gala.training.board import ENV_STEPS, UPDATES, Board
+from gala.training.board import ENV_STEPS, UPDATES
 from gala.training.protocol import BoardForRun
 from gala.training.returns import EPISODE_WINDOW, EpisodeWindows
 
@@ -157,12 +157,13 @@ class Telemetry:
         bound for the same parameters, which ``epsilon_marks`` names in the event logs of the learners."""
         params = board.read_params(ranks)
         told: dict[str, Any] = {"gossip/consensus_distance": rms_consensus_distance(params)}
-        if self.certificate is not None and isinstance(board, Board):
-            for rank in range(board.handle.num_learners):
+        if self.certificate is not None:
+            places = len(board.progress)
+            for rank in range(places):
                 published, number = board.read_publication(rank)
                 self.certificate.publish(rank, number, torch.from_numpy(published))
             if measured := self.certificate.measure():
-                scale = 1 / math.sqrt(board.handle.num_learners)
+                scale = 1 / math.sqrt(places)
                 told = {
                     "gossip/consensus_distance": scale * measured.distance,
                     "gossip/epsilon_bound": scale * measured.bound,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gala.gossip.awake_clock import AwakeClock
-from gala.training.board import ROLLOUTS, STEPS, UPDATES, Board
+from gala.training.board import ROLLOUTS, STEPS, UPDATES
 from gala.training.protocol import BoardForLearner, BoardForRun, LearnerStates, State
 
 START_S = 300.0
@@ -22,9 +22,6 @@ class Watchdog:
     """Knows for how long each learner that should be at work has shown nothing new.
 
     Time counts only as far as the parent itself was awake.
-
-    Args:
-        board: a cluster's has no beats; there the fleet notices who is lost.
     """
 
     def __init__(self, board: BoardForRun, states: LearnerStates, watchdog_s: float) -> None:
@@ -36,8 +33,6 @@ class Watchdog:
     def stuck(self, now: float, ending: bool) -> list[tuple[int, float]]:
         """(rank, seconds without a sign) of the learners that are stuck, not of those that wait for them."""
         passed_s = self._clock.look(now)
-        if not isinstance(self._board, Board):
-            return []
         ranks = self._states.ranks(*_AT_WORK)
         for rank in ranks:
             sign = (self._states.of(rank), *self._board.beats[rank].tolist(), int(self._board.progress[rank, UPDATES]))
@@ -46,8 +41,7 @@ class Watchdog:
         late = [(rank, self._idle_s[rank]) for rank in ranks if self._idle_s[rank] > self._limit(rank, ending)]
         for rank, _ in late:
             self._idle_s[rank] = 0.0  # whoever hears of it acts on it
-        board = self._board
-        simulating = [(rank, idle_s) for rank, idle_s in late if _simulates(board, rank)]
+        simulating = [(rank, idle_s) for rank, idle_s in late if _simulates(self._board, rank)]
         return simulating or late
 
     def _limit(self, rank: int, ending: bool) -> float:
@@ -55,15 +49,13 @@ class Watchdog:
         return min(self._limit_s + starts, END_PATIENCE_S) if ending else self._limit_s + starts
 
 
-def _simulates(board: Board, rank: int) -> bool:
+def _simulates(board: BoardForRun, rank: int) -> bool:
     """Whether it has not brought its rollout to the end: past that it may be waiting for its peers."""
     return bool(board.beats[rank, ROLLOUTS] <= board.progress[rank, UPDATES])
 
 
 def beats_of(board: BoardForLearner, rank: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    """What a learner calls after each batched step, and after each rollout; nothing happens without beats."""
-    if not isinstance(board, Board):
-        return (lambda: None), (lambda: None)
+    """What a learner calls after each batched step, and after each rollout."""
     row = board.beats[rank]
     row[ROLLOUTS] = board.progress[rank, UPDATES]
 

@@ -157,11 +157,45 @@ def test_envelopes_to_a_closed_and_to_a_dead_peer_come_back(actors):
     assert (back.weight, back.count, back.numerator.tolist()) == (1.0, 2, [6.0] * 4)
 
 
-def _config(tmp_path: Path, steps: int) -> Any:
+def _words(tmp_path: Path, steps: int) -> list[str]:
     words = ["preset=classic/cartpole", "learners=2", "envs_per_learner=4", "a2c.num_steps=8", "normalize.obs=true"]
     words += ["cluster.address=auto", "torch_threads=1", "device=cpu", f"steps={steps}", f"run={tmp_path / 'run'}"]
     words += ["log.interval_s=0.2", "log.checkpoint_interval_s=1", "log.tensorboard=false", "log.panel=off"]
-    return parse_config(words)
+    return words
+
+
+def _config(tmp_path: Path, steps: int) -> Any:
+    return parse_config(_words(tmp_path, steps))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "words", [["algo=allreduce"], ["gossip.mixing=allreduce"], ["gossip.overlap=true"], ["gossip.certify=true"]]
+)
+def test_a_run_on_two_nodes_with_each_way_to_exchange(actors, cluster, tmp_path, words):
+    for peer in actors:
+        ray_kill(peer)
+    config = parse_config([*_words(tmp_path, 20_000), *words])
+    validate(config)
+    run = RunDir.create(config, [], overwrite=False)
+    assert supervisor.train(config, run) == 0 and len(_nodes_of_learners()) == 2
+    meta, records = run.checkpoint_meta("latest"), run.read_metrics()
+    assert meta["ranks"] == [0, 1] and meta["env_steps"] >= 20_000
+    tensors = [run.load_part("latest", f"learner{rank}")[0]["policy"] for rank in range(2)]
+    if "allreduce" in words[0]:
+        assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    else:
+        assert sum(meta["weights"][0]) == pytest.approx(2, abs=1e-9)
+    if "certify" in words[0]:
+        bounds = [(r["gossip/consensus_distance"], r["gossip/epsilon_bound"]) for r in records if "epsilon_marks" in r]
+        assert bounds and all(distance <= bound for distance, bound in bounds)
+
+
+def ray_kill(peer: Any) -> None:
+    """The CPUs of a test's own actors are none, but their processes take time."""
+    import ray
+
+    ray.kill(peer)
 
 
 def _nodes_of_learners() -> set[str]:
@@ -181,10 +215,8 @@ def _kill_once_it_trains(cluster: Any, run: RunDir, after_steps: int) -> None:
 
 @pytest.mark.long
 def test_a_run_on_two_nodes_is_finished_evaluated_and_resumed_and_outlives_a_node(actors, cluster, tmp_path):
-    import ray
-
     for peer in actors:
-        ray.kill(peer)
+        ray_kill(peer)
     config = _config(tmp_path, 30_000)
     validate(config)
     run = RunDir.create(config, [], overwrite=False)

@@ -89,3 +89,81 @@ def test_a_training_says_so_before_anything_is_written(listener, tmp_path, capsy
     assert cli.main(["train", "learners=2", f"run={run}", f"cluster.address={address}"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "no Ray cluster" in err and not run.exists()
+
+
+@pytest.fixture
+def closed_address():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@ray_only
+def test_auto_does_not_train_elsewhere_than_the_environment_says(closed_address, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", closed_address)
+    began, run = time.monotonic(), tmp_path / "run"
+    assert cli.main(["train", "learners=2", f"run={run}", "cluster.address=auto"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"RAY_ADDRESS={closed_address}: nothing answers there" in err and not run.exists()
+    assert time.monotonic() - began < LIMIT_S
+
+
+@ray_only
+def test_the_address_that_a_cluster_has_left_behind_is_no_cluster(closed_address, tmp_path, monkeypatch):
+    from gala.cluster import rayctl
+
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(closed_address)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    began = time.monotonic()
+    assert rayctl._cluster_here() == "" and time.monotonic() - began < LIMIT_S
+    monkeypatch.setattr(rayctl, "check_reachable", lambda address: None)
+    assert rayctl._cluster_here() == closed_address
+
+
+@ray_only
+def test_cuda_without_gpus_is_one_line(tmp_path, capsys, monkeypatch):
+    from gala.cluster.rayctl import check_gpus, keep_to_loopback
+
+    keep_to_loopback()  # before the import of Ray, for those tests of this process that start it
+    import ray
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = tmp_path / "run"
+    assert cli.main(["train", "learners=2", f"run={run}", "cluster.address=local", "device=cuda"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "device=cuda, but PyTorch sees no CUDA GPU here" in err and not run.exists()
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    with pytest.raises(ValueError, match="no node of the Ray cluster has a GPU"):
+        check_gpus()
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 1.0})
+    check_gpus()
+
+
+def test_a_learner_without_the_gpu_that_was_asked_for_says_so_without_a_traceback(monkeypatch):
+    from gala.build.policy import pick_device
+    from gala.config.schema import Config
+    from gala.processes.child import TRACEBACK, Failure
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv(TRACEBACK, raising=False)
+    with pytest.raises(ValueError, match="sees no CUDA GPU") as info:
+        pick_device(Config(device="cuda"), 0)
+    assert Failure.of(info.value).traceback == str(info.value)
+
+
+@ray_only
+def test_what_ray_tells_of_its_own_processes_is_not_printed(capsys, monkeypatch):
+    from gala.cluster.rayctl import hush, keep_to_loopback
+
+    keep_to_loopback()
+    from ray._private import worker
+
+    monkeypatch.setattr(worker, "_worker_logs_enabled", True)
+    told = {"pid": "raylet", "ip": "", "is_err": False}
+    worker.print_to_stdstream(told | {"lines": ["one"]}, ignore_prefix=False)
+    assert "one" in capsys.readouterr().out
+    hush()
+    worker.print_to_stdstream(told | {"lines": ["two"]}, ignore_prefix=False)
+    assert capsys.readouterr() == ("", "")

@@ -84,7 +84,6 @@ _FIXED = {
     "seed": "seeds=",
     "run": "out=",
     "overwrite": "out=",
-    "cluster.address": "this machine",
 }
 """Settings that the grid decides, and by what."""
 
@@ -99,6 +98,8 @@ def sort_words(argv: Sequence[str]) -> Words:
     for key, text in split_settings(settings):
         if key in names:
             own.append(f"{key}={text}")
+        elif key == "cluster.address":
+            raise ValueError(f"{key}={text}: a comparison trains on this machine, run beside run; leave it out")
         elif key in _FIXED:
             raise ValueError(f"{key}={text}: a comparison decides that by {_FIXED[key]}")
         elif key in known:

@@ -73,6 +73,7 @@ class Inbox:
         self._newest: dict[tuple[int, int], int] = {}
         self._progress: dict[int, int] = {}
         self._held: dict[int, dict[int, Envelope]] = {}  # by sender and number
+        self._barred: dict[int, int] = {}  # the last life of a sender of which nothing is taken any more
         self._refuses = self._closed = False
 
     def deliver(self, envelope: Envelope) -> bool:
@@ -81,7 +82,7 @@ class Inbox:
         life = (envelope.src, envelope.epoch)
         with self._lock:
             seen = self._seen.setdefault(life, _Seen())
-            if self._closed:
+            if self._closed or envelope.epoch <= self._barred.get(envelope.src, 0):
                 return seen.has(envelope.number)
             if seen.add(envelope.number):
                 overtaken = envelope.replace and envelope.number < self._newest.get(life, 0)
@@ -90,6 +91,12 @@ class Inbox:
                 if not overtaken:
                     self._boxes[envelope.src] = _added(self._boxes.get(envelope.src), envelope)
             return True
+
+    def bar(self, src: int, epoch: int) -> None:
+        """``src`` was declared lost, and its weight written off: what still arrives from that life, or an earlier one,
+        goes back to it. Mass that is in no book would move everybody's average, for good."""
+        with self._lock:
+            self._barred[src] = max(epoch, self._barred.get(src, 0))
 
     def hold(self, envelope: Envelope) -> bool:
         """Keep one that is still its sender's. False if the learner reads no more."""

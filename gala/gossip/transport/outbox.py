@@ -88,11 +88,14 @@ class Outbox:
             self._returned.setdefault(dst, []).append(one.envelope)
         return None
 
-    def flush(self, timeout_s: float, sleep: Callable[[float], None]) -> bool:
-        """Wait until every envelope has been delivered or has come back; False if the time is over."""
+    def flush(
+        self, timeout_s: float, sleep: Callable[[float], None], reaches: Callable[[int], bool] = lambda dst: True
+    ) -> bool:
+        """Wait until every envelope has been delivered or has come back; False if the time is over, or what is left is
+        under way to those alone whom nobody ``reaches``."""
         step_s, waited_s = 1e-3, 0.0
         self.settle()
-        while self.oldest() is not None and waited_s < timeout_s:
+        while any(map(reaches, self.under_way_to())) and waited_s < timeout_s:
             sleep(step_s)
             waited_s += step_s
             self.settle()
@@ -112,6 +115,11 @@ class Outbox:
         """Envelopes that ``dst`` has, or is about to get, and has not read as far as we have heard."""
         with self._lock:
             return self._numbers.get(dst, 0) - self._read.get(dst, 0)
+
+    def under_way_to(self) -> list[int]:
+        """Ranks that an envelope is under way to."""
+        with self._lock:
+            return sorted(dst for dst, unsettled in self._under_way.items() if unsettled)
 
     def oldest(self) -> int | None:
         """The lowest update count among the envelopes under way; None if there are none."""

@@ -57,6 +57,10 @@ class Link(Protocol):
         """Publish this rank's fingerprint; returns those of all places, 0 where there is none yet."""
         ...
 
+    def reaches(self, rank: int) -> bool:
+        """Whether ``rank`` has given a sign lately. Who has not is not waited for."""
+        ...
+
     def stop_accepting(self) -> list[Message]:
         """From now on envelopes go back to their senders; returns what nobody has taken."""
         ...
@@ -149,8 +153,9 @@ class RemoteEndpoint:
         self._link.table.state[self._rank] = RESTING if resting else PRESENT
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until all that was put has arrived or come back; False if the time is over."""
-        return self._link.outbox.flush(timeout_s, time.sleep)
+        """Wait until all that was put has arrived or come back; False if the time is over, or those that it is under
+        way to cannot be reached: the learner would stand still for them, and all that come to rest with it."""
+        return self._link.outbox.flush(timeout_s, time.sleep, self._link.reaches)
 
     def lost_weight(self) -> float:
         return self._lost

@@ -8,9 +8,9 @@ from typing import Any
 import torch.distributed as dist
 
 from gala.config.supervised import SupervisedConfig
+from gala.processes.addresses import listening_socket
 from gala.processes.failure import first_failure, has_failed
 from gala.processes.fleet import ProcessFleet
-from gala.processes.loopback import listening_socket
 from gala.supervised.comparison import build
 from gala.supervised.comparison.build import ComparisonJob
 from gala.supervised.comparison.data import DataSet, pack
