@@ -118,7 +118,7 @@ def test_the_summary_is_written_while_a_callback_blocks_and_knows_nothing_of_it(
     assert not rest and run.summary == summary and summary["status"] == "finished"
     assert summary["wall_s"] <= seen_s
     out, err = capsys.readouterr()
-    assert f" in {summary['wall_s']:.1f} s: " in out
+    assert f" in {summary['wall_s']:.1f} s\n" in out
     left = len(run.metrics()["global_step"]) - 1
     assert f"warning: on_record took too long; records not handed to it: {left}\n" in err
     assert not list(path.glob("*.tmp"))
