@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from gala.bench.machine import machine_facts
-from gala.experiments.scores import improvement, interval, non_inferior
+from gala.experiments.scores import area_under, improvement, interval, non_inferior
 from gala.experiments.statistics import iqm
 
 Row = dict[str, Any]
@@ -47,12 +47,10 @@ def collect(studies: Path) -> list[Row]:
     rows = []
     for path in sorted(studies.glob("*/results.jsonl")):
         for found in map(json.loads, path.read_text().splitlines()):
-            steps, returns = (np.array(found["curve"][key], np.float64) for key in ("env_steps", "return"))
-            score = {"score": found["evaluation"]["score"]["sampled"], "area": float(np.trapezoid(returns, steps))}
-            score["area"] /= float(steps[-1] - steps[0])
-            row = {"algorithm": found["group"], "lr": found["settings"]["optim.lr"], "seed": found["seed"], **score}
-            row |= {"command": f"{found['command']}", "seconds": found["seconds"], "machine": found["machine"]}
-            rows.append(row)
+            steps, returns = found["curve"]["env_steps"], found["curve"]["return"]
+            row = {"algorithm": found["group"], "lr": found["settings"]["optim.lr"], "seed": found["seed"]}
+            row |= {"score": found["evaluation"]["score"]["sampled"], "area": area_under(steps, returns, steps[-1])}
+            rows.append(row | {key: found[key] for key in ("command", "seconds", "machine")})
     return rows
 
 
