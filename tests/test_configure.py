@@ -75,6 +75,7 @@ def test_the_last_preset_holds_also_if_it_is_none(none):
         (["fast"], "'fast' is not a setting; write key=value or --key value"),
         (["CartPole-v1"], "'CartPole-v1' is not a setting; write env.id=CartPole-v1"),
         (["minatar/breakout"], "'minatar/breakout' is not a setting; write preset=minatar/breakout"),
+        (["atari/pongg"], "'atari/pongg' is not a setting; write preset=atari/pong"),
         (["preset=cartpole"], "unknown preset 'cartpole'; `gala presets` lists them; did you mean 'classic/cartpole'?"),
         (["preset=atari/pnog"], "unknown preset 'atari/pnog'; `gala presets` lists them; did you mean 'atari/pong'?"),
         (["preset=digits/sgp"], "preset 'digits/sgp' holds settings of `gala supervised`"),

@@ -44,4 +44,5 @@ def meant(word: str, settings: Collection[str]) -> str:
     """What should have been written for a bare ``word`` of the command line, where these are the ``settings``."""
     if "env.id" in settings and re.search(r"-v\d+$", word):
         return f"env.id={word}"
-    return f"preset={word}" if word in preset_names() else "key=value or --key value"
+    near = difflib.get_close_matches(word, preset_names(), 1, 0.8)
+    return f"preset={near[0]}" if near else "key=value or --key value"
