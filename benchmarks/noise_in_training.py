@@ -10,6 +10,7 @@ training, beside what `gala suggest-lr` recommends from measurements at the pres
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def findings(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     kept = KeptRows(RESULTS, ("task", "factor", "seed"))
     jobs = [(task, 1.0, words, seed) for task, words in GROWING.items() for seed in SEEDS]
     jobs += [("more", f, (*MORE, f"optim.lr={KNOWN_LR * f:g}"), seed) for f in FACTORS for seed in SEEDS]

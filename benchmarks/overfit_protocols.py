@@ -6,6 +6,7 @@
 No thresholds: each finding of a paper is set beside what was measured here, as agrees, does not, or undecided at this
 size (the interval of the difference, over training runs, contains 0). One line per finding and per group of each study
 in benchmarks/results/overfit_protocols.jsonl, the findings as a table in overfit_protocols.md, reports beside them.
+Lines of studies that the folder lacks stay as they are.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ STUDIES = {
     "D8-both": f"sweep {MAZE} n=100 algo=a2c steps=1000000 random_start=1 env.sticky_actions=0.25",
     "D5-plain": f"sweep {PICTURES} background=plain n=10,100,1000",
     "D5-texture": f"sweep {PICTURES} background=texture n=10,100,1000",
-    "ale": "sweep ale:SpaceInvaders test=16 n=1,8 runs=3 preset=atari/spaceinvaders algo=a2c envs_per_learner=16 "
+    "ale": "sweep ale:SpaceInvaders test=16 n=1,5 runs=3 preset=atari/spaceinvaders algo=a2c envs_per_learner=16 "
     "steps=300000",
 }
 REPORTS = ("maze-a2c", "maze-gala", "pendulum-a2c", "pendulum-gala", "D3-starts", "blocks", "D5-texture", "ale")
@@ -200,7 +201,7 @@ def algorithms(r: Results) -> Iterator[Finding]:
                 trained = [returns(r, f"{task}-{algo}", n, on="train") for algo in ("a2c", other)]
                 ours = f"gap of {other} 4 x 16 less that of A2C 1 x 64: {told(change)}; learned {listed(trained)}"
                 differs = "undecided" if verdict(change) == "undecided" else "more" if change.low > 0 else "less"
-                yield Finding(f"none; {task}, N = {n}", "does gossip change overfitting?", ours, differs)
+                yield Finding(f"none; {task}, N = {n}", f"does {other} change overfitting?", ours, differs)
 
 
 def flavours(r: Results) -> Iterator[Finding]:
@@ -285,17 +286,25 @@ def main() -> None:
     r = Results(options.studies, STUDIES)
     findings = [f for find, needs in FINDINGS.items() if set(needs) <= r.judged.keys() for f in find(r)]
     findings += packer(options.studies)
+    written = RESULTS / "overfit_protocols.jsonl"
+    known = read(written) if written.is_file() else []
+    told_now = {(f.paper, f.finding) for f in findings}
+    old = [
+        Finding(**x) for x in known if "verdict" in x and "paper" in x and (x["paper"], x["finding"]) not in told_now
+    ]
+    findings = [*old, *findings]
     table = ["| paper | finding | here | |", "| --- | --- | --- | --- |"]
     table += [f"| {f.paper} | {f.finding} | {f.ours} | {f.verdict} |" for f in findings]
     (RESULTS / "overfit_protocols.md").write_text("\n".join([*table, ""]))
     lines: list[dict[str, Any]] = [f._asdict() for f in findings]
+    lines += [x for x in known if "study" in x and x["study"] not in r.judged]
     for name, result in r.judged.items():
         if name in REPORTS:
             report = (options.studies / name / "report.html").read_text().replace(str(options.studies), "STUDIES")
             (RESULTS / f"overfit_{name}.html").write_text(report)
         lines += [{"study": name, "command": STUDIES[name]} | short(g) for g in result["groups"]]
     text = "".join(json.dumps(line) + "\n" for line in [*lines, {"machine": machine_facts()}])
-    (RESULTS / "overfit_protocols.jsonl").write_text(text)
+    written.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Do shared residual blocks play as well, and what does a smaller message save?
 
-    python benchmarks/shared_encoders.py      about an hour on two cores; trainings that are there are kept
+    python benchmarks/shared_encoders.py --seeds 10   a minute for each of twenty trainings; those there are kept
 
 MinAtar Breakout, IMPALA's residual encoder (arXiv 1802.01561), two blocks a stage: weights for each block, or one set
 for all, each use with its own norm and a scale that begins at 0.1 (arXiv 1710.04773). One learner of A2C, equal
-env_steps, three seeds: the mean return of the last tenth of the training, parameters, bytes of a gossip message, and
+env_steps: the mean return of the last tenth of the training, parameters, bytes of a gossip message, and
 milliseconds per exchange of two learners in one process.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ from gala.gossip.transport.in_process import InProcessMailboxes
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "shared_encoders.jsonl"
-SEEDS, STEPS = (1, 2, 3), 300_000
+STEPS = 300_000
 COMMON = ("preset=minatar/breakout_impala", "algo=a2c", "learners=1", "envs_per_learner=32", "model.pooling=mean")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "shared": (),
@@ -78,11 +79,12 @@ def findings(rows: Sequence[Row]) -> Iterator[Row]:
     returns = {name: np.array([r["return"] for r in rows if r["variant"] == name]) for name in VARIANTS}
     sizes = {name: next(r["parameters"] for r in rows if r["variant"] == name) for name in VARIANTS}
     share = returns["shared"].mean() / returns["unshared"].mean()
-    draws = np.random.default_rng(0).integers(len(SEEDS), size=(2, 4000, len(SEEDS)))
-    drawn = returns["shared"][draws[0]].mean(1) / returns["unshared"][draws[1]].mean(1)
-    interval = np.quantile(drawn, (0.025, 0.975)).tolist()
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(returns[name], (4000, len(returns[name]))).mean(1) for name in VARIANTS]
+    interval = np.quantile(drawn[0] / drawn[1], (0.025, 0.975)).tolist()
     text = "return of shared blocks over that of blocks of their own"
-    yield {"finding": text, "ratio": float(share), "interval": interval, "wanted": ">= 0.95"}
+    means = {name: float(of.mean()) for name, of in returns.items()}
+    yield {"finding": text, "ratio": float(share), "interval": interval, "wanted": ">= 0.95", "numbers": means}
     yield {"finding": "parameters", "ratio": sizes["shared"] / sizes["unshared"], "wanted": "<= 0.65", "numbers": sizes}
     torch.set_num_threads(1)
     costs = {name: exchange_ms(numel) for name, numel in sizes.items()}
@@ -90,9 +92,13 @@ def findings(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10, help="how many, from 1 on")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
+    options = parser.parse_args()
     kept = KeptRows(RESULTS, ("variant", "seed"))
-    left = [(name, seed) for seed in SEEDS for name in VARIANTS if kept.lacks(name, seed)]
-    with ThreadPoolExecutor(2) as pool:
+    left = [(name, seed) for seed in range(1, options.seeds + 1) for name in VARIANTS if kept.lacks(name, seed)]
+    with ThreadPoolExecutor(options.jobs) as pool:
         for row in pool.map(lambda job: train(*job), left):
             kept.add(row)
     kept.conclude(findings(kept.rows))

@@ -109,7 +109,11 @@ def draw(
     """
     wanted = {**settings, **dict(condition.train_params)}
     sizes = {"test": options.test, "train": options.runs * max(options.n)}
-    sets = split(family, sizes, region=options.region, seed=options.sampler_seed, **wanted)  # type: ignore[arg-type]
+    try:
+        sets = split(family, sizes, region=options.region, seed=options.sampler_seed, **wanted)  # type: ignore[arg-type]
+    except ValueError as error:
+        counted = f"test={options.test} and runs={options.runs} of n={max(options.n)}, none of which share a context"
+        raise ValueError(f"{error} (drawing {counted})") from None
     plain = {name: settings.get(name, family.parameters[name].default) for name, _ in condition.train_params}
     test, pool, size = sets["test"].with_params(**plain), sets["train"], max(options.n)
     return test, [
