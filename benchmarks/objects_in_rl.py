@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / "results" / "objects_in_rl.jsonl"
 POOLINGS = ("max", "mean", "logsumexp", "attention")
 SIDES = {16: 0.25, 32: 0.0625}
 LEVELS = (50, 2000)
-COMMON = "n=50,2000 test=200 runs=5 preset=overfit/tiny_objects log.keep_milestones=0 steps=150000"
+COMMON = "n=50,2000 test=200 runs=5 preset=overfit/tiny_objects log.keep_milestones=0 steps=100000 model.precision=bf16"
 ONE, FOUR = "algo=a2c", "algo=gala learners=4 envs_per_learner=16 torch_threads=1 jobs=1"
 STUDIES = {
     f"{pooling}-{side}-{algorithm}": (
