@@ -132,7 +132,7 @@ def train_all(jobs: Sequence[TrainingJob], parallel: int, say: Callable[[str], N
         ended, longest = ended + 1, max(longest, seconds)
         say(f"trained {len(jobs) - waiting + ended} of {len(jobs)}: {job.name}")
 
-    run_all([[job] for job in jobs], parallel, told)
+    run_all([[job] for job in jobs], max(1, min(parallel, waiting)), told)
     return longest
 
 
@@ -170,7 +170,7 @@ def run_all(
     try:
         while True:
             while free and (chain := next(waiting, None)):
-                running.append(_start(chain[0], chain[1:], free.pop(), watcher))
+                running.append(_start(chain[0], chain[1:], free.pop(), parallel, watcher))
             if not running:
                 return
             time.sleep(_POLL_S)
@@ -189,7 +189,7 @@ def run_all(
                 else:
                     _report_failure(one.job, failed)
                 if is_done and one.then:
-                    running.append(_start(one.then[0], one.then[1:], one.cores, watcher))
+                    running.append(_start(one.then[0], one.then[1:], one.cores, parallel, watcher))
                 else:
                     free.append(one.cores)
     finally:
@@ -229,12 +229,15 @@ def _core_shares(parallel: int) -> list[frozenset[int]]:
     return [frozenset(cores[i * each : (i + 1) * each]) for i in range(parallel)]
 
 
-def _start(job: Job, then: list[Job], cores: frozenset[int], watcher: Watcher) -> _Running:
+def _start(job: Job, then: list[Job], cores: frozenset[int], parallel: int, watcher: Watcher) -> _Running:
+    """Told by ``OMP_NUM_THREADS``, unless that is set, how many threads are its share of the cores."""
+    environment = {"OMP_NUM_THREADS": str(max(1, available_cores() // parallel)), **os.environ}
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         log.write(f"{_STARTED}{' '.join(job.argv())}\n".encode())
         log.flush()
-        process = subprocess.Popen([sys.executable, *job.argv()], stdout=log, stderr=log, start_new_session=True)
+        command = [sys.executable, *job.argv()]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     watcher.watch(process.pid)
     if cores:
         with contextlib.suppress(ProcessLookupError):  # it has ended already

@@ -16,6 +16,13 @@ def available_cores() -> int:
     return max(1, min(cores, int(quota)) if quota else cores)
 
 
+def wanted_threads() -> int:
+    """``available_cores``, or fewer where ``OMP_NUM_THREADS`` says so, as schedulers set it and whoever starts several
+    trainings at a time: threads that wait for each other in a loop cost far more than they bring on shared cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(available_cores(), int(told)) if told.isdecimal() and int(told) else available_cores()
+
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_BLOCK, _KEPT, _AHEAD = 32 * 2**20, 2**31 - 1, 64 * 2**20
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from gala.config.derived import threads_per_learner
 from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.experiments.grid import PowerMeter
@@ -62,6 +63,25 @@ def test_a_job_that_fails_ends_the_others_and_its_last_words_are_the_message(tmp
         run_all([[bad], [endless]], 2, lambda job, seconds: None)
     pid = tmp_path / "pid"
     assert not pid.exists() or not Path(f"/proc/{pid.read_text()}").exists()
+
+
+@pytest.mark.parametrize(("told", "wanted"), [("", max(1, available_cores() // 2)), ("7", 7)])
+def test_two_jobs_at_a_time_share_the_threads_unless_the_user_has_said_how_many(tmp_path, monkeypatch, told, wanted):
+    monkeypatch.setenv("OMP_NUM_THREADS", told) if told else monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    code = "pathlib.Path({!r}).write_text(os.environ['OMP_NUM_THREADS'])"
+    files = [tmp_path / f"threads{i}" for i in range(2)]
+    jobs = [[Python(tmp_path, f"j{i}", code.format(str(file)))] for i, file in enumerate(files)]
+    run_all(jobs, 2, lambda job, seconds: None)
+    assert [int(file.read_text()) for file in files] == [wanted, wanted]
+
+
+@pytest.mark.parametrize(
+    ("told", "threads"),
+    [("1", 1), ("1,4", 1), ("100000", available_cores()), ("", available_cores()), ("many", available_cores())],
+)
+def test_a_learner_has_as_many_threads_as_omp_num_threads_says_at_most(monkeypatch, told, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert threads_per_learner(parse_config(["env.id=CartPole-v1", "learners=1"])) == threads
 
 
 @pytest.mark.skipif(available_cores() < 2 or not hasattr(os, "sched_getaffinity"), reason="needs two cores and Linux")
