@@ -9,7 +9,7 @@ from gala_envs.contexts import ContextSet
 
 from gala.config.schema import Config
 from gala.overfit.judging import solved
-from gala.overfit.options import JudgeOptions
+from gala.overfit.options import JudgeOptions, check_delta
 from gala.overfit.study import describe_sets
 
 SIGNS = "it was learned from the signs of rewards (normalize.reward=sign), and has other units than returns"
@@ -25,7 +25,8 @@ def header(
     **more: Any,
 ) -> dict[str, Any]:
     """The fields of ``study.json`` that are known before anything is played. ``configs``: of the runs that are judged;
-    none for policies that were trained elsewhere. ``more``: fields of this protocol."""
+    none for policies that were trained elsewhere. ``more``: fields of this protocol. Raises ValueError: a bad delta."""
+    check_delta(judging.delta)
     exposed = [config.env.expose for config in configs]
     limit = max((config.env.max_episode_steps for config in configs), default=0)
     notes = []

@@ -165,3 +165,9 @@ class ReportOptions:
     """With surprise: the directory of the study's sets."""
     trust: bool = False
     """Import the code that the policy's run names, whoever has made it."""
+
+
+def check_delta(delta: float) -> None:
+    """Raises ValueError unless ``delta`` is a share of the task."""
+    if not 0 < delta < 1:
+        raise ValueError(f"delta={delta:g} must be above 0 and below 1: it is a share of the task")

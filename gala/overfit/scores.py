@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gala.diagnostics.overfitting.generalisation import SETS
+from gala.diagnostics.overfitting.tables import SETS, by_context, scores
 from gala.plain_yaml import shortened
 
 NEEDED = ("run", "context", "set", "return")
@@ -40,13 +40,14 @@ def read_scores(path: str | Path) -> list[Row]:
         if name not in SETS or policy not in POLICIES:
             wanted = f"policy {shortened(policy)!r} is none of {', '.join(POLICIES)}" if name in SETS else ""
             raise ValueError(f"{path}:{k}: {wanted or f'set {shortened(name)!r} is none of ' + ', '.join(SETS)}")
-        run = -1 if policy != "agent" else runs.setdefault(given["run"], len(runs))
+        run = -1 if policy != "agent" else runs.setdefault(_one_spelling(given["run"]), len(runs))
         condition = ", ".join(f"{c}={given[c]}" for c in conditions if given[c])
-        if name != where.setdefault((condition, given["context"]), name):
-            other = where[condition, given["context"]]
-            both = f"{shortened(given['context'])} is in the {other} and in the {name} set"
+        context = _one_spelling(given["context"])
+        if name != where.setdefault((condition, context), name):
+            other = where[condition, context]
+            both = f"{shortened(context)} is in the {other} and in the {name} set"
             raise ValueError(f"{path}:{k}: context {both}")
-        head = {"policy": policy, "run": run, "set": name, "context": given["context"], "condition": condition}
+        head = {"policy": policy, "run": run, "set": name, "context": context, "condition": condition}
         success = given.get("success")
         if success and success.lower() not in SUCCESS:
             raise ValueError(f"{path}:{k}: success is {shortened(success)!r}; it must be 0 or 1")
@@ -63,6 +64,19 @@ def _check_conditions(path: str | Path, rows: Sequence[Row]) -> None:
     if odd := [row for row in rows if row["condition"] not in known]:
         told = f"{odd[0]['policy']} rows of {shortened(odd[0]['condition'])}, which no agent has"
         raise ValueError(f"{path} has {told}; give them a condition of the agents, or none, for all of them")
+
+
+def check_reference(rows: Sequence[Row]) -> None:
+    """Raises ValueError where a reference's scores are an agent's: against itself its gap is 0, whatever it is. Scores
+    that are one number, as of a task that both solve, say nothing."""
+    played = [row for row in rows if row["policy"] == "reference"]
+    reference = by_context(played, "reference")
+    for run, by in scores([row for row in rows if row["policy"] == "agent"]).items():
+        if reference == {c: by[c] for c in reference if c in by} and len(set(reference.values())) > 1:
+            raise ValueError(
+                f"the reference scored as run {run} did in every context, and no agent is its own reference; give "
+                "the scores of another policy, or solved=RETURN"
+            )
 
 
 def _with_sizes(rows: list[Row]) -> list[Row]:
@@ -135,6 +149,12 @@ def _number(text: str, where: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{where} is {text}: only finite returns can be judged")
     return value
+
+
+def _one_spelling(text: str) -> str:
+    """Such as ``7`` for 7.0, which is what a table of floats makes of a number."""
+    head, _, tail = text.partition(".")
+    return head if head.lstrip("-").isdecimal() and tail and not tail.strip("0") else text
 
 
 def _plain(text: str) -> str:

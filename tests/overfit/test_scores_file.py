@@ -77,12 +77,47 @@ def test_agents_that_have_earned_nothing_get_no_verdict_for_their_gap_of_nothing
     assert "none is small enough for NO-GAP" in told and max(map(len, out.splitlines()[:-1])) <= 80
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["solved=nan"], "solved=nan is no return"),
+        (["solved=500", "random=inf"], "random=inf is no return"),
+        (["delta=inf"], "delta=inf must be above 0 and below 1"),
+        (["delta=1"], "delta=1 must be above 0 and below 1"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_before_anything_is_written(words, message, tmp_path, capsys):
+    table(tmp_path / "scores.csv")
+    assert main(["overfit", "judge", str(tmp_path / "scores.csv"), *words, f"out={tmp_path / 'study'}"]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "study").exists()
+
+
+def test_an_agent_is_no_reference_for_itself(tmp_path, capsys):
+    table(tmp_path / "scores.csv", 100.0)
+    header, *lines = (tmp_path / "scores.csv").read_text().splitlines()
+    own = [line for line in lines if line.startswith("r1,")]
+    text = "\n".join([f"{header},policy", *(f"{x},agent" for x in lines), *(f"{x},reference" for x in own)])
+    (tmp_path / "scores.csv").write_text(text + "\n")
+    assert main(["overfit", "judge", str(tmp_path / "scores.csv"), "random=20", f"out={tmp_path / 'study'}"]) == 2
+    assert "the reference scored as run 1 did in every context" in capsys.readouterr().err
+
+
+def test_a_number_is_one_run_and_one_context_however_it_is_spelled(tmp_path):
+    lines = ["run,context,set,return", "0,1,train,1", "0.0,2.0,train,3", "0.50,-3.0,train,3", "0.50,v1.0,test,4"]
+    (tmp_path / "scores.csv").write_text("\n".join(lines) + "\n")
+    told = [(row["run"], row["context"]) for row in read_scores(tmp_path / "scores.csv")]
+    assert told == [(0, "1"), (0, "2"), (1, "-3"), (1, "v1.0")]
+    (tmp_path / "scores.csv").write_text("\n".join([*lines, "0,1.0,test,1"]) + "\n")
+    with pytest.raises(ValueError, match="context 1 is in the train and in the test set"):
+        read_scores(tmp_path / "scores.csv")
+
+
 @pytest.mark.parametrize("name", ["sigma", "sticky", "init_mult", "easier"])
 def test_a_column_with_the_name_of_a_stress_test_is_a_condition_like_any_other(name, tmp_path, capsys):
     table(tmp_path / "scores.csv", 100.0, extra=",0.5")
     text = (tmp_path / "scores.csv").read_text()
     (tmp_path / "scores.csv").write_text(text.replace(",algo", f",{name}"))
-    code, out, _, _ = judged(tmp_path, capsys, "solved=500")
+    code, out, _, _ = judged(tmp_path, capsys, "solved=500", "random=20")
     assert code == 3 and out.startswith(f"OVERFIT: {name}=0.5, 20 training MDPs")
     assert "<td>robustness</td>" not in (tmp_path / "study" / "report.html").read_text()
 

@@ -139,9 +139,13 @@ def test_the_reason_fits_the_verdict_and_warnings_fit_the_terminal(tmp_path):
         (0.3, "INCONCLUSIVE", "better on others"),
     ):
         played = [
-            r | {"return": 1.0 + (r["set"] == "train") - harder * (r["policy"] == "agent" and r["set"] == "train")}
+            r
+            | {
+                "return": (r["policy"] != "random") * (1.0 + (r["set"] == "train"))
+                - harder * (r["policy"] == "agent" and r["set"] == "train")
+            }
             for r in rows
-            if r["policy"] != "random" and r["run"] < 3
+            if r["run"] < 3
         ]
         (tmp_path / "s" / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in played))
         lines = write_report(tmp_path / "s", tmp_path / "s" / "report.html")["lines"]

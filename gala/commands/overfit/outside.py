@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 from gala.commands.overfit.verdict import conclude
 from gala.commands.overfit.words import asks_for_help, command_line, default_out, show_help, sort_words, take_paths
-from gala.overfit.options import ScoreOptions, TaskOptions
-from gala.overfit.scores import Row, audit_tasks, read_scores
+from gala.overfit.options import ScoreOptions, TaskOptions, check_delta
+from gala.overfit.scores import Row, audit_tasks, check_reference, read_scores
 from gala.overfit.study import Study
 from gala.plugins import loading
 
@@ -54,8 +55,12 @@ def _check(rows: Sequence[Row], options: ScoreOptions) -> None:
     """Raises ValueError for what cannot be judged, before anything is written."""
     from gala.diagnostics.overfitting.generalisation import judge as judge_rows
 
-    if not options.delta > 0:
-        raise ValueError(f"delta={options.delta:g} must be above 0")
+    check_delta(options.delta)
+    for name in ("solved", "random"):
+        value = getattr(options, name)
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name}={value:g} is no return; give a finite number")
+    check_reference(rows)
     judge_rows(rows, delta=options.delta, solved=options.solved, random=options.random)
 
 

@@ -15,9 +15,9 @@ from gala.commands.overfit.words import asks_for_help, show_help, sort_words, ta
 from gala.commands.waiting import waiting
 from gala.config.parse import parse_options
 from gala.diagnostics.overfitting.audit import audit_sets
-from gala.diagnostics.overfitting.generalisation import scores
 from gala.diagnostics.overfitting.policies import JudgedPolicy
 from gala.diagnostics.overfitting.python_policies import check_distinct_policies, python_policies
+from gala.diagnostics.overfitting.tables import scores
 from gala.evaluation.load import checkpoint_hash
 from gala.experiments.statistics import gap_interval
 from gala.overfit.judging import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +50,8 @@ def audit(words: Sequence[str]) -> int:
     options, _, training = sort_words(rest, AuditOptions, None)
     if len(paths) != 1 or training:
         raise ValueError("usage: gala overfit audit DIRECTORY [tolerance=0.01] [symmetries=true]")
-    if options.tolerance < 0:
-        raise ValueError(f"tolerance={options.tolerance:g} must be 0 or more")
+    if not 0 <= options.tolerance < math.inf:
+        raise ValueError(f"tolerance={options.tolerance:g} must be a finite number, 0 or more")
     sets = read_sets(paths[0], overlapping=True)
     with waiting("comparing contexts"):
         report = audit_sets(sets, tolerance=options.tolerance, symmetries=options.symmetries)

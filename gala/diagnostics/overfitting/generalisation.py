@@ -8,25 +8,33 @@ training MDPs one set may simply be easier. The verdict is on the adjusted and n
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gala.diagnostics.overfitting.scale import Scale, mean, scale_of
+from gala.diagnostics.overfitting.tables import (
+    SETS,
+    Row,
+    Scores,
+    by_context,
+    check_tables,
+    contexts_of,
+    copies,
+    flat,
+    is_nested,
+    less_baseline,
+    rows_of,
+    scores,
+)
 from gala.experiments import statistics as st
 from gala.experiments.gap_warnings import warnings_for
 
-Row = Mapping[str, Any]
 SIGN = "gap = J_train - J_test; positive = overfit"
 STRESS = ("sticky", "sigma", "init_mult")
 """Conditions of a stress test that have a strength, as in ``sticky=0.25``; ``easier=...`` has none."""
-SETS = ("train", "val", "test", "extrap")
-Scores = dict[int, dict[str, float]]
-"""Run -> context -> mean return over its episodes."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +69,6 @@ class GapGroup:
     robustness: bool = False
 
 
-def scores(rows: Iterable[Row]) -> Scores:
-    """Mean return by run and context."""
-    returns: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        returns[row["run"]][row["context"]].append(row["return"])
-    return {run: {c: float(np.mean(v)) for c, v in by.items()} for run, by in sorted(returns.items())}
-
-
 def judge(
     rows: Sequence[Row],
     *,
@@ -79,7 +79,9 @@ def judge(
 ) -> dict[str, Any]:
     """All groups of (condition, number of training MDPs), and the verdict of the one that heads the report.
 
-    That is the group with the most training MDPs; of several, the one with the largest gap.
+    That is, of each condition's group with the most training MDPs, the one with the largest gap. Of several conditions
+    each is held to the level that so many comparisons need (Bonferroni): without any gap one in forty tables says
+    OVERFIT, however many conditions it has.
 
     Args:
         solved: the return at which the task counts as solved, for the scale where no reference was played.
@@ -96,12 +98,13 @@ def judge(
     if bad := [r for r in rows if r["return"] is None or not np.isfinite(r["return"])]:
         raise ValueError(f"{len(bad)} returns are not finite, as in context {bad[0]['context']}: nothing can be judged")
     keys = sorted({(r["condition"], r["n_train"]) for r in agents}, key=lambda k: (k[0], k[1] or 0))
-    groups = []
+    changed = {c for c, _ in keys if stress and c.partition("=")[0] in (*STRESS, "easier")}
+    compared, groups = len({c for c, _ in keys} - changed), []
     for condition, n_train in keys:
         mine = [r for r in agents if (r["condition"], r["n_train"]) == (condition, n_train)]
-        robust = stress and condition.partition("=")[0] in (*STRESS, "easier")
+        robust = condition in changed
         others = [r for r in rows if r["policy"] != "agent" and r["condition"] in ("" if robust else condition, "")]
-        group = _group(mine, others, (solved, random), delta)
+        group = _group(mine, others, (solved, random), (delta, compared))
         verdict = None if robust else group.verdict
         groups.append(
             dataclasses.replace(group, condition=condition, n_train=n_train, robustness=robust, verdict=verdict)
@@ -111,8 +114,8 @@ def judge(
         raise ValueError(
             "a stress test needs the scores of its MDPs as they are, and these rows hold changed ones only"
         )
-    most = max(g.n_train or 0 for g in judged)
-    head = max((g for g in judged if (g.n_train or 0) == most), key=lambda g: g.judged.estimate)
+    largest = {g.condition: g for g in sorted(judged, key=lambda g: g.n_train or 0)}
+    head = max(largest.values(), key=lambda g: g.judged.estimate)
     trends = {c: _trend([g for g in judged if g.condition == c]) for c in sorted({g.condition for g in judged})}
     return {
         "verdict": head.verdict,
@@ -125,20 +128,26 @@ def judge(
 
 
 def _group(
-    agents: Sequence[Row], others: Sequence[Row], known_returns: tuple[float | None, float | None], delta: float
+    agents: Sequence[Row],
+    others: Sequence[Row],
+    known_returns: tuple[float | None, float | None],
+    asked: tuple[float, int],
 ) -> GapGroup:
+    """``asked``: delta, and how many conditions are looked at together."""
     by_set = {name: by_run for name in SETS if (by_run := scores(r for r in agents if r["set"] == name))}
     if "train" not in by_set or "test" not in by_set:
         raise ValueError("a gap needs scores on train and on test contexts")
     train, test = by_set["train"], by_set["test"]
-    _check_tables(train, test)
-    random, reference = (_by_context(others, policy) for policy in ("random", "reference"))
-    scale = scale_of(random, reference, known_returns, _contexts(test))
-    nested = len({frozenset(by) for by in train.values()}) > 1
+    check_tables(train, test)
+    random, reference = (by_context(others, policy) for policy in ("random", "reference"))
+    scale = scale_of(random, reference, known_returns, contexts_of(test))
+    nested, (delta, compared) = is_nested(train), asked
     against = reference or random
-    known = all(c in against for by_run in (train, test) for c in _contexts(by_run))
-    raw = st.gap_interval(_lists(train), _lists(test), nested=nested)
-    own_train, own_test = (_lists(_less(x, against)) for x in (train, test)) if known else (_lists(train), _lists(test))
+    known = all(c in against for by_run in (train, test) for c in contexts_of(by_run))
+    raw = st.gap_interval(rows_of(train), rows_of(test), nested=nested)
+    own_train, own_test = (
+        (rows_of(less_baseline(x, against)) for x in (train, test)) if known else (rows_of(train), rows_of(test))
+    )
     adjusted = _divided(st.gap_interval(own_train, own_test, nested=nested), scale) if known else None
     judged = adjusted or _divided(raw, scale)
     reached = np.array([r["return"] for r in (*agents, *others)])
@@ -146,7 +155,9 @@ def _group(
     for summary in table.values():
         summary["mean"] = _inside(summary["mean"], reached.min(), reached.max())
     train_mean = table["train"]["mean"].estimate
-    refusals = [text for text in (scale.refusal(train_mean), _one_for_all(train, nested)) if text]
+    strict = st.gap_interval(own_train, own_test, nested=nested, level=1 - 0.05 / max(1, compared))
+    refusals = [scale.refusal(train_mean), _one_for_all(train, nested), _by_chance(judged, strict, compared)]
+    refusals = [text for text in refusals if text]
     plain = verdict_on(judged, delta, in_return=scale.in_return)
     warnings = [*refusals, *scale.warnings, *_difficulty(against, known, (train, test), scale, delta)]
     return GapGroup(
@@ -162,11 +173,11 @@ def _group(
         adjusted=adjusted,
         judged=judged,
         verdict="INCONCLUSIVE" if refusals else plain,
-        p_train_better=st.probability_of_improvement(_flat(train), _flat(test)),
+        p_train_better=st.probability_of_improvement(flat(train), flat(test)),
         by_run=_by_run(train, test, against if known else {}, scale.divisor),
         train_normalised=scale.share(train_mean),
         test_normalised=scale.share(table["test"]["mean"].estimate),
-        warnings=[*warnings, *warnings_for(own_train, own_test, nested=nested)],
+        warnings=[*warnings, *copies(train, test, reference), *warnings_for(own_train, own_test, nested=nested)],
         refusals=refusals,
     )
 
@@ -179,16 +190,17 @@ def verdict_on(gap: st.Interval, delta: float, *, in_return: bool) -> st.Verdict
     return st.verdict(gap, delta)
 
 
-def _check_tables(train: Scores, test: Scores) -> None:
-    """Raises ValueError unless every run was scored on a train set, and all of them on one test set."""
-    if missing := sorted(set(train) ^ set(test)):
-        raise ValueError(f"run {missing[0]} has scores on one set only; a gap needs train and test scores of each run")
-    if len({frozenset(by) for by in test.values()}) > 1:
-        raise ValueError("the runs were tested on different contexts; a gap needs one test set for all of them")
+def _by_chance(judged: st.Interval, strict: st.Interval, compared: int) -> str:
+    if judged.low <= 0 or strict.low > 0:
+        return ""
+    return (
+        f"of {compared} conditions one may well look so by chance: the interval that so many need contains 0; "
+        "train more runs, or judge one condition"
+    )
 
 
 def _one_for_all(train: Scores, nested: bool) -> str:
-    if nested or len(_contexts(train)) > 1:
+    if nested or len(contexts_of(train)) > 1:
         return ""
     return (
         "1 training MDP, the same for all runs: whether it is easier than others cannot be told from overfitting; "
@@ -202,7 +214,7 @@ def _difficulty(
     """Is one set easier for the reference?"""
     if not known:
         return ["the reference was not played on every MDP: the gap is not adjusted"] if against else []
-    on_train, on_test = (mean(against, _contexts(by_run)) or 0.0 for by_run in sets)
+    on_train, on_test = (mean(against, contexts_of(by_run)) or 0.0 for by_run in sets)
     own = (on_train - on_test) / scale.divisor
     if scale.in_return or abs(own) <= delta:
         return []
@@ -218,21 +230,17 @@ def _inside(interval: st.Interval, low: float, high: float) -> st.Interval:
     return st.Interval(max(interval.low, float(low)), interval.estimate, min(interval.high, float(high)))
 
 
-def _less(by_run: Scores, against: Mapping[str, float]) -> Scores:
-    return {run: {c: s - against[c] for c, s in by.items()} for run, by in by_run.items()}
-
-
 def _summary(
     name: str, by_run: Scores, agents: Sequence[Row], baselines: tuple[Mapping, Mapping], nested: bool
 ) -> dict[str, Any]:
-    flat = np.array([s for by in by_run.values() for s in by.values()])
+    every = flat(by_run)
     wins = [r["success"] for r in agents if r["set"] == name and r["success"] is not None]
-    ids = _contexts(by_run)
+    ids = contexts_of(by_run)
     return {
         "contexts": len(ids),
         "episodes": sum(r["set"] == name for r in agents),
-        "mean": st.mean_interval(_lists(by_run), nested=nested),
-        "iqm": st.iqm(flat),
+        "mean": st.mean_interval(rows_of(by_run), nested=nested),
+        "iqm": st.iqm(every),
         "worst": st.cvar([np.mean([by[c] for by in by_run.values() if c in by]) for c in ids]),
         # Episodes of one MDP, and runs on it, are no independent trials: as many as there are MDPs.
         "success": st.wilson(float(np.mean(wins)) * len(ids), len(ids)) if wins else None,
@@ -269,24 +277,3 @@ def _trend(groups: Sequence[GapGroup]) -> dict[str, Any] | None:
         "n05": law.reaches(0.05) if law and scaled else None,
         "capacity": max(memorised, default=0) if scaled else None,
     }
-
-
-def _by_context(rows: Iterable[Row], policy: str) -> dict[str, float]:
-    returns: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row["policy"] == policy:
-            returns[row["context"]].append(row["return"])
-    return {context: float(np.mean(values)) for context, values in returns.items()}
-
-
-def _contexts(by_run: Scores) -> list[str]:
-    return sorted({c for by in by_run.values() for c in by})
-
-
-def _lists(by_run: Scores) -> list[NDArray]:
-    """Per run the scores in the order of the contexts, so that columns belong to one context where runs share them."""
-    return [np.array([by[c] for c in sorted(by)]) for by in by_run.values()]
-
-
-def _flat(by_run: Scores) -> NDArray:
-    return np.concatenate(_lists(by_run))

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gala.diagnostics.overfitting.generalisation import GapGroup, Row, Scores, scores
+from gala.diagnostics.overfitting.generalisation import GapGroup
 from gala.diagnostics.overfitting.scale import LEARNED
+from gala.diagnostics.overfitting.tables import Row, Scores, scores
 from gala.experiments import statistics as st
 
 

@@ -50,13 +50,18 @@ def scale_of(
     j_random, j_reference = mean(random, test_ids), mean(reference, test_ids)
     best = known[0] if j_reference is None else j_reference
     j_random = known[1] if j_random is None else j_random
+    if best is not None and j_random is None:
+        told = (
+            f"nobody knows what random actions earn, and so not how much of {best:g} was learned: gaps are in units of "
+        )
+        return Scale(1.0, None, best, True, [told + "return, and none is NO-GAP; give random=RETURN, or rows of it"])
     if best is None:
         told = "nobody knows what return solves this task: gaps are in units of return, and none is small enough for "
         return Scale(1.0, j_random, None, True, [told + "NO-GAP; give solved=RETURN, or reference=RUN"])
     divisor = best - (j_random or 0.0)
     if divisor > 0:
         return Scale(divisor, j_random, best, False, [])
-    told = f"the best return ({best:g}) does not beat the random policy ({j_random or 0.0:g}): gaps are in units of "
+    told = f"the best return ({best:g}) does not beat the random policy ({j_random:g}): gaps are in units of "
     return Scale(1.0, j_random, best, True, [told + "return, and say little"])
 
 
