@@ -328,7 +328,7 @@ def test_a_sweep_that_was_cut_off_goes_on_and_gives_what_a_whole_one_gives(capsy
         (["judges"], "unknown subcommand 'judges'"),
         (["split", "maze", "train=0"], "train=0 must be at least 1"),
         (["split", "maze", "test=1"], "test=1 must be at least 2"),
-        (["audit", "sets", "tolerance=-1"], "tolerance=-1 must be 0 or more"),
+        (["audit", "sets", "tolerance=-1"], "tolerance=-1 must be a finite number, 0 or more"),
     ],
 )
 def test_bad_input_gets_one_line(words, message, capsys, tmp_path, monkeypatch):
