@@ -11,8 +11,9 @@ from typing import Any
 from gala.commands.overfit.verdict import conclude
 from gala.commands.overfit.words import asks_for_help, command_line, default_out, show_help, sort_words, take_paths
 from gala.overfit.options import ScoreOptions, TaskOptions
-from gala.overfit.scores import Row, audit_tasks, read_scores
+from gala.overfit.scores import Row, read_scores
 from gala.overfit.study import Study
+from gala.overfit.tasks import audit_tasks
 from gala.plugins import loading
 
 

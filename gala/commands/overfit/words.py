@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from gala_envs.contexts import Family, Scalar
@@ -93,7 +95,20 @@ def command_line(subcommand: str, words: Sequence[str]) -> str:
 
 
 def default_out(name: Any, given: str) -> str:
-    """``given``, or a directory under runs/ with the time in its name."""
+    """``given``, or a directory under runs/ with the time in its name that is not there yet."""
+    import itertools
     import time
 
-    return given or f"runs/overfit-{str(name).replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stamped = f"runs/overfit-{str(name).replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    later = (f"{stamped}-{k}" for k in itertools.count(2))
+    return given or next(out for out in itertools.chain([stamped], later) if not Path(out).exists())
+
+
+@contextlib.contextmanager
+def resumable(out: str | Path) -> Iterator[None]:
+    """Ctrl-C inside leaves one line that says how to go on: with the directory ``out`` where it was the default."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command with out={out} goes on where it was")
+        raise

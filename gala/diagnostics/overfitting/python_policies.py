@@ -55,7 +55,7 @@ class PythonPolicy:
     def _call(self, obs: Any, state: Any, rng: np.random.Generator) -> Any:
         try:
             return self.function(obs, state, rng)
-        except Exception as error:
+        except loading.FAULTS as error:
             text = str(error).partition("\n")[0]
             raise ValueError(
                 f"policy={self.name} failed on observations of shape {np.shape(obs)}: {type(error).__name__}: {text}"
@@ -130,7 +130,7 @@ def _policy(name: str, space: gym.Space) -> JudgedPolicy:
     if query:
         try:
             function = function(**arguments)
-        except Exception as error:
+        except loading.FAULTS as error:
             raise ValueError(f"policy={name} cannot be made: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise ValueError(f"policy={name} is no function act(obs, state, rng)")
