@@ -58,6 +58,8 @@ def sort_words(words: Sequence[str], cls: type[T], family: Family | None) -> tup
     own, parameters, training = [], {}, []
     names, train_names = set(flatten(cls())), {*flatten(Config()), "preset"}
     for key, text in split_settings(words):
+        if not key:
+            raise ValueError(f"={text} has no name before the =; write name={text}, or {text} alone for a file")
         if key not in train_names and f"judge.{key}" in names:
             own.append(f"judge.{key}={text}")
         elif key in names:
@@ -87,6 +89,11 @@ def scalar(key: str, text: str, default: Scalar) -> Scalar:
     if isinstance(default, int) and not number.is_integer():
         raise ValueError(f"{key}={text} wants a whole number")
     return int(number) if isinstance(default, int) else number
+
+
+def pairs(rows: Sequence[Any]) -> str:
+    """How many pairs an audit has found, in words; empty for none."""
+    return f"{len(rows)} pair{'s' * (len(rows) != 1)}" if rows else ""
 
 
 def command_line(subcommand: str, words: Sequence[str]) -> str:

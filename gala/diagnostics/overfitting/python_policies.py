@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,9 @@ def check_distinct_policies(text: str, runs: int) -> None:
 
 
 def _names(text: str, runs: int) -> list[str]:
+    """Raises ValueError for other braces than {run}: as they stand, they would be one policy for all runs."""
+    if re.search(r"[{}]", text.replace("{run}", "")):
+        raise ValueError(f"policy={text} has braces other than {{run}}, which stands for the number of a run, from 0")
     names = text.split(",") if "," in text else [text] * runs
     return [name.replace("{run}", str(k)) for k, name in enumerate(names)]
 
