@@ -127,7 +127,7 @@ class ContextSet:
     def from_json(cls, tree: Mapping[str, Any]) -> ContextSet:
         """Raises ValueError if the tree was written by another schema, or its hash no longer fits its contents."""
         if tree.get("schema") != SCHEMA_VERSION:
-            raise ValueError(f"context set of schema {tree.get('schema')}; this version reads {SCHEMA_VERSION}")
+            raise ValueError(f"context set of schema {tree.get('schema')!r}; this version reads {SCHEMA_VERSION}")
         contexts = tuple(Context.from_json(c) for c in tree["contexts"])
         read = cls(contexts, tree["split"], tree["region"], tree["sampler_seed"])
         if "sha256" not in tree:

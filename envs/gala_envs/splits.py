@@ -8,6 +8,9 @@ import numpy as np
 
 from gala_envs.contexts import ContextSet, Family, Scalar, Split
 
+MOST = 1_000_000
+"""Contexts of all sets that are drawn together: they are kept in memory, and a set is one file."""
+
 
 def split(
     family: Family, sizes: Mapping[Split, int], *, region: str = "", seed: int = 0, **settings: Scalar
@@ -17,6 +20,7 @@ def split(
     Raises:
         ValueError: more contexts than the family has, an unknown region or parameter, or a family without region E.
     """
+    check_size(sum(sizes.values()))
     region = region or family.regions[0]
     if region not in family.regions:
         raise ValueError(f"{family.name} has no region '{region}'; it has {', '.join(family.regions)}")
@@ -36,6 +40,12 @@ def split(
 
         assert_disjoint(list(sets.values()))
     return sets
+
+
+def check_size(number: int) -> None:
+    """Raises ValueError for more contexts than can be drawn in minutes and kept in memory."""
+    if number > MOST:
+        raise ValueError(f"{number:,} contexts were asked for; at most {MOST:,} are drawn at once")
 
 
 def check_settings(family: Family, settings: Mapping[str, Scalar]) -> None:

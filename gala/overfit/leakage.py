@@ -47,9 +47,13 @@ def check_oracle(run: RunDir, checkpoint: str, test: ContextSet) -> None:
 
 def check_played(logs: str, sets: Mapping[str, ContextSet]) -> None:
     """As ``check_training``, for logs of ``gala_envs.as_gymnasium``, by commas."""
-    family = make_family(sets["train"].family)
-    for path in filter(None, logs.split(",")):
+    family, paths = make_family(sets["train"].family), [path for path in logs.split(",") if path]
+    if logs and not paths:
+        raise ValueError(f"played={logs} names no file")
+    for path in paths:
         played = read_log(path)
+        if not played:
+            raise ValueError(f"{path} names no MDP, so it proves nothing: was it given to as_gymnasium(log=...)?")
         if any(c.family != family.name for c in played):
             raise ValueError(f"{path} is of another family than {family.name}")
         seen = {identity(family, c) for c in played}

@@ -10,6 +10,7 @@ import numpy as np
 from gala_envs.contexts import ContextSet, Scalar
 from gala_envs.families import make_family
 from gala_envs.identity import identity
+from gala_envs.splits import check_size
 
 from gala.experiments.jobs import TrainingJob
 from gala.overfit.judging import optimum_is_known
@@ -85,6 +86,7 @@ def write_many(folder: Path, sets: Mapping[str, ContextSet], number: int) -> Non
         ValueError: the family has not so many, ``many.json`` has another size, or it or the reference in the folder is
             for other sets.
     """
+    check_size(number)
     path, train = folder / MANY, sets["train"]
     if path.exists() and len(there := ContextSet.read(path)) != number:
         raise ValueError(f"{path} holds {len(there)} MDPs, not many={number}; give that, or remove it")

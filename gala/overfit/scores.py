@@ -1,15 +1,15 @@
-"""Scores and tasks that were made anywhere, as tables: CSV in, rows for ``generalisation.judge`` or pairs out."""
+"""Scores that were made anywhere, as a table: CSV in, rows for ``generalisation.judge`` out."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gala.diagnostics.overfitting.tables import SETS, by_context, scores
+from gala.overfit.csv_tables import check_filled, read_table
 from gala.plain_yaml import shortened
 
 NEEDED = ("run", "context", "set", "return")
@@ -30,13 +30,14 @@ def read_scores(path: str | Path) -> list[Row]:
         ValueError: naming the line: a column or value is missing or impossible, or a context is in two sets; or a
             baseline has a condition that no agent has.
     """
-    table = _read(path, NEEDED)
+    table = read_table(path, NEEDED, KNOWN)
     conditions = [name for name in table[0] if name not in KNOWN]
     runs: dict[str, int] = {}
     where: dict[tuple[str, str], str] = {}
     rows: list[Row] = []
     for k, given in enumerate(table, 2):
         policy, name = given.get("policy") or "agent", given["set"]
+        check_filled(given, NEEDED if policy == "agent" else NEEDED[1:], f"{path}:{k}")
         if name not in SETS or policy not in POLICIES:
             wanted = f"policy {shortened(policy)!r} is none of {', '.join(POLICIES)}" if name in SETS else ""
             raise ValueError(f"{path}:{k}: {wanted or f'set {shortened(name)!r} is none of ' + ', '.join(SETS)}")
@@ -91,56 +92,6 @@ def _with_sizes(rows: list[Row]) -> list[Row]:
     return [row | {"n_train": sizes.get(row["condition"]) if row["policy"] == "agent" else None} for row in rows]
 
 
-def audit_tasks(path: str | Path, same: Callable[[Mapping[str, str]], Any] | None = None) -> dict[str, Any]:
-    """Which tasks are one? Of a table with the columns set, context and whatever describes a task.
-
-    Two rows are the same task if all of their other columns are the same text, but for case, spaces and the spelling of
-    numbers (the context itself, where there is no other column), or if ``same(row)`` returns equal values.
-
-    Returns:
-        {checked, looked_for, rows: [{a, b, sets}]}.
-
-    Raises:
-        ValueError: a column is missing, or ``same`` fails.
-    """
-    table = _read(path, ("set", "context"))
-    described = [name for name in table[0] if name not in ("set", "context")] or ["context"]
-    seen: dict[Any, Mapping[str, str]] = {}
-    pairs = []
-    for k, row in enumerate(table, 2):
-        try:
-            key = repr(same(row)) if same else tuple(_plain(row[name]) for name in described)
-        except Exception as error:
-            raise ValueError(f"{path}:{k}: same= failed: {type(error).__name__}: {error}") from error
-        first = seen.setdefault(key, row)
-        if first is not row and (first["set"], first["context"]) != (row["set"], row["context"]):
-            pairs.append({"a": first["context"], "b": row["context"], "sets": [first["set"], row["set"]]})
-    how = "your function" if same else f"the text of {', '.join(described)} (case, spaces and 1 or 1.0 are no matter)"
-    return {"checked": len(table), "looked_for": [f"the same task by {how}"], "rows": pairs}
-
-
-def _read(path: str | Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            table = list(reader)
-            names = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as CSV: {error}") from None
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{path} has two columns '{twice[0]}'; rename or remove one")
-    if missing := [name for name in needed if name not in names]:
-        raise ValueError(f"{path} has no column '{missing[0]}'; it needs {', '.join(needed)}")
-    for k, row in enumerate(table, 2):
-        if None in row or any(value is None for value in row.values()):
-            raise ValueError(f"{path}:{k}: {len(names)} columns were wanted")
-        if empty := [name for name in needed if not row[name].strip()]:
-            raise ValueError(f"{path}:{k}: {empty[0]} is empty")
-    if not table:
-        raise ValueError(f"{path} has no rows")
-    return [{name: value.strip() for name, value in row.items()} for row in table]
-
-
 def _number(text: str, where: str) -> float:
     try:
         value = float(text)
@@ -155,11 +106,3 @@ def _one_spelling(text: str) -> str:
     """Such as ``7`` for 7.0, which is what a table of floats makes of a number."""
     head, _, tail = text.partition(".")
     return head if head.lstrip("-").isdecimal() and tail and not tail.strip("0") else text
-
-
-def _plain(text: str) -> str:
-    text = " ".join(text.lower().split())
-    try:
-        return repr(float(text))
-    except ValueError:
-        return text

@@ -23,6 +23,10 @@ _files: dict[Path, ModuleType] = {}
 _being_imported: ContextVar[str] = ContextVar("being imported", default="")
 
 
+FAULTS: tuple[type[BaseException], ...] = (Exception, SystemExit)
+"""What a user's own code may raise: a script's own sys.exit must not end ours, as if all were well."""
+
+
 class TrainsWhenImported(BaseException):
     """A file was imported for what it defines, and has come to its call of ``gala.train``."""
 
@@ -43,7 +47,7 @@ def load(path: str, setting: str) -> Any:
         raise ValueError(f"{setting}={path} is not module:attribute")
     try:
         module = _import(match["module"])
-    except (Exception, SystemExit) as error:  # a script's own sys.exit must not end ours, as if all were well
+    except FAULTS as error:
         raise ValueError(f"{setting}={path}: {_reason(match['module'], error)}") from error
     try:
         return attribute_of(module, match["attribute"])

@@ -54,11 +54,11 @@ def lines(study: Study) -> list[str]:
     head, told = study.head, [f"{study.result['verdict']}: {name(study.head)}"]
     low, mid, high = head.judged
     margin = "" if head.in_return else f"; delta {study.result['delta']:g}"
-    told.append(f"  gap {mid:+.3f} [{low:+.3f}, {high:+.3f}], {kind(head)}{margin}")
+    told.append(f"  gap {mid:+z.3f} [{low:+z.3f}, {high:+z.3f}], {kind(head)}{margin}")
     told += _wrap(why(study))
     for g in _ordered(study):
         if g is not head:
-            interval = f"{g.judged.estimate:+.3f} [{g.judged.low:+.3f}, {g.judged.high:+.3f}]"
+            interval = f"{g.judged.estimate:+z.3f} [{g.judged.low:+z.3f}, {g.judged.high:+z.3f}]"
             train, test = (g.sets[s]["mean"].estimate for s in ("train", "test"))
             brief = " ".join(filter(None, [g.condition, f"N={g.n_train}"]))
             told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
@@ -122,7 +122,7 @@ def _draw(study: Study, folder: Path, kinds: Sequence[str]) -> dict[str, Path | 
 
 def number(value: float | None, places: int = 3) -> str:
     """A cell whose exact value can be read back from the page."""
-    return "<td>–</td>" if value is None else f'<td data-value="{value!r}">{value:.{places}f}</td>'
+    return "<td>–</td>" if value is None else f'<td data-value="{value!r}">{value:z.{places}f}</td>'
 
 
 def _group_table(group: GapGroup) -> str:
@@ -145,7 +145,7 @@ def _group_table(group: GapGroup) -> str:
             low, mid, high = getattr(group, key)
             label = {"gap": "gap", "normalised": "normalised", "adjusted": kind(group)}[key]
             values = f"{low!r} {mid!r} {high!r}"
-            gaps.append(f'{label} <b data-gap={key} data-value="{values}">{mid:+.3f} [{low:+.3f}, {high:+.3f}]</b>')
+            gaps.append(f'{label} <b data-gap={key} data-value="{values}">{mid:+z.3f} [{low:+z.3f}, {high:+z.3f}]</b>')
     verdict = f"<span style='color:{COLOR[group.verdict]}'>{group.verdict}</span>: " if group.verdict else ""
     text = f"{verdict}{'; '.join(gaps)}. {group.runs} runs; {group.design}. "
     text += f"A training MDP's score beats a test MDP's with probability {group.p_train_better:.2f}."
@@ -162,7 +162,7 @@ def _overview(study: Study) -> str:
     for g in sorted(study.result["groups"], key=_order):
         low, mid, high = g.judged
         scores = "".join(number(g.sets[s]["mean"].estimate, 2) for s in ("train", "test"))
-        interval = f'<td data-value="{low!r} {high!r}">{low:+.3f} to {high:+.3f}</td>'
+        interval = f'<td data-value="{low!r} {high!r}">{low:+z.3f} to {high:+z.3f}</td>'
         verdict = g.verdict or "robustness"
         body += f"<tr><td>{html.escape(name(g))}</td><td>{verdict}</td>{number(mid)}{interval}{scores}</tr>"
     trends = [_trend(c, t) for c, t in study.result["trends"].items() if t]
@@ -188,13 +188,16 @@ def _checks(study: Study) -> list[str]:
         checks.append("Leaks: not checked here; the scores were made elsewhere.")
     elif audited := meta.get("audit"):
         pairs, looked_for = len(audited["rows"]), "; ".join(audited.get("looked_for", ["the same MDP"]))
-        found = f"{pairs} pairs within a set" if pairs else "none"
+        found = f"{pairs} pair{'s' * (pairs != 1)} within a set" if pairs else "none"
         checks.append(f"Leaks between sets: none. Duplicates: {found}, of {audited['checked']} MDPs ({looked_for}).")
     else:
         checks.append("Leaks between sets: none; the sets were drawn together, without an MDP in common.")
     if gap := study.result["oracle"]:
         text = oracle.told_of(gap, study.head, study.result["delta"])
         checks.append(f"{text[0].upper()}{text[1:]}.")
+    if policy := meta.get("policy"):
+        known = f"no test MDP in {meta['played']}, all else unchecked" if meta.get("played") else "unchecked"
+        checks.append(f"Policy: {policy}, made elsewhere; training: {known}.")
     names = list(meta.get("checkpoints", {}))
     if names:
         checks.append(f"Checkpoints: {len(names)} runs, {meta['selection']}; each run's own log names no test MDP.")
@@ -224,7 +227,7 @@ def _threats(study: Study) -> list[str]:
         threats.append("The scores were made elsewhere: that no test MDP was trained on, or chosen by, is not checked.")
     else:
         threats += [
-            f"Checkpoint: {meta['selection']}.",
+            f"Policy: {meta['policy']}." if meta.get("policy") else f"Checkpoint: {meta['selection']}.",
             f"Observation normaliser: {meta['normaliser']}. Actions: {meta['mode']}.",
             f"The policy {'is' if meta['expose'] else 'is not'} told the parameters of its MDP.",
             "Scores are without the noise that training may have had, unless a condition says so.",
@@ -235,7 +238,7 @@ def _threats(study: Study) -> list[str]:
 def _page(study: Study, pictures: dict[str, Path | str]) -> str:
     meta, head = study.meta, study.head
     low, mid, high = head.judged
-    interval = f"{mid:+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
+    interval = f"{mid:+z.3f}, 95% interval {low:+z.3f} to {high:+z.3f}"
     drawn = {key: picture for key, picture in pictures.items() if not isinstance(picture, str)}
     panels = "".join(
         f"<section id={key}><h3>{k}. {html.escape(PANELS[key][0])}</h3>{image_tag(picture.read_bytes(), key)}</section>"

@@ -10,8 +10,9 @@ import pytest
 
 from gala.cli import main
 from gala.experiments import statistics as st
-from gala.overfit import scores as scores_module
-from gala.overfit.scores import audit_tasks, read_scores
+from gala.overfit.csv_tables import read_table
+from gala.overfit.scores import read_scores
+from gala.overfit.tasks import audit_tasks
 
 
 def table(path, gap=0.0, level=450.0, extra="", runs=4, seed=0):
@@ -218,4 +219,4 @@ def test_scores_are_judged_where_there_is_no_torch_and_no_simulator(tmp_path):
 def test_two_columns_of_one_name_are_refused(tmp_path):
     (table := tmp_path / "odd.csv").write_text("run,set,context,return,return\n0,train,a,1,5\n")
     with pytest.raises(ValueError, match="has two columns 'return'; rename or remove one"):
-        scores_module._read(table, ("run", "set", "context", "return"))
+        read_table(table, ("run", "set", "context", "return"))

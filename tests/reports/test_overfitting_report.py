@@ -113,7 +113,7 @@ def test_leaks_audits_and_checkpoints_stand_before_the_numbers(tmp_path):
     audit = {"checked": 65, "rows": [{}], "looked_for": ["the same MDP: layouts"], "random": random}
     for extra, told in (
         ({}, "Leaks between sets: none; the sets were drawn together"),
-        ({"audit": audit}, "Duplicates: 1 pairs within a set, of 65 MDPs (the same MDP: layouts)"),
+        ({"audit": audit}, "Duplicates: 1 pair within a set, of 65 MDPs (the same MDP: layouts)"),
         ({"outside": True}, "Leaks: not checked here"),
         ({"checkpoints": {"n5-run0": "ab", "n5-run1": "cd"}}, "Checkpoints: 2 runs, latest checkpoint"),
     ):

@@ -40,12 +40,14 @@ def main(argv: Sequence[str]) -> int:
     if argv[0] not in SUBCOMMANDS:
         raise ValueError(f"unknown subcommand {argv[0]!r}; `gala overfit` lists them{nearest(argv[0], SUBCOMMANDS)}")
     target = SUBCOMMANDS[argv[0]][0]
-    if argv[0] == "audit" and any(word.endswith(".csv") for word in argv[1:2]):
+    if argv[0] == "audit" and any(word.lower().endswith(".csv") and "=" not in word for word in argv[1:]):
         target = "gala.commands.overfit.outside:audit"
     module, function = target.split(":")
     run: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), function)
     try:
         return run(argv[1:])
+    except SystemExit as error:  # of a user's environment or policy: its status is no verdict
+        raise ValueError(f"code that was called has ended with sys.exit({error.code}); nothing was judged") from error
     except RuntimeError as error:  # a training failed: its own last lines say why
         print(f"gala: {error}", file=sys.stderr)
         return 1

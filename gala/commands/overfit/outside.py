@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from gala.commands.overfit.verdict import conclude
-from gala.commands.overfit.words import asks_for_help, command_line, default_out, show_help, sort_words, take_paths
+from gala.commands.overfit.words import (
+    asks_for_help,
+    command_line,
+    default_out,
+    pairs,
+    show_help,
+    sort_words,
+    take_paths,
+)
 from gala.overfit.options import ScoreOptions, TaskOptions, check_delta
-from gala.overfit.scores import Row, audit_tasks, check_reference, read_scores
+from gala.overfit.scores import Row, check_reference, read_scores
 from gala.overfit.study import Study
+from gala.overfit.tasks import audit_tasks
 from gala.plugins import loading
 
 
@@ -84,7 +93,7 @@ def audit(words: Sequence[str]) -> int:
     report = audit_tasks(paths[0], loading.load(options.same, "same") if options.same else None)
     for row in report["rows"][:20]:
         print(f"  {row['a']} ({row['sets'][0]}) is {row['b']} ({row['sets'][1]})")
-    found = f"{len(report['rows'])} pairs" if report["rows"] else "nothing"
+    found = pairs(report["rows"]) or "nothing"
     text = f"{report['checked']} tasks; looked for {'; '.join(report['looked_for'])}. Found {found}."
     print("\n".join(textwrap.wrap(text, 80)))
     return int(bool(report["rows"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from gala.plain_yaml import read_json
 from gala.runs.distinct import check_distinct
 from gala.runs.run_dir import RunDir
 
+ONE_POLICY = "one policy: its repetitions differ in noise only, so the interval holds for this one policy"
+
 
 def evaluate(words: Sequence[str]) -> int:
     """RUN ..., or policy=module:function. Returns the verdict's exit code."""
@@ -49,6 +52,8 @@ def evaluate(words: Sequence[str]) -> int:
     if training or bool(paths) == bool(options.policy):
         raise ValueError("usage: gala overfit eval RUN ... sets=DIRECTORY, or policy=module:function instead of runs")
     several = options.policy.split(",") if "," in options.policy else [options.policy] * options.repeats
+    if folders := [path for path in paths if _runs_in(Path(path)) != [Path(path)]]:
+        raise ValueError(f"{folders[0]} is a folder of runs; name the runs: {Path(folders[0]) / 'run*'}")
     if len(paths) in (1, 2) or (options.policy and len(several) < 3):
         raise ValueError("a verdict needs at least 3 training runs; one run cannot tell luck from overfitting")
     check_distinct_policies(options.policy, options.repeats)
@@ -67,17 +72,27 @@ def evaluate(words: Sequence[str]) -> int:
     study.meta["audit"] = audited = audit_sets(sets, limit=limit)
     if audited["rows"]:
         study.note(f"{len(audited['rows'])} MDPs are in one set twice, and count twice")
-    if policies and not options.played:
-        study.note("no log of the training MDPs was given (played=FILE): a test MDP among them is unchecked")
-    if policies and "," not in options.policy and "{run}" not in options.policy:
-        study.note("one policy: its repetitions differ in noise only, so the interval holds for this one policy")
+    if policies:
+        _describe_policies(study, options)
     with waiting("playing the random policy and the reference") as say:
         study.append("baselines", baselines(list(sets.values()), judging, head_of(-1, None), limit))
         _judge_policies(study, policies, sets, judging, say)
         if runs:
             _judge_runs(study, runs, sets, judging, say)
         _judge_oracles(study, oracles, sets["test"], judging)
-    return conclude(study)
+    status = conclude(study)
+    if ONE_POLICY in study.meta["notes"]:
+        print("\n".join(textwrap.wrap(f"note: {ONE_POLICY}", 80, subsequent_indent="  ")))
+    return status
+
+
+def _describe_policies(study: Study, options: EvalOptions) -> None:
+    """What the report must say of policies that were trained elsewhere."""
+    study.meta |= {"policy": options.policy, "played": options.played}
+    if not options.played:
+        study.note("no log of the training MDPs was given (played=FILE): a test MDP among them is unchecked")
+    if "," not in options.policy and "{run}" not in options.policy:
+        study.note(ONE_POLICY)
 
 
 def _checked_runs(paths: Sequence[str], options: EvalOptions, sets: Sets) -> tuple[list[RunDir], list[RunDir]]:
@@ -166,6 +181,8 @@ def report(words: Sequence[str]) -> int:
     if not (path / "study.json").is_file():
         raise ValueError(f"{path} is no study: it has no study.json")
     study = Study(path, read_json(path / "study.json"))
+    if not any(row["policy"] == "agent" for row in study.rows()):
+        raise ValueError(f"{path} has no judged agent yet; its command goes on with it: {study.meta.get('command')}")
     if options.surprise:
         from gala.commands.overfit.surprise import measure
 

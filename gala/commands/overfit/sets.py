@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gala_envs.splits import split as split_family
 
-from gala.commands.overfit.words import asks_for_help, show_help, sort_words, take_family, take_paths
+from gala.commands.overfit.words import asks_for_help, pairs, show_help, sort_words, take_family, take_paths
 from gala.commands.waiting import waiting
 from gala.diagnostics.overfitting.audit import audit_sets
 from gala.overfit.options import AuditOptions, SplitOptions
@@ -52,6 +52,10 @@ def audit(words: Sequence[str]) -> int:
         raise ValueError("usage: gala overfit audit DIRECTORY [tolerance=0.01] [symmetries=true]")
     if not 0 <= options.tolerance < math.inf:
         raise ValueError(f"tolerance={options.tolerance:g} must be a finite number, 0 or more")
+    if Path(paths[0]).is_file():
+        raise ValueError(
+            f"{paths[0]} is a file; a table of tasks has a name that ends in .csv, and sets are a DIRECTORY"
+        )
     sets = read_sets(paths[0], overlapping=True)
     with waiting("comparing contexts"):
         report = audit_sets(sets, tolerance=options.tolerance, symmetries=options.symmetries)
@@ -61,7 +65,7 @@ def audit(words: Sequence[str]) -> int:
         print(f"  {name:<7} return {score['mean']:8.3f}{spread}")
     for row in report["rows"][:20]:
         print(f"  {row['a']} ({row['sets'][0]}) and {row['b']} ({row['sets'][1]}): {row['why']}")
-    found = f"{len(report['rows'])} pairs" if report["rows"] else "nothing"
+    found = pairs(report["rows"]) or "nothing"
     text = f"looked for {'; '.join(report['looked_for'])}. Found {found}."
     print("\n".join(textwrap.wrap(text, 80)))
     return int(bool(report["rows"]))

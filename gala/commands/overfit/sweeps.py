@@ -10,6 +10,7 @@ from gala.commands.overfit.words import (
     asks_for_help,
     command_line,
     default_out,
+    resumable,
     show_help,
     sort_words,
     take_family,
@@ -47,5 +48,6 @@ def sweep(words: Sequence[str], name: str = "sweep") -> int:
     every = [contexts for test, pools in drawn.values() for contexts in (test, *pools)]
     check_reference(options.judge, every, (), config.env.max_episode_steps)
     study = open_study(options, command, settings, drawn, config)
-    Sweep(study, family, options, drawn, training).run(print)
+    with resumable(options.out):
+        Sweep(study, family, options, drawn, training).run(print)
     return conclude(study)

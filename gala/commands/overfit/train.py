@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gala.build.auto import fitted_config
-from gala.commands.overfit.words import asks_for_help, default_out, show_help, sort_words
+from gala.commands.overfit.words import asks_for_help, default_out, resumable, show_help, sort_words
 from gala.commands.waiting import waiting
 from gala.config.validate import validate
 from gala.experiments.jobs import TrainingJob, check_settings, train_all
@@ -36,11 +36,8 @@ def train(words: Sequence[str]) -> int:
         print(f"{there} of {len(jobs)} are in {out} already, with these settings")
     if options.on == "train" and options.runs < 3:
         print(f"runs={options.runs}: a verdict needs 3 or more; the same command with runs=3 adds to these")
-    try:
+    with resumable(out):
         train_all(jobs, options.jobs or available_cores(), print)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was")
-        raise
     paths = [str(job.run) for job in jobs]
     given = {"train": " ".join(paths), "test": "RUN ... oracle=" + ",".join(paths), "many": "RUN ..."}[options.on]
     if options.on == "many" and options.out:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from gala_envs.contexts import Family, Scalar
@@ -56,6 +58,8 @@ def sort_words(words: Sequence[str], cls: type[T], family: Family | None) -> tup
     own, parameters, training = [], {}, []
     names, train_names = set(flatten(cls())), {*flatten(Config()), "preset"}
     for key, text in split_settings(words):
+        if not key:
+            raise ValueError(f"={text} has no name before the =; write name={text}, or {text} alone for a file")
         if key not in train_names and f"judge.{key}" in names:
             own.append(f"judge.{key}={text}")
         elif key in names:
@@ -87,13 +91,31 @@ def scalar(key: str, text: str, default: Scalar) -> Scalar:
     return int(number) if isinstance(default, int) else number
 
 
+def pairs(rows: Sequence[Any]) -> str:
+    """How many pairs an audit has found, in words; empty for none."""
+    return f"{len(rows)} pair{'s' * (len(rows) != 1)}" if rows else ""
+
+
 def command_line(subcommand: str, words: Sequence[str]) -> str:
     """What makes a study again."""
     return shlex.join(["gala", "overfit", subcommand, *words])
 
 
 def default_out(name: Any, given: str) -> str:
-    """``given``, or a directory under runs/ with the time in its name."""
+    """``given``, or a directory under runs/ with the time in its name that is not there yet."""
+    import itertools
     import time
 
-    return given or f"runs/overfit-{str(name).replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stamped = f"runs/overfit-{str(name).replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    later = (f"{stamped}-{k}" for k in itertools.count(2))
+    return given or next(out for out in itertools.chain([stamped], later) if not Path(out).exists())
+
+
+@contextlib.contextmanager
+def resumable(out: str | Path) -> Iterator[None]:
+    """Ctrl-C inside leaves one line that says how to go on: with the directory ``out`` where it was the default."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command with out={out} goes on where it was")
+        raise

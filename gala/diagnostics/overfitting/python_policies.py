@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class PythonPolicy:
     def _call(self, obs: Any, state: Any, rng: np.random.Generator) -> Any:
         try:
             return self.function(obs, state, rng)
-        except Exception as error:
+        except loading.FAULTS as error:
             text = str(error).partition("\n")[0]
             raise ValueError(
                 f"policy={self.name} failed on observations of shape {np.shape(obs)}: {type(error).__name__}: {text}"
@@ -100,6 +101,9 @@ def check_distinct_policies(text: str, runs: int) -> None:
 
 
 def _names(text: str, runs: int) -> list[str]:
+    """Raises ValueError for other braces than {run}: as they stand, they would be one policy for all runs."""
+    if re.search(r"[{}]", text.replace("{run}", "")):
+        raise ValueError(f"policy={text} has braces other than {{run}}, which stands for the number of a run, from 0")
     names = text.split(",") if "," in text else [text] * runs
     return [name.replace("{run}", str(k)) for k, name in enumerate(names)]
 
@@ -130,7 +134,7 @@ def _policy(name: str, space: gym.Space) -> JudgedPolicy:
     if query:
         try:
             function = function(**arguments)
-        except Exception as error:
+        except loading.FAULTS as error:
             raise ValueError(f"policy={name} cannot be made: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise ValueError(f"policy={name} is no function act(obs, state, rng)")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 
 from gala.diagnostics.overfitting.policies import Decision, Noise, sample
+from gala.plugins.loading import FAULTS
 
 
 class TorchModulePolicy:
@@ -33,7 +34,7 @@ class TorchModulePolicy:
         try:
             with torch.no_grad():
                 out = self.module(torch.from_numpy(x))
-        except Exception as error:
+        except FAULTS as error:
             text = str(error).partition("\n")[0]
             raise ValueError(
                 f"policy={self.name} failed on observations of shape {x.shape[1:]}: {type(error).__name__}: {text}"
@@ -71,7 +72,7 @@ def torch_module_policy(make: Any, arguments: Mapping[str, Any], space: gym.Spac
         raise ValueError(f"policy={name} needs the file of its weights: torch:module:make?file=policy{{run}}.pt")
     try:
         module = make(**rest)
-    except Exception as error:
+    except FAULTS as error:
         raise ValueError(f"policy={name} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(module, torch.nn.Module):
         raise ValueError(f"policy={name} is a {type(module).__name__}, and no torch.nn.Module")
