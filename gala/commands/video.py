@@ -59,7 +59,7 @@ class EvalOptions:
 SHOWN = 6
 """Videos on the page of ``gala video eval``."""
 _MAY_CHANGE = ("iterations", "log_every", "save_every", "data")
-"""Of a resumed run; ``data`` to another place of the same rollouts."""
+"""What a resumed run takes anew; ``data`` is another place of the same rollouts."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gala.config.parse import dump_config, load_options
 from gala.config.video import VideoConfig
-from gala.plain_yaml import parse_json
 from gala.runs.checkpoints import write_atomically
 from gala.runs.rollouts import is_rollouts, rollouts_digest
 
@@ -69,6 +68,6 @@ def _known_digest(out: Path) -> str | None:
     if not (out / DATA).exists():
         return None
     try:
-        return str(parse_json((out / DATA).read_bytes())[_KEY])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((out / DATA).read_bytes())[_KEY])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{out / DATA} is damaged; remove it if the rollouts are as they were") from None
