@@ -24,8 +24,8 @@ import numpy as np
 import psutil
 from kept_rows import KeptRows
 
-from gala.commands.video import read_settings
 from gala.runs.checkpoints import Checkpoints
+from gala.supervised.video_settings import read_settings
 
 Row = dict[str, Any]
 LEARNERS, BATCH = 4, 8
@@ -87,7 +87,8 @@ def train(name: str, seed: int, options: argparse.Namespace) -> Row:
         "seed": seed,
         "settings": " ".join(settings),
         "videos": videos,
-        **{key: report[key] for key in ("nats", "nats_weighted", "standard_error")},
+        **{key: report[key] for key in ("nats", "nats_weighted")},
+        "standard_error": report["nats_weighted_standard_error"],
         "wall_s": round(wall_s, 1),
         "iterations_per_s": round(config.iterations / wall_s, 3),
         "frames_per_s": round(videos * config.frames / wall_s, 1),

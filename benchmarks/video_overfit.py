@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 from kept_rows import KeptRows
 
 from gala import cli
-from gala.commands.video import read_settings
 from gala.diagnostics.overfitting.surprise import summarise
 from gala.plain_yaml import read_json
 from gala.reports.overfitting import judged
 from gala.runs.checkpoints import Checkpoints
+from gala.supervised.video_settings import read_settings
 
 Row = dict[str, Any]
 RUNS = 3

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gala import cli
-from gala.commands.video import read_settings
 from gala.models.vrnn import VRNN
 from gala.reports.png import png
 from gala.reports.video_page import paint
@@ -41,6 +40,7 @@ from gala.supervised.video_data import draw
 from gala.supervised.video_eval import continuations, psnr
 from gala.supervised.video_meters import auroc
 from gala.supervised.video_rollouts import RecordedVideos
+from gala.supervised.video_settings import read_settings
 
 Row = dict[str, Any]
 STICKY, SAMPLES, VIDEOS, AHEAD = 0.25, 20, 64, 5

@@ -12,6 +12,7 @@ from gala.config.parse import parse_options
 from gala.config.supervised import SupervisedConfig
 from gala.experiments.needle import control, crossing, findings, limits, over_seeds
 from gala.experiments.needle_grid import AXES, Axes, NeedleGrid, axes_of, cells, settings_of
+from gala.reports.needle import _page
 from gala.supervised.comparison import alone
 
 pytest.importorskip("sklearn")
@@ -166,6 +167,8 @@ def test_a_sweep_is_planned_interrupted_continued_and_reported(tmp_path, monkeyp
     assert report["trainings"] == 5 and len(report["findings"]) == 5 and report["oracle_accuracy"][0] > 0.9
     page = Path("out/report.html").read_text()
     assert not re.findall(r"(?:src|href)\s*=\s*[\"'](?!data:)|https?://|url\(", page) and page.count("<img") == 2
+    assert "<h2>Limits</h2>" in page and report["limits"]
+    assert "Limits" not in _page(report | {"limits": []}, []), "one ratio has no limit"
     for name in ("examples.png", "train_sizes.png"):
         assert Path("out", name).read_bytes().startswith(b"\x89PNG")
     rows_before = Path("out/results.jsonl").read_bytes()

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +18,8 @@ from gala.evaluation.frames import framing
 from gala.evaluation.load import load_policy
 from gala.evaluation.play import play
 from gala.evaluation.record import RecordedEnv, play_chunk
-from gala.runs.rollouts import MANIFEST, Chunk, open_rollouts
+from gala.runs.rollouts import MANIFEST, Chunk, digest, open_rollouts
+from gala.runs.run_dir import RunDir
 
 BREAKOUT = ("env.id=MinAtar/Breakout-v1", "env.sticky_actions=0.3")
 
@@ -106,6 +108,24 @@ def test_an_interrupted_recording_goes_on_as_if_it_had_not_been(tmp_path, monkey
     assert record(run, parts, "episodes=40", "seed=1") == 2
     assert "seed was 2000, not 1" in capsys.readouterr().err
     assert record(run, parts, "episodes=39") == 2
+
+
+@pytest.mark.parametrize("identity", ["abc", None])
+def test_the_run_is_named_for_every_directory_and_an_older_recording_that_does_not_goes_on(
+    tmp_path, monkeypatch, identity
+):
+    monkeypatch.setattr(RunDir, "identity", lambda self: identity)
+    run, _ = make_run(tmp_path / "run", *BREAKOUT)
+    monkeypatch.chdir(tmp_path)
+    run.path = Path("run")
+    assert record(run, "out", "episodes=2") == 0
+    told = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert told["source"]["run"] == str(tmp_path / "run")
+    older = {k: v for k, v in told.items() if k != "sha256"} | {"source": told["source"] | {"run": "run"}}
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps({**older, "sha256": digest(older)}))
+    assert record(run, "out", "episodes=3") == 0
+    assert open_rollouts("out").facts.source["run"] == str(tmp_path / "run")
+    assert len(open_rollouts("out").episode_starts) == 3 + 1
 
 
 def test_windows_contexts_and_the_three_lines_of_the_readme(tmp_path):

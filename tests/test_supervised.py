@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from gala.config.idle import refuse_idle
 from gala.config.parse import parse_options
 from gala.config.supervised import SgdConfig, SlowConfig, SupervisedConfig, validate
 from gala.gossip.averager import GossipAverager
@@ -274,6 +275,20 @@ def test_every_combination_is_a_job_once():
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["method=overlap-sgp", "overlap_tau=3"],
+        ["method=dpsgd", "dpsgd_topology=ring"],
+        ["method=local-sgd", "slowmo=off", "slow.every=3"],
+        ["method=sgp", "slowmo=on", "slow.every=3", "optim.momentum=0.5"],
+        ["data=tiny-digits", "model.pooling=top_k", "model.pool_top_k=2", "optim.name=adam"],
+    ],
+)
+def test_settings_of_what_is_chosen_are_not_refused(words):
+    refuse_idle(parse_options(SupervisedConfig, words))
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["method=sgd"], "method='sgd' is unknown; there are all, allreduce, sgp, overlap-sgp, dpsgd, local-sgd"),
@@ -286,6 +301,12 @@ def test_every_combination_is_a_job_once():
         (["dpsgd_topology=ring"], "dpsgd_topology=ring is not symmetric for 8 learners"),
         (["batch_size=180"], "1438 training images over 8 learners are 179 each, less than batch_size=180"),
         (["preset=classic/cartpole"], "preset 'classic/cartpole' holds settings of `gala train`"),
+        (["data=tiny-digits", "model.pool_temperature=2"], "model.pool_temperature does nothing with pooling=max"),
+        (["data=tiny-digits", "model.pool_top_k=2"], "model.pool_top_k does nothing with pooling=max; use model.pool"),
+        (["optim.name=adam", "optim.momentum=0.5"], "optim.momentum does nothing with optim.name=adam"),
+        (["method=sgp", "overlap_tau=3"], "overlap_tau does nothing without method=overlap-sgp"),
+        (["method=sgp", "dpsgd_topology=ring"], "dpsgd_topology does nothing without method=dpsgd"),
+        (["method=sgp,dpsgd", "slowmo=off", "slow.every=3"], "slow.* does nothing with slowmo=off and without"),
         (["slow.evry=3"], "unknown setting 'slow.evry'; did you mean 'slow.every'?"),
     ],
 )
@@ -293,5 +314,6 @@ def test_bad_settings_are_refused_in_one_line(words, message, data):
     with pytest.raises(ValueError) as caught:
         config = parse_options(SupervisedConfig, words)
         validate(config)
+        refuse_idle(config)
         build.check(config, data)
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -200,6 +200,7 @@ def test_learners_gossip_on_tiny_objects(tmp_path, monkeypatch, capsys):
     assert cli.main(["supervised", *words]) == 0
     out, err = capsys.readouterr()
     assert err == "" and max(map(len, out.splitlines())) <= 80
-    assert "objects of 8 px in images of 16: 25 % of the image, 1 pieces of clutter" in out
+    assert "objects of 8 px in images of 16: 25 % of the image, 1 piece of clutter" in out
+    assert "\n1 training of 2 learners on" in out
     (found,) = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
     assert found["total_weight"] == pytest.approx(2, abs=1e-9) and found["bytes_sent"] > 0

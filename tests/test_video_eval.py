@@ -11,8 +11,11 @@ from gala import cli
 from gala.config.parse import parse_options
 from gala.config.video import VideoConfig
 from gala.supervised import video, video_eval
+from gala.supervised.video import make_model
+from gala.supervised.video_checkpoint import load_consensus
 from gala.supervised.video_data import draw
-from gala.supervised.video_eval import best_of, psnr, ssim
+from gala.supervised.video_eval import _other_than, best_of, evaluate, films, psnr, ssim
+from gala.supervised.video_settings import read_settings
 
 
 def slow_ssim(a, b):
@@ -74,6 +77,36 @@ def test_eval_reports_what_a_checkpoint_can_do(tmp_path, capsys):
     assert abs(report["nats_weighted"] - report["nats"]) < 0.5  # prior and posterior still agree nearly
     assert cli.main(["video", "eval", out, "videos=1"]) == 2
     assert "videos=1 must be at least 2" in capsys.readouterr().err
+
+
+def test_pictures_have_a_page_under_every_likelihood_and_numbers_are_told_to_have_none(tmp_path, capsys):
+    words = ("frames=3", "context=1", "scales=1", "levels=1", "width=4", "latent=1", "batch_size=2", "iterations=1")
+    for data, has_page in (("wall-bounce", True), ("coin-flip", False)):
+        out = tmp_path / data
+        train = ("video", "train", f"data={data}", *words, "likelihood=gaussian", f"out={out}")
+        assert cli.main(list(train)) == 0
+        assert cli.main(["video", "eval", str(out), "videos=2", "weights=1", "samples=2", "encoder=0"]) == 0
+        report, said = json.loads((out / "eval.json").read_text()), capsys.readouterr().err
+        assert ("no page: these are numbers, not pictures" in said) is not has_page
+        assert ((out / "eval.html").exists(), "psnr" in report, "ssim" in report) == (has_page,) * 3
+    config = read_settings(tmp_path / "wall-bounce")
+    model = make_model(config)
+    load_consensus(config, tmp_path / "wall-bounce", model)
+    shown = films(config, model, 2, 2)
+    assert shown.min() >= 0 and shown.max() <= 1  # samples of a Gaussian, which would pass both
+
+
+def test_each_bound_has_the_standard_error_of_its_videos():
+    config = parse_options(
+        VideoConfig, ["data=wall-bounce", "frames=3", "context=1", "scales=1", "levels=1", "width=4"]
+    )
+    model = make_model(config)
+    report = evaluate(config, model, videos=6, weights=1, samples=1, seed=3)
+    drawn = draw(config.data, "test", 6, 3, _other_than(config.seed, 3))
+    with torch.no_grad():
+        bound = model(drawn.frames, drawn.actions, torch.Generator().manual_seed(3)).bound.double() / 2
+    assert report["nats_standard_error"] == pytest.approx(np.std(bound.numpy(), ddof=1) / 6**0.5, rel=1e-4)
+    assert report["nats_weighted_standard_error"] != report["nats_standard_error"]
 
 
 def test_no_more_videos_are_in_memory_than_allowed_and_each_counts_once(monkeypatch):

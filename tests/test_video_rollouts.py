@@ -100,6 +100,13 @@ def test_a_model_that_is_told_the_actions_knows_what_they_do(tmp_path):
     assert json.loads((out / "eval.json").read_text())["psnr"][0] > 15
 
 
+def test_the_longest_episode_is_that_of_the_split_with_the_shorter_ones(tmp_path):
+    folder = write(tmp_path / "r", [9, 9, 9, 9, 6], lambda e, t, a: t)
+    recorded = RecordedVideos(open_rollouts(folder))
+    with pytest.raises(ValueError, match=r"no train episode has frames=30; the longest has 6 "):
+        recorded.draw("train", 1, 30, seed=0)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from gala_envs.contexts import ContextSet
+from gala_envs.families import tiny_objects
 from gala_envs.masks import random_actions
 from numpy.typing import NDArray
 
@@ -19,9 +22,10 @@ USAGE = """usage: gala audit-objects ENV [pictures=400] [out=FILE.png|FILE.svg]
 
 Play ENV at random and report the smallest object that moves, and the smallest
 of a rare colour, as the policy sees them; their share of the image; and what an
-encoder of images (model.encoder, or a preset's) sees at one location. out=
-draws the picture with the object circled. Settings are those of gala train."""
-_ENVS = 4
+encoder of images (model.encoder, or a preset's) sees at one location. Of
+tiny_objects, the size that its contexts set too. out= draws the picture with
+the object circled, if one was found. Settings are those of gala train."""
+_ENVS, WIDTH = 4, 80
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,8 +43,10 @@ def main(argv: Sequence[str]) -> int:
         from gala.reports.figures import check_output
 
         check_output(Path(own["out"]), overwrite=False)
-    frames, breaks = random_pictures(config, int(own.get("pictures", "400")) // _ENVS)
-    print("\n".join(_report(config, frames, breaks, own.get("out", ""))))
+    pictures = int(own.get("pictures", "400"))
+    frames, breaks = (rows[:pictures] for rows in random_pictures(config, -(-pictures // _ENVS)))
+    for line in _report(config, frames, breaks, own.get("out", "")):
+        print(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
     return 0
 
 
@@ -83,7 +89,9 @@ def _report(config: Config, frames: NDArray, breaks: NDArray, out: str) -> list[
     encoder = make_policy(config, spaces).encoder
     for name, thing in found.items():
         if thing is None:
-            lines.append(f"smallest {name}: none found")
+            unseen = name == "moving" and breaks.all()
+            why = "movement cannot be seen, as every episode has one decision" if unseen else "none found"
+            lines.append(f"smallest {name}: {why}")
             continue
         share = 100 * thing.area / (height * width)
         lines.append(
@@ -92,12 +100,23 @@ def _report(config: Config, frames: NDArray, breaks: NDArray, out: str) -> list[
         )
         if isinstance(encoder, ImageEncoder):
             lines += [f"  warning: {said}" for said in warnings(thing, *receptive_field(encoder))]
+    lines += _told(config, height * width)
     lines.append(f"encoder {encoder_summary(config, spaces)}")
     if not isinstance(encoder, ImageEncoder):
         lines.append("  for its receptive field choose an encoder of images, as in model.encoder=impala")
     shown = [thing for thing in found.values() if thing is not None]
-    if out and shown:
+    if out and not shown:
+        lines.append(f"no picture: there is nothing to circle, so {out} was not written")
+    elif out:
         thing = min(shown, key=lambda each: each.area)
         circled(frames[thing.t], thing.corner, (thing.height, thing.width), lines[0], Path(out))
         lines.append(f"picture {out}")
     return lines
+
+
+def _told(config: Config, image_px: int) -> list[str]:
+    """The size of the object as contexts of ``tiny_objects`` set it: no pixel of it may move or be of a rare colour."""
+    if config.env.id != tiny_objects.TinyObjects.name:
+        return []
+    sides = sorted({tiny_objects.object_side(context) for context in ContextSet.read(config.env.contexts)})
+    return [f"object, as its contexts say: {p} x {p} px, {100 * p**2 / image_px:.3g} % of the image" for p in sides]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gala.config.idle import refuse_idle
 from gala.config.parse import dump_config, parse_options, print_help
 from gala.config.supervised import SupervisedConfig, validate
 from gala.runs.checkpoints import write_atomically
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     config = parse_options(SupervisedConfig, words)
     validate(config)
+    refuse_idle(config)
     config = dataclasses.replace(config, out=config.out or time.strftime("runs/supervised-%Y%m%d-%H%M%S"))
     check_out(config)
     from gala.supervised.comparison import build
@@ -62,13 +64,17 @@ def about(config: SupervisedConfig, data: DataSet) -> str:
     oracle = f"{100 * oracle_accuracy(train, test):.1f} %"
     return "\n".join(
         [
-            f"objects of {p} px in images of {side}: {100 * p**2 / side**2:.3g} % of the image, {train.num_clutter} "
-            "pieces of clutter",
+            f"objects of {p} px in images of {side}: {100 * p**2 / side**2:.3g} % of the image, "
+            f"{_counted(train.num_clutter, 'piece')} of clutter",
             f"{len(train)} images for training, {len(test)} for test; linear, knowing the place: {oracle}",
             f"network: {network}; one place sees {sees} px, places lie {stride} px apart",
             *(["the training labels are shuffled"] if config.tiny.permuted_labels else []),
         ]
     )
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def check_out(config: SupervisedConfig) -> None:
@@ -101,9 +107,8 @@ def compare(config: SupervisedConfig, data: DataSet, out: Path) -> int:
 
     jobs, rows = build.jobs(config), []
     print(about(config, data))
-    print(
-        f"{len(jobs)} trainings of {config.learners} learners on {len(data.train_images)} images; starting", flush=True
-    )
+    work = f"{_counted(len(jobs), 'training')} of {_counted(config.learners, 'learner')}"
+    print(f"{work} on {len(data.train_images)} images; starting", flush=True)
     try:
         with Team(config, data) as team, (out / RESULTS).open("a") as file:
             for job in jobs:

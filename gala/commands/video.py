@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gala.config.parse import dump_config, load_options, override, parse_options, print_help
+from gala.config.parse import override, parse_options, print_help
 from gala.config.video import VideoConfig, validate
 from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
+from gala.supervised.video_settings import SETTINGS, find_data, read_settings, with_absolute_data, write_settings
 
 if TYPE_CHECKING:
     from gala.models.vrnn import VRNN
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 USAGE = """usage: gala video train [preset=video/moving-digits] [learners=4]
                         [data=FOLDER] [key=value ...]
-       gala video resume RUN [key=value ...]
+       gala video resume RUN [data=FOLDER] [key=value ...]
        gala video eval RUN [videos=64] [weights=20] [samples=20] [encoder=300]
-                           [seed=1]
+                           [seed=1] [data=FOLDER]
 
 train    learn to predict videos made by rule, or rollouts that `gala record`
          wrote; learners=N gossip in processes; Ctrl-C saves, `gala video train
@@ -34,8 +35,10 @@ eval     the importance-weighted bound on new held-out videos, PSNR and SSIM of
          the best of some samples, their diversity, the KL beside the chance
          that is known, and a Frechet distance on an encoder trained here for
          so many updates (0: none), as JSON; RUN/eval.html shows the samples
-         moving, beside the truth"""
-METRICS, SETTINGS = "metrics.jsonl", "config.yaml"
+         moving, beside the truth
+data     for resume and eval: where the rollouts are now that RUN learned from,
+         if they were moved; others, or changed ones, are refused"""
+METRICS = "metrics.jsonl"
 Record = Callable[[dict[str, Any]], None]
 Draw = Callable[[int], None]
 
@@ -49,11 +52,14 @@ class EvalOptions:
     samples: int = 20
     encoder: int = 300
     seed: int = 1
+    data: str = ""
+    """Where the rollouts were moved to."""
 
 
 SHOWN = 6
 """Videos on the page of ``gala video eval``."""
-_MAY_CHANGE = ("iterations", "log_every", "save_every")
+_MAY_CHANGE = ("iterations", "log_every", "save_every", "data")
+"""What a resumed run takes anew; ``data`` is another place of the same rollouts."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,6 +99,7 @@ def _train(words: Sequence[str]) -> int:
     out = Path(config.out or time.strftime("runs/video-%Y%m%d-%H%M%S"))
     config = dataclasses.replace(config, out=str(out))
     _check(config)
+    config = with_absolute_data(config)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} already exists; give another out=DIRECTORY, or `gala video resume {out}`")
     from gala.runs.lock import lock
@@ -101,7 +108,7 @@ def _train(words: Sequence[str]) -> int:
     with lock(out):
         if (out / SETTINGS).exists():
             raise ValueError(f"another training has just begun in {out}; give another out=DIRECTORY")
-        write_atomically(out / SETTINGS, dump_config(config).encode())
+        write_settings(out, config)
         return _run(config, out, resumed=False)
 
 
@@ -111,8 +118,10 @@ def _resume(out: Path, words: Sequence[str]) -> int:
 
     read_settings(out)
     with lock(out):  # before anything is read: who trains here until then writes settings and checkpoints
-        config = override(read_settings(out), words, _MAY_CHANGE)
-        config = dataclasses.replace(config, out=str(out))
+        known = read_settings(out)
+        config = override(known, words, _MAY_CHANGE)
+        found = find_data(out, known, config.data)
+        config = dataclasses.replace(config, data=found.data, out=str(out))
         _check(config)
         checkpoints = Checkpoints(out / FOLDER)
         resumed = bool(checkpoints.names())
@@ -121,7 +130,7 @@ def _resume(out: Path, words: Sequence[str]) -> int:
         else:
             print(f"{out} has no checkpoint yet: it starts anew")
             _forget_after(out / METRICS, -1)
-        write_atomically(out / SETTINGS, dump_config(config).encode())
+        write_settings(out, config)
         return _run(config, out, resumed=resumed)
 
 
@@ -130,30 +139,27 @@ def _evaluate(out: Path, words: Sequence[str]) -> int:
     for name, least in (("videos", 2), ("weights", 1), ("samples", 1), ("encoder", 0), ("seed", 0)):
         if getattr(options, name) < least:
             raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
-    config = read_settings(out)
+    config = find_data(out, read_settings(out), options.data)
     _check(config)
     from gala.reports.video_page import video_page
     from gala.supervised.video import make_model
     from gala.supervised.video_checkpoint import load_consensus
+    from gala.supervised.video_data import open_source
     from gala.supervised.video_eval import evaluate, films
 
     model = make_model(config)
-    report = {"iteration": load_consensus(config, out, model), **evaluate(config, model, **vars(options))}
+    asked = {name: value for name, value in vars(options).items() if name != "data"}
+    report = {"iteration": load_consensus(config, out, model), **evaluate(config, model, **asked)}
     write_atomically(out / "eval.json", json.dumps(report, indent=2, allow_nan=False).encode())
     print(json.dumps(report, indent=2, allow_nan=False))
-    if config.likelihood != "gaussian":
-        shown = films(config, model, min(SHOWN, options.videos), options.samples, options.seed)
-        page = video_page(f"{out.name}: {config.data}", shown.numpy(), config.context, report)
-        write_atomically(out / "eval.html", page.encode())
-        print(f"page: {out / 'eval.html'}", file=sys.stderr)
+    if open_source(config.data).real:
+        print("no page: these are numbers, not pictures", file=sys.stderr)
+        return 0
+    shown = films(config, model, min(SHOWN, options.videos), options.samples, options.seed)
+    page = video_page(f"{out.name}: {Path(config.data).name}", shown.numpy(), config.context, report)
+    write_atomically(out / "eval.html", page.encode())
+    print(f"page: {out / 'eval.html'}", file=sys.stderr)
     return 0
-
-
-def read_settings(out: Path) -> VideoConfig:
-    """Those of a run of ``gala video train``. Raises ValueError: it is none."""
-    if not (out / SETTINGS).is_file():
-        raise ValueError(f"{out} holds no {SETTINGS} of `gala video train`")
-    return load_options(out / SETTINGS, VideoConfig)
 
 
 def _check(config: VideoConfig) -> None:

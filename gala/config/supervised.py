@@ -56,7 +56,8 @@ class TinyConfig:
     side: int = bounded(0, NOT_NEGATIVE)
     """tiny-glyphs: side of the image, to which the object is fitted; 0: what object_px and ratio make."""
     coverage: float = bounded(0.3, Bound(lambda v: 0 <= v <= 1, "between 0 and 1"))
-    """Area of all clutter over that of the image, the same at every ratio."""
+    """Area of all clutter over that of the image, the same at every ratio, if no pieces overlapped, as they may;
+    there is at least one piece."""
     target: int = bounded(3, Bound(lambda v: 0 <= v <= 9, "0 to 9"))
     """The digit that is the object; clutter is all others."""
     train_images: int = bounded(1000, Bound(lambda v: v >= 2, "at least 2"))

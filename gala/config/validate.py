@@ -9,6 +9,7 @@ from typing import Any
 from gala.config.bounds import check_bounds
 from gala.config.derived import is_lock_step
 from gala.config.extras import install
+from gala.config.idle import idle_pooling
 from gala.config.schema import Algo, Config, GossipConfig, ModelConfig
 
 
@@ -67,12 +68,7 @@ def _impossible_models(config: Config) -> dict[str, bool]:
     return {
         "model.width and model.pooling are for encoders of images, as model.encoder=impala": sees_no_image
         and are_set("width", "pooling"),
-        f"model.pool_temperature does nothing with pooling={model.pooling}; use model.pooling=logsumexp": are_set(
-            "pool_temperature"
-        )
-        and model.pooling != "logsumexp",
-        f"model.pool_top_k does nothing with pooling={model.pooling}; use model.pooling=top_k": are_set("pool_top_k")
-        and model.pooling != "top_k",
+        **idle_pooling(model),
         f"model.receptive_field is for model.encoder=bagnet, not {model.encoder}": model.encoder != "bagnet"
         and are_set("receptive_field"),
         "model.blocks, shared_blocks, block_norm and block_scale are for model.encoder=impala": model.encoder

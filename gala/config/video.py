@@ -47,7 +47,7 @@ class VideoConfig:
     scales: int = bounded(4, AT_LEAST_ONE)
     """Resolutions of the network, each half of the one before."""
     levels: int = bounded(2, Bound(lambda v: 1 <= v <= 3, "1 to 3"))
-    """Latents, from the coarsest scale upward; one per scale at most."""
+    """Latents, from the coarsest scale upward: 1 to 3, and no more than scales."""
     width: int = bounded(32, AT_LEAST_ONE)
     """Channels of every layer."""
     latent: int = bounded(8, AT_LEAST_ONE)

@@ -193,7 +193,7 @@ def describe_actions(space: gym.Space) -> dict[str, Any]:
 def _source(run_dir: RunDir, asked: Recording) -> dict[str, Any]:
     config: Config = run_dir.config
     return {
-        "run": str(run_dir.path),
+        "run": str(run_dir.path.resolve()),
         "identity": run_dir.identity(),
         "checkpoint": asked.checkpoint,
         "checkpoint_sha256": checkpoint_hash(run_dir, asked.checkpoint),

@@ -140,7 +140,7 @@ def _page(analysis: Analysis, pictures: Sequence[tuple[Path, str]]) -> str:
         *(f"<p>{html.escape(line)}</p>" for line in _facts(analysis)),
         "<h2>Figures</h2>",
         *(picture(path.read_bytes(), caption, broad=True) for path, caption in pictures),
-        f"<h2>Limits</h2>{table(_limit_table(analysis))}",
+        *([f"<h2>Limits</h2>{table(_limit_table(analysis))}"] if analysis["limits"] else []),
         f"<h2>Accuracies</h2>{table(_accuracy_table(analysis))}",
         f"<h2>Made with</h2><p><code>{html.escape(analysis['command'])}</code></p>",
     ]

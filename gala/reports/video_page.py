@@ -42,8 +42,9 @@ def video_page(title: str, films: NDArray[np.float32], context: int, report: dic
         if "frechet_encoder" in report
         else ""
     )
-    body = f"""<p>{report["nats"]:.3f} nats per predicted frame; {report["nats_weighted"]:.3f} by the
-importance-weighted bound of {report["weights"]} draws.{frechet}</p>
+    body = f"""<p>{_with_error(report, "nats")} nats per predicted frame;
+{_with_error(report, "nats_weighted")} by the importance-weighted bound of {report["weights"]} draws; each &plusmn; its
+standard error over videos.{frechet}</p>
 <p>Frames with a <b class="grey">grey</b> border are given, those with an <b class="orange">orange</b> one are
 predicted. The best sample is the one of {report["samples"]} with the highest mean PSNR.</p>
 <div class="films"><div class="names">{"".join(f"<span>{name}</span>" for name in names)}</div>
@@ -55,6 +56,10 @@ predicted. The best sample is the one of {report["samples"]} with the highest me
 <p>The first video: truth above the samples, time from left to right.</p>
 <div class="wide strip">{image_tag(png(strip), "the first video, frame by frame")}</div>"""
     return page(title, body, _style(len(names), tiles.shape[-2] * len(names)), "gala video eval")
+
+
+def _with_error(report: dict[str, Any], score: str) -> str:
+    return f"{report[score]:.3f} &plusmn; {report[f'{score}_standard_error']:.2g}"
 
 
 def _style(columns: int, width_px: int) -> str:

@@ -42,7 +42,7 @@ class RolloutWriter:
         self.path, self.facts, self.chunks = path, facts, list[dict[str, Any]]()
         if (path / MANIFEST).is_file():
             known, self.chunks = read_manifest(path)
-            if known != facts:
+            if not _are_same(known, facts):
                 raise ValueError(f"{path} holds other rollouts: {_difference(known, facts)}; give another out=")
             for number, told in enumerate(self.chunks):
                 read_file(path, number, told)
@@ -84,6 +84,17 @@ class RolloutWriter:
             range=told,
             manifest=MANIFEST,
         )
+
+
+def _are_same(known: RolloutFacts, facts: RolloutFacts) -> bool:
+    """Whether chunks of ``facts`` may follow those that are there: a run is told by its identity, if it has one, for
+    its path may have been given in another way."""
+
+    def told(of: RolloutFacts) -> RolloutFacts:
+        run = of.source.get("identity") or str(Path(of.source.get("run", "")).resolve())
+        return dataclasses.replace(of, source=of.source | {"run": run})
+
+    return told(known) == told(facts)
 
 
 def _difference(a: RolloutFacts, b: RolloutFacts) -> str:

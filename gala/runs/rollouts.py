@@ -157,6 +157,12 @@ def read_manifest(path: Path) -> tuple[RolloutFacts, list[dict[str, Any]]]:
     return facts, chunks
 
 
+def rollouts_digest(folder: str | Path) -> str:
+    """SHA-256 of what was recorded, the hashes of all chunks included. Raises ValueError as ``open_rollouts``."""
+    read_manifest(Path(folder))
+    return str(parse_json((Path(folder) / MANIFEST).read_bytes())["sha256"])
+
+
 def read_file(path: Path, number: int, told: Mapping[str, Any]) -> bytes:
     """The bytes of a chunk's file. Raises ValueError if it is missing, or not what the manifest says."""
     file = path / chunk_name(number)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gala.config.video import VideoConfig
 from gala.models.bounds import importance_weighted_bound
 from gala.models.vrnn import VRNN
-from gala.supervised.video_data import draw
+from gala.supervised.video_data import draw, open_source
 from gala.supervised.video_meters import diversity, frechet, stochasticity
 from gala.supervised.videos import Videos
 
@@ -28,12 +28,13 @@ def evaluate(
     """Judge ``model`` on held-out videos that no record of its training was about.
 
     ``nats`` is minus the evidence lower bound per predicted frame, ``nats_weighted`` minus the importance-weighted one
-    (arXiv 1509.00519) of ``weights`` draws, which is nearer to the truth; ``standard_error`` is that of the latter over
-    videos. ``psnr`` (dB) and ``ssim`` are of each predicted frame, mean over videos of the best of ``samples``
-    continuations, chosen for each video by its mean over frames, the usual protocol (arXiv 1802.07687). SSIM needs
-    frames of 11 x 11 and more; both need frames in [0, 1]: where they cannot be had they are left out. ``diversity``
-    is of the continuations of one context, ``kl_by_frame`` and its like say how random the videos are (see
-    ``gala.supervised.video_meters``), ``frechet`` needs ``encoder`` updates of an encoder; 0 leaves it out.
+    (arXiv 1509.00519) of ``weights`` draws, which is nearer to the truth; ``nats_standard_error`` and
+    ``nats_weighted_standard_error`` are theirs over videos. ``psnr`` (dB) and ``ssim`` are of each predicted frame,
+    mean over videos of the best of ``samples`` continuations, chosen for each video by its mean over frames, the usual
+    protocol (arXiv 1802.07687). SSIM needs frames of 11 x 11 and more; both need pictures, and look at samples cut to
+    [0, 1]: where they cannot be had they are left out. ``diversity`` is of the continuations of one context,
+    ``kl_by_frame`` and its like say how random the videos are (see ``gala.supervised.video_meters``), ``frechet`` needs
+    ``encoder`` updates of an encoder; 0 leaves it out.
     """
     drawn = draw(config.data, "test", videos, config.frames, _other_than(config.seed, seed))
     generator = torch.Generator().manual_seed(seed)
@@ -46,8 +47,9 @@ def evaluate(
         "weights": weights,
         "samples": samples,
         "nats": -elbo.mean().item(),
+        "nats_standard_error": elbo.std().item() / math.sqrt(videos),
         "nats_weighted": -weighted.mean().item(),
-        "standard_error": weighted.std().item() / math.sqrt(videos),
+        "nats_weighted_standard_error": weighted.std().item() / math.sqrt(videos),
     }
     if drawn.entropy is not None:
         report["nats_if_known"] = drawn.entropy[config.context :].mean().item()
@@ -58,11 +60,12 @@ def evaluate(
         report["diversity"] = diversity(imagined)
     if encoder:
         report |= frechet(config, model, encoder, _other_than(config.seed, seed + 1))
-    if config.likelihood == "gaussian":
+    if open_source(config.data).real:
         return report
-    report["psnr"] = best_of(psnr(imagined, truth))
+    pictures = imagined.clamp(0, 1)
+    report["psnr"] = best_of(psnr(pictures, truth))
     if min(truth.shape[-2:]) > 2 * SSIM_RADIUS:
-        report["ssim"] = best_of(ssim(imagined, truth))
+        report["ssim"] = best_of(ssim(pictures, truth))
     return report
 
 
@@ -94,9 +97,9 @@ def continuations(
 @torch.no_grad()
 def films(config: VideoConfig, model: VRNN, videos: int, samples: int, seed: int = 1) -> Tensor:
     """[T, videos, 2 + others, C, H, W]: held-out videos, each with the best of ``samples`` continuations by mean PSNR
-    and up to 3 others, all after the true context."""
+    and up to 3 others, in [0, 1], all after the true context."""
     drawn = draw(config.data, "test", videos, config.frames, _other_than(config.seed, seed))
-    imagined = continuations(config, model, drawn, samples, torch.Generator().manual_seed(seed))
+    imagined = continuations(config, model, drawn, samples, torch.Generator().manual_seed(seed)).clamp(0, 1)
     truth = drawn.frames.unsqueeze(2)
     order = psnr(imagined, truth[config.context :]).mean(0).argsort(1, descending=True)
     rows = torch.arange(videos)

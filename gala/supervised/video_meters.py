@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def frechet(config: VideoConfig, model: VRNN, iterations: int, seed: int) -> dic
     def clips(count: int, number: int) -> Tensor:
         return draw(config.data, "train", count, config.frames, number).frames[config.context :]
 
-    encoder = train_encoder(clips, config.data, iterations)
+    encoder = train_encoder(clips, Path(config.data).name, iterations)
     one, other = (draw(config.data, "test", CLIPS, config.frames, seed + k) for k in range(2))
     imagined = continuations(config, model, one, 1, torch.Generator().manual_seed(seed))[:, :, 0]
     truth, again, made = (encoder.encode(x) for x in (*(v.frames[config.context :] for v in (one, other)), imagined))

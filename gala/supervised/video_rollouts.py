@@ -54,9 +54,11 @@ class RecordedVideos:
         parts = [np.arange(opens[e], closes[e] - steps + 1) for e in chosen]
         starts = np.concatenate(parts)
         if not len(starts):
-            longest = int((closes - opens)[chosen].max())
+            splits = [self.episodes(of) for of in SPLITS]
+            most = min(int((closes - opens)[numbers].max()) for numbers in splits if len(numbers))
             raise ValueError(
-                f"{self.rollouts.path}: no {split} episode has frames={steps}; the longest has {longest}: lower it"
+                f"{self.rollouts.path}: no {split} episode has frames={steps}; the longest has {most} (the smaller of "
+                "training and test): lower it"
             )
         return starts
 

@@ -84,6 +84,20 @@ def test_the_command_finds_the_object_of_an_exact_size(capsys, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_of_episodes_of_one_decision_it_says_what_the_contexts_say_and_that_no_picture_was_drawn(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    contexts, picture = tmp_path / "t.json", tmp_path / "object.png"
+    split(make_family("tiny_objects"), {"train": 3}, side=16, ratio=0.25)["train"].write(contexts)
+    words = [f"env.contexts={contexts}", "model.encoder=impala", f"out={picture}", "pictures=10"]
+    assert cli.main(["audit-objects", "tiny_objects", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("tiny_objects: 10 pictures of 16 x 16 px")
+    assert "smallest moving: movement cannot be seen, as every episode has one decision" in lines
+    assert "object, as its contexts say: 8 x 8 px, 25 % of the image" in lines  # a quarter of 16 x 16
+    assert "no picture: there is nothing to circle, so" in "\n".join(lines) and not picture.exists()
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -47,6 +47,7 @@ def test_trust_and_the_sets_are_passed_on(tmp_path, monkeypatch):
     source = {"run": "run", "checkpoint": "latest", "checkpoint_sha256": ""}
     rollouts = SimpleNamespace(facts=SimpleNamespace(source=source))
     monkeypatch.setattr(surprise_command, "read_settings", lambda path: SimpleNamespace(data="data"))
+    monkeypatch.setattr(surprise_command, "find_data", lambda path, video, remedy: video)
     monkeypatch.setattr(surprise_command, "open_rollouts", lambda data: rollouts)
     monkeypatch.setattr(surprise_command, "read_sets", lambda folder, *, trust=False: seen.update(trust=trust))
     monkeypatch.setattr(surprise_command.RunDir, "open", lambda path: SimpleNamespace(path=path, config=Config()))
@@ -97,9 +98,14 @@ def test_every_mdp_of_both_sets_is_looked_at_and_what_does_not_belong_is_refused
     )
     config = (tmp_path / "video" / "config.yaml").read_text()
     (tmp_path / "video" / "config.yaml").write_text(config.replace(str(out), str(tmp_path / "t")))
+    with pytest.raises(ValueError, match=r"t has changed since .*video began"):
+        measure(study, tmp_path / "video", str(sets), trust=False)
+    kept = (tmp_path / "video" / "data.json").read_text()
+    (tmp_path / "video" / "data.json").unlink()
     with pytest.raises(ValueError, match="MDPs outside the train set"):
         measure(study, tmp_path / "video", str(sets), trust=False)
     (tmp_path / "video" / "config.yaml").write_text(config)
+    (tmp_path / "video" / "data.json").write_text(kept)
     part["policy"] = {name: x + 1 for name, x in part["policy"].items()}
     run.write_part("staging", "learner0", part, meta)
     run.commit_checkpoint("staging", ["latest"], {"env_steps": 1, "ranks": [0], "moments": []})

@@ -53,6 +53,7 @@ def test_tiles_are_truth_and_samples_in_the_borders_of_what_was_given():
     rng = np.random.default_rng(0)
     shown = rng.random((3, 2, 3, 1, 8, 8)).astype(np.float32)
     report = {"nats": 1.0, "nats_weighted": 0.9, "weights": 2, "samples": 5, "psnr": [10.0, 9.0]}
+    report |= {"nats_standard_error": 0.25, "nats_weighted_standard_error": 0.125}
     page = video_page("<run>", shown, 1, report)
     images = [base64.b64decode(text) for text in re.findall(r'base64,([^"]+)"', page)]
     assert len(images) == 3 and "http" not in page and "<run>" not in page and "&lt;run&gt;" in page

@@ -12,7 +12,6 @@ from gala_envs.contexts import ContextSet
 
 from gala.build.envs import Spaces, make_evaluation_env
 from gala.commands.trusted import check_run
-from gala.commands.video import read_settings
 from gala.config.video import VideoConfig
 from gala.evaluation.frames import framing
 from gala.evaluation.load import checkpoint_hash, load_policy
@@ -22,6 +21,7 @@ from gala.overfit.leakage import check_training
 from gala.overfit.study import Study, read_sets
 from gala.runs.rollouts import RolloutFacts, Rollouts, open_rollouts
 from gala.runs.run_dir import RunDir
+from gala.supervised.video_settings import find_data, read_settings
 
 SEED = 3000
 """Far from that of `gala record`: these are other episodes than the model has learned from."""
@@ -33,10 +33,11 @@ def measure(study: Study, video_run: Path, folder: str, trust: bool) -> list[dic
     than the model's videos have are left out.
 
     Raises:
-        ValueError: the model was not made of recorded rollouts; their policy is gone or has changed; it, or the model,
-            has seen MDPs outside the train set; no episode is long enough.
+        ValueError: the model was not made of recorded rollouts; they, or their policy, are gone or have changed; it, or
+            the model, has seen MDPs outside the train set; no episode is long enough.
     """
-    video, sets = read_settings(video_run), read_sets(folder, trust=trust)
+    moved = f"where it was moved, `gala video resume {video_run} data=FOLDER` notes the place"
+    video, sets = find_data(video_run, read_settings(video_run), remedy=moved), read_sets(folder, trust=trust)
     facts = open_rollouts(video.data).facts
     run, checkpoint = RunDir.open(facts.source["run"]), facts.source["checkpoint"]
     check_run(run, trust, "overfit", ["report", str(study.path), f"surprise={video_run}", f"sets={folder}"])
