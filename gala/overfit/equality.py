@@ -29,4 +29,4 @@ def frozen(value: Any) -> Hashable:
         )
     if value != value:  # noqa: PLR0124
         raise ValueError("NaN, which equals nothing; return a text for what is not known")
-    return value  # type: ignore[no-any-return]
+    return value
