@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from gala.plain_yaml import shortened
 
 NEEDED = ("run", "context", "set", "return")
 KNOWN = (*NEEDED, "policy", "success", "episode")
+EXPORTED = ("n_train", "condition", "params", "part")
+"""Columns that together tell a study's rows.csv; such a table names its conditions and sizes itself."""
+MEASURED = ("length", "value", "discounted", "entropy")
+"""What rows.csv also says of an episode. In any other table a column of such a name is a condition like any other."""
 SUCCESS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 POLICIES = ("agent", "random", "reference")
 Row = dict[str, Any]
@@ -24,25 +28,27 @@ def read_scores(path: str | Path) -> list[Row]:
 
     ``policy`` (agent, random or reference) may name baselines on the same contexts, ``success`` (0 or 1) tells whether
     the task was solved; every other column is part of the condition, each of which gets a gap of its own; where it
-    is blank it is no part. Baselines without a condition are set beside all agents.
+    is blank it is no part. Baselines without a condition are set beside all agents. The rows.csv of a study is such a
+    table too, with its oracles (``EXPORTED``).
 
     Raises:
         ValueError: naming the line: a column or value is missing or impossible, or a context is in two sets; or a
             baseline has a condition that no agent has.
     """
     table = read_table(path, NEEDED, KNOWN)
-    conditions = [name for name in table[0] if name not in KNOWN]
+    exported, conditions = set(EXPORTED) <= set(table[0]), conditions_of(table[0])
+    policies = (*POLICIES, "oracle") if exported else POLICIES
     runs: dict[str, int] = {}
     where: dict[tuple[str, str], str] = {}
     rows: list[Row] = []
     for k, given in enumerate(table, 2):
         policy, name = given.get("policy") or "agent", given["set"]
         check_filled(given, NEEDED if policy == "agent" else NEEDED[1:], f"{path}:{k}")
-        if name not in SETS or policy not in POLICIES:
-            wanted = f"policy {shortened(policy)!r} is none of {', '.join(POLICIES)}" if name in SETS else ""
+        if name not in SETS or policy not in policies:
+            wanted = f"policy {shortened(policy)!r} is none of {', '.join(policies)}" if name in SETS else ""
             raise ValueError(f"{path}:{k}: {wanted or f'set {shortened(name)!r} is none of ' + ', '.join(SETS)}")
-        run = -1 if policy != "agent" else runs.setdefault(_one_spelling(given["run"]), len(runs))
-        condition = ", ".join(f"{c}={given[c]}" for c in conditions if given[c])
+        run = -1 if policy not in ("agent", "oracle") else runs.setdefault(_one_spelling(given["run"]), len(runs))
+        condition = given["condition"] if exported else ", ".join(f"{c}={given[c]}" for c in conditions if given[c])
         context = _one_spelling(given["context"])
         if name != where.setdefault((condition, context), name):
             other = where[condition, context]
@@ -55,16 +61,42 @@ def read_scores(path: str | Path) -> list[Row]:
         blank: Row = {"length": 0, "value": None, "discounted": None, "entropy": None, "params": {}, "episode": 0}
         score = _number(given["return"], f"{path}:{k}: return")
         rows.append(head | blank | {"return": score, "success": SUCCESS[success.lower()] if success else None})
-    _check_conditions(path, rows)
+    _check_conditions(path, rows, conditions)
+    if exported:
+        return [
+            row | {"n_train": _size(given, f"{path}:{k}")}
+            for k, (row, given) in enumerate(zip(rows, table, strict=True), 2)
+        ]
     return _with_sizes(rows)
 
 
-def _check_conditions(path: str | Path, rows: Sequence[Row]) -> None:
+def conditions_of(columns: Iterable[str]) -> list[str]:
+    """The columns of a table that are read as conditions."""
+    names = list(columns)
+    known = (*KNOWN, *EXPORTED, *MEASURED) if set(EXPORTED) <= set(names) else KNOWN
+    return [name for name in names if name not in known]
+
+
+def told_conditions(columns: Sequence[str]) -> str:
+    """How an error ends that conditions may be to blame for; empty without any."""
+    named = ", ".join(repr(shortened(name)) for name in columns)
+    return f"; read as conditions: {named}: remove the columns that are none" if columns else ""
+
+
+def _size(given: Mapping[str, str], where: str) -> int | None:
+    text = given["n_train"]
+    if text and not text.isdecimal():
+        raise ValueError(f"{where}: n_train is {shortened(text)!r}; it must be a number of MDPs")
+    return int(text) if text else None
+
+
+def _check_conditions(path: str | Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Raises ValueError for a baseline that would be set beside no agent: one of a condition that no agent has."""
     known = {row["condition"] for row in rows if row["policy"] == "agent"} | {""}
     if odd := [row for row in rows if row["condition"] not in known]:
         told = f"{odd[0]['policy']} rows of {shortened(odd[0]['condition'])}, which no agent has"
-        raise ValueError(f"{path} has {told}; give them a condition of the agents, or none, for all of them")
+        remedy = f"give them a condition of the agents, or none, for all of them{told_conditions(columns)}"
+        raise ValueError(f"{path} has {told}; {remedy}")
 
 
 def check_reference(rows: Sequence[Row]) -> None:

@@ -123,6 +123,16 @@ def test_leaks_audits_and_checkpoints_stand_before_the_numbers(tmp_path):
         assert told in page and page.index(told) < page.index("<table>")
 
 
+def test_a_gap_that_rounds_to_nothing_has_no_sign(tmp_path):
+    rows = study(tmp_path / "s", n_train=(60,), overfit=0.0)
+    rows = [r | {"return": 0.9 + 1e-5 * (r["set"] == "test")} if r["policy"] == "agent" else r for r in rows]
+    (tmp_path / "s" / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    result = write_report(tmp_path / "s", tmp_path / "s" / "report.html")
+    assert result["headline"].judged.estimate < 0 and "gap +0.000" in result["lines"][1]
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert "-0.000" not in page and not any("-0.000" in line for line in result["lines"])
+
+
 def test_the_terminal_gets_the_verdict_and_the_reason_in_80_columns(tmp_path):
     study(tmp_path / "s", overfit=3.0)
     lines = write_report(tmp_path / "s", tmp_path / "s" / "report.html")["lines"]

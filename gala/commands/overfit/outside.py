@@ -19,8 +19,9 @@ from gala.commands.overfit.words import (
     sort_words,
     take_paths,
 )
+from gala.overfit.csv_tables import read_table
 from gala.overfit.options import ScoreOptions, TaskOptions, check_delta
-from gala.overfit.scores import Row, check_reference, read_scores
+from gala.overfit.scores import KNOWN, NEEDED, Row, check_reference, conditions_of, read_scores, told_conditions
 from gala.overfit.study import Study
 from gala.overfit.tasks import audit_tasks
 from gala.plugins import loading
@@ -35,7 +36,7 @@ def judge(words: Sequence[str]) -> int:
     if len(paths) != 1 or training:
         raise ValueError("usage: gala overfit judge SCORES.csv [solved=500] [random=20] [delta=0.05] [out=DIRECTORY]")
     rows = read_scores(paths[0])
-    _check(rows, options)
+    _check(paths[0], rows, options)
     solved = None
     if options.solved is not None:
         solved = {"return": options.solved, "source": "given by the user"}
@@ -60,7 +61,7 @@ def judge(words: Sequence[str]) -> int:
     return conclude(study)
 
 
-def _check(rows: Sequence[Row], options: ScoreOptions) -> None:
+def _check(path: str, rows: Sequence[Row], options: ScoreOptions) -> None:
     """Raises ValueError for what cannot be judged, before anything is written."""
     from gala.diagnostics.overfitting.generalisation import judge as judge_rows
 
@@ -70,7 +71,11 @@ def _check(rows: Sequence[Row], options: ScoreOptions) -> None:
         if value is not None and not math.isfinite(value):
             raise ValueError(f"{name}={value:g} is no return; give a finite number")
     check_reference(rows)
-    judge_rows(rows, delta=options.delta, solved=options.solved, random=options.random)
+    try:
+        judge_rows(rows, delta=options.delta, solved=options.solved, random=options.random)
+    except ValueError as error:
+        conditions = conditions_of(read_table(path, NEEDED, KNOWN)[0])
+        raise ValueError(f"{error}{told_conditions(conditions)}") from None
 
 
 def _sets(rows: Sequence[Row]) -> dict[str, Any]:
