@@ -76,7 +76,7 @@ def random_pictures(config: Config, num_steps: int) -> tuple[NDArray, NDArray]:
 def _report(config: Config, frames: NDArray, breaks: NDArray, out: str) -> list[str]:
     from gala.build.envs import probe_spaces
     from gala.build.policy import encoder_summary, make_policy
-    from gala.diagnostics.objects import smallest_moving, smallest_rare, warnings
+    from gala.diagnostics.objects import Found, smallest_moving, smallest_rare, warnings
     from gala.models.encoders import ImageEncoder
     from gala.models.receptive_field import receptive_field
     from gala.reports.figures import circled
@@ -87,6 +87,11 @@ def _report(config: Config, frames: NDArray, breaks: NDArray, out: str) -> list[
     spaces = probe_spaces(config)
     config, _ = choose(config, spaces)
     encoder = make_policy(config, spaces).encoder
+
+    def warned(thing: Found) -> list[str]:
+        seen = receptive_field(encoder) if isinstance(encoder, ImageEncoder) else None
+        return [f"  warning: {said}" for said in warnings(thing, *seen)] if seen else []
+
     for name, thing in found.items():
         if thing is None:
             unseen = name == "moving" and breaks.all()
@@ -98,9 +103,10 @@ def _report(config: Config, frames: NDArray, breaks: NDArray, out: str) -> list[
             f"smallest {name}: {thing.area} px ({thing.height} x {thing.width}), {share:.3g} % of the image, "
             f"in {100 * thing.share:.0f} % of the pictures"
         )
-        if isinstance(encoder, ImageEncoder):
-            lines += [f"  warning: {said}" for said in warnings(thing, *receptive_field(encoder))]
-    lines += _told(config, height * width)
+        lines += warned(thing)
+    for p in _sides_told(config):
+        lines.append(f"object, as its contexts say: {p} x {p} px, {100 * p**2 / (height * width):.3g} % of the image")
+        lines += warned(Found(p**2, p, p, 0, (0, 0), 1.0))
     lines.append(f"encoder {encoder_summary(config, spaces)}")
     if not isinstance(encoder, ImageEncoder):
         lines.append("  for its receptive field choose an encoder of images, as in model.encoder=impala")
@@ -114,9 +120,9 @@ def _report(config: Config, frames: NDArray, breaks: NDArray, out: str) -> list[
     return lines
 
 
-def _told(config: Config, image_px: int) -> list[str]:
-    """The size of the object as contexts of ``tiny_objects`` set it: no pixel of it may move or be of a rare colour."""
+def _sides_told(config: Config) -> list[int]:
+    """Sides in pixels of the object as contexts of ``tiny_objects`` set them: it may neither move nor have a rare
+    colour."""
     if config.env.id != tiny_objects.TinyObjects.name:
         return []
-    sides = sorted({tiny_objects.object_side(context) for context in ContextSet.read(config.env.contexts)})
-    return [f"object, as its contexts say: {p} x {p} px, {100 * p**2 / image_px:.3g} % of the image" for p in sides]
+    return sorted({tiny_objects.object_side(context) for context in ContextSet.read(config.env.contexts)})

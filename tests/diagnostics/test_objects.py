@@ -88,12 +88,13 @@ def test_of_episodes_of_one_decision_it_says_what_the_contexts_say_and_that_no_p
     pytest.importorskip("matplotlib")
     contexts, picture = tmp_path / "t.json", tmp_path / "object.png"
     split(make_family("tiny_objects"), {"train": 3}, side=16, ratio=0.25)["train"].write(contexts)
-    words = [f"env.contexts={contexts}", "model.encoder=impala", f"out={picture}", "pictures=10"]
+    words = [f"env.contexts={contexts}", "model.encoder=minatar_cnn", f"out={picture}", "pictures=10"]
     assert cli.main(["audit-objects", "tiny_objects", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("tiny_objects: 10 pictures of 16 x 16 px")
     assert "smallest moving: movement cannot be seen, as every episode has one decision" in lines
     assert "object, as its contexts say: 8 x 8 px, 25 % of the image" in lines  # a quarter of 16 x 16
+    assert "  warning: no location of the encoder sees all of it: 3 px are less than 8" in lines
     assert "no picture: there is nothing to circle, so" in "\n".join(lines) and not picture.exists()
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
 
