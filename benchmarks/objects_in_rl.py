@@ -1,7 +1,7 @@
 """Small objects in reinforcement learning: return and gap by ratio, number of levels and pooling, A2C and GALA.
 
-    python benchmarks/objects_in_rl.py --studies STUDIES       an hour or two on two cores; goes on where it was cut
-    python benchmarks/objects_in_rl.py --studies STUDIES --judge only what is there already
+    python benchmarks/objects_in_rl.py --studies STUDIES            an hour on two cores; goes on where it was cut off
+    python benchmarks/objects_in_rl.py --studies STUDIES --judge    only what is there already
 
 `tiny_objects`, is there an object among the clutter? An object of 8 x 8 pixels in images of 16 and of 32, 50 and 2,000
 training levels, five runs each, networks in bfloat16. One line per group, and per finding after arXiv 1908.06037, with
