@@ -22,8 +22,9 @@ from gala.experiments.rows import read_rows
 from gala.gossip.graphs.from_file import load_topology
 from gala.gossip.record import read_record
 from gala.models.actor_critic import ActorCritic
-from gala.overfit.scores import audit_tasks, read_scores
+from gala.overfit.scores import read_scores
 from gala.overfit.study import Study
+from gala.overfit.tasks import audit_tasks
 from gala.runs.run_dir import RunDir
 
 EDGES = b"# four learners\n0 1 0.5\n1 2 0.25\n2 3\n3 0\n---\n0 2\n2 0\n1 3\n3 1\n"

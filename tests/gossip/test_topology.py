@@ -236,7 +236,7 @@ def test_files(tmp_path):
         ("t.yaml", "matrix: [[.nan, 0.5], [0.5, 0.5]]", r"entry \(0, 0\) is 'nan'"),
         ("t.yaml", f"matrix: [[0.5, {10**400}], [0.5, 0.5]]", r"entry \(0, 1\) is .*finite number"),
         ("t.yaml", "matrix: [[1.5, -0.5], [-0.5, 1.5]]", "gives away -0.5"),
-        ("t.yaml", "edges: [[0, 1], [1, 0]", "is not valid Y"),
+        ("t.yaml", "edges: [[0, 1], [1, 0]", "t.yaml is not valid "),
         ("t.yaml", "a: &a [1]\nb: *a", "anchors and aliases"),
         ("t.yaml", "[" * 3000, "nested more than 20 deep"),
         ("t.txt", "0 1\n1 0\n0 999999999", "rank 2 occurs in no edge"),
