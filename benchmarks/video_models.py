@@ -166,9 +166,11 @@ def findings(rows: Sequence[Row]) -> list[Row]:
     add("share of the coin's gap that a second level closes", (one - two) / (one - COIN_NATS), ">= 0.25", low=0.25)
     silent, one = of("nats", "coin-silent", "coin")
     add("-ELBO with the first of two levels silent less that of one", silent - one, "within 0.05", -0.05, 0.05)
-    add("KL after a hit of the wall (entropy ln 4 = 1.39)", of("kl_uncertain", "wall")[0], ">= 1.2", low=1.2)
-    add("KL elsewhere (entropy 0)", of("kl_certain", "wall")[0], "<= 0.15", high=0.15)
-    add("AUROC of the KL for a hit", of("auroc", "wall")[0], ">= 0.95", low=0.95)
+    for name in ("wall", "wall-levels"):
+        text = f"KL after a hit of the wall (entropy ln 4 = 1.39), {name}"
+        add(text, of("kl_uncertain", name)[0], ">= 1.2", low=1.2)
+        add(f"KL elsewhere (entropy 0), {name}", of("kl_certain", name)[0], "<= 0.15", high=0.15)
+        add(f"AUROC of the KL for a hit, {name}", of("auroc", name)[0], ">= 0.95", low=0.95)
     differ("-ELBO of two levels less that of one, wall", "wall-levels", "wall")
     differ("-ELBO with a learned prior less that with a fixed one, wall", "wall", "wall-fixed")
     differ("active units without warm-up less those with it", "wall-cold", "wall", "active_units")
