@@ -71,7 +71,7 @@ def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, mon
 def test_dry_run_says_how_the_work_is_cut_up_here(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for module in ("gala.commands.train", "gala.processes.resources", "gala.config.derived", "gala.config.tuned"):
+    for module in ("gala.commands.train", "gala.processes.resources", "gala.config.tuned"):
         monkeypatch.setattr(f"{module}.available_cores", lambda: 8)
 
     def rows(*words):

@@ -120,7 +120,7 @@ def _sweep(grid: NeedleGrid, options: Options, command: str) -> int:
     import torch
 
     from gala.commands.compare.progress import Ended, ending_signals
-    from gala.processes.resources import wanted_threads
+    from gala.processes.resources import threads_each
     from gala.reports.diagnosis import check_matplotlib
     from gala.runs.lock import lock
     from gala.runs.units import clock
@@ -130,7 +130,7 @@ def _sweep(grid: NeedleGrid, options: Options, command: str) -> int:
     out = grid.results.parent
     out.mkdir(parents=True, exist_ok=True)
     held = lock(out)
-    torch.set_num_threads(options.threads or wanted_threads())
+    torch.set_num_threads(options.threads or threads_each())
     total, in_place = len(grid.cells), is_terminal(sys.stdout)
 
     def said(cell: NeedleCell, row: dict[str, Any], left: int, seconds_left: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gala.config.schema import Config, flatten
-from gala.processes.resources import available_cores, wanted_threads
+from gala.processes.resources import threads_each
 
 PLACE = ("run", "overwrite")
 """Settings that say where a run is written, and nothing of what it is."""
@@ -22,7 +22,7 @@ def total_envs(config: Config) -> int:
 
 def threads_per_learner(config: Config) -> int:
     """An equal share of the cores that this process may really use, at least 1, and at most ``OMP_NUM_THREADS``."""
-    return max(1, min(available_cores() // config.learners, wanted_threads()))
+    return threads_each(config.learners)
 
 
 def with_threads(config: Config, threads: int) -> Config:

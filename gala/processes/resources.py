@@ -16,11 +16,13 @@ def available_cores() -> int:
     return max(1, min(cores, int(quota)) if quota else cores)
 
 
-def wanted_threads() -> int:
-    """``available_cores``, or fewer where ``OMP_NUM_THREADS`` says so, as schedulers set it and whoever starts several
-    trainings at a time: threads that wait for each other in a loop cost far more than they bring on shared cores."""
+def threads_each(processes: int = 1) -> int:
+    """Threads for each of so many processes: an equal share of ``available_cores``, at least 1, and at most
+    ``OMP_NUM_THREADS``, as schedulers set it and whoever starts several trainings at a time: threads that wait for each
+    other in a loop cost far more than they bring on shared cores."""
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return min(available_cores(), int(told)) if told.isdecimal() and int(told) else available_cores()
+    share = max(1, available_cores() // processes)
+    return min(share, int(told)) if told.isdecimal() and int(told) else share
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3

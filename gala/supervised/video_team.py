@@ -15,7 +15,7 @@ from gala.config.video import VideoConfig
 from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 from gala.processes.failure import first_failure, has_failed
 from gala.processes.fleet import Event, ProcessFleet
-from gala.processes.resources import available_cores, wanted_threads
+from gala.processes.resources import threads_each
 from gala.runs.checkpoints import Checkpoints
 from gala.supervised.video_checkpoint import FOLDER, LATEST, STAGING
 from gala.supervised.video_learner import VideoSpec, main
@@ -40,7 +40,7 @@ class VideoTeam:
         self._limit, self._paused = 0, dict[int, int]()
 
     def __enter__(self) -> VideoTeam:
-        threads = max(1, min(available_cores() // self.config.learners, wanted_threads()))
+        threads = threads_each(self.config.learners)
         try:
             for rank in range(self.config.learners):
                 self._fleet.spawn(
