@@ -98,3 +98,17 @@ def test_silence_raises_unless_frozen(start):
     peer.thaw()
     with pytest.raises(PeerFailed, match="counter has reported no env_steps"):
         peer.warm_up()
+
+
+LEARNING = """
+import json, sys, time
+for n in range(1, 6):
+    print(json.dumps({"t": time.monotonic(), "env_steps": n, "mean_return": 10.0 * n}), flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+def test_the_first_report_at_the_bar_is_found_and_none_where_a_training_ends_below(start):
+    assert start(LEARNING, "60").reach(30.0).env_steps == 3
+    assert start(LEARNING, "0").reach(50.0).env_steps == 5
+    assert start(LEARNING, "0").reach(51.0) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -32,6 +33,8 @@ class Report(NamedTuple):
 
     t: float
     env_steps: int
+    mean_return: float = math.nan
+    """Of the last hundred training episodes."""
 
 
 class Peer:
@@ -74,6 +77,22 @@ class Peer:
     def warm_up(self, reports: int = MIN_REPORTS) -> None:
         """Wait until the worker has reported so often."""
         while len(self._reports) < reports:
+            self._check()
+            time.sleep(_POLL_S)
+
+    def reach(self, bar: float) -> Report | None:
+        """Wait for the first report with a mean return of at least ``bar``; None if the training ends without one."""
+        looked_at = 0
+        while True:
+            ended = self._process.poll() == 0
+            if ended:
+                self._readers[0].join(_SIGNAL_S)
+            reports = self._reports[looked_at:]
+            looked_at += len(reports)
+            if found := next((report for report in reports if report.mean_return >= bar), None):
+                return found
+            if ended:
+                return None
             self._check()
             time.sleep(_POLL_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -15,11 +16,12 @@ def options(*extra: str) -> argparse.Namespace:
     """The command line of every worker; ``extra`` are further required words, each ``--NAME VALUE``. Confines this
     process, and whatever it will start, to the first ``--cores`` cores that it may use."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--task", choices=("pong", "halfcheetah", "cartpole"), required=True)
+    parser.add_argument("--task", choices=("pong", "halfcheetah", "cartpole", "acrobot"), required=True)
     parser.add_argument("--num-envs", type=int, required=True)
     parser.add_argument("--cores", type=int, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--variant", default="")
+    parser.add_argument("--budget", type=int, default=0, help="env_steps after which it ends; 0 trains until killed")
     for name in extra:
         parser.add_argument(name, required=True)
     found = parser.parse_args()
@@ -34,7 +36,8 @@ def steps_per_env(batch: int, num_envs: int, floor: int = 5) -> int:
 
 
 class Reporter:
-    """Prints ``{"t": seconds of the monotonic clock, "env_steps": N}`` when N has risen, at most 20 lines a second.
+    """Prints ``{"t": seconds of the monotonic clock, "env_steps": N}`` when N has risen, at most 20 lines a second,
+    with ``"mean_return"`` of the last hundred episodes where that is known.
 
     Each N is exact at its t, also when lines before it were left out. Report what has been learned from, not what has
     been collected: rates between two reports are then of whole iterations.
@@ -43,9 +46,12 @@ class Reporter:
     def __init__(self) -> None:
         self._steps, self._time = 0, 0.0
 
-    def __call__(self, env_steps: int, t: float | None = None) -> None:
+    def __call__(self, env_steps: int, t: float | None = None, mean_return: float = math.nan) -> None:
         t = time.monotonic() if t is None else t
         if env_steps <= self._steps or t < self._time + 1 / REPORTS_PER_S:
             return
         self._steps, self._time = env_steps, t
-        print(json.dumps({"t": t, "env_steps": env_steps}), file=sys.__stdout__, flush=True)
+        line = {"t": t, "env_steps": env_steps}
+        if math.isfinite(mean_return):
+            line["mean_return"] = float(mean_return)
+        print(json.dumps(line), file=sys.__stdout__, flush=True)

@@ -1,14 +1,18 @@
-"""PPO as one page of PyTorch in CleanRL's manner, on EnvPool, until killed. Run it with the Python of its own venv.
+"""PPO as one page of PyTorch in CleanRL's manner, on EnvPool, until killed or --budget is out. Run it with the Python
+of its own venv.
 
 Settings are those of CleanRL's ppo_atari_envpool, ppo_continuous_action and ppo; rollouts keep their batch (steps x
 simulators). Pong: EnvPool's Pong-v5 (no sticky actions, skip 4, 84x84 grey, stack 4, a lost life ends the episode,
 sign-clipped rewards). HalfCheetah: v5, normalised observations and scaled returns. Networks: Nature CNN with a shared
 trunk, separate tanh MLPs of 64x64. EnvPool starts an episode one step after the last has ended; the rows of those steps
-are learned from, as in CleanRL, but are no decisions and not counted.
+are learned from, as in CleanRL, but are no decisions and not counted. With --budget, to the end of which the learning
+rate falls to 0 as in CleanRL, returns are reported too.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from typing import Any, NamedTuple
 
 import envpool
@@ -34,6 +38,7 @@ SETTINGS = {
     "pong": Setting("Pong-v5", {"episodic_life": True, "reward_clip": True}, 8 * 128, 4, 4, 2.5e-4, 0.1, 0.01),
     "halfcheetah": Setting("HalfCheetah-v5", {}, 2048, 32, 10, 3e-4, 0.2, 0.0),
     "cartpole": Setting("CartPole-v1", {}, 4 * 128, 4, 4, 2.5e-4, 0.2, 0.01),
+    "acrobot": Setting("Acrobot-v1", {}, 4 * 128, 4, 4, 2.5e-4, 0.2, 0.01),
 }
 GAMMA, GAE_LAMBDA, VALUE_COEF, MAX_GRAD_NORM = 0.99, 0.95, 0.5, 0.5
 
@@ -98,7 +103,9 @@ class Simulators:
         self.normalize = normalize
         self.obs_shape = self.pool.observation_space.shape
         self._obs, self._returns = Moments(self.obs_shape), Moments(())
-        self._return = np.zeros(num_envs)
+        self._return, self._episode = np.zeros(num_envs), np.zeros(num_envs)
+        self.ended: deque[float] = deque(maxlen=100)
+        """Returns of the last episodes, where rewards are not clipped."""
 
     def reset(self) -> Tensor:
         return self._observe(self.pool.reset()[0])
@@ -110,6 +117,9 @@ class Simulators:
             acts = np.clip(acts, -1.0, 1.0).astype(np.float64)
         obs, reward, terminated, truncated, _ = self.pool.step(acts)
         done = terminated | truncated
+        self._episode += reward
+        self.ended.extend(self._episode[done])
+        self._episode[done] = 0.0
         if self.normalize:
             self._return = self._return * GAMMA + reward
             self._returns.update(self._return)
@@ -167,9 +177,9 @@ def main() -> None:
     discrete = hasattr(space, "n")
     agent = Agent(simulators.obs_shape, int(space.n) if discrete else space.shape[0], discrete)
     optimizer = torch.optim.Adam(agent.parameters(), setting.lr, eps=1e-5)
-    report, env_steps = Reporter(), 0
+    report, env_steps, budget = Reporter(), 0, settings.budget
     obs, done = simulators.reset(), torch.zeros(num_envs)
-    while True:
+    while not budget or env_steps < budget:
         rows = []
         for _ in range(steps_per_env(setting.batch, num_envs)):
             with torch.no_grad():
@@ -182,10 +192,11 @@ def main() -> None:
         with torch.no_grad():
             last_value = agent(obs)[1]
         seen, actions, log_probs, values, rewards, dones = map(torch.stack, zip(*rows, strict=True))
+        optimizer.param_groups[0]["lr"] = setting.lr * (1 - env_steps / budget if budget else 1)
         gains = advantages(rewards, values, dones, last_value, done)
         learn(agent, optimizer, setting, tuple(x.flatten(0, 1) for x in (seen, actions, log_probs, values, gains)))
         env_steps += int((1 - dones).sum())
-        report(env_steps)
+        report(env_steps, mean_return=float(np.mean(simulators.ended)) if simulators.ended else math.nan)
 
 
 if __name__ == "__main__":

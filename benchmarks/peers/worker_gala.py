@@ -13,11 +13,17 @@ from pathlib import Path
 
 from worker import Reporter, options
 
-PRESETS = {"pong": "atari/pong", "halfcheetah": "mujoco/halfcheetah", "cartpole": "classic/cartpole"}
+PRESETS = {
+    "pong": "atari/pong",
+    "halfcheetah": "mujoco/halfcheetah",
+    "cartpole": "classic/cartpole",
+    "acrobot": "classic/acrobot",
+}
 POLL_S = 0.02
+QUIET = ["log.tensorboard=false", "log.panel=off", "log.checkpoint_interval_s=1e6"]
 FOR_EVER = [
-    *("steps=1000000000000000", "log.interval_s=0.5", "log.tensorboard=false", "log.panel=off"),
-    *("log.checkpoint_interval_s=1e6", "env.watchdog_s=600", "gossip.silent_after_s=600"),
+    *("steps=1000000000000000", "log.interval_s=0.5", *QUIET),
+    *("env.watchdog_s=600", "gossip.silent_after_s=600"),
 ]
 """A training that does not end, minds no pause, and writes nothing but its records."""
 
@@ -27,13 +33,14 @@ def main() -> None:
     learners = int(settings.learners)
     if settings.num_envs % learners:
         raise SystemExit(f"{settings.num_envs} simulators cannot be shared equally among {learners} learners")
+    length = [f"steps={settings.budget}", "log.interval_s=0.2", *QUIET] if settings.budget else FOR_EVER
     with tempfile.TemporaryDirectory(prefix="gala-peers-") as folder:
         words = [f"preset={PRESETS[settings.task]}", f"learners={learners}", f"seed={settings.seed}"]
-        words += [f"envs_per_learner={settings.num_envs // learners}", *FOR_EVER, *shlex.split(settings.settings)]
+        words += [f"envs_per_learner={settings.num_envs // learners}", *length, *shlex.split(settings.settings)]
         command = [sys.executable, "-m", "gala", "train", *words, f"run={folder}/run"]
         training = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         follow(Path(folder, "run", "metrics.jsonl"), training)
-        raise SystemExit(training.wait() or "gala train has ended")
+        raise SystemExit(training.wait() or (0 if settings.budget else "gala train has ended"))
 
 
 def follow(records: Path, training: subprocess.Popen[bytes]) -> None:
@@ -46,12 +53,15 @@ def follow(records: Path, training: subprocess.Popen[bytes]) -> None:
         return
     with records.open() as file:
         text = ""
-        while training.poll() is None:
+        goes_on = True
+        while goes_on:
+            goes_on = training.poll() is None
             text += file.read()
             *lines, text = text.split("\n")
             for record in map(json.loads, lines):
                 began = min(began, time.monotonic() - record["perf/wall_s"])
-                report(record["global_step"], began + record["perf/wall_s"])
+                mean_return = record.get("charts/episodic_return", math.nan)
+                report(record["global_step"], began + record["perf/wall_s"], mean_return)
             time.sleep(POLL_S)
 
 

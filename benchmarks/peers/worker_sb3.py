@@ -1,13 +1,16 @@
-"""Stable-Baselines3's A2C or PPO with the settings of its zoo, until killed. Run it with the Python of its own venv.
+"""Stable-Baselines3's A2C or PPO with the settings of its zoo, until killed or --budget is out. Run it with the Python
+of its own venv.
 
 Pong: AtariWrapper (30 no-ops, skip 4, 84x84 grey, a lost life ends the episode, sign-clipped rewards), no sticky
 actions, VecFrameStack of 4. HalfCheetah: v5, VecNormalize. Networks: Nature CNN, MLP 64x64. Rollouts of PPO keep the
-zoo's batch (steps x simulators); A2C keeps its 5 steps. Variants: dummy (all simulators in this process), subproc (a
+zoo's batch (steps x simulators); A2C keeps its 5 steps. With --budget, which the zoo's linear schedules follow, returns
+are reported too. Variants: dummy (all simulators in this process), subproc (a
 process per simulator).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,7 +21,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 from worker import Reporter, options, steps_per_env
 
 # rl-baselines3-zoo, hyperparams/a2c.yml and ppo.yml. HalfCheetah has no entry for A2C there: the library's defaults,
@@ -31,8 +34,9 @@ A2C_SETTINGS: dict[str, dict[str, Any]] = {
     },
     "halfcheetah": {},
     "cartpole": {"ent_coef": 0.0},
+    "acrobot": {"ent_coef": 0.0},
 }
-PPO_BATCH = {"pong": 8 * 128, "halfcheetah": 512, "cartpole": 8 * 32}
+PPO_BATCH = {"pong": 8 * 128, "halfcheetah": 512, "cartpole": 8 * 32, "acrobot": 16 * 256}
 PPO_SETTINGS: dict[str, dict[str, Any]] = {
     "pong": {"n_epochs": 4, "batch_size": 256, "learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coef": 0.01},
     "halfcheetah": {
@@ -58,9 +62,13 @@ PPO_SETTINGS: dict[str, dict[str, Any]] = {
         "gamma": 0.98,
         "gae_lambda": 0.8,
         "learning_rate": 1e-3,
+        "clip_range": 0.2,
         "ent_coef": 0.0,
     },
+    "acrobot": {"n_epochs": 4, "gae_lambda": 0.94, "ent_coef": 0.0},
 }
+PPO_LINEAR = {"pong": ("learning_rate", "clip_range"), "cartpole": ("learning_rate", "clip_range")}
+"""What falls to 0 until the budget is out."""
 
 
 def make_pong() -> gymnasium.Env:
@@ -74,11 +82,13 @@ MAKE: dict[str, Callable[[], gymnasium.Env]] = {
     "pong": make_pong,
     "halfcheetah": partial(gymnasium.make, "HalfCheetah-v5"),
     "cartpole": partial(gymnasium.make, "CartPole-v1"),
+    "acrobot": partial(gymnasium.make, "Acrobot-v1"),
 }
 WRAP: dict[str, Callable[[VecEnv], VecEnv]] = {
     "pong": partial(VecFrameStack, n_stack=4),
     "halfcheetah": VecNormalize,
     "cartpole": lambda env: env,
+    "acrobot": VecNormalize,
 }
 VARIANTS: dict[str, Callable[[list[Callable[[], gymnasium.Env]]], VecEnv]] = {
     "dummy": DummyVecEnv,
@@ -95,24 +105,32 @@ class ReportLearned(BaseCallback):
         self._report = Reporter()
 
     def _on_rollout_start(self) -> None:
-        self._report(self.num_timesteps)
+        known = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        self._report(self.num_timesteps, mean_return=sum(known) / len(known) if known else math.nan)
 
     def _on_step(self) -> bool:
         return True
 
 
+def linear(begin: float) -> Callable[[float], float]:
+    return lambda left: begin * left
+
+
 def main() -> None:
     settings = options("--algo")
-    env = WRAP[settings.task](VARIANTS[settings.variant or "dummy"]([MAKE[settings.task]] * settings.num_envs))
+    env = VARIANTS[settings.variant or "dummy"]([MAKE[settings.task]] * settings.num_envs)
+    env = WRAP[settings.task](VecMonitor(env) if settings.budget else env)
     torch.set_num_threads(settings.cores)
     policy = "CnnPolicy" if settings.task == "pong" else "MlpPolicy"
     if settings.algo == "a2c":
         model = A2C(policy, env, seed=settings.seed, device="cpu", **A2C_SETTINGS[settings.task])
     else:
         n_steps = steps_per_env(PPO_BATCH[settings.task], settings.num_envs)
-        words = PPO_SETTINGS[settings.task]
+        words = dict(PPO_SETTINGS[settings.task])
+        if settings.budget:
+            words |= {name: linear(words[name]) for name in PPO_LINEAR.get(settings.task, ())}
         model = PPO(policy, env, n_steps=n_steps, seed=settings.seed, device="cpu", **words)
-    model.learn(10**15, callback=ReportLearned())
+    model.learn(settings.budget or 10**15, callback=ReportLearned())
 
 
 if __name__ == "__main__":
