@@ -1,5 +1,6 @@
 """Environments with one mistake each: the line that says what to write instead."""
 
+import copy
 import re
 import sys
 
@@ -102,6 +103,45 @@ def test_what_a_reset_returns_is_named(first, told):
     assert told in fault_of_reset(first, BOX)
     with pytest.raises(ValueError, match=re.escape(told)):
         try_environment(lambda: Scripted(None, first=first), "env.id=mine:Env")
+
+
+@pytest.mark.parametrize(
+    ("space", "obs", "told"),
+    [
+        (gym.spaces.Discrete(3), 3, "is 3, outside of observation_space Discrete(3)"),
+        (gym.spaces.Discrete(3, start=1), 0, "is 0, outside of observation_space Discrete(3, start=1)"),
+        (gym.spaces.MultiDiscrete([3, 3]), np.array([2, -1]), "is [2, -1], outside of observation_space"),
+        (gym.spaces.MultiBinary(2), [0, 2], "is [0, 2], outside of observation_space MultiBinary(2)"),
+        (gym.spaces.Box(0, 255, (3,), np.uint8), ZERO, "is of type float32; observation_space wants uint8: set"),
+        (gym.spaces.Box(0, 255, (3,), np.uint8), np.zeros(3, int), "int64; observation_space wants uint8: set the dt"),
+        (gym.spaces.MultiBinary(3), ZERO, "is of type float32; observation_space wants int8: set the dtype"),
+    ],
+)
+def test_what_gymnasium_cannot_convert_and_what_has_no_code_is_named(space, obs, told):
+    assert told in fault_of_reset((obs, {}), space)
+    assert fault_of_reset((space.sample(), {}), space) == ""
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("outside", [3, -1])
+def test_a_number_without_a_code_is_named_whenever_it_comes(outside, vectorization):
+    """-1 would be the last one's code."""
+    scripted = Scripted((outside, 1.0, False, False, {}), (1, 1.0, False, False, {}), (2, {}))
+    scripted.observation_space = gym.spaces.Discrete(3)
+    env = make("Late", 2, make_env=lambda: copy.copy(scripted), vectorization=vectorization)
+    np.testing.assert_array_equal(env.reset(0), [[0, 0, 1]] * 2)
+    with pytest.raises(EnvError, match=rf"^Late, row 0: the observation \[{outside}\] is not in Discrete\(3\)$"):
+        for _ in range(6):
+            env.step(np.zeros(2, int))
+    env.close()
+
+
+def test_what_is_wrong_with_a_mask_is_told_without_a_place_in_our_code():
+    masked = Scripted(None, first=(ZERO, {"action_mask": np.zeros(2, int)}))
+    with pytest.raises(ValueError) as refused:
+        try_environment(lambda: masked, "env.id=mine:Env")
+    told = "env.id=mine:Env: the action mask allows nothing; allow an action, or end the episode"
+    assert str(refused.value) == told
 
 
 def test_parts_of_an_observation_are_named():
