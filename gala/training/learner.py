@@ -155,7 +155,8 @@ class LearnerProcess:
             self.interval.add(result)
             if time.monotonic() - self.interval.started > self.config.log.interval_s:
                 self._report(lr)
-        self._report(self.learning_rate(self._progress()))
+        if self.interval.results:  # an empty record would take the place of the last one, in the closing figures
+            self._report(self.learning_rate(self._progress()))
         self._rendezvous("finished")
 
     def _progress(self) -> float:
