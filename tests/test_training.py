@@ -137,6 +137,12 @@ def test_a_nan_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
     assert meta["updates"] > 0 and all(t.isfinite().all() for group in tensors.values() for t in group.values())
 
 
+def test_simulators_in_processes_of_their_own_end_quietly_after_a_nan(tmp_path):
+    words = ["algo=a2c", "env.id=helper_envs:NanReward-v0", "env.vectorization=async"]
+    code, _, err = Gala(tmp_path / "run", *TINY, *words).end()
+    assert code == 1 and "reward that is not finite" in err and "Traceback" not in err, err
+
+
 def test_the_last_record_has_the_losses_of_an_update_that_outlasts_the_interval(tmp_path):
     code, _, err = Gala(tmp_path / "run", *TINY, "algo=a2c", "steps=80", "log.interval_s=1e-9").end()
     assert code == 0, err
