@@ -12,7 +12,9 @@ from gala_envs.gymnasium_backend import GymnasiumEnv
 from gala_envs.registry import make
 from gala_envs.trial import fault_of_reset, fault_of_step, try_environment
 
+from gala.build import envs as build_envs
 from gala.cli import main
+from gala.config.parse import parse_config
 
 BOX = gym.spaces.Box(-1, 1, (3,), np.float32)
 PARTS = gym.spaces.Dict(a=BOX, b=gym.spaces.Tuple([gym.spaces.Discrete(2), BOX]))
@@ -181,6 +183,22 @@ def test_what_gymnasium_takes_is_taken():
     for name in ("CartPole-v1", "Taxi-v4", "FrozenLake-v1", "Blackjack-v1", "Pendulum-v1"):
         try_environment(lambda name=name: gym.make(name), name)
         GymnasiumEnv(name, 1).close()
+
+
+def test_an_environment_that_takes_long_is_named_while_it_is_waited_for(capsys, tmp_path, monkeypatch):
+    (tmp_path / "slow_env.py").write_text(
+        "import time\nimport gymnasium\n\n\ndef make():\n    time.sleep(0.3)\n"
+        "    return gymnasium.make('CartPole-v1')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = parse_config(["env.id=slow_env:make"])
+    monkeypatch.setattr(build_envs, "_LONG_S", 0.05)
+    assert build_envs.probe_spaces(config).obs.shape == (4,)
+    line = "env.id=slow_env:make: its first calls (making it, reset, step) have taken 0.05 s; Ctrl-C ends the wait\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setattr(build_envs, "_LONG_S", 60.0)
+    build_envs.probe_spaces(config)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_command_tells_it_in_one_line_and_its_origin_if_asked(capsys, tmp_path, monkeypatch):
