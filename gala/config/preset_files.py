@@ -44,7 +44,7 @@ def nearest(word: str, names: Iterable[str], exact: Sequence[str] = ()) -> str:
 
 def nearest_setting(key: str, names: Iterable[str]) -> str:
     """``nearest`` of a setting: first one whose last part is that of ``key``, then what other libraries call so."""
-    names = list(names)
+    names = sorted(names)  # sets have another order in each process
     exact = [name for name in names if name.split(".")[-1] == key.rsplit(".", 1)[-1]]
     return nearest(key, names, [*exact, *(name for name in names if name == OTHER_NAMES.get(key))])
 
