@@ -99,6 +99,7 @@ BASES_OUTSIDE = {
     "BaseException",
     "RuntimeError",
     "ValueError",
+    "FloatingPointError",
     "NamedTuple",
     "Protocol",
     "Generic",

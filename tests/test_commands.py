@@ -32,7 +32,14 @@ def test_a_ring_shows_its_edges_and_its_known_spectral_gap(capsys):
     assert cli.main(["topologies"]) == 0
     assert "ring " in capsys.readouterr().out
     assert cli.main(["topologies", "rign"]) == 2
-    assert "unknown topology" in error_line(capsys)
+    assert error_line(capsys).endswith("base-4; did you mean 'ring'?\n")
+    assert cli.main(["topologies", "complete", "n=4"]) == 0
+    assert "the exact average after 1 round\n" in capsys.readouterr().out
+
+
+def test_doctor_takes_no_words(capsys):
+    assert cli.main(["doctor", "runs/x"]) == 2
+    assert "'runs/x': gala doctor takes no words" in error_line(capsys)
 
 
 def test_doctor_counts_the_cores_of_its_affinity_mask_not_of_the_machine():
@@ -193,6 +200,8 @@ def test_plots_are_made_of_the_records_and_say_what_is_missing(tmp_path, capsys)
     assert cli.main(["plot", str(run.path), "returns"]) == 0
     assert (run.path / "returns.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
+    assert cli.main(["plot", str(run.path), "runs/nope"]) == 2
+    assert "runs/nope is not there: name another run, or a figure: returns, epsilon-ball" in error_line(capsys)
     assert cli.main(["plot", str(run.path), "epsilon_ball"]) == 2
     assert "did you mean 'epsilon-ball'?" in error_line(capsys)
 

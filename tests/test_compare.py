@@ -48,6 +48,8 @@ def grid(out: Path, *words: str) -> Gala:
         (["seed=3"], "seed=3: a comparison decides that by seeds="),
         (["cluster.address=auto"], "cluster.address=auto: a comparison trains on this machine"),
         (["optim.lt=1"], "unknown setting 'optim.lt'; did you mean 'optim.lr'?"),
+        (["lr=0.01"], "unknown setting 'lr'; did you mean 'optim.lr'?"),
+        (["ent_coef=0.01"], "unknown setting 'ent_coef'; did you mean 'a2c.entropy_coef'?"),
         (["optim.lr=x"], "optim.lr=x: wants a number"),
         (["baseline=independent"], "baseline=independent: wants one of a2c, gala"),
         (["threshold=many"], "threshold=many must be a number"),
@@ -70,6 +72,11 @@ def test_runs_and_rows_that_are_not_there_are_one_line(capsys, tmp_path):
         ([str(tmp_path)], "one run cannot be compared"),
         ([str(tmp_path / "a"), str(tmp_path / "b")], "is not a run directory"),
         (["--from"], "--from wants a file of rows"),
+        (
+            [str(tmp_path / "a"), str(tmp_path / "b"), "seeds=3"],
+            "seeds=3 would change nothing in what is there already",
+        ),
+        (["--from", str(tmp_path / "x.jsonl"), "episodes=3"], "episodes=3 would change nothing"),
         (["--from", str(tmp_path / "x.jsonl")], "there is no file"),
     ]:
         assert cli.main(["compare", *words]) == 2

@@ -145,7 +145,7 @@ def test_the_consensus_is_the_mass_weighted_mean_and_pools_what_all_have_seen(tm
 
 
 @pytest.mark.parametrize("words", [("algo=gala", "gossip.mixing=none"), ("algo=independent",)])
-def test_learners_that_never_exchanged_are_not_averaged(tmp_path, words):
+def test_learners_that_never_exchanged_are_not_averaged(tmp_path, capsys, words):
     words = ("env.id=CartPole-v1", "normalize.obs=true", *words)
     run, policies = make_run(tmp_path / "run", *words, weights=(1.0, 1.0, 1.0))
     policy, normalizer = evaluate.load_policy(run, run.config, probe_spaces(run.config), "latest", "consensus")
@@ -153,6 +153,11 @@ def test_learners_that_never_exchanged_are_not_averaged(tmp_path, words):
     assert all(torch.equal(value, expected[name]) for name, value in policy.named_parameters())
     samples = np.random.default_rng(0).normal(0, 2.0, (50, 4))  # learner 0's, and nobody else's
     assert normalizer.applied.count == 50 and np.allclose(normalizer.applied.mean, samples.mean(0))
+    assert cli.main(["eval", str(run.path), "episodes=1"]) == 0
+    played = "learner 0 (nothing is averaged in this run)"
+    assert f"checkpoint latest, {played}\n" in capsys.readouterr().out
+    (told,) = read_evaluations(run.path)
+    assert evaluation_text(told).endswith(f", {played}") and told["learner"] == "consensus"
 
 
 def test_each_shard_counts_with_its_own_weight(tmp_path):

@@ -193,6 +193,15 @@ def test_the_closing_lines_add_up_and_fit():
     assert max(map(len, lines)) <= 80
 
 
+def test_the_closing_lines_count_episodes_and_name_what_there_is():
+    few = closing_lines(SUMMARY | {"episodes": 40, "return_mean": 2.0}, "my runs/x", 5, tensorboard=False)
+    assert few[0] == "finished: return 2.00 over all 40 episodes"
+    assert "evaluate  gala eval 'my runs/x'" in few and few[-1] == "curves    gala plot 'my runs/x' returns"
+    many = closing_lines(SUMMARY | {"episodes": 100, "return_mean": 2.0}, "runs/x", 5)
+    assert many[0].startswith("finished: return 2.00 over the last 100 episodes")
+    assert many[-1] == "curves    tensorboard --logdir runs/x"
+
+
 def test_the_end_says_what_was_not_saved_and_how_to_go_on():
     killed = SUMMARY | {"status": "interrupted", "env_steps": 5000}
     lines = closing_lines(killed, "runs/x", 1200)

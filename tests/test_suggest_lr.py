@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -119,6 +120,21 @@ def test_rewards_are_scaled_by_the_returns_of_all_learners_that_average(run):
 
 
 @pytest.mark.long
+def test_a_signal_ends_it_in_order_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("gala.experiments.jobs.train_all", lambda *args: signal.raise_signal(signal.SIGTERM))
+
+    def nobody_listens(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGTERM, nobody_listens)
+    try:
+        assert cli.main(["suggest-lr", "preset=classic/cartpole", "learners=2"]) == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_preset_is_trained_for_a_moment_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

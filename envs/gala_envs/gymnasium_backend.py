@@ -90,7 +90,7 @@ class GymnasiumEnv:
         else:
             self._guard(lambda: self._env.reset_async(seed=seeds))
             obs, _ = self._guard(lambda: self._env.reset_wait(self._watchdog_s))
-        return self._convert(obs)
+        return self._guard(lambda: self._convert(obs))
 
     def step(self, actions: Array) -> Step:
         actions = self._to_simulators(check_actions(actions, self.action_space, self.num_envs))
@@ -99,7 +99,7 @@ class GymnasiumEnv:
         else:
             self._guard(lambda: self._env.step_async(actions))
             obs, reward, terminated, truncated, info = self._guard(lambda: self._env.step_wait(self._watchdog_s))
-        obs = self._convert(obs)
+        obs = self._guard(lambda: self._convert(obs))
         done = terminated | truncated
         if self.autoreset == "same-step":
             valid, first, final_obs = np.ones(self.num_envs, bool), done, None

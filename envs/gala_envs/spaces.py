@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from gala_envs.contract import Array, to_bounds
+from gala_envs.contract import Array, EnvError, to_bounds
 from gala_envs.parts import FlatBox, Part
 
 
@@ -28,13 +28,14 @@ def _is_empty(space: gym.Space) -> bool:
 def observation_adapter(space: gym.Space, name: str) -> tuple[gym.spaces.Box, Callable[[Any], Array]]:
     """What one simulator's observation becomes, and the function that makes it so for a batch.
 
-    Arrays stay arrays: images [H, W, C] become [C, H, W], and [H, W] of bytes gets a channel. Bytes and truth values
-    are uint8, other numbers float32. All else becomes one vector of float32: Discrete and MultiDiscrete one-hot,
-    MultiBinary 0 and 1, Tuple and Dict their parts one after the other (images in them from 0 to 1). Where there are
-    images among the parts the space is a ``FlatBox``, which says where each part lies.
+    Arrays stay arrays: images [H, W, C] become [C, H, W], and [H, W] of bytes gets a channel; a single number becomes
+    an array of one. Bytes and truth values are uint8, other numbers float32. All else becomes one vector of float32:
+    Discrete and MultiDiscrete one-hot, MultiBinary 0 and 1, Tuple and Dict their parts one after the other (images in
+    them from 0 to 1). Where there are images among the parts the space is a ``FlatBox``, which says where each lies.
 
     Raises:
         ValueError: the space, or a part of it, is none of these, or it holds no number.
+        EnvError: by the function: an observation of a Discrete or MultiDiscrete that lies outside of it.
     """
     _refuse_empty(space, "the observation space", name)
     if not isinstance(space, gym.spaces.Box):
@@ -72,6 +73,9 @@ def _vector(space: gym.Space, name: str, key: str = "") -> _Vector:
 
         def one_hot(obs: Any) -> Array:
             places = np.asarray(obs).reshape(-1, len(sizes)) - start
+            if len(outside := np.argwhere((places < 0) | (places >= sizes))):
+                row = int(outside[0][0])
+                raise EnvError(f"{name}, row {row}: the observation {(places + start)[row].tolist()} is not in {space}")
             return np.concatenate([code[column] for code, column in zip(codes, places.T, strict=True)], 1)
 
         return _Vector(np.zeros(width, np.float32), np.ones(width, np.float32), one_hot, (Part(key, 0, (width,)),))
@@ -134,7 +138,9 @@ def _as_image(obs: Array) -> Array:
 
 
 def _channels_first(obs: Array) -> Array:
-    """[B, H, W, C] -> [B, C, H, W]. Channels are last where that axis is the shortest."""
+    """[B, H, W, C] -> [B, C, H, W], and [B] -> [B, 1]. Channels are last where that axis is the shortest."""
+    if obs.ndim == 1:
+        return obs[:, None]
     if obs.ndim == 4 and obs.shape[3] < min(obs.shape[1:3]):
         return np.ascontiguousarray(obs.transpose(0, 3, 1, 2))
     return obs

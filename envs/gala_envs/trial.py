@@ -76,7 +76,7 @@ def fault_of_step(result: Any, space: gym.Space) -> str:
 
 
 def _fault_of_observation(obs: Any, space: gym.Space, where: str) -> str:
-    """Shapes, kinds and finiteness; dtypes are converted, and bounds are often declared too narrow."""
+    """Parts and shapes, and what ``_fault_of_numbers`` finds in them."""
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
         parts: Any = space.spaces.items() if isinstance(space, gym.spaces.Dict) else enumerate(space.spaces)
         kind, keys = (dict, list(space.spaces)) if isinstance(space, gym.spaces.Dict) else (tuple, None)
@@ -92,8 +92,19 @@ def _fault_of_observation(obs: Any, space: gym.Space, where: str) -> str:
     if space.shape is not None and (array.shape != space.shape or array.dtype.kind not in "biuf"):
         wanted = f"a {type(space).__name__} of shape {space.shape}"
         return f"the observation of {where} is {_told(obs)}; observation_space wants {wanted}"
+    return _fault_of_numbers(array, space, where)
+
+
+def _fault_of_numbers(array: np.ndarray, space: gym.Space, where: str) -> str:
+    """Finiteness, dtypes, and whole numbers that have no code. Bounds of a Box are often declared too narrow."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         return f"the observation of {where} holds a number that is not finite"
+    if space.dtype is not None and not np.can_cast(array.dtype, space.dtype, "same_kind"):  # what Gymnasium converts
+        wanted = f"{space.dtype}: set the dtype of the space, or convert with .astype(np.{space.dtype})"
+        return f"the observation of {where} is of type {array.dtype}; observation_space wants {wanted}"
+    coded = isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary)
+    if coded and not space.contains(array.astype(space.dtype)):
+        return f"the observation of {where} is {array.tolist()}, outside of observation_space {space}"
     return ""
 
 
@@ -108,7 +119,14 @@ def _own(name: str, what: str, call: Callable[..., Any], *args: Any, **kwargs: A
     except (Exception, SystemExit) as error:  # an environment's own sys.exit must not end ours, as if all were well
         if str(error).startswith(name):  # says it already
             raise
+        if isinstance(error, ValueError) and _is_ours(error):
+            raise ValueError(f"{name}: {error}") from error
         raise ValueError(f"{name}: {what} raised {told(error, what)}") from error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised it, of what the user's code returned."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent == Path(__file__).parent
 
 
 def told(error: BaseException, what: str) -> str:

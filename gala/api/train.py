@@ -83,7 +83,9 @@ def _train(config: Config, words: Sequence[str], callbacks: Callbacks) -> Run:
     run_dir = RunDir.create(config, words, config.overwrite)
     with forgiving_output():
         summary = supervisor.run_training(config, run_dir, callbacks=callbacks)
-        print("\n".join(closing_lines(summary, str(run_dir.path), saved_steps(run_dir))))
+        print(
+            "\n".join(closing_lines(summary, str(run_dir.path), saved_steps(run_dir), run_dir.config.log.tensorboard))
+        )
     _raise_signal(summary["signal"])
     return Run(run_dir.path, trust=True)  # all that it names has just been imported
 

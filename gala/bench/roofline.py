@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import time
 import traceback
 from collections.abc import Iterable
@@ -124,6 +125,7 @@ def _answer(pipe: Connection) -> Any:
 
 def _serve(pipe: Connection, config: Config) -> None:
     """Life of a worker: simulators and networks are kept from call to call."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes; the owner decides
     made: dict[Any, Any] = {}
     keep_freed_memory()
     try:

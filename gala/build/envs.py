@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,9 @@ from gala.config.derived import seeds, threads_per_learner
 from gala.config.schema import Config
 from gala.plugins import loading
 from gala.processes.output import forgiving_output
+
+_LONG_S = 10.0
+"""A person who has seen nothing for so long wants to know what is waited for."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,17 @@ def _try_own(config: Config) -> None:
     env_id = config.env.id
     if ":" in env_id and backend_of(config) == "gymnasium":
         make = own_env(config) or (lambda: gym.make(env_id, disable_env_checker=True))
-        with forgiving_output():  # it may print, and nobody may be reading any more
-            try_environment(make, f"env.id={env_id}")
+        told = (
+            f"env.id={env_id}: its first calls (making it, reset, step) have taken {_LONG_S:g} s; Ctrl-C ends the wait"
+        )
+        slow = threading.Timer(_LONG_S, lambda: print(told, file=sys.stderr, flush=True))
+        slow.daemon = True
+        slow.start()
+        try:
+            with forgiving_output():  # it may print, and nobody may be reading any more
+                try_environment(make, f"env.id={env_id}")
+        finally:
+            slow.cancel()
 
 
 def probe_spaces(config: Config) -> Spaces:

@@ -51,7 +51,7 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status 0, or 1 if a learner failed."""
+    """Exit status 0, 1 if a learner failed, or 128 + n if signal n has ended it."""
     words = [word for word in argv if word != "--json"]
     if not words or "--help" in words or "-h" in words:
         print(USAGE)
@@ -62,9 +62,13 @@ def main(argv: Sequence[str]) -> int:
     options, config = parse(words)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from gala.bench.job import BenchFailed
+    from gala.commands.compare.progress import Ended, ending_signals
 
     try:
-        record = KINDS[kind](config, options, lambda text: print(text, file=sys.stderr, flush=True))
+        with ending_signals():  # so that what was measured with is put away
+            record = KINDS[kind](config, options, lambda text: print(text, file=sys.stderr, flush=True))
+    except Ended as end:
+        return 128 + end.number
     except BenchFailed as failure:
         print(f"gala bench: {failure}", file=sys.stderr)
         return 1

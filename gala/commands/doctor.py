@@ -27,10 +27,12 @@ EXTRAS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints one line per fact. Returns 0: what is missing is optional."""
+    """Prints one line per fact. Returns 0: what is missing is optional. Raises ValueError if there are words."""
     if argv and argv[0] in ("-h", "--help"):
         print("usage: gala doctor\n\nShow what this machine and this installation offer to a run.")
         return 0
+    if argv:
+        raise ValueError(f"{argv[0]!r}: gala doctor takes no words")
     for name, text in report():
         print(f"{name:<10} {text}")
     return 0

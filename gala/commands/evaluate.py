@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from gala.commands.trusted import check_run
 from gala.config.bounds import NOT_NEGATIVE, bounded, check_bounds
-from gala.config.derived import averages_parameters
+from gala.config.derived import whose
 from gala.config.parse import parse_options
 from gala.runs.evaluations import append_evaluation
-from gala.runs.run_dir import RunDir
+from gala.runs.run_dir import RunDir, curves_command
 
 USAGE = """usage: gala eval RUN [episodes=30] [mode=sampled|greedy|both]
                  [checkpoint=latest|best|NAME] [learner=consensus|K]
@@ -91,11 +91,9 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(results if options.mode == "both" else results[options.mode]))
     else:
         print("\n".join(describe(result) for result in results.values()))
-        alone = options.learner == "consensus" and not averages_parameters(run_dir.config)
-        whose = "0 (nothing is averaged in this run)" if alone else options.learner
-        print(f"checkpoint {options.checkpoint}, learner {whose}")
+        print(f"checkpoint {options.checkpoint}, learner {whose(run_dir.config, options.learner)}")
         print(f"run     {run_dir.path}")
-        print(f"curves  tensorboard --logdir {run_dir.path}")
+        print(f"curves  {curves_command(str(run_dir.path), run_dir.config.log.tensorboard)}")
     if trouble:
         print(f"warning: {trouble}", file=sys.stderr)
     if any(problems):
@@ -113,6 +111,7 @@ def _keep(run_dir: RunDir, options: Options, results: Mapping[str, dict[str, Any
         "checkpoint_hash": checkpoint_hash(run_dir, options.checkpoint),
         "env_steps": run_dir.checkpoint_meta(options.checkpoint).get("env_steps"),
         "learner": options.learner,
+        "played": whose(run_dir.config, options.learner),
         "max_episode_steps": run_dir.config.env.max_episode_steps,
     }
     first, trouble = True, ""

@@ -92,6 +92,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _figure(run_dir: RunDir, name: str, options: Options) -> int:
     if name not in FIGURES:
+        if "/" in name:
+            raise ValueError(f"{name} is not there: name another run, or a figure: {', '.join(FIGURES)}")
         raise ValueError(f"figure {name!r}: wants one of {', '.join(FIGURES)}{nearest(name, FIGURES)}")
     path = Path(options.out) if options.out else run_dir.path / f"{name}.png"
     figures.check_output(path, options.overwrite)

@@ -57,7 +57,8 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> int:
-    """RUN or preset=NAME, ``Options``, settings, ``--json``. Returns 0, or 1 if the short training failed."""
+    """RUN or preset=NAME, ``Options``, settings, ``--json``. Returns 0, 1 if the short training failed, or 128 + n if
+    signal n has ended it."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{rest[0]}: RUN has its settings; only learners=N and envs=E can change")
     run_dir = RunDir.open(path) if path else None
     from gala.build.auto import fitted_config
+    from gala.commands.compare.progress import Ended, ending_signals
 
     known = run_dir.config if run_dir else fitted_config(rest)
     validate(known)
@@ -80,7 +82,10 @@ def main(argv: Sequence[str]) -> int:
         check_run(run_dir, options.trust, "suggest-lr", argv)
         run_dir.checkpoint_meta(options.checkpoint)
     try:
-        evidence = _measure(known, run_dir, rest, options)
+        with ending_signals():  # so that the short training is put away
+            evidence = _measure(known, run_dir, rest, options)
+    except Ended as end:
+        return 128 + end.number
     except RuntimeError as failure:
         print(f"gala suggest-lr: the short training failed: {failure}", file=sys.stderr)
         return 1

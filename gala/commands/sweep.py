@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gala.config.parse import parse_options, split_settings
-from gala.config.preset_files import nearest
+from gala.config.preset_files import nearest_setting
 from gala.config.schema import Config, flatten
 from gala.experiments.search import Range, Search, Trials, best, check_optuna, command_of, open_study, parse_range
 from gala.processes.output import forgiving_output
@@ -70,7 +70,7 @@ def sort_words(argv: Sequence[str]) -> tuple[Options, tuple[str, ...], dict[str,
         elif key in _FIXED:
             raise ValueError(f"{key}={text}: a search decides that itself; leave it out")
         elif key not in known:
-            raise ValueError(f"unknown setting {key!r}{nearest(key, [*names, *known])}")
+            raise ValueError(f"unknown setting {key!r}{nearest_setting(key, [*names, *known])}")
         elif chosen := parse_range(key, text):
             ranges[key] = chosen
         else:

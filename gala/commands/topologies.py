@@ -89,7 +89,8 @@ def describe(name: str, topology: Topology, n: int) -> list[str]:
     counts = sorted({len(edges) for edges in each})
     exact = exact_after(topology, n)
     half_life = half_life_rounds(topology, n)
-    speed = f"the exact average after {exact} rounds" if exact else f"half-life {half_life:.2g} rounds"
+    in_all = "1 round" if exact == 1 else f"{exact} rounds"
+    speed = f"the exact average after {in_all}" if exact else f"half-life {half_life:.2g} rounds"
     lines.append(f"edges per round {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}")
     lines.append(f"spectral gap {spectral_gap(topology, n):.4f}, {speed}")
     return [textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False) for line in lines]

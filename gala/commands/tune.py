@@ -30,7 +30,7 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status 0, or 1 if a learner failed."""
+    """Exit status 0, 1 if a learner failed, or 128 + n if signal n has ended it."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -53,11 +53,15 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from gala.bench.job import BenchFailed
     from gala.bench.tune import label, settings, tune
+    from gala.commands.compare.progress import Ended, ending_signals
     from gala.config.tuned import tuned_path
 
     try:
         envs = options.envs or config.learners * config.envs_per_learner
-        (best, rate), *_ = tune(config, envs, 60 * options.minutes, lambda text: print(text, flush=True))
+        with ending_signals():  # so that what was measured with is put away
+            (best, rate), *_ = tune(config, envs, 60 * options.minutes, lambda text: print(text, flush=True))
+    except Ended as end:
+        return 128 + end.number
     except BenchFailed as failure:
         print(f"gala tune: {failure}", file=sys.stderr)
         return 1

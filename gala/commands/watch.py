@@ -89,7 +89,7 @@ def _news(run_dir: RunDir, state: str, any_yet: bool, silent_s: float) -> str:
 def _ended(run_dir: RunDir, panel: Panel, follower: Follower) -> int:
     summary = follower.summary() or {}
     panel.close(summary)
-    for line in closing_lines(summary, str(run_dir.path), saved_steps(run_dir)):
+    for line in closing_lines(summary, str(run_dir.path), saved_steps(run_dir), run_dir.config.log.tensorboard):
         panel.message(line)
     return 0
 

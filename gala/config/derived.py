@@ -140,6 +140,12 @@ def averages_parameters(config: Config) -> bool:
     return config.algo == "allreduce" or (config.algo == "gala" and config.gossip.mixing != "none")
 
 
+def whose(config: Config, learner: int | str) -> str:
+    """Whose parameters are played where those of ``learner``, ``consensus`` say, were asked for; in words."""
+    alone = learner == "consensus" and not averages_parameters(config)
+    return "0 (nothing is averaged in this run)" if alone else str(learner)
+
+
 def needs_process_group(config: Config) -> bool:
     """Whether the learners all-reduce, gradients or parameters."""
     return config.learners > 1 and (

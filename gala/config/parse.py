@@ -22,8 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origi
 import tyro
 import yaml
 
-from gala.config.other_names import OTHER_NAMES
-from gala.config.preset_files import meant, nearest, preset_names, preset_path
+from gala.config.preset_files import meant, nearest, nearest_setting, preset_names, preset_path
 from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
@@ -221,12 +220,10 @@ def _build(settings: list[Setting], cls: type[T]) -> T:
         if control_character(s.text):
             raise s.error(f"{s.key}={s.text[:80]!r} holds a control character")
         if s.key not in hints:
-            by_leaf = [name for name in hints if name.split(".")[-1] == s.key.split(".")[-1]]
-            by_leaf += [name for name in hints if name == OTHER_NAMES.get(s.key)]
             if group := [name for name in hints if name.startswith(f"{s.key}.")]:
                 hint = f"; did you mean {group[0]}={s.text}?" if group[0].endswith(".id") else ""
                 raise s.error(f"{s.key} is a group of settings: {', '.join(group[:3])}, ...{hint}")
-            raise s.error(f"unknown setting {s.key!r}{nearest(s.key, hints, by_leaf)}")
+            raise s.error(f"unknown setting {s.key!r}{nearest_setting(s.key, hints)}")
         if _too_large(s.text, hints[s.key]):
             raise s.error(f"{s.key}={shortened(s.text, 24)} must be at most {LARGEST:.3g} in size")
         if (names := _own_or(hints[s.key])) and s.text not in names and not loading.is_path(s.text):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from gala.config.other_names import OTHER_NAMES
+
 
 def preset_root() -> Path:
     """The folder of the presets: inside the installed package, or ``configs/`` of a checkout."""
@@ -38,6 +40,13 @@ def nearest(word: str, names: Iterable[str], exact: Sequence[str] = ()) -> str:
     """``; did you mean 'x'?`` for the closest of ``names`` (first of ``exact`` if there is one), or an empty string."""
     close = [*exact, *difflib.get_close_matches(word, list(names), 1, 0.5)]
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def nearest_setting(key: str, names: Iterable[str]) -> str:
+    """``nearest`` of a setting: first one whose last part is that of ``key``, then what other libraries call so."""
+    names = sorted(names)  # sets have another order in each process
+    exact = [name for name in names if name.split(".")[-1] == key.rsplit(".", 1)[-1]]
+    return nearest(key, names, [*exact, *(name for name in names if name == OTHER_NAMES.get(key))])
 
 
 def meant(word: str, settings: Collection[str]) -> str:

@@ -20,7 +20,7 @@ from gala_envs.parts import num_mask, without_mask
 from torch import Tensor, nn
 
 from gala.build.envs import probe_spaces
-from gala.config.derived import changed_settings
+from gala.config.derived import changed_settings, whose
 from gala.config.extras import install
 from gala.config.parse import dump_config
 from gala.evaluation import weights
@@ -69,7 +69,7 @@ def about(
         "actions": str(content.action_space) + (", masked: `act` wants `action_mask`" if masks else ""),
         "algorithm": f"{run_dir.config.algo}, {run_dir.config.learners} learners",
         "trained for": f"{run_dir.checkpoint_meta(checkpoint).get('env_steps', 0):,} env_steps",
-        "checkpoint": f"{checkpoint} of learner {learner}",
+        "checkpoint": f"{checkpoint} of learner {whose(run_dir.config, learner)}",
         "network": f"{content.model.encoder}, {parameters:,} parameters",
     }
     config, limit = replace(run_dir.config, run="", overwrite=False), run_dir.config.env.max_episode_steps

@@ -46,8 +46,10 @@ def path_of(thing: Any) -> str:
     """
     place = _place(thing)
     if place is None:
+        way = "" if callable(thing) else "give its class, or "
         raise ValueError(
-            f"{thing!r} cannot be imported by other processes; define it at the top level of a module, under a name"
+            f"{thing!r} cannot be imported by other processes; {way}define it at the top level of a module, under a "
+            "name"
         )
     name, attribute = place
     if name in ("__main__", "__mp_main__"):

@@ -87,6 +87,10 @@ def answers(analysis: Analysis, group: str) -> str:
     return f"{group} against {analysis['baseline']}: {told}"
 
 
+def _seeds(figures: Analysis) -> str:
+    return f"{n} seeds" if (n := len(figures["seeds"])) != 1 else "1 seed"
+
+
 def _share(figures: Analysis) -> str:
     return f"{figures['above_count']} of {len(figures['seeds'])}"
 
@@ -130,7 +134,7 @@ def plain(analysis: Analysis) -> str:
     """The verdict and the notes for a terminal of 80 columns."""
     lines = [f"{analysis['task']}, scores by {analysis['mode']} actions; score: interquartile mean, 95 % interval"]
     for name, figures in analysis["groups"].items():
-        lines.append(f"  {name}: {interval_text(figures['score'])}, {len(figures['seeds'])} seeds")
+        lines.append(f"  {name}: {interval_text(figures['score'])}, {_seeds(figures)}")
     for group in analysis["against"]:
         lines += [answers(analysis, group), *(f"  {line}" for line in sentences(analysis, group))]
     lines += [f"note: {note}" for note in analysis["notes"]]

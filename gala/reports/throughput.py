@@ -98,9 +98,11 @@ def _has_energy(record: Record) -> bool:
 
 
 def _loss(row: Record) -> str:
-    stage = max(row["losses"], key=lambda s: row["losses"][s])
     low, high = row["roofline_fraction_interval"]
     fraction = f"{row['roofline_fraction']:.0%} [{low:.0%}, {high:.0%}] of the roofline"
+    if not row["losses"]:  # no learner has reported where its time goes within a block
+        return f"{fraction}; where the rest goes a longer block_s would tell"
+    stage = max(row["losses"], key=lambda s: row["losses"][s])
     return f"{fraction}; largest loss: {1e6 * row['losses'][stage]:,.0f} core-microseconds in {_HINTS[stage]}"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gala.optim.update import LearningStep
 from gala.rl.a2c import A2CLoss, Coefficients, RolloutLoss, rollout_loss
 from gala.rl.lean import LeanPolicy
-from gala.rl.rollout import Collector, Episodes, Policy, Rollout
+from gala.rl.rollout import Collector, Episodes, NotFinite, Policy, Rollout
 
 
 class UpdateResult:
@@ -61,7 +61,7 @@ class ActorLearner:
         """Shown each rollout, and the entropy coefficient, before anything is learned from it; must change nothing."""
 
     def update(self, lr: float, entropy_coef: float) -> UpdateResult:
-        """One rollout, one step. Raises FloatingPointError, the parameters untouched, if the gradient is not finite."""
+        """One rollout, one step. Raises NotFinite, the parameters untouched, if the gradient is not finite."""
         rollout, episodes = self.collector.collect(self.lean or self.policy)
         self.on_rollout()
         if self.inspect is not None:
@@ -73,7 +73,7 @@ class ActorLearner:
         try:
             grad_norm = self.learning_step(lr)
         except FloatingPointError as error:
-            raise FloatingPointError(f"loss {loss.total.item():g}: {error}") from None
+            raise NotFinite(f"loss {loss.total.item():g}: {error}; lower optim.lr, or scale the rewards") from None
         self.learn_s += time.perf_counter() - started - (self.learning_step.exchange_s - exchanged_s)
         return UpdateResult(loss, grad_norm, target, value, rollout, episodes)
 

@@ -17,6 +17,13 @@ from gala.rl.normalise import ObsNormalizer
 from gala.rl.simulators import Group, Playable, Whole
 
 
+class NotFinite(FloatingPointError):
+    """An environment returned what no network can read, or a training has diverged."""
+
+    says_all = True
+    """See ``gala.processes.child.Failure``: none of the code that the traceback would show is at fault."""
+
+
 class Outputs(Protocol):
     """``params [..., P]`` of the action distribution, ``value [...]``, the next recurrent ``state [B, H]``."""
 
@@ -277,9 +284,9 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _check_finite(what: str, values: NDArray, row: int | NDArray) -> None:
-    """Raises FloatingPointError here, where the simulator can still be named, rather than as a loss that is NaN.
+    """Raises NotFinite here, where the simulator can still be named, rather than as a loss that is NaN.
     ``row``: the simulator of the first of ``values``, or of each."""
     if not np.isfinite(values).all():
         at = int(np.argwhere(~np.isfinite(values))[0][0])
         row = row[at] if isinstance(row, np.ndarray) else row + at
-        raise FloatingPointError(f"the environment returned {what} that is not finite, in row {row}")
+        raise NotFinite(f"the environment returned {what} that is not finite, in row {row}")

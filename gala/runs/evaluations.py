@@ -58,5 +58,5 @@ def evaluation_text(told: Mapping[str, Any]) -> str:
     cut = f", cut at {limit:,} steps," if isinstance(limit, int) and limit else ""
     return (
         f"return {told['return_mean']:.4g} ({interval}) over {episodes}{cut or ','} checkpoint "
-        f"{told['checkpoint']}{steps}, learner {told['learner']}"
+        f"{told['checkpoint']}{steps}, learner {told.get('played', told['learner'])}"
     )

@@ -259,6 +259,11 @@ def flat_numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float
     return flat
 
 
+def curves_command(run: str, tensorboard: bool) -> str:
+    """What to type to see the curves of the run directory ``run``, which has files for TensorBoard or none."""
+    return f"tensorboard --logdir {shlex.quote(run)}" if tensorboard else f"gala plot {shlex.quote(run)} returns"
+
+
 def versions() -> dict[str, str | None]:
     """Python, operating system, the packages that decide a result, and the git commit of a checkout."""
     known: dict[str, str | None] = {"python": platform.python_version(), "system": platform.system()}

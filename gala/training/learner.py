@@ -32,7 +32,7 @@ from gala.optim.update import LearningStep
 from gala.processes.child import Exit, Send, run_child
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.normalise import Normalizers
-from gala.rl.rollout import Collector
+from gala.rl.rollout import Collector, NotFinite
 from gala.runs.checkpoints import pack, unpack
 from gala.runs.run_dir import RunDir
 from gala.training.board import UPDATES, Board
@@ -50,9 +50,13 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
     def body(send: Send, commands: queue.SimpleQueue[Any]) -> None:
         assert spec.board is not None
         board = Board.open(spec.board)
-        LearnerProcess(
-            spec, LearnerChannels(board, RunDir.open(spec.run_path), spec.mailboxes or (), send, commands)
-        ).run()
+        channels = LearnerChannels(board, RunDir.open(spec.run_path), spec.mailboxes or (), send, commands)
+        learner = LearnerProcess(spec, channels)
+        try:
+            learner.run()
+        except NotFinite:
+            learner.env.close()  # or simulators in processes of their own would end with a traceback each
+            raise
 
     run_child(pipe, body)
 
@@ -155,7 +159,8 @@ class LearnerProcess:
             self.interval.add(result)
             if time.monotonic() - self.interval.started > self.config.log.interval_s:
                 self._report(lr)
-        self._report(self.learning_rate(self._progress()))
+        if self.interval.results:  # an empty record would take the place of the last one, in the closing figures
+            self._report(self.learning_rate(self._progress()))
         self._rendezvous("finished")
 
     def _progress(self) -> float:

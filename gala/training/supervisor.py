@@ -42,7 +42,9 @@ def train(config: Config, run_dir: RunDir, *, resume_from: str = "") -> int:
         except RunFailed as failure:
             print(f"\n{failure}", file=sys.stderr)
             return EXIT_FAILED
-        print("\n".join(closing_lines(summary, str(run_dir.path), saved_steps(run_dir))))
+        print(
+            "\n".join(closing_lines(summary, str(run_dir.path), saved_steps(run_dir), run_dir.config.log.tensorboard))
+        )
         return 128 + int(signal.Signals[summary["signal"]]) if summary["signal"] else 0
 
 

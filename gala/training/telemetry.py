@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from gala.gossip.evidence.certificate import Certificate
 from gala.gossip.evidence.events import consensus_distance
 from gala.runs.health import THRESHOLDS
-from gala.runs.run_dir import RunDir
+from gala.runs.run_dir import RunDir, curves_command
 from gala.training.board import ENV_STEPS, UPDATES
 from gala.training.protocol import BoardForRun
 from gala.training.returns import EPISODE_WINDOW, EpisodeWindows
@@ -253,12 +254,12 @@ def rms_consensus_distance(params: np.ndarray) -> float:
     return consensus_distance(torch.from_numpy(params)) / math.sqrt(len(params))
 
 
-def closing_lines(summary: dict[str, Any], run: str, saved_steps: int | None) -> list[str]:
+def closing_lines(summary: dict[str, Any], run: str, saved_steps: int | None, tensorboard: bool = True) -> list[str]:
     """What a person wants to know at the end of a run, and the next commands; lines of at most 80 columns.
-    ``saved_steps``: env_steps of the last checkpoint; None without one."""
+    ``saved_steps``: env_steps of the last checkpoint; None without one. ``tensorboard``: whether it has files of it."""
     mean, steady = summary["return_mean"], summary["env_steps_per_s"]
-    each = " of each learner" if len(summary["learners"]) > 1 else ""
-    learned = "no episode ended" if mean is None else f"return {mean:.2f} over the last {EPISODE_WINDOW} episodes{each}"
+    learned = "no episode ended" if mean is None else f"return {mean:.2f} over {_episodes(summary)}"
+    named = shlex.quote(run)
     return [
         f"{summary['status']}: {learned}",
         f"{summary['env_steps']:,} env_steps, {summary['updates']:,} updates in {summary['wall_s']:.1f} s",
@@ -267,10 +268,18 @@ def closing_lines(summary: dict[str, Any], run: str, saved_steps: int | None) ->
         else f"{summary['env_steps'] / max(summary['wall_s'], 1e-9):,.0f} env_steps/s, its start included",
         *([_unsaved(summary["env_steps"], saved_steps)] if summary["env_steps"] > (saved_steps or 0) else []),
         f"run       {run}",
-        *([f"go on     gala resume {run}"] if summary["status"] in ("interrupted", "stopped") else []),
-        *([f"evaluate  gala eval {run}"] if saved_steps is not None else []),
-        f"curves    tensorboard --logdir {run}",
+        *([f"go on     gala resume {named}"] if summary["status"] in ("interrupted", "stopped") else []),
+        *([f"evaluate  gala eval {named}"] if saved_steps is not None else []),
+        f"curves    {curves_command(run, tensorboard)}",
     ]
+
+
+def _episodes(summary: dict[str, Any]) -> str:
+    count = summary.get("episodes", EPISODE_WINDOW)
+    if count < EPISODE_WINDOW:
+        return f"all {count} episodes" if count > 1 else "its one episode"
+    each = " of each learner" if len(summary["learners"]) > 1 else ""
+    return f"the last {EPISODE_WINDOW} episodes{each}"
 
 
 def _unsaved(env_steps: int, saved_steps: int | None) -> str:

@@ -57,7 +57,8 @@ def test_what_other_processes_cannot_import_has_no_name():
         pass
 
     for thing in (Local, lambda: 0, functools.partial(own_parts.nesterov), Local()):
-        with pytest.raises(ValueError, match="define it at the top level of a module"):
+        way = "" if callable(thing) else "give its class, or "
+        with pytest.raises(ValueError, match=f"processes; {way}define it at the top level of a module"):
             naming.path_of(thing)
 
 

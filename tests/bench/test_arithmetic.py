@@ -15,7 +15,7 @@ from gala.bench.ratios import Interval, median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, average, settings
 from gala.bench.throughput import losses, variants
 from gala.config.parse import parse_config
-from gala.reports.throughput import ranking
+from gala.reports.throughput import notes, ranking
 
 
 def test_the_median_interval_is_the_percentile_bootstrap():
@@ -48,6 +48,15 @@ def test_no_order_is_claimed_where_intervals_overlap():
         row("same", 180.0, slow="faster", fast="slower", near="undecided"),
     ]
     assert ranking(rows) == [["fast", "near"], ["same"], ["slow"]]
+
+
+def test_blocks_too_short_for_a_report_of_a_learner_still_have_their_rates_told():
+    row = {"name": "a2c", "env_steps_per_s": 500.0, "against": {}, "losses": {}, "joules_per_million_frames": None}
+    row |= {"roofline_fraction": 0.5, "roofline_fraction_interval": [0.4, 0.6]}
+    roof = {"env_steps_per_s": 1000.0, "core_s_per_env_step": {"simulate": 1e-3}}
+    record = {"roofline": roof, "rows": [row], "plan": {"rounds": 1, "block_s": 1.0}, "envs": 4, "cores": 2}
+    told = "a2c: 50% [40%, 60%] of the roofline; where the rest goes a longer block_s would tell."
+    assert told in notes(record)
 
 
 def test_losses_and_the_parts_at_their_best_add_up_to_all_the_time_there_is():

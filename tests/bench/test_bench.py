@@ -1,6 +1,8 @@
 """Benchmarks of real trainings, short: that they freeze, count, refuse and report."""
 
 import json
+import os
+import signal
 import time
 
 import psutil
@@ -9,6 +11,7 @@ import pytest
 from gala.bench.job import BenchFailed, BenchJob
 from gala.bench.roofline import Roofline
 from gala.cli import main
+from gala.commands import bench
 from gala.config.parse import parse_config
 
 WORDS = ["preset=classic/cartpole", "envs_per_learner=4", "torch_threads=1"]
@@ -55,6 +58,8 @@ def test_a_learner_that_dies_ends_the_benchmark_and_is_named():
 def test_the_roofline_counts_rows_of_all_processes_at_work():
     roof = Roofline(parse_config(WORDS))
     try:
+        for worker in roof._workers:  # Ctrl-C is for their owner
+            os.kill(worker.pid, signal.SIGINT)
         for _ in range(2):
             ceiling = roof.measure(0.6)
         assert set(ceiling.core_s) == {"simulate", "forward", "backward"} and min(ceiling.core_s.values()) > 0
@@ -94,3 +99,27 @@ def test_bad_input_is_one_line_before_anything_starts(words, told, capsys):
     assert main(["bench", *words]) == 2
     err = capsys.readouterr().err
     assert told in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["tune"], ["bench", "roofline"]])
+def test_a_signal_ends_a_measurement_in_order(words, monkeypatch):
+    """As SIGTERM did not: folders of temporary files were left behind."""
+    put_away = []
+
+    def measure(*args, **options):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            put_away.append(words)
+
+    def nobody_listens(number, frame):
+        raise RuntimeError
+
+    monkeypatch.setattr("gala.bench.tune.tune", measure)
+    monkeypatch.setitem(bench.KINDS, "roofline", measure)
+    before = signal.signal(signal.SIGTERM, nobody_listens)
+    try:
+        assert main([*words, "preset=classic/cartpole"]) == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert put_away == [words]

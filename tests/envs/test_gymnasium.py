@@ -89,6 +89,8 @@ CEILING = np.arange(1, 8 * 6 * 3 + 1, dtype=np.float32).reshape(8, 6, 3)
         (gym.spaces.Box(0, 1, (8, 6)), (8, 6), np.float32, lambda x: x),
         (gym.spaces.Box(0, 1, (8, 6, 4), bool), (4, 8, 6), np.uint8, lambda x: np.moveaxis(x, 2, 0)),
         (gym.spaces.Box(0, 9, (2,), np.int64), (2,), np.float32, lambda x: x),
+        (gym.spaces.Box(-1, 1, ()), (1,), np.float32, lambda x: np.reshape(x, 1)),
+        (gym.spaces.Box(0, 255, (), np.uint8), (1,), np.uint8, lambda x: np.reshape(x, 1)),
         (gym.spaces.Discrete(4, start=2), (4,), np.float32, lambda x: np.arange(2, 6) == x),
     ],
 )

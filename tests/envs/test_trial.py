@@ -1,5 +1,6 @@
 """Environments with one mistake each: the line that says what to write instead."""
 
+import copy
 import re
 import sys
 
@@ -11,7 +12,9 @@ from gala_envs.gymnasium_backend import GymnasiumEnv
 from gala_envs.registry import make
 from gala_envs.trial import fault_of_reset, fault_of_step, try_environment
 
+from gala.build import envs as build_envs
 from gala.cli import main
+from gala.config.parse import parse_config
 
 BOX = gym.spaces.Box(-1, 1, (3,), np.float32)
 PARTS = gym.spaces.Dict(a=BOX, b=gym.spaces.Tuple([gym.spaces.Discrete(2), BOX]))
@@ -104,6 +107,45 @@ def test_what_a_reset_returns_is_named(first, told):
         try_environment(lambda: Scripted(None, first=first), "env.id=mine:Env")
 
 
+@pytest.mark.parametrize(
+    ("space", "obs", "told"),
+    [
+        (gym.spaces.Discrete(3), 3, "is 3, outside of observation_space Discrete(3)"),
+        (gym.spaces.Discrete(3, start=1), 0, "is 0, outside of observation_space Discrete(3, start=1)"),
+        (gym.spaces.MultiDiscrete([3, 3]), np.array([2, -1]), "is [2, -1], outside of observation_space"),
+        (gym.spaces.MultiBinary(2), [0, 2], "is [0, 2], outside of observation_space MultiBinary(2)"),
+        (gym.spaces.Box(0, 255, (3,), np.uint8), ZERO, "is of type float32; observation_space wants uint8: set"),
+        (gym.spaces.Box(0, 255, (3,), np.uint8), np.zeros(3, int), "int64; observation_space wants uint8: set the dt"),
+        (gym.spaces.MultiBinary(3), ZERO, "is of type float32; observation_space wants int8: set the dtype"),
+    ],
+)
+def test_what_gymnasium_cannot_convert_and_what_has_no_code_is_named(space, obs, told):
+    assert told in fault_of_reset((obs, {}), space)
+    assert fault_of_reset((space.sample(), {}), space) == ""
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("outside", [3, -1])
+def test_a_number_without_a_code_is_named_whenever_it_comes(outside, vectorization):
+    """-1 would be the last one's code."""
+    scripted = Scripted((outside, 1.0, False, False, {}), (1, 1.0, False, False, {}), (2, {}))
+    scripted.observation_space = gym.spaces.Discrete(3)
+    env = make("Late", 2, make_env=lambda: copy.copy(scripted), vectorization=vectorization)
+    np.testing.assert_array_equal(env.reset(0), [[0, 0, 1]] * 2)
+    with pytest.raises(EnvError, match=rf"^Late, row 0: the observation \[{outside}\] is not in Discrete\(3\)$"):
+        for _ in range(6):
+            env.step(np.zeros(2, int))
+    env.close()
+
+
+def test_what_is_wrong_with_a_mask_is_told_without_a_place_in_our_code():
+    masked = Scripted(None, first=(ZERO, {"action_mask": np.zeros(2, int)}))
+    with pytest.raises(ValueError) as refused:
+        try_environment(lambda: masked, "env.id=mine:Env")
+    told = "env.id=mine:Env: the action mask allows nothing; allow an action, or end the episode"
+    assert str(refused.value) == told
+
+
 def test_parts_of_an_observation_are_named():
     good = {"a": ZERO, "b": (1, ZERO)}
     assert fault_of_reset((good, {}), PARTS) == ""
@@ -141,6 +183,22 @@ def test_what_gymnasium_takes_is_taken():
     for name in ("CartPole-v1", "Taxi-v4", "FrozenLake-v1", "Blackjack-v1", "Pendulum-v1"):
         try_environment(lambda name=name: gym.make(name), name)
         GymnasiumEnv(name, 1).close()
+
+
+def test_an_environment_that_takes_long_is_named_while_it_is_waited_for(capsys, tmp_path, monkeypatch):
+    (tmp_path / "slow_env.py").write_text(
+        "import time\nimport gymnasium\n\n\ndef make():\n    time.sleep(0.3)\n"
+        "    return gymnasium.make('CartPole-v1')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = parse_config(["env.id=slow_env:make"])
+    monkeypatch.setattr(build_envs, "_LONG_S", 0.05)
+    assert build_envs.probe_spaces(config).obs.shape == (4,)
+    line = "env.id=slow_env:make: its first calls (making it, reset, step) have taken 0.05 s; Ctrl-C ends the wait\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setattr(build_envs, "_LONG_S", 60.0)
+    build_envs.probe_spaces(config)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_command_tells_it_in_one_line_and_its_origin_if_asked(capsys, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from gala.config.bounds import is_number_or_empty
 from gala.config.parse import parse_options, split_settings
-from gala.config.preset_files import nearest
+from gala.config.preset_files import nearest_setting
 from gala.config.schema import Config, flatten
 from gala.experiments.algorithms import ALGORITHMS
 from gala.experiments.algorithms import words as words_of
@@ -86,6 +86,9 @@ _FIXED = {
     "overwrite": "out=",
 }
 """Settings that the grid decides, and by what."""
+_OF_TRAINING = ("algos", "seeds", "envs", "learners", "jobs")
+_OF_JUDGING = ("episodes",)
+"""Options of a grid, and of what plays episodes: not of runs and rows that exist."""
 
 
 def sort_words(argv: Sequence[str]) -> Words:
@@ -105,11 +108,14 @@ def sort_words(argv: Sequence[str]) -> Words:
         elif key in known:
             training.append(f"{key}={text}")
         else:
-            raise ValueError(f"unknown setting {key!r}{nearest(key, [*names, *known])}")
+            raise ValueError(f"unknown setting {key!r}{nearest_setting(key, [*names, *known])}")
     options = parse_options(Options, own)
     _check(options)
     if plain and training:
         raise ValueError(f"{training[0]} is a setting of training, which is over; leave it out")
+    idle = (*_OF_TRAINING, *(_OF_JUDGING if from_rows else ()))
+    if plain and (over := [word for word in own if word.split("=")[0] in idle]):
+        raise ValueError(f"{over[0]} would change nothing in what is there already; leave it out")
     paths = tuple(map(Path, plain))
     if from_rows and not paths:
         raise ValueError("--from wants a file of rows: gala compare --from results.jsonl")

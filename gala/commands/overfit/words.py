@@ -13,7 +13,7 @@ from gala_envs.families import FAMILIES, make_family
 
 from gala.build.trust import remember_family
 from gala.config.parse import parse_options, print_help, split_settings
-from gala.config.preset_files import nearest
+from gala.config.preset_files import nearest_setting
 from gala.config.schema import Config, flatten
 from gala.plugins import loading
 
@@ -70,7 +70,7 @@ def sort_words(words: Sequence[str], cls: type[T], family: Family | None) -> tup
             training.append(f"{key}={text}")
         else:
             known = [*names, *(family.parameters if family else ()), *train_names]
-            raise ValueError(f"unknown setting {key!r}{nearest(key, known)}")
+            raise ValueError(f"unknown setting {key!r}{nearest_setting(key, known)}")
     return parse_options(cls, own), parameters, training
 
 

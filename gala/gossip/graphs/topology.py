@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,7 +209,9 @@ def get_topology(topology: str | Topology, n: int) -> Topology:
     """
     if isinstance(topology, str):
         if topology not in TOPOLOGIES:
-            raise ValueError(f"unknown topology {topology!r}; there are {', '.join(TOPOLOGIES)}")
+            close = difflib.get_close_matches(topology, TOPOLOGIES, 1, 0.5)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown topology {topology!r}; there are {', '.join(TOPOLOGIES)}{meant}")
         topology = TOPOLOGIES[topology]
     if n < 1:
         raise ValueError(f"a topology needs at least 1 learner, not {n}")
