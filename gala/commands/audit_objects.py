@@ -13,7 +13,7 @@ from gala_envs.masks import random_actions
 from numpy.typing import NDArray
 
 from gala.build.auto import choose
-from gala.config.parse import parse_config
+from gala.config.parse import parse_config, split_settings
 from gala.config.schema import Config
 from gala.config.validate import validate
 
@@ -33,9 +33,9 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
-    own = dict(word.split("=", 1) for word in argv[1:] if word.startswith(("pictures=", "out=")))
-    settings = [word for word in argv[1:] if not word.startswith(("pictures=", "out="))]
-    config = parse_config([*settings, f"env.id={argv[0]}"])
+    given = split_settings(argv[1:])
+    own = {key: text for key, text in given if key in ("pictures", "out")}
+    config = parse_config([*(f"{key}={text}" for key, text in given if key not in own), f"env.id={argv[0]}"])
     validate(config)
     if not own.get("pictures", "400").isdecimal() or int(own.get("pictures", "400")) < 2 * _ENVS:
         raise ValueError(f"pictures={own['pictures']} must be a whole number of at least {2 * _ENVS}")

@@ -44,8 +44,9 @@ def optimality_gap(scores: ArrayLike, gamma: float = 1.0) -> float:
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
     """P(X > Y) + P(X = Y) / 2 over all pairs: the Mann-Whitney statistic, scaled."""
-    signs = np.sign(np.asarray(x, np.float64).ravel()[:, None] - np.asarray(y, np.float64).ravel())
-    return float((1 + signs).mean() / 2)
+    x, y = np.asarray(x, np.float64).ravel(), np.sort(np.asarray(y, np.float64), axis=None)
+    below = y.searchsorted(x, "left") + y.searchsorted(x, "right")  # by sorting, as all pairs may not fit into memory
+    return float(below.sum() / (2 * len(x) * len(y)))
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> NDArray:

@@ -18,6 +18,8 @@ EXPORTED = ("n_train", "condition", "params", "part")
 """Columns that together tell a study's rows.csv; such a table names its conditions and sizes itself."""
 MEASURED = ("length", "value", "discounted", "entropy")
 """What rows.csv also says of an episode. In any other table a column of such a name is a condition like any other."""
+LARGEST_RETURN = 1e100
+"""Squares of larger ones, which a variance is made of, are soon no numbers of 64 bits."""
 SUCCESS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 POLICIES = ("agent", "random", "reference")
 Row = dict[str, Any]
@@ -131,6 +133,8 @@ def _number(text: str, where: str) -> float:
         raise ValueError(f"{where} {shortened(text)!r} is no number") from None
     if not math.isfinite(value):
         raise ValueError(f"{where} is {text}: only finite returns can be judged")
+    if abs(value) > LARGEST_RETURN:
+        raise ValueError(f"{where} is {text}: its square is no number; give returns in larger units")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,12 @@ def _key(same: Same, row: Mapping[str, str], where: str) -> Hashable:
         raise ValueError(f"{where}: same= returned {error}") from error
 
 
-def _plain(text: str) -> str:
+def _plain(text: str) -> str | float:
+    """The number that it spells, integers of any size exactly, else the text in one spelling; NaN equals itself."""
     text = " ".join(text.lower().split())
-    try:
-        return repr(float(text))
-    except ValueError:
-        return text
+    if text.lstrip("+-") == "nan":
+        return "nan"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text

@@ -103,6 +103,7 @@ def test_of_episodes_of_one_decision_it_says_what_the_contexts_say_and_that_no_p
     ("words", "message"),
     [
         (["CartPole-v1"], "audit-objects wants [C, H, W] images"),
+        (["CartPole-v1", "--pictures", "7"], "pictures=7 must be a whole number of at least 8"),
         (["maze", "pictures=few"], "pictures=few must be a whole number of at least 8"),
         (["maze", "modl.encoder=mlp"], "did you mean"),
         (["maze", "out=object.gif"], "must end in"),

@@ -52,6 +52,12 @@ def test_probability_of_improvement_is_scipys_mann_whitney_statistic():
     assert st.probability_of_improvement(x, y) == pytest.approx(stats.mannwhitneyu(x, y).statistic / 600)
 
 
+def test_the_probability_of_improvement_of_long_tables_needs_no_memory_for_all_pairs():
+    n = 200_000  # all pairs: 320 GB
+    assert st.probability_of_improvement(np.arange(n), np.arange(n)) == 0.5
+    assert st.probability_of_improvement(np.arange(n) + 0.5, np.arange(n)) == 0.5 + 1 / (2 * n)
+
+
 @pytest.mark.parametrize("df", [1, 2, 3, 7, 30, 199, 5000])
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
 def test_quantiles_of_t_are_scipys(df, level):

@@ -220,3 +220,17 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     (table := tmp_path / "odd.csv").write_text("run,set,context,return,return\n0,train,a,1,5\n")
     with pytest.raises(ValueError, match="has two columns 'return'; rename or remove one"):
         read_table(table, ("run", "set", "context", "return"))
+
+
+def test_settings_of_judge_may_be_two_words_and_out_is_no_part_of_what_makes_the_study(tmp_path, capsys):
+    table(tmp_path / "scores.csv", 100.0)
+    words = ["judge", "--solved", "500", str(tmp_path / "scores.csv"), "--random", "20", "--out", str(tmp_path / "out")]
+    assert main(["overfit", *words]) == 3, capsys.readouterr().err
+    command = json.loads((tmp_path / "out" / "study.json").read_text())["command"]
+    assert command.count(str(tmp_path / "out")) == 1 and command.endswith(f"out={tmp_path / 'out'}")
+
+
+def test_a_return_whose_square_is_no_number_is_refused(tmp_path):
+    (tmp_path / "scores.csv").write_text("run,context,set,return\n1,a,train,-1e200\n")
+    with pytest.raises(ValueError, match=r"scores\.csv:2: return is -1e200: its square is no number"):
+        read_scores(tmp_path / "scores.csv")

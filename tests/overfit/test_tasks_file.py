@@ -85,3 +85,18 @@ def test_a_function_that_ends_the_program_ends_no_command_as_if_nothing_was_foun
     assert main(["overfit", "audit", "tasks.csv", "same=leaves:key"]) == 2
     err = capsys.readouterr().err
     assert "tasks.csv:2: same= failed: SystemExit" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("-0", "0", True),
+        ("1e3", "1000", True),
+        ("0.1", "0.10000000000000001", True),
+        ("NaN", "nan", True),
+        ("9007199254740993", "9007199254740992", False),
+    ],
+)
+def test_numbers_in_a_table_are_compared_as_numbers_and_whole_ones_exactly(one, other, same, tmp_path):
+    (tmp_path / "tasks.csv").write_text(f"set,context,seed\ntrain,a,{one}\ntest,b,{other}\n")
+    assert bool(audit_tasks(tmp_path / "tasks.csv")["rows"]) is same

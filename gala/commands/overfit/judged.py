@@ -8,7 +8,7 @@ from typing import Any
 
 from gala_envs.contexts import ContextSet
 
-from gala.commands.overfit.words import command_line, default_out
+from gala.commands.overfit.words import command_line, default_out, without_out
 from gala.overfit.header import header
 from gala.overfit.judging import FEWEST_EPISODES, env_options, judge, load_agent
 from gala.overfit.options import JudgeOptions
@@ -38,7 +38,7 @@ def begin_study(
     given, judging = asked
     budget_s(judging.budget)
     out = default_out(protocol, out)
-    kept = [word for word in words if not word.startswith(("out=", "--out"))]
+    kept = without_out(words)
     command = command_line(protocol, [*kept, f"out={out}"])
     meta = header(protocol, command, sets, judging, [run.config for run in runs], design=design)
     study = Study.create(out, meta)

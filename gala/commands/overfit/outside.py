@@ -18,6 +18,7 @@ from gala.commands.overfit.words import (
     show_help,
     sort_words,
     take_paths,
+    without_out,
 )
 from gala.overfit.csv_tables import read_table
 from gala.overfit.options import ScoreOptions, TaskOptions, check_delta
@@ -40,7 +41,7 @@ def judge(words: Sequence[str]) -> int:
     solved = None
     if options.solved is not None:
         solved = {"return": options.solved, "source": "given by the user"}
-    given = [word for word in words if not word.startswith(("out=", "--out"))]
+    given = without_out(words)
     out = default_out("judge", options.out)
     meta: dict[str, Any] = {
         "protocol": "judge",

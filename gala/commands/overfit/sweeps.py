@@ -14,6 +14,7 @@ from gala.commands.overfit.words import (
     show_help,
     sort_words,
     take_family,
+    without_out,
 )
 from gala.overfit.judging import check_reference
 from gala.overfit.options import SweepOptions
@@ -39,7 +40,7 @@ def sweep(words: Sequence[str], name: str = "sweep") -> int:
     training = training_words(options, training)
     budget_s(options.judge.budget)
     options = dataclasses.replace(options, out=default_out(f"{name}-{family.name}", options.out))
-    given = [word for word in words if not word.startswith(("out=", "--out"))]
+    given = without_out(words)
     command = command_line(name, [*given, f"out={options.out}"])
     config = config_of(family, training)
     for condition in conditions(options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,9 +43,27 @@ def take_family(words: Sequence[str]) -> tuple[Family, Sequence[str]]:
 
 
 def take_paths(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that are not settings, and those that are."""
-    plain = [word for word in words if "=" not in word and not word.startswith("-")]
-    return plain, [word for word in words if word not in plain]
+    """The words that are not settings, and those that are, ``--key value`` among them."""
+    plain: list[str] = []
+    settings: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("--") and "=" not in word:
+            settings += [word, *itertools.islice(rest, 1)]
+        else:
+            (settings if "=" in word or word.startswith("-") else plain).append(word)
+    return plain, settings
+
+
+def without_out(words: Sequence[str]) -> list[str]:
+    """``words`` without the setting ``out``, however it is spelt."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word == "--out":
+            next(rest, None)
+        elif not word.startswith(("out=", "--out=")):
+            kept.append(word)
+    return kept
 
 
 def sort_words(words: Sequence[str], cls: type[T], family: Family | None) -> tuple[T, dict[str, Scalar], list[str]]:
@@ -103,7 +122,6 @@ def command_line(subcommand: str, words: Sequence[str]) -> str:
 
 def default_out(name: Any, given: str) -> str:
     """``given``, or a directory under runs/ with the time in its name that is not there yet."""
-    import itertools
     import time
 
     stamped = f"runs/overfit-{str(name).replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
