@@ -20,7 +20,7 @@ class MuonAdam(torch.optim.Optimizer):
     def __init__(self, params: list[torch.Tensor], lr: float) -> None:
         super().__init__(params, {"lr": lr})
         weights = [p for p in params if p.ndim > 1]
-        self._weights = [torch.nn.Parameter(p.detach().view(len(p), -1)) for p in weights]
+        self._weights = [torch.nn.Parameter(_matrix(p.detach(), p)) for p in weights]
         self._of = list(zip(self._weights, weights, strict=True))
         settings: dict[str, Any] = {"lr": lr, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
         self._muon = torch.optim.Muon(self._weights, **settings)
@@ -32,7 +32,7 @@ class MuonAdam(torch.optim.Optimizer):
         for part in (self._muon, self._adam):
             part.param_groups[0]["lr"] = self.param_groups[0]["lr"]
         for matrix, weight in self._of:
-            matrix.grad = weight.grad.view(len(weight), -1)  # type: ignore[union-attr]
+            matrix.grad = _matrix(weight.grad, weight)  # type: ignore[arg-type]
         self._muon.step()
         self._adam.step()
 
@@ -48,6 +48,13 @@ class MuonAdam(torch.optim.Optimizer):
 
     def _parts(self) -> dict[str, torch.optim.Optimizer]:
         return {"muon": self._muon, "adam": self._adam}
+
+
+def _matrix(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``x [outputs, ...]`` as ``[outputs, rest]``, a view if it lies in memory as ``weight`` does, channels last or not:
+    in which order the columns stand does not matter to Muon."""
+    rest = sorted(range(1, weight.ndim), key=weight.stride, reverse=True)
+    return x.permute(0, *rest).flatten(1)
 
 
 def muon(params: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:

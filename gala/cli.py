@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_USAGE
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
-        except RuntimeError as error:
+        except (RuntimeError, FloatingPointError) as error:
             if len(words) < len(given) or not getattr(error, "says_all", False):
                 raise
             line, _, rest = str(error).partition("\n")

@@ -90,6 +90,27 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path, optimi
         assert all(torch.equal(expected[group][name], tensors[group][name]) for name in expected[group])
 
 
+def test_a_training_that_diverges_says_so_in_a_line(tmp_path, capsys):
+    words = ("data=wall-bounce", *TINY, "lr=1e30", "iterations=4", f"out={tmp_path / 'run'}")
+    assert run("train", *words) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err and "not finite; lower the learning rate" in err, err
+
+
+def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("train", "data=wall-bounce", *TINY, "iterations=4", f"out={out}") == 0
+    settings = (out / "config.yaml").read_text()
+    assert run("resume", str(out), "iterations=2") == 2
+    assert "has done 4 iterations: iterations=2 is behind it" in capsys.readouterr().err
+    assert (out / "config.yaml").read_text() == settings
+    width = next(line for line in settings.splitlines() if line.startswith("width:"))
+    (out / "config.yaml").write_text(settings.replace(width, f"width: {2 * int(width.split()[1])}"))
+    for words in (("resume", str(out), "iterations=6"), ("eval", str(out), "videos=2")):
+        assert run(*words) == 2
+        assert "the model of config.yaml is not that of" in capsys.readouterr().err
+
+
 def test_a_training_that_was_killed_before_it_was_saved_starts_anew(tmp_path, capsys):
     out = tmp_path / "run"
     assert run("train", "data=wall-bounce", *TINY, "iterations=2", f"out={out}") == 0

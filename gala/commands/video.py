@@ -126,7 +126,9 @@ def _resume(out: Path, words: Sequence[str]) -> int:
         checkpoints = Checkpoints(out / FOLDER)
         resumed = bool(checkpoints.names())
         if resumed:
-            checkpoints.meta(LATEST)
+            done = int(checkpoints.meta(LATEST)["iteration"])
+            if config.iterations < done:
+                raise ValueError(f"{out} has done {done} iterations: iterations={config.iterations} is behind it")
         else:
             print(f"{out} has no checkpoint yet: it starts anew")
             _forget_after(out / METRICS, -1)

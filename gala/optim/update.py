@@ -14,6 +14,13 @@ from torch.optim import optimizer as optimizers
 _HOOKS_OF_ALL = [getattr(optimizers, f"_global_optimizer_{when}_hooks", {}) for when in ("pre", "post")]
 
 
+class Diverged(FloatingPointError):
+    """A gradient is not finite."""
+
+    says_all = True
+    """See ``gala.processes.child.Failure``: none of the code that the traceback would show is at fault."""
+
+
 class Step(Protocol):
     """Moves parameters once per update: an averager (``gala.gossip.averager.GossipAverager``) or a slow momentum
     (``gala.optim.slowmo.SlowMo``)."""
@@ -62,7 +69,7 @@ class LearningStep:
         """One step at learning rate ``lr`` (None: the optimiser's own). Returns the gradient's norm before clipping.
 
         Raises:
-            FloatingPointError: the gradient is not finite; the parameters are untouched.
+            Diverged: the gradient is not finite; the parameters are untouched.
         """
         groups = self.optimizer.param_groups
         if lr is not None:
@@ -75,7 +82,7 @@ class LearningStep:
             self.precondition(groups[0]["lr"])
         norm = clip_(gradients, self.max_grad_norm)
         if not math.isfinite(size := norm.item()):
-            raise FloatingPointError(f"the gradient's norm is {size:g}: not finite")
+            raise Diverged(f"the gradient's norm is {size:g}: not finite; lower the learning rate")
         self.clip_factor = clip_factor(size, self.max_grad_norm)
         _step(self.optimizer)
         started = time.perf_counter()

@@ -73,7 +73,7 @@ class ActorLearner:
         try:
             grad_norm = self.learning_step(lr)
         except FloatingPointError as error:
-            raise NotFinite(f"loss {loss.total.item():g}: {error}; lower optim.lr, or scale the rewards") from None
+            raise NotFinite(f"loss {loss.total.item():g}: {error}, or scale the rewards") from None
         self.learn_s += time.perf_counter() - started - (self.learning_step.exchange_s - exchanged_s)
         return UpdateResult(loss, grad_norm, target, value, rollout, episodes)
 

@@ -42,7 +42,7 @@ def stage(checkpoints: Checkpoints, rank: int, learner: SupervisedLearner, meta:
 def restore(checkpoints: Checkpoints, rank: int, learner: SupervisedLearner) -> dict[str, Any]:
     """Put a learner where its part of the latest checkpoint was; returns its ``meta``. Raises ValueError."""
     tensors, meta = checkpoints.load_part(LATEST, part_name(rank))
-    learner.model.load_state_dict(tensors["model"])
+    _load(learner.model, tensors["model"], checkpoints)
     step = learner.learning_step
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors["optimizer"].items():
@@ -68,5 +68,14 @@ def load_consensus(config: VideoConfig, out: Path, model: VRNN) -> int:
         mean = {
             name: sum(state[name] * (w / total) for state, w in zip(states, weights, strict=True)) for name in states[0]
         }
-    model.load_state_dict(mean if len(states) > 1 else states[0])
+    _load(model, mean if len(states) > 1 else states[0], checkpoints)
     return int(checkpoints.meta(LATEST)["iteration"])
+
+
+def _load(model: torch.nn.Module, state: dict[str, Any], checkpoints: Checkpoints) -> None:
+    """Raises ValueError where the settings have been changed since."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        details = " ".join(str(error).split())
+        raise ValueError(f"the model of config.yaml is not that of {checkpoints.root / LATEST}: {details}") from None

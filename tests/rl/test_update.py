@@ -178,7 +178,7 @@ def test_a_gradient_that_is_not_finite_changes_no_parameter():
     one = learner()
     one.collector.rollout.reward[0, 2] = float("inf")
     before = one.flat.clone()
-    with pytest.raises(FloatingPointError, match=r"^loss inf: .* not finite; lower optim.lr") as diverged:
+    with pytest.raises(FloatingPointError, match=r"^loss inf: .* not finite; lower the learning rate") as diverged:
         one.update(lr=0.1, entropy_coef=0.0)
     assert "Traceback" not in Failure.of(diverged.value).traceback
     assert torch.equal(one.flat, before)
