@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,6 +128,27 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def ratios(rows: Sequence[Row]) -> Iterator[str]:
+    """Of each task EKFAC's median over that of each other, env_steps and seconds to the bar, with a bootstrapped 95 %
+    interval; who does not reach the bar takes for ever."""
+    rng = np.random.default_rng(0)
+    for task, name in ((task, name) for task in TASKS for name in OPTIMIZERS if name != "ekfac"):
+        told = []
+        for key in ("env_steps_to_bar", "seconds_to_bar"):
+            ours, theirs = (
+                np.array([r.get(key) or np.inf for r in _of(rows, task, who) if r["seed"] in SEEDS])
+                for who in ("ekfac", name)
+            )
+            if not (len(ours) and len(theirs)):
+                break
+            drawn = [np.median(rng.choice(x, (4000, len(x))), axis=1) for x in (ours, theirs)]
+            with np.errstate(invalid="ignore"):
+                low, high = np.nanquantile(drawn[0] / drawn[1], (0.025, 0.975), method="nearest")
+                told.append(f"{np.median(ours) / np.median(theirs):.2f} [{low:.2f}, {high:.2f}]")
+        if told:
+            yield f"{task}: EKFAC takes {told[0]} of the env_steps of {name}, {told[1]} of the seconds"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=(*TASKS, "table"))
@@ -152,6 +173,7 @@ def main() -> None:
         rows = read()
         train([(name, chosen_lr(rows, words.task, name), seed) for name in words.optimizers for seed in SEEDS])
     print(table(read()))
+    print("\n".join(ratios(read())))
 
 
 if __name__ == "__main__":
