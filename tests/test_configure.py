@@ -11,7 +11,7 @@ import yaml
 
 from gala.config import supervised, video
 from gala.config.other_names import OTHER_NAMES
-from gala.config.parse import dump_config, load_config, parse_config, parse_options, schema
+from gala.config.parse import dump_config, load_config, load_options, parse_config, parse_options, schema
 from gala.config.preset_files import preset_names, preset_path
 from gala.config.schema import Config, flatten
 from gala.config.supervised import SupervisedConfig
@@ -142,6 +142,16 @@ def test_a_typo_in_a_file_names_the_file(tmp_path, text, message):
     assert one_line_error(f"preset={path}").startswith(message.replace("{file}", str(path)))
 
 
+def test_settings_of_another_command_are_told_by_its_name(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(VideoConfig()))
+    with pytest.raises(ValueError, match="is of `gala video train`; this command takes what `gala train` makes"):
+        load_config(path)
+    path.write_text(dump_config(parse_config(["env.id=CartPole-v1"])))
+    with pytest.raises(ValueError, match="is of `gala train`; this command takes what `gala video train` makes"):
+        load_options(path, VideoConfig)
+
+
 def test_dump_and_load_are_inverse(tmp_path):
     """Strings that YAML would take for numbers or booleans, floats with all their digits."""
     c = parse_config(["run=true", "preset=", "env.id=1e5", "optim.eps=0.1234567890123456", "model.hidden=", "seed=7"])
@@ -164,7 +174,7 @@ def test_the_presets_are_the_promised_ones():
     families: dict[str, int] = {}
     for name in preset_names():
         families[name.split("/")[0]] = families.get(name.split("/")[0], 0) + 1
-    expected = {"atari": 8, "classic": 5, "digits": 3, "minatar": 6, "mujoco": 11, "overfit": 2, "tiny": 2, "video": 4}
+    expected = {"atari": 8, "classic": 5, "digits": 3, "minatar": 7, "mujoco": 11, "overfit": 2, "tiny": 2, "video": 4}
     assert families == expected
 
 

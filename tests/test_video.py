@@ -73,7 +73,7 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path, optimi
     assert run("train", *settings, "iterations=6", f"out={whole}") == 0
     assert run("train", *settings, "iterations=2", f"out={parts}") == 0
     (parts / "metrics.jsonl").open("a").write(
-        '{"iteration": 4, "wall_s": 0}\n{"iterat'
+        '[]\n{"wall_s": 0}\n{"iteration": 4, "wall_s": 0}\n{"iterat'
     )  # past the checkpoint, and torn
     before = (parts / "config.yaml").read_bytes()
     with lock(parts):

@@ -294,6 +294,6 @@ def _forget_after(metrics: Path, iteration: int) -> float:
     for line in metrics.read_bytes().splitlines() if metrics.is_file() else []:
         with contextlib.suppress(ValueError):
             row = json.loads(line)
-            kept += [row] if row["iteration"] <= iteration else []
+            kept += [row] if isinstance(row, dict) and row.get("iteration", iteration + 1) <= iteration else []
     write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
     return float(kept[-1].get("wall_s", 0.0)) if kept else 0.0

@@ -72,7 +72,11 @@ def load_config(path: Path) -> Config:
 
 def load_options(path: Path, cls: type[T]) -> T:
     """The same for the settings ``cls`` of any command."""
-    return _build(_read_yaml(path), cls)
+    settings = _read_yaml(path)
+    fit = [kind for kind in COMMANDS if all(s.key in _fields(kind) for s in settings)]
+    if cls in COMMANDS and fit and cls not in fit:
+        raise ValueError(f"{path} is of `{COMMANDS[fit[0]]}`; this command takes what `{COMMANDS[cls]}` makes")
+    return _build(settings, cls)
 
 
 def override(config: T, argv: Sequence[str], allowed: Sequence[str] = ()) -> T:
