@@ -51,7 +51,7 @@ class MuonAdam(torch.optim.Optimizer):
 
 
 def _matrix(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``x [outputs, ...]`` as ``[outputs, rest]``, a view if it lies in memory as ``weight`` does, channels last or not:
+    """``x [outputs, ...]`` as ``[outputs, rest]``, a view if it lies in memory as ``weight`` does, channels last too:
     in which order the columns stand does not matter to Muon."""
     rest = sorted(range(1, weight.ndim), key=weight.stride, reverse=True)
     return x.permute(0, *rest).flatten(1)
