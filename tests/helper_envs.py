@@ -41,8 +41,9 @@ class Walk(gym.Env):
         bad = self.decisions == BAD_STEP
         if self.fault == "raise" and bad:
             raise KeyError("the simulator broke")
-        if self.fault == "nan reward" and bad:
-            reward = float("nan")
+        if self.fault == "nan reward":
+            time.sleep(0.0005)  # a second until then, so that there is a checkpoint of what was learned
+            reward = float("nan") if bad else reward
         if self.fault == "stuck" and self.decisions == STUCK_STEP:
             self._trace("stuck")
             time.sleep(600.0)

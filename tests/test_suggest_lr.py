@@ -119,7 +119,6 @@ def test_rewards_are_scaled_by_the_returns_of_all_learners_that_average(run):
     torch.testing.assert_close(frozen.rollouts[0].reward, raw / float(everyone.std), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.long
 def test_a_signal_ends_it_in_order_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("gala.experiments.jobs.train_all", lambda *args: signal.raise_signal(signal.SIGTERM))
@@ -135,6 +134,7 @@ def test_a_signal_ends_it_in_order_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_preset_is_trained_for_a_moment_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

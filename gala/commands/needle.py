@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gala.config.parse import parse_options, split_settings
-from gala.config.preset_files import nearest_setting
+from gala.config.preset_files import nearest, nearest_setting
 from gala.config.schema import flatten
 from gala.config.supervised import SupervisedConfig, method_names, validate
 from gala.experiments.needle_grid import AXES, Axes, NeedleCell, NeedleGrid, cells
@@ -84,7 +84,9 @@ def sort_words(words: Sequence[str]) -> tuple[Options, Axes, SupervisedConfig]:
         if key in _DECIDED - own - axes:
             raise ValueError(f"{key}={text}: a sweep trains one learner at a time; leave it out")
         if key not in own | axes | known:
-            raise ValueError(f"unknown setting {key!r}{nearest_setting(key, [*own, *axes, *known])}")
+            raise ValueError(
+                f"unknown setting {key!r}{nearest(key, sorted(own | axes)) or nearest_setting(key, known)}"
+            )
         group = "own" if key in own else "axes" if key in axes else "settings"
         sorted_words[group].append(f"{key}={text}")
     options = parse_options(Options, sorted_words["own"])
