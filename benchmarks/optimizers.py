@@ -27,6 +27,7 @@ import numpy as np
 
 from gala.api.run import Run
 from gala.bench.machine import machine_facts
+from gala.experiments.scores import interval
 
 Row = dict[str, Any]
 OTHERS = Path(__file__).with_name("other_optimizers.py")
@@ -128,10 +129,15 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def ratio_of_medians(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """1 where both are infinite."""
+    over, under = np.median(ours[0]), np.median(theirs[0])
+    return 1.0 if over == under else float(over / under)
+
+
 def ratios(rows: Sequence[Row]) -> Iterator[str]:
     """Of each task EKFAC's median over that of each other, env_steps and seconds to the bar, with a bootstrapped 95 %
     interval; who does not reach the bar takes for ever."""
-    rng = np.random.default_rng(0)
     for task, name in ((task, name) for task in TASKS for name in OPTIMIZERS if name != "ekfac"):
         told = []
         for key in ("env_steps_to_bar", "seconds_to_bar"):
@@ -141,10 +147,8 @@ def ratios(rows: Sequence[Row]) -> Iterator[str]:
             )
             if not (len(ours) and len(theirs)):
                 break
-            drawn = [np.median(rng.choice(x, (4000, len(x))), axis=1) for x in (ours, theirs)]
-            with np.errstate(invalid="ignore"):
-                low, high = np.nanquantile(drawn[0] / drawn[1], (0.025, 0.975), method="nearest")
-                told.append(f"{np.median(ours) / np.median(theirs):.2f} [{low:.2f}, {high:.2f}]")
+            low, middle, high = interval([[ours], [theirs]], ratio_of_medians)
+            told.append(f"{middle:.2f} [{low:.2f}, {high:.2f}]")
         if told:
             yield f"{task}: EKFAC takes {told[0]} of the env_steps of {name}, {told[1]} of the seconds"
 

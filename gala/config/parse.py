@@ -73,9 +73,10 @@ def load_config(path: Path) -> Config:
 def load_options(path: Path, cls: type[T]) -> T:
     """The same for the settings ``cls`` of any command."""
     settings = _read_yaml(path)
-    fit = [kind for kind in COMMANDS if all(s.key in _fields(kind) for s in settings)]
-    if cls in COMMANDS and fit and cls not in fit:
-        raise ValueError(f"{path} is of `{COMMANDS[fit[0]]}`; this command takes what `{COMMANDS[cls]}` makes")
+    keys = {s.key for s in settings}
+    if cls in COMMANDS and not keys <= _fields(cls).keys():
+        for kind in (kind for kind in COMMANDS if keys <= _fields(kind).keys()):
+            raise ValueError(f"{path} is of `{COMMANDS[kind]}`; this command takes what `{COMMANDS[cls]}` makes")
     return _build(settings, cls)
 
 

@@ -14,8 +14,8 @@ from torch.optim import optimizer as optimizers
 _HOOKS_OF_ALL = [getattr(optimizers, f"_global_optimizer_{when}_hooks", {}) for when in ("pre", "post")]
 
 
-class Diverged(FloatingPointError):
-    """A gradient is not finite."""
+class NotFinite(FloatingPointError):
+    """A training has diverged, or an environment returned what no network can read."""
 
     says_all = True
     """See ``gala.processes.child.Failure``: none of the code that the traceback would show is at fault."""
@@ -69,7 +69,7 @@ class LearningStep:
         """One step at learning rate ``lr`` (None: the optimiser's own). Returns the gradient's norm before clipping.
 
         Raises:
-            Diverged: the gradient is not finite; the parameters are untouched.
+            NotFinite: the gradient is not finite; the parameters are untouched.
         """
         groups = self.optimizer.param_groups
         if lr is not None:
@@ -82,7 +82,7 @@ class LearningStep:
             self.precondition(groups[0]["lr"])
         norm = clip_(gradients, self.max_grad_norm)
         if not math.isfinite(size := norm.item()):
-            raise Diverged(f"the gradient's norm is {size:g}: not finite; lower the learning rate")
+            raise NotFinite(f"the gradient's norm is {size:g}: not finite; lower the learning rate")
         self.clip_factor = clip_factor(size, self.max_grad_norm)
         _step(self.optimizer)
         started = time.perf_counter()

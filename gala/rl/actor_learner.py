@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from gala.optim.update import LearningStep
+from gala.optim.update import LearningStep, NotFinite
 from gala.rl.a2c import A2CLoss, Coefficients, RolloutLoss, rollout_loss
 from gala.rl.lean import LeanPolicy
-from gala.rl.rollout import Collector, Episodes, NotFinite, Policy, Rollout
+from gala.rl.rollout import Collector, Episodes, Policy, Rollout
 
 
 class UpdateResult:
@@ -72,7 +72,7 @@ class ActorLearner:
         loss, target, value = self._set_gradient(rollout, entropy_coef)
         try:
             grad_norm = self.learning_step(lr)
-        except FloatingPointError as error:
+        except NotFinite as error:
             raise NotFinite(f"loss {loss.total.item():g}: {error}, or scale the rewards") from None
         self.learn_s += time.perf_counter() - started - (self.learning_step.exchange_s - exchanged_s)
         return UpdateResult(loss, grad_norm, target, value, rollout, episodes)

@@ -12,16 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gala.optim.update import NotFinite
 from gala.rl.buffers import buffers_kept
 from gala.rl.normalise import ObsNormalizer
 from gala.rl.simulators import Group, Playable, Whole
-
-
-class NotFinite(FloatingPointError):
-    """An environment returned what no network can read, or a training has diverged."""
-
-    says_all = True
-    """See ``gala.processes.child.Failure``: none of the code that the traceback would show is at fault."""
 
 
 class Outputs(Protocol):

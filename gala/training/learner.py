@@ -28,11 +28,11 @@ from gala.build.policy import make_lean, make_training_policy, pick_device, prep
 from gala.config import derived
 from gala.config.schema import Config
 from gala.gossip.flat import flatten_gradients
-from gala.optim.update import LearningStep
+from gala.optim.update import LearningStep, NotFinite
 from gala.processes.child import Exit, Send, run_child
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.normalise import Normalizers
-from gala.rl.rollout import Collector, NotFinite
+from gala.rl.rollout import Collector
 from gala.runs.checkpoints import pack, unpack
 from gala.runs.run_dir import RunDir
 from gala.training.board import UPDATES, Board

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gala.config.supervised import SupervisedConfig
-from gala.optim.update import Diverged
+from gala.optim.update import NotFinite
 from gala.processes.child import Send, run_child
 from gala.supervised.comparison import build, collective
 from gala.supervised.comparison.build import ComparisonJob
@@ -87,7 +87,7 @@ def train(config: SupervisedConfig, job: ComparisonJob, rank: int, data: DataSet
     while progress < 1.0:
         loss = learner.update(lr(progress)).item()
         if not np.isfinite(loss):
-            raise Diverged(f"the loss of {job.method} is {loss} in iteration {iterations}; lower optim.lr")
+            raise NotFinite(f"the loss of {job.method} is {loss} in iteration {iterations}; lower optim.lr")
         iterations += 1
         progress = iterations / per_learner
         if averager is not None and not job.lock_step:  # they share one budget
