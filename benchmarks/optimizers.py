@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ratios import ratio_of_medians
 
 from gala.api.run import Run
 from gala.bench.machine import machine_facts
-from gala.experiments.scores import interval
 
 Row = dict[str, Any]
 OTHERS = Path(__file__).with_name("other_optimizers.py")
@@ -129,12 +129,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def ratio_of_medians(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """1 where both are infinite."""
-    over, under = np.median(ours[0]), np.median(theirs[0])
-    return 1.0 if over == under else float(over / under)
-
-
 def ratios(rows: Sequence[Row]) -> Iterator[str]:
     """Of each task EKFAC's median over that of each other, env_steps and seconds to the bar, with a bootstrapped 95 %
     interval; who does not reach the bar takes for ever."""
@@ -147,7 +141,7 @@ def ratios(rows: Sequence[Row]) -> Iterator[str]:
             )
             if not (len(ours) and len(theirs)):
                 break
-            low, middle, high = interval([[ours], [theirs]], ratio_of_medians)
+            low, middle, high = ratio_of_medians(ours, theirs)
             told.append(f"{middle:.2f} [{low:.2f}, {high:.2f}]")
         if told:
             yield f"{task}: EKFAC takes {told[0]} of the env_steps of {name}, {told[1]} of the seconds"

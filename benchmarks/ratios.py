@@ -6,11 +6,27 @@ python benchmarks/ratios.py benchmarks/results/throughput_pong.jsonl "gala x2"
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from gala.bench.ratios import paired_ratio
+from gala.experiments.scores import Interval, interval
+
+
+def ratio_of_medians(over: ArrayLike, under: ArrayLike) -> Interval:
+    """Two samples of times, infinite where something never came; the 95 % interval is bootstrapped as a logarithm."""
+
+    def log_ratio(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
+        over, under = np.median(a[0]), np.median(b[0])
+        return 0.0 if over == under else float(np.log(over) - np.log(under))
+
+    return Interval(*map(math.exp, interval([[over], [under]], log_ratio)))
 
 
 def main(record: str, name: str) -> None:

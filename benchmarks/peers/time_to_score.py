@@ -30,6 +30,7 @@ from gala.processes.resources import available_cores
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from kept_rows import KeptRows  # noqa: E402
+from ratios import ratio_of_medians  # noqa: E402
 
 Row = dict[str, Any]
 BARS = {"cartpole": 475.0, "acrobot": -100.0}
@@ -81,7 +82,6 @@ def measure(name: str, task: str, seed: int, root: Path) -> Row:
 
 def findings(rows: Sequence[Row]) -> Iterator[Row]:
     """Medians over seeds, where a training that did not reach the bar took for ever."""
-    rng = np.random.default_rng(0)
     for task in BARS:
         taken = {name: _taken(rows, task, name, "seconds") for name in CONTESTANTS}
         for name, seconds in taken.items():
@@ -96,11 +96,7 @@ def findings(rows: Sequence[Row]) -> Iterator[Row]:
             row["median_env_steps"] = _known(np.median(steps))
             for us in ("gala", "gala-a2c"):
                 if len(ours := taken[us]) and not name.startswith("gala"):
-                    drawn = [np.median(rng.choice(x, (4000, len(x))), axis=1) for x in (seconds, ours)]
-                    with np.errstate(invalid="ignore"):
-                        low, high = np.quantile(drawn[0] / drawn[1], (0.025, 0.975), method="nearest")
-                    ratio = np.median(seconds) / np.median(ours)
-                    row[f"seconds_over_{us}"] = [_known(x) for x in (low, ratio, high)]
+                    row[f"seconds_over_{us}"] = [_known(x) for x in ratio_of_medians(seconds, ours)]
             yield row
 
 
