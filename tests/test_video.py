@@ -73,8 +73,8 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path, optimi
     assert run("train", *settings, "iterations=6", f"out={whole}") == 0
     assert run("train", *settings, "iterations=2", f"out={parts}") == 0
     (parts / "metrics.jsonl").open("a").write(
-        '[]\n{"wall_s": 0}\n{"iteration": 4, "wall_s": 0}\n{"iterat'
-    )  # past the checkpoint, and torn
+        '[]\n{"wall_s": 0}\n{"iteration": "1", "wall_s": 0}\n{"iteration": 2}\n{"iteration": 4, "wall_s": 0}\n{"iterat'
+    )  # no records, past the checkpoint, and torn
     before = (parts / "config.yaml").read_bytes()
     with lock(parts):
         assert run("resume", str(parts), "iterations=6") == 2
@@ -109,6 +109,25 @@ def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, capsys):
     for words in (("resume", str(out), "iterations=6"), ("eval", str(out), "videos=2")):
         assert run(*words) == 2
         assert "the model of config.yaml is not that of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (("learners=2",), "optimizer: ekfac", "was trained with neither ekfac nor slowmo, and config.yaml says ekfac"),
+        ((), "optimizer: ekfac", "was trained with neither ekfac nor slowmo, and config.yaml says ekfac"),
+        (EKFAC_ON_NUMBERS, "optimizer: adam", "was trained with ekfac, and config.yaml says neither ekfac nor slowmo"),
+    ],
+)
+def test_another_optimizer_than_the_checkpoint_has_is_refused(before, after, told, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("train", "data=wall-bounce", *TINY, *before, "iterations=2", f"out={out}") == 0
+    settings = (out / "config.yaml").read_text()
+    line = next(line for line in settings.splitlines() if line.startswith("optimizer:"))
+    (out / "config.yaml").write_text(settings.replace(line, after))
+    assert run("resume", str(out), "iterations=4") == 2
+    err = capsys.readouterr().err
+    assert told in err and "Traceback" not in err, err
 
 
 def test_a_training_that_was_killed_before_it_was_saved_starts_anew(tmp_path, capsys):

@@ -181,7 +181,7 @@ def _check(config: VideoConfig) -> None:
 def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     """Train in ``out``, which is locked."""
     from gala.supervised import video
-    from gala.supervised.video_checkpoint import FOLDER, LATEST, load_consensus, part_name
+    from gala.supervised.video_checkpoint import FOLDER, load_consensus, restore
     from gala.training.signals import EndRequest
     from gala.training.video_panel import VideoPanel
 
@@ -191,7 +191,7 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters{several}, from iteration {start}")
     before_s = 0.0
     if resumed:
-        first = Checkpoints(out / FOLDER).load_part(LATEST, part_name(0))[1]
+        first = restore(Checkpoints(out / FOLDER), 0, video.make_learner(config, video.make_model(config), start))
         before_s = _forget_after(out / METRICS, int(first["iteration"]))
 
     panel = VideoPanel(config)
@@ -289,11 +289,11 @@ def _run_team(
 
 def _forget_after(metrics: Path, iteration: int) -> float:
     """Records past the checkpoint are lived through again. Returns the seconds that the training had taken at the last
-    one that is kept. A line that a kill has cut short is dropped."""
+    one that is kept. Lines that are no records, as one that a kill has cut short, are dropped."""
     kept = []
     for line in metrics.read_bytes().splitlines() if metrics.is_file() else []:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             row = json.loads(line)
-            kept += [row] if isinstance(row, dict) and row.get("iteration", iteration + 1) <= iteration else []
+            kept += [row] if row["iteration"] <= iteration and row["wall_s"] >= 0 else []
     write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
-    return float(kept[-1].get("wall_s", 0.0)) if kept else 0.0
+    return float(kept[-1]["wall_s"]) if kept else 0.0

@@ -32,10 +32,7 @@ def stage(checkpoints: Checkpoints, rank: int, learner: SupervisedLearner, meta:
     moments = step.optimizer.state_dict()["state"]
     named = {f"{i}.{key}": x for i, values in moments.items() for key, x in values.items() if isinstance(x, Tensor)}
     tensors: dict[str, dict[str, Tensor]] = {"model": learner.model.state_dict(), "optimizer": named}
-    if isinstance(step.slowmo, SlowMo):
-        tensors["slowmo"] = step.slowmo.tensors()
-    if isinstance(step.precondition, EKFAC):
-        tensors["ekfac"] = step.precondition.tensors()
+    tensors |= {name: extra.tensors() for name, extra in _extras(learner).items()}
     checkpoints.write_part(STAGING, part_name(rank), tensors, meta)
 
 
@@ -43,17 +40,26 @@ def restore(checkpoints: Checkpoints, rank: int, learner: SupervisedLearner) -> 
     """Put a learner where its part of the latest checkpoint was; returns its ``meta``. Raises ValueError."""
     tensors, meta = checkpoints.load_part(LATEST, part_name(rank))
     _load(learner.model, tensors["model"], checkpoints)
+    extras, saved = _extras(learner), tensors.keys() - {"model", "optimizer"}
+    if extras.keys() != saved:
+        now, then = (", ".join(sorted(names)) or "neither ekfac nor slowmo" for names in (extras, saved))
+        raise ValueError(f"{checkpoints.root / LATEST} was trained with {then}, and config.yaml says {now}: undo that")
     step = learner.learning_step
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors["optimizer"].items():
         index, _, key = name.partition(".")
         moments.setdefault(int(index), {})[key] = tensor
     step.optimizer.load_state_dict({**step.optimizer.state_dict(), "state": moments})
-    if isinstance(step.slowmo, SlowMo):
-        step.slowmo.load_tensors(tensors["slowmo"])
-    if isinstance(step.precondition, EKFAC):
-        step.precondition.load_tensors(tensors["ekfac"])
+    for name, extra in extras.items():
+        extra.load_tensors(tensors[name])
     return meta
+
+
+def _extras(learner: SupervisedLearner) -> dict[str, SlowMo | EKFAC]:
+    """What learns beside the optimiser, by the name of its group of tensors."""
+    step = learner.learning_step
+    found = {"slowmo": step.slowmo, "ekfac": step.precondition}
+    return {name: extra for name, extra in found.items() if isinstance(extra, (SlowMo, EKFAC))}
 
 
 def load_consensus(config: VideoConfig, out: Path, model: VRNN) -> int:
