@@ -104,7 +104,8 @@ def _of(rows: Sequence[Row], task: str, optimizer: str) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: medians and ranges over the five seeds, at the chosen learning rate."""
+    """Markdown: medians over the five seeds, at the chosen learning rate, and ranges, to the bar of who reached it; who
+    does not takes for ever."""
     lines = ["| task | optimiser | lr | env_steps to the bar | seconds | final return | µs a step |", "|---" * 7 + "|"]
     for task in TASKS:
         for name in OPTIMIZERS:
@@ -112,16 +113,17 @@ def table(rows: Sequence[Row]) -> str:
             if not judged:
                 continue
             steps, seconds = (
-                [r[k] for r in judged if r["env_steps_to_bar"]] for k in ("env_steps_to_bar", "seconds_to_bar")
+                np.array([r.get(k) or np.inf for r in judged]) for k in ("env_steps_to_bar", "seconds_to_bar")
             )
+            came = steps[np.isfinite(steps)]
             reached = f"none of {len(judged)}"
-            if steps:
-                reached = f"{np.median(steps):,.0f} [{min(steps):,}, {max(steps):,}] ({len(steps)} of {len(judged)})"
+            if len(came):  # the median counts who never came, as the ratios do
+                reached = f"{np.median(steps):,.0f} [{min(came):,.0f}, {max(came):,.0f}] ({len(came)} of {len(judged)})"
             final = [r.get("final_return", 0.0) for r in judged]
             cost = np.median([1e6 * r["seconds"] / r["env_steps"] for r in judged if "seconds" in r])
             cells = (
                 *(task, name, f"{judged[0]['lr']:g}", reached),
-                f"{np.median(seconds):.1f}" if steps else "",
+                f"{np.median(seconds):.1f}" if len(came) else "",
                 f"{np.median(final):.4g} [{min(final):.4g}, {max(final):.4g}]",
                 f"{cost:.0f}",
             )
