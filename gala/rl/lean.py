@@ -169,6 +169,7 @@ class LeanPolicy:
         state = torch.cat([steps[-1].state for steps in groups])
         return LeanOutputs(torch.from_numpy(joined(lambda out: out.params.numpy())), first.value, state, hidden)
 
+    @np.errstate(over="ignore", invalid="ignore")  # as PyTorch; a gradient that is not finite is refused
     def set_gradient(self, rollout: Rollout, coefficients: Coefficients, entropy_coef: float) -> RolloutLoss:
         """``gala.rl.a2c.rollout_loss`` of a rollout that this policy has acted in, and its gradient in the parameters'
         ``.grad``, in place of what was there."""

@@ -370,3 +370,14 @@ def test_outputs_of_hundreds_are_probabilities_still():
     terms = family.terms(head, np.array([0, 1]), np.ones(2, np.float32), np.zeros(2, np.float32))
     assert terms.log_prob == pytest.approx([0.0, -math.log(2)]) and terms.entropy == pytest.approx([0.0, math.log(2)])
     assert terms.gradient[1] == pytest.approx([0.0, 0.5, -0.5])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_diverged_policy_has_a_gradient_that_is_not_finite_and_no_warnings():
+    policy = build_actor_critic(gym.spaces.Box(-9, 9, (3,)), SPACES["discrete"], MODELS["separate"])
+    flat = flattened(policy)
+    lean = lean_of(policy, SPACES["discrete"])
+    rollout = rollout_of(policy, lean, SPACES["discrete"])
+    rollout = dataclasses.replace(rollout, reward=torch.full_like(rollout.reward, 1e30))
+    lean.set_gradient(rollout, dataclasses.replace(parse_config([]).a2c, normalize_advantages=False), 0.03)
+    assert flat.grad.norm().isinf()
