@@ -111,6 +111,18 @@ def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, capsys):
         assert "the model of config.yaml is not that of" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_other_learners_is_refused(tmp_path, capsys):
+    """The first of them would be taken for all."""
+    out = tmp_path / "run"
+    assert run("train", "data=wall-bounce", *TINY, "learners=2", "iterations=2", f"out={out}") == 0
+    settings = (out / "config.yaml").read_text()
+    assert "learners: 2\n" in settings
+    (out / "config.yaml").write_text(settings.replace("learners: 2\n", "learners: 1\n"))
+    for words in (("resume", str(out), "iterations=4"), ("eval", str(out), "videos=2")):
+        assert run(*words) == 2
+        assert "is of 2 learners, config.yaml of 1: undo that" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [

@@ -247,7 +247,7 @@ def _run_alone(
     def save(iteration: int) -> None:
         checkpoints.discard(STAGING)
         stage(checkpoints, 0, learner, {"iteration": iteration})
-        checkpoints.commit(STAGING, [LATEST], {"iteration": iteration})
+        checkpoints.commit(STAGING, [LATEST], {"iteration": iteration, "learners": 1})
 
     done = saved = start
     for done in video.train(config, learner, start, record, lambda: request.signal is None):

@@ -64,8 +64,13 @@ def _extras(learner: SupervisedLearner) -> dict[str, SlowMo | EKFAC]:
 
 def load_consensus(config: VideoConfig, out: Path, model: VRNN) -> int:
     """Give ``model`` the mean of all learners' parameters, weighted by their PushSum weights; returns the number of
-    iterations that the slowest has done. Raises ValueError: there is no checkpoint, or it is damaged."""
+    iterations that the slowest has done. Raises ValueError: there is no checkpoint, it is damaged, or of others."""
     checkpoints = Checkpoints(out / FOLDER)
+    meta = checkpoints.meta(LATEST)
+    if (saved := meta.get("learners", config.learners)) != config.learners:
+        raise ValueError(
+            f"{checkpoints.root / LATEST} is of {saved} learners, config.yaml of {config.learners}: undo that"
+        )
     parts = [checkpoints.load_part(LATEST, part_name(rank)) for rank in range(config.learners)]
     weights = [float(meta.get("gossip", {}).get("weight", 1.0)) for _, meta in parts]
     states = [tensors["model"] for tensors, _ in parts]
@@ -75,7 +80,7 @@ def load_consensus(config: VideoConfig, out: Path, model: VRNN) -> int:
             name: sum(state[name] * (w / total) for state, w in zip(states, weights, strict=True)) for name in states[0]
         }
     _load(model, mean if len(states) > 1 else states[0], checkpoints)
-    return int(checkpoints.meta(LATEST)["iteration"])
+    return int(meta["iteration"])
 
 
 def _load(model: torch.nn.Module, state: dict[str, Any], checkpoints: Checkpoints) -> None:

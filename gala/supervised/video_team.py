@@ -100,7 +100,7 @@ class VideoTeam:
         self.checkpoints.discard(STAGING)
         self._tell(("save",))
         done = min(self._gather("saved", record).values())
-        self.checkpoints.commit(STAGING, [LATEST], {"iteration": done})
+        self.checkpoints.commit(STAGING, [LATEST], {"iteration": done, "learners": self.config.learners})
         return done
 
     def _gather(self, kind: str, record: Callable[[dict[str, Any]], None]) -> dict[int, int]:
