@@ -72,8 +72,9 @@ def test_a_training_listens_on_loopback_only(tmp_path, algo):
     assert gala.end(END_S)[0] == 130
 
 
-def test_the_comparison_of_classifiers_listens_on_loopback_only():
-    process, mark = spawn(["supervised", "method=allreduce", "learners=2", "slowmo=off", "iterations=1e6"])
+def test_the_comparison_of_classifiers_listens_on_loopback_only(tmp_path):
+    words = ["method=allreduce", "learners=2", "slowmo=off", "iterations=1e6", f"out={tmp_path / 'out'}"]
+    process, mark = spawn(["supervised", *words])
     doors: list[tuple[str, int]] = []
     while len(doors) < 3:  # the rendezvous, and each learner's
         assert process.poll() is None, process.communicate()
