@@ -110,13 +110,13 @@ def test_solved_returns_of_presets_are_those_that_gymnasium_registers():
 def test_a_grid_that_is_stopped_goes_on_and_refuses_other_settings(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "grid"
-    first = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=4000")
+    first = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=60000")
     first.wait_for((out / "runs" / ".gala-sync-s1.log").exists, "start of the second training")
     os.killpg(first.process.pid, signal.SIGTERM)
     status, text, _ = first.end()
     assert status == 128 + signal.SIGTERM
     assert "this goes on where it was:\ngala compare preset=classic/cartpole" in text
-    second = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=4000")
+    second = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=60000")
     status, text, err = second.end()
     assert status == 0, err
     assert "gala-sync against a2c: learns as well: undecided" in text and len(rows_of(out)) == 2
@@ -127,7 +127,7 @@ def test_a_grid_that_is_stopped_goes_on_and_refuses_other_settings(tmp_path, cap
     assert parts["a2c-s1"] == 1 and parts["gala-sync-s1"] == 2
     for place in (str(tmp_path), os.uname().nodename):
         assert place not in (out / "results.jsonl").read_text()
-    words = [*GRID, "algos=a2c", "seeds=1", "steps=4000", f"out={out}"]
+    words = [*GRID, "algos=a2c", "seeds=1", "steps=60000", f"out={out}"]
     assert cli.main(["compare", *words, "optim.lr=0.01", "--dry-run"]) == 2
     assert "holds a2c-s1 with optim.lr=0.003, not 0.01; choose another out=" in capsys.readouterr().err
     assert cli.main(["compare", *words, "--dry-run"]) == 0

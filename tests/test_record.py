@@ -217,3 +217,4 @@ def test_bad_input_is_one_line_and_leaves_nothing(words, message, capsys, tmp_pa
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "rollouts").exists()
+    assert [path.name for path in (tmp_path / "FULL").iterdir()] == ["notes"]

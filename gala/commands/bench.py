@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     options, config = parse(words)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from gala.bench.job import BenchFailed
-    from gala.commands.compare.progress import Ended, ending_signals
+    from gala.processes.ending import Ended, ending_signals
 
     try:
         with ending_signals():  # so that what was measured with is put away
@@ -104,7 +104,7 @@ def throughput(config: Config, options: Options, say: Any) -> dict[str, Any]:
 
     out = Path(options.out or time.strftime("runs/bench-%Y%m%d-%H%M%S"))
     check_out(out, options.overwrite)
-    figures.check_output(Path("rates.png"), overwrite=True)
+    figures.check_matplotlib()
     try:
         counts = sorted({int(n) for n in options.learners.split(",")})
     except ValueError:

@@ -17,9 +17,11 @@ from gala.diagnostics.finding import Finding
 from gala.diagnostics.registry import DIAGNOSTICS
 from gala.evaluation.frozen import Frozen, load_frozen
 from gala.processes.output import is_terminal
-from gala.reports.diagnosis import check_matplotlib, draw, page
+from gala.reports.diagnosis import draw, page
+from gala.reports.figures import check_matplotlib
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
+from gala.runs.writable import make_folder
 
 _SWITCHES = "[" + "|".join(DIAGNOSTICS) + "=true ...]"
 _ROWS = "\n".join(f"  {name:<12}{diagnostic.summary}" for name, diagnostic in DIAGNOSTICS.items())
@@ -67,9 +69,9 @@ def main(argv: Sequence[str]) -> int:
     run_dir.checkpoint_meta(options.checkpoint)
     named = [name for name in DIAGNOSTICS if getattr(options, name)]
     folder = Path(options.out) if options.out else run_dir.path / "diagnose"
+    make_folder(folder)
     frozen = load_frozen(run_dir, options.checkpoint, envs=options.envs, batches=options.batches, seed=options.seed)
     findings = _findings(frozen, named)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {name: finding.numbers for name, finding in findings.items()}
     record |= {"checkpoint": options.checkpoint, "envs": options.envs, "batches": options.batches, "seed": options.seed}
     write_atomically(folder / "diagnose.json", json.dumps(_finite(record), indent=2).encode())

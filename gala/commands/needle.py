@@ -121,9 +121,9 @@ def plan_lines(grid: NeedleGrid) -> list[str]:
 def _sweep(grid: NeedleGrid, options: Options, command: str) -> int:
     import torch
 
-    from gala.commands.compare.progress import Ended, ending_signals
+    from gala.processes.ending import Ended, ending_signals
     from gala.processes.resources import threads_each
-    from gala.reports.diagnosis import check_matplotlib
+    from gala.reports.figures import check_matplotlib
     from gala.runs.lock import lock
     from gala.runs.units import clock
     from gala.supervised.comparison.alone import train_alone
@@ -157,7 +157,7 @@ def _sweep(grid: NeedleGrid, options: Options, command: str) -> int:
 
 
 def _report(grid: NeedleGrid, command: str) -> int:
-    from gala.reports.diagnosis import check_matplotlib
+    from gala.reports.figures import check_matplotlib
     from gala.reports.needle import plain, write_report
 
     rows = grid.rows()

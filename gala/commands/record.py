@@ -86,6 +86,8 @@ class _Stopped(Exception):
 def _record(run_dir: RunDir, out: Path, asked: object) -> int:
     from gala.evaluation.record import Recording, record_run
     from gala.runs.lock import lock
+    from gala.runs.rollout_writer import refuse_foreign
+    from gala.runs.writable import make_folder
     from gala.training.signals import EndRequest
 
     assert isinstance(asked, Recording)
@@ -96,10 +98,8 @@ def _record(run_dir: RunDir, out: Path, asked: object) -> int:
             raise _Stopped
 
     new = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make {out}: {error.strerror}; give another out=") from None
+    refuse_foreign(out)  # before a lock is put into it
+    make_folder(out)
     try:
         with lock(out), request.listen():
             for done in record_run(run_dir, out, asked, look):

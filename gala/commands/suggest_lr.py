@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{rest[0]}: RUN has its settings; only learners=N and envs=E can change")
     run_dir = RunDir.open(path) if path else None
     from gala.build.auto import fitted_config
-    from gala.commands.compare.progress import Ended, ending_signals
+    from gala.processes.ending import Ended, ending_signals
 
     known = run_dir.config if run_dir else fitted_config(rest)
     validate(known)

@@ -96,7 +96,7 @@ def check_ends(words: Sequence[str], ranges: dict[str, Range]) -> Config:
 
 
 def _search(options: Options, words: tuple[str, ...], ranges: dict[str, Range], command: str) -> int:
-    from gala.commands.compare.progress import Ended, ending_signals
+    from gala.processes.ending import Ended, ending_signals
     from gala.processes.resources import available_cores
     from gala.runs.lock import lock
 

@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from gala.bench.job import BenchFailed
     from gala.bench.tune import label, settings, tune
-    from gala.commands.compare.progress import Ended, ending_signals
     from gala.config.tuned import tuned_path
+    from gala.processes.ending import Ended, ending_signals
 
     try:
         envs = options.envs or config.learners * config.envs_per_learner

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gala.config.parse import override, parse_options, print_help
 from gala.config.video import VideoConfig, validate
 from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
+from gala.runs.writable import make_folder
 from gala.supervised.video_settings import SETTINGS, find_data, read_settings, with_absolute_data, write_settings
 
 if TYPE_CHECKING:
@@ -65,10 +66,7 @@ _MAY_CHANGE = ("iterations", "log_every", "save_every", "data")
 def main(argv: Sequence[str]) -> int:
     """Exit status 0, or 128 + the number of the signal that ended the training; ValueError for bad input."""
     words = list(argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    if words[0] in ("resume", "eval") and {"-h", "--help"} & set(words):
+    if not words or ({"-h", "--help"} & set(words) and words[0] != "train"):
         print(USAGE)
         return 0
     if words[0] == "train":
@@ -143,6 +141,7 @@ def _evaluate(out: Path, words: Sequence[str]) -> int:
             raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
     config = find_data(out, read_settings(out), options.data)
     _check(config)
+    make_folder(out)
     from gala.reports.video_page import video_page
     from gala.supervised.video import make_model
     from gala.supervised.video_checkpoint import load_consensus

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from gala.config.extras import install
 from gala.diagnostics.finding import Curves, Finding
 from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes, save
 from gala.reports.page import page as one_page
@@ -16,12 +14,6 @@ from gala.reports.page import picture, table
 from gala.runs.checkpoints import write_atomically
 
 _COLORS = (BLUE, ORANGE, GREY)
-
-
-def check_matplotlib() -> None:
-    """Raises ValueError if no figure can be drawn."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(f"the page needs matplotlib: {install('diagnose')}")
 
 
 def draw(findings: Mapping[str, Finding], folder: Path) -> dict[str, list[Path]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gala.config.extras import install
 from gala.runs.checkpoints import write_atomically
+from gala.runs.writable import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,16 +22,22 @@ _MOST_ROUNDS = 12
 Record = dict[str, Any]
 
 
-def check_output(path: Path, overwrite: bool) -> None:
-    """Before any work: can a figure be written to ``path``? Raises ValueError in one line."""
+def check_matplotlib() -> None:
+    """Raises ValueError, in one line: no figure can be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError(f"figures need matplotlib: {install('plot')}")
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Before any work: can a figure be written to ``path``? Raises ValueError in one line."""
+    check_matplotlib()
     if path.suffix not in FORMATS:
         raise ValueError(f"out={path} must end in {' or '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise ValueError(f"out={path}: there is no folder {path.parent}")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} already exists; name another with out=FILE or add overwrite=true")
+    make_folder(path.parent)
 
 
 def returns(records: Sequence[Record], title: str, path: Path) -> None:

@@ -23,6 +23,7 @@ from gala.runs.following import Follower
 from gala.runs.health import health
 from gala.runs.run_dir import RunDir
 from gala.runs.units import clock, number, per_second, size, span
+from gala.runs.writable import make_folder
 
 Record = dict[str, Any]
 GENERATOR = "gala report"
@@ -86,6 +87,7 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise ValueError(f"out={out} is a folder; name a file")
     if out.exists() and not overwrite and not _is_ours(out):
         raise ValueError(f"{out} already exists, and is no page of gala report; name another or add overwrite=true")
+    make_folder(out.parent)
 
 
 def _is_ours(path: Path) -> bool:

@@ -34,6 +34,12 @@ frames into memory in place of loading them.
 """
 
 
+def refuse_foreign(path: Path) -> None:
+    """Raises ValueError: there is something in the folder ``path``, and it is no rollouts."""
+    if path.is_dir() and not (path / MANIFEST).is_file() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise ValueError(f"{path} is not empty and holds no rollouts; give another out=")
+
+
 class RolloutWriter:
     """Appends chunks to a folder; what it has written survives a kill, and the next writer goes on from there."""
 
@@ -46,8 +52,8 @@ class RolloutWriter:
                 raise ValueError(f"{path} holds other rollouts: {_difference(known, facts)}; give another out=")
             for number, told in enumerate(self.chunks):
                 read_file(path, number, told)
-        elif path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
-            raise ValueError(f"{path} is not empty and holds no rollouts; give another out=")
+        else:
+            refuse_foreign(path)
 
     @property
     def episodes(self) -> int:

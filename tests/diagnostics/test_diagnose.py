@@ -37,6 +37,14 @@ def run(tmp_path_factory):
     return path
 
 
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_played(run, tmp_path, capsys, monkeypatch):
+    (tmp_path / "notes").write_text("mine")
+    monkeypatch.setattr("gala.commands.diagnose.load_frozen", None)  # whoever plays now fails otherwise
+    assert cli.main(["diagnose", str(run), f"out={tmp_path / 'notes' / 'there'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "nothing can be written there (Not a directory)" in error
+
+
 def test_a_run_is_judged_and_the_page_needs_no_network(run, capsys):
     assert cli.main(["diagnose", str(run), "envs=6", "batches=3", "seed=4"]) == 0
     out = capsys.readouterr().out

@@ -24,9 +24,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     words = sort_words([word for word in argv if word != "--dry-run"])
     from gala.processes.output import forgiving_output
-    from gala.reports.figures import check_output
+    from gala.reports.figures import check_matplotlib
 
-    check_output(Path("curves.png"), overwrite=True)
+    check_matplotlib()
     command = shlex.join(["gala", "compare", *argv])
     if words.rows:
         return _report(words, name_groups(_read_all(words.rows)), command)
@@ -54,8 +54,9 @@ def _out(words: Words, default: str) -> Path:
 def _grid(words: Words, command: str, *, dry_run: bool) -> int:
     from gala.bench.energy import counters, joules
     from gala.bench.machine import machine_facts
-    from gala.commands.compare.progress import Ended, Progress, ending_signals
+    from gala.commands.compare.progress import Progress
     from gala.experiments.grid import Grid, Plan
+    from gala.processes.ending import Ended, ending_signals
     from gala.processes.resources import available_cores
     from gala.runs.lock import lock
 
@@ -112,10 +113,10 @@ def _plan_lines(grid: object) -> list[str]:
 
 def _compare_runs(words: Words, command: str) -> int:
     """Judges existing runs, one at a time, and compares them."""
-    from gala.commands.compare.progress import Ended, ending_signals
     from gala.experiments.jobs import run_all
     from gala.experiments.judging import JudgingJob
     from gala.experiments.rows import make_row, write_rows
+    from gala.processes.ending import Ended, ending_signals
     from gala.runs.distinct import check_distinct
     from gala.runs.run_dir import RunDir
 

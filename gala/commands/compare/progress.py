@@ -1,18 +1,14 @@
-"""How far a grid has come, and signals that end it in order."""
+"""How far a grid of trainings has come."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
 from gala.experiments.grid import Grid
 from gala.experiments.jobs import Job, TrainingJob
 from gala.processes.output import is_terminal
-from gala.processes.start import ENDING_SIGNALS
 from gala.runs.units import clock, short
 
 WIDTH = 80
@@ -68,32 +64,3 @@ class Progress:
         """Ends the line that changes."""
         if self._in_place:
             print("\r\x1b[K", end="", flush=True)
-
-
-class Ended(Exception):
-    """A signal has asked for an end in order."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-@contextlib.contextmanager
-def ending_signals() -> Iterator[None]:
-    """Inside, the first of ``ENDING_SIGNALS`` raises ``Ended``; Ctrl-C after it raises KeyboardInterrupt, to kill."""
-    came: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) == 1:
-            raise Ended(number)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-
-    heard = [s for s in ENDING_SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
-    before = {number: signal.signal(number, hear) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

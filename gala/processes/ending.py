@@ -1,0 +1,39 @@
+"""The first signal that ends a command, as an exception that unwinds what it has begun."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from gala.processes.start import ENDING_SIGNALS
+
+
+class Ended(Exception):
+    """A signal has asked for an end in order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def ending_signals() -> Iterator[None]:
+    """Inside, the first of ``ENDING_SIGNALS`` raises ``Ended``; Ctrl-C after it raises KeyboardInterrupt, to kill."""
+    came: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) == 1:
+            raise Ended(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    heard = [s for s in ENDING_SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
+    before = {number: signal.signal(number, hear) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
