@@ -10,7 +10,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from video_rollouts import LEFT, RIGHT, ball_seen, sticky_entropy
+from video_rollouts import LEFT, RIGHT, ball_seen, enlarged, sticky_entropy
+
+from gala.runs.rollout_writer import RolloutWriter
+from gala.runs.rollouts import Chunk, RolloutFacts, open_rollouts
 
 
 def paddle(steps, sticky, seed):
@@ -62,3 +65,20 @@ def test_a_ball_is_seen_where_it_was_or_anywhere():
     sample[1, 1, 1] = 0.6  # all is grey: no ball
     at, anywhere = ball_seen(truth, sample, torch.zeros(2, 9, 9), where)
     assert at == pytest.approx([1 / 3, 0]) and anywhere == pytest.approx([2 / 3, 0])
+
+
+def test_an_enlarged_recording_is_the_same_but_for_the_size_of_its_pixels(tmp_path):
+    facts = RolloutFacts({"run": "none"}, (2, 3, 4), "uint8", 1, {"kind": "discrete", "sizes": [6]})
+    (tmp_path / "small").mkdir()
+    writer, rng = RolloutWriter(tmp_path / "small", facts), np.random.default_rng(0)
+    for _ in range(2):
+        first = np.array([True, False, False])
+        frames, numbers = rng.integers(0, 2, (3, 2, 3, 4), np.uint8), rng.integers(0, 6, 3)
+        writer.append(Chunk(frames, numbers, numbers.astype(np.float32), first, ~first, np.full(3, -1, np.int32)))
+    small = open_rollouts(tmp_path / "small")
+    for _ in range(2):  # the second call finds what the first has made
+        large = open_rollouts(enlarged(tmp_path / "small", tmp_path / "large", 2))
+    assert large.facts.frame == (2, 6, 8) and np.array_equal(large.episode_starts, [0, 3, 6])
+    assert (large.action == small.action).all() and (large.reward == small.reward).all()
+    for row in range(6):
+        assert (large.rows(row, 1)[0] == np.kron(small.rows(row, 1)[0], np.ones((1, 2, 2), np.uint8))).all()
