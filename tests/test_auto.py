@@ -114,6 +114,8 @@ def test_images_of_large_numbers_that_nothing_scales_are_a_warning(space, words,
         (["env.id=Taxi-v4"], "any/_vector"),
         (["env.id=helper_envs:Mixed-v0"], "any/_vector"),
         (["env.id=helper_envs:Catch-v0"], "any/_image"),
+        (["env.id=backgrounds:classic:CartPole-v1"], "any/_image"),  # pictures, which the preset of numbers cannot see
+        (["env.id=classic:CartPole-v1"], "classic/cartpole"),
         (["env.id=ALE/Pong-v5", "preset=none"], ""),
         (["env.id=ALE/Pong-v5", "preset=atari/qbert"], ""),
         (["seed=3"], ""),

@@ -32,7 +32,7 @@ def with_fitting_preset(words: Sequence[str]) -> tuple[list[str], str]:
     if not given.get("env.id") or given.get("preset"):
         return list(words), ""
     config = parse_config(words)
-    preset = _preset_of(config.env.id) or COMMON.get(backend_of(config))
+    preset = _preset_of(config) or COMMON.get(backend_of(config))
     if not preset:
         seen = _seen(probe_spaces(config))
         preset = f"any/_{'vector' if len(seen.shape) == 1 and encoder_for(seen) == 'mlp' else 'image'}"
@@ -48,13 +48,21 @@ def fitted_config(words: Sequence[str]) -> Config:
     return parse_config(with_fitting_preset(words)[0])
 
 
-def _preset_of(env_id: str) -> str:
-    """The preset of that environment, or of the one in ``seeds:ID`` and ``module:ID``; the plainest of several."""
-    ids = preset_environments()
+def _preset_of(config: Config) -> str:
+    """The preset of that environment, or of the one in ``seeds:ID`` and ``module:ID`` if it sees the like: a family may
+    draw numbers as pictures. The plainest of several."""
+    ids, env_id = preset_environments(), config.env.id
     for wanted in (env_id, env_id.rpartition(":")[2]):
         if found := [name for name, env in ids.items() if env == wanted]:
-            return min(found, key=len)
+            preset = min(found, key=len)
+            return preset if wanted == env_id or _reads(preset, _seen(probe_spaces(config))) else ""
     return ""
+
+
+def _reads(preset: str, seen: Box) -> bool:
+    """Whether the preset's encoder is of the kind that such observations want: for vectors, or for images."""
+    encoder = parse_config([f"preset={preset}"]).model.encoder
+    return encoder == AUTO or (encoder == "mlp") == (encoder_for(seen) == "mlp")
 
 
 def _seen(spaces: Spaces) -> Box:
