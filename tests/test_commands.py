@@ -188,7 +188,7 @@ def test_plots_are_made_of_the_records_and_say_what_is_missing(tmp_path, capsys)
     assert "has no records yet" in error_line(capsys)
     run.append_metrics({"global_step": 5, "gossip/consensus_distance": 0.5})
     assert cli.main(["plot", str(run.path), "returns"]) == 2
-    assert "has no returns: no episode has ended yet" in error_line(capsys)
+    assert "has no returns: no episode ended before its last record" in error_line(capsys)
     assert cli.main(["plot", str(run.path), "epsilon-ball"]) == 2
     assert "train with gossip.certify=true" in error_line(capsys)
     for step in (10, 20, 30):

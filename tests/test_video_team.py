@@ -147,6 +147,19 @@ def test_whoever_is_killed_all_end(tmp_path, victim):
         assert status == 1 and "was killed by SIGKILL; the run has ended." in error and "Traceback" not in error
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of other processes")
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path):
+    import resource
+
+    gala = start(tmp_path / "run", "train", "tau=0")
+    for pid in gala.learners():  # as if the disk were full
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (10, resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]))
+    gala.ctrl_c()
+    status, _, error = gala.end()
+    assert status == 1 and "Traceback" not in error and error.count("cannot be written: File too large") == 1
+    assert "gala video resume" in error
+
+
 def test_a_graph_that_the_learners_cannot_form_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words, message in (

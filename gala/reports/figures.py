@@ -49,7 +49,7 @@ def returns(records: Sequence[Record], title: str, path: Path) -> None:
     """
     mean = curve(records, _RETURN)
     if not mean:
-        raise ValueError(f"{title} has no returns: no episode has ended yet; let it train for longer")
+        raise ValueError(f"{title} has no returns: no episode ended before its last record")
     figure, axes = figure_with_axes()
     for rank in _learners(records):
         each = curve([{**r[rank], "global_step": r["global_step"]} for r in records if rank in r], _RETURN)

@@ -22,6 +22,12 @@ WAIT_TIMEOUT_S = 2e6
 """Waiting for a peer never ends a learner: the parent notices who has died, and ends all."""
 
 
+class Unsaved(Exception):
+    """A learner's part of a checkpoint could not be written."""
+
+    says_all = True
+
+
 @dataclass(frozen=True)
 class VideoSpec:
     """Everything that a learner is told when it starts."""
@@ -102,6 +108,10 @@ class _Body:
             return True
         self.averager.drain()
         gossip = {k: v for k, v in self.averager.state_dict().items() if k != "unrounded"}
-        stage(self.checkpoints, self.spec.rank, self.learner, {"iteration": self.done, "gossip": gossip})
+        try:
+            stage(self.checkpoints, self.spec.rank, self.learner, {"iteration": self.done, "gossip": gossip})
+        except OSError as error:
+            where = error.filename or self.checkpoints.root
+            raise Unsaved(f"{where} cannot be written: {error.strerror}; make room first") from error
         self.send(("saved", self.done))
         return False
