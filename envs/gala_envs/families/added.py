@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from gala_envs.contexts import Context, Family, Parameter, Scalar
+from gala_envs.contexts import Context, Family, Parameter, Scalar, draw_distinct
 
 
 @dataclass(frozen=True)
 class Added:
-    """``own`` parameters on top of those of ``base``. ``seed`` is the one of ``own`` that each context draws anew.
+    """``own`` parameters on top of those of ``base``. ``seed`` is the one of ``own`` that each context draws anew;
+    ``fingerprint`` is that of the family.
 
     Raises:
         ValueError: the base has a parameter of the same name.
@@ -22,6 +23,7 @@ class Added:
     base: Family
     own: Mapping[str, Parameter]
     seed: str
+    fingerprint: Callable[[Context], str]
 
     def __post_init__(self) -> None:
         if taken := sorted(set(self.own) & set(self.base.parameters)):
@@ -34,15 +36,27 @@ class Added:
         return {**self.base.parameters, **self.own}
 
     def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
-        """``n`` contexts of the base, each with a seed of its own that no other of them has."""
+        """``n`` contexts of the base, each with a seed of its own that no other of them has. Where ``settings`` leave
+        the base fewer than ``n``, its contexts repeat, and what is added tells them apart.
+
+        Raises:
+            ValueError: even so there are fewer than ``n``.
+        """
         own = {name: value for name, value in settings.items() if name in self.own}
         rest = {name: value for name, value in settings.items() if name not in self.own}
-        contexts = self.base.sample(n, region, rng, rest)
+
+        def added(context: Context, seed: int) -> Context:
+            return Context.of(self.name, context.seed, **dict(context.params) | {self.seed: seed} | own)
+
+        def draw() -> Context:
+            return added(self.base.sample(1, region, rng, rest)[0], int(rng.integers(2**31 - 1)))
+
+        try:
+            contexts = self.base.sample(n, region, rng, rest)
+        except ValueError:
+            return draw_distinct(n, draw, self.fingerprint)
         seeds = rng.choice(2**31 - 1, n, replace=False)
-        return [
-            Context.of(self.name, c.seed, **dict(c.params) | {self.seed: int(seed)} | own)
-            for c, seed in zip(contexts, seeds, strict=True)
-        ]
+        return [added(context, int(seed)) for context, seed in zip(contexts, seeds, strict=True)]
 
     def inner(self, context: Context) -> Context:
         """The base family's context."""

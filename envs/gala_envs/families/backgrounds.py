@@ -42,7 +42,7 @@ class Backgrounds:
         if task not in DRAWINGS:
             raise ValueError(f"{self.name}: only {', '.join(DRAWINGS)} can be drawn, as in backgrounds:{self.ARGUMENT}")
         self._draw = DRAWINGS[task]
-        self._added = Added(self.name, make_family(base), _OWN, "scene")
+        self._added = Added(self.name, make_family(base), _OWN, "scene", self.fingerprint)
         self.base, self.inner = self._added.base, self._added.inner
         self.regions, self.parameters, self.sample = self.base.regions, self._added.parameters, self._added.sample
 

@@ -37,7 +37,7 @@ class Confounded:
     def __init__(self, base: str) -> None:
         """Raises ValueError if there is no such base family, or its parameters have a name that is used here."""
         self.name = f"confounded:{base}"
-        self._added = Added(self.name, make_family(base), _OWN, "theta")
+        self._added = Added(self.name, make_family(base), _OWN, "theta", self.fingerprint)
         self.base, self.inner = self._added.base, self._added.inner
         self.regions, self.parameters, self.sample = self.base.regions, self._added.parameters, self._added.sample
 

@@ -120,3 +120,13 @@ def test_what_cannot_be_shown_is_refused(family):
         split(family, {"train": 1}, background="photo")
     with pytest.raises(ValueError, match=r"ratio=2.0 must be a number from 0.01 to 1"):
         split(family, {"train": 1}, ratio=2.0)
+
+
+def test_contexts_of_one_task_differ_in_their_backgrounds_alone():
+    family, fixed = make_family("backgrounds:classic:CartPole-v1"), {"force": 10.0, "length": 0.5, "mass": 0.1}
+    contexts = family.sample(20, "R", np.random.default_rng(0), {**fixed, "background": "image"})
+    assert len({family.fingerprint(context) for context in contexts}) == 20
+    assert all(dict(context.params).items() >= fixed.items() for context in contexts)
+    assert contexts == family.sample(20, "R", np.random.default_rng(0), {**fixed, "background": "image"})
+    with pytest.raises(ValueError, match="20 different contexts were asked for, but .* only 1"):
+        family.sample(20, "R", np.random.default_rng(0), {**fixed, "background": "plain"})
