@@ -37,10 +37,10 @@ class Added:
 
     def sample(self, n: int, region: str, rng: np.random.Generator, settings: Mapping[str, Scalar]) -> list[Context]:
         """``n`` contexts of the base, each with a seed of its own that no other of them has. Where ``settings`` leave
-        the base fewer than ``n``, its contexts repeat, and what is added tells them apart.
+        the base one context alone, all share it, and what is added tells them apart.
 
         Raises:
-            ValueError: even so there are fewer than ``n``.
+            ValueError: there are fewer than ``n``.
         """
         own = {name: value for name, value in settings.items() if name in self.own}
         rest = {name: value for name, value in settings.items() if name not in self.own}
@@ -48,15 +48,25 @@ class Added:
         def added(context: Context, seed: int) -> Context:
             return Context.of(self.name, context.seed, **dict(context.params) | {self.seed: seed} | own)
 
-        def draw() -> Context:
-            return added(self.base.sample(1, region, rng, rest)[0], int(rng.integers(2**31 - 1)))
-
         try:
             contexts = self.base.sample(n, region, rng, rest)
         except ValueError:
-            return draw_distinct(n, draw, self.fingerprint)
+            if not self._is_one(region, rest):  # some of them would share a task, and others not
+                raise
+            (only,) = self.base.sample(1, region, rng, rest)
+            return draw_distinct(n, lambda: added(only, int(rng.integers(2**31 - 1))), self.fingerprint)
         seeds = rng.choice(2**31 - 1, n, replace=False)
         return [added(context, int(seed)) for context, seed in zip(contexts, seeds, strict=True)]
+
+    def _is_one(self, region: str, settings: Mapping[str, Scalar]) -> bool:
+        """Whether ``settings`` leave the base a single context. Raises ValueError: they leave it none."""
+        rng = np.random.default_rng(0)
+        self.base.sample(1, region, rng, settings)
+        try:
+            self.base.sample(2, region, rng, settings)
+        except ValueError:
+            return True
+        return False
 
     def inner(self, context: Context) -> Context:
         """The base family's context."""

@@ -128,5 +128,5 @@ def test_contexts_of_one_task_differ_in_their_backgrounds_alone():
     assert len({family.fingerprint(context) for context in contexts}) == 20
     assert all(dict(context.params).items() >= fixed.items() for context in contexts)
     assert contexts == family.sample(20, "R", np.random.default_rng(0), {**fixed, "background": "image"})
-    with pytest.raises(ValueError, match="20 different contexts were asked for, but .* only 1"):
+    with pytest.raises(ValueError, match="there are only 1"):
         family.sample(20, "R", np.random.default_rng(0), {**fixed, "background": "plain"})
