@@ -49,6 +49,8 @@ class Study(NamedTuple):
 
 def learning_curves(study: Study, axes: Any) -> str | None:
     """Return on training and test MDPs while the policies learn."""
+    from matplotlib.ticker import EngFormatter
+
     head = study.head
     mine = [c for c in study.curves if (c["condition"], c["n_train"]) == (head.condition, head.n_train)]
     if not mine:
@@ -65,6 +67,7 @@ def learning_curves(study: Study, axes: Any) -> str | None:
         x = np.mean([[p[0] for p in run[:same]] for run in at], 0)
         axes.plot(x, np.mean([[p[1] for p in run[:same]] for run in at], 0), color=COLORS[name], lw=2, label=name)
     axes.set(xlabel="env_steps", ylabel="return")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.legend(fontsize=8)
     return None
 
@@ -253,8 +256,8 @@ def controls(study: Study, axes: Any) -> str | None:
         low, mid, high = c["gap"]
         axes.errorbar([mid], [k], xerr=[[mid - low], [high - mid]], fmt="o", ms=4, capsize=3, color=BLUE)
         axes.plot([c["expected"]], [k], "x", color="black")
-        axes.text(high, k, f"  {name}", fontsize=8, va="center")
-    axes.set(yticks=[], xlabel="gap (cross: what it must be)")
+        axes.annotate(name, (low, k), (0, 6), textcoords="offset points", fontsize=8)
+    axes.set(yticks=[], ylim=(-0.5, len(controlled) - 0.5), xlabel="gap (cross: what it must be)")
     return None
 
 
