@@ -97,6 +97,25 @@ def test_a_training_that_diverges_says_so_in_a_line(tmp_path, capsys):
     assert "Traceback" not in err and "not finite; lower the learning rate" in err, err
 
 
+def test_a_model_that_is_not_finite_between_records_says_so_in_training_and_in_evaluation(tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ("data=wall-bounce", *TINY, "max_grad_norm=0", "lr=1e6", "iterations=1")
+    assert run("train", *words, "log_every=1", f"out={out}") == 1, "the gradient was finite, the bound is not"
+    err = capsys.readouterr().err
+    assert "bound on held-out videos is nan nats: not finite; lower the learning rate" in err, err
+
+    shutil.rmtree(out)
+    assert run("train", "data=wall-bounce", *TINY, "iterations=2", f"out={out}") == 0
+    checkpoints = Checkpoints(out / "checkpoints")
+    tensors, meta = checkpoints.load_part("latest", "learner0")
+    tensors["model"] = {name: torch.full_like(tensor, math.nan) for name, tensor in tensors["model"].items()}
+    checkpoints.write_part("staging", "learner0", tensors, meta)
+    checkpoints.commit("staging", ["latest"], {"iteration": 2, "learners": 1})
+    capsys.readouterr()
+    assert run("eval", str(out), "videos=2", "weights=1", "samples=1", "encoder=0") == 2
+    assert "has diverged: its bound is not finite" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, capsys):
     out = tmp_path / "run"
     assert run("train", "data=wall-bounce", *TINY, "iterations=4", f"out={out}") == 0

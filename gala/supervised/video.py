@@ -18,7 +18,7 @@ from gala.models.vrnn import VRNN, Trace
 from gala.models.vrnn_shape import VrnnShape
 from gala.optim.ekfac import EKFAC
 from gala.optim.slowmo import SlowMo
-from gala.optim.update import LearningStep
+from gala.optim.update import LearningStep, NotFinite
 from gala.supervised.loop import Batch, SupervisedLearner
 from gala.supervised.video_data import draw, open_source
 from gala.supervised.video_eval import continuations
@@ -97,7 +97,7 @@ def train(
     ``record`` gets a row every ``log_every`` iterations of learner 0, ``goes_on`` is asked before each.
 
     Raises:
-        FloatingPointError: the gradient is not finite.
+        FloatingPointError: the gradient, or the bound on held-out videos, is not finite.
     """
     started = time.monotonic()
     for i in range(start, config.iterations):
@@ -108,6 +108,9 @@ def train(
         done = i + 1
         if rank == 0 and (done % config.log_every == 0 or done == config.iterations):
             judged = judge(config, learner.model)
+            for name, value in (("training loss", loss.item()), ("bound on held-out videos", judged["nats"])):
+                if not math.isfinite(value):
+                    raise NotFinite(f"the {name} is {value:g} nats: not finite; lower the learning rate")
             beta, wall_s = warm_up(i, config.warm_up), time.monotonic() - started
             record({"iteration": done, "train_loss": loss.item(), "beta": beta, "wall_s": wall_s, **judged})
         yield done

@@ -35,6 +35,9 @@ def evaluate(
     [0, 1]: where they cannot be had they are left out. ``diversity`` is of the continuations of one context,
     ``kl_by_frame`` and its like say how random the videos are (see ``gala.supervised.video_meters``), ``frechet`` needs
     ``encoder`` updates of an encoder; 0 leaves it out.
+
+    Raises:
+        ValueError: the model has diverged: its bound, or the bound's deviation, is not finite.
     """
     drawn = draw(config.data, "test", videos, config.frames, _other_than(config.seed, seed))
     generator = torch.Generator().manual_seed(seed)
@@ -51,6 +54,8 @@ def evaluate(
         "nats_weighted": -weighted.mean().item(),
         "nats_weighted_standard_error": weighted.std().item() / math.sqrt(videos),
     }
+    if not all(math.isfinite(value) for value in report.values()):
+        raise ValueError("this model has diverged: its bound is not finite; train another with a lower lr")
     if drawn.entropy is not None:
         report["nats_if_known"] = drawn.entropy[config.context :].mean().item()
     report |= stochasticity(config, drawn, trace.kl)
