@@ -85,7 +85,7 @@ def _reporting(train: Callable[[], int]) -> int:
     try:
         return train()
     except LearnerFailed as failure:
-        print(f"\n{failure}\n`gala video resume` goes on from the last checkpoint", file=sys.stderr)
+        print(f"\n{failure}", file=sys.stderr)
         return 1
 
 

@@ -115,7 +115,9 @@ class VideoTeam:
     def _events(self) -> list[Event]:
         events = self._fleet.events(_POLL_S)
         if has_failed(events):
-            raise LearnerFailed(first_failure(self._fleet, events))
+            kept = "`gala video resume` goes on from the last checkpoint"
+            failure = first_failure(self._fleet, events)
+            raise LearnerFailed(f"{failure}\n{kept}" if self.checkpoints.names() else failure)
         return events
 
     def _hear(self, events: list[Event], record: Callable[[dict[str, Any]], None]) -> None:

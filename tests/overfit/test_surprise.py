@@ -70,13 +70,14 @@ def test_every_mdp_of_both_sets_is_looked_at_and_what_does_not_belong_is_refused
     part, meta = run.load_part("latest", "learner0")
     run.write_part("staging", "learner0", part, meta | {"contexts": dict.fromkeys(uids["train"], 1)})
     run.commit_checkpoint("staging", ["latest"], {"env_steps": 1, "ranks": [0], "moments": []})
-    assert cli.main(["record", str(run.path), "episodes=20", f"out={out}"]) == 0
+    assert cli.main(["record", str(run.path), "episodes=20", "env.max_episode_steps=6", f"out={out}"]) == 0
     model = ("frames=4", "context=1", "scales=1", "levels=1", "width=4", "latent=1", "batch_size=2", "iterations=1")
     assert cli.main(["video", "train", f"data={out}", *model, f"out={tmp_path / 'video'}"]) == 0
     study = Study(tmp_path / "study", {"sets": describe_sets(read_sets(sets))})
     rows = measure(study, tmp_path / "video", str(sets), trust=False)
     assert {name: {r["context"] for r in rows if r["set"] == name} for name in uids} == uids
     per_set = {name: sum(r["set"] == name for r in rows) for name in uids}
+    assert max(r["frames"] for r in rows) == 6  # of 7 in an episode, as recorded; of the run's own limit there were 9
     assert 45 <= per_set["train"] <= 51 and 45 <= per_set["test"] <= 52  # 50 and more, but for the shortest episodes
     # A model that has hardly begun says nearly a coin for each pixel, whatever the MDP is.
     facts = open_rollouts(out).facts

@@ -27,6 +27,10 @@ SEED = 3000
 """Far from that of `gala record`: these are other episodes than the model has learned from."""
 
 
+AS_RECORDED = ("sticky_actions", "max_episode_steps")
+"""Settings of the environment in which a recording may differ from its run, and the sets do not."""
+
+
 def measure(study: Study, video_run: Path, folder: str, trust: bool) -> list[dict[str, Any]]:
     """Play the policy that the video run has learned from on the study's sets, in ``folder``, and see how much each
     episode surprises the model: rows {set, context, nats, frames}, nats per predicted frame. Episodes of fewer frames
@@ -66,7 +70,8 @@ def _check_sets(study: Study, sets: Mapping[str, ContextSet], facts: RolloutFact
 
 def _play(run: RunDir, facts: RolloutFacts, file: Path, contexts: ContextSet) -> Rollouts:
     """Every MDP of a set, at least once, by the recorded policy."""
-    env_config = dataclasses.replace(run.config.env, contexts=str(file), order="round-robin")
+    recorded = {name: facts.source["env"][name] for name in AS_RECORDED}
+    env_config = dataclasses.replace(run.config.env, contexts=str(file), order="round-robin", **recorded)
     config = dataclasses.replace(run.config, env=env_config)
     env = make_evaluation_env(config, min(len(contexts), MAX_PARALLEL))
     try:
@@ -100,6 +105,8 @@ def _surprise(video: VideoConfig, video_run: Path, rollouts: Rollouts) -> list[d
         videos = recorded.windows(starts, video.frames)
         with torch.no_grad():
             bound = model(videos.frames, videos.actions, generator).bound
+        if not bound.isfinite().all():
+            raise ValueError(f"{video_run} has diverged: its bound is not finite; train another with a lower lr")
         context = rollouts.facts.contexts[int(rollouts.context[start])]
         rows.append({"context": context, "nats": -bound.mean().item() / step, "frames": len(starts) * step})
     if not rows:
