@@ -27,6 +27,8 @@ SEED = 3000
 """Far from that of `gala record`: these are other episodes than the model has learned from."""
 
 
+WINDOWS = 256
+"""Videos in memory at a time."""
 AS_RECORDED = ("sticky_actions", "max_episode_steps")
 """Settings of the environment in which a recording may differ from its run, and the sets do not."""
 
@@ -102,9 +104,12 @@ def _surprise(video: VideoConfig, video_run: Path, rollouts: Rollouts) -> list[d
         starts = np.arange(start, end - video.frames + 1, step)  # every frame is predicted once, but for the first ones
         if not len(starts):
             continue
-        videos = recorded.windows(starts, video.frames)
-        with torch.no_grad():
-            bound = model(videos.frames, videos.actions, generator).bound
+        bounds = list[torch.Tensor]()
+        for part in np.split(starts, range(WINDOWS, len(starts), WINDOWS)):
+            videos = recorded.windows(part, video.frames)
+            with torch.no_grad():
+                bounds.append(model(videos.frames, videos.actions, generator).bound)
+        bound = torch.cat(bounds)
         if not bound.isfinite().all():
             raise ValueError(f"{video_run} has diverged: its bound is not finite; train another with a lower lr")
         context = rollouts.facts.contexts[int(rollouts.context[start])]
