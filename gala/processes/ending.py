@@ -1,13 +1,25 @@
-"""The first signal that ends a command, as an exception that unwinds what it has begun."""
+"""Signals that ask a program to end: who handles them, and the first as an exception that unwinds what was begun."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from gala.processes.start import ENDING_SIGNALS
+
+
+@contextlib.contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside, ``ENDING_SIGNALS`` are the handler's; one that is ignored stays so (``nohup``), but for Ctrl-C."""
+    heard = [s for s in ENDING_SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous if previous is not None else signal.SIG_DFL)
 
 
 class Ended(Exception):
@@ -30,10 +42,5 @@ def ending_signals() -> Iterator[None]:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
 
-    heard = [s for s in ENDING_SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
-    before = {number: signal.signal(number, hear) for number in heard}
-    try:
+    with handled_by(hear):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

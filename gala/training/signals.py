@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-from gala.processes.start import ENDING_SIGNALS
+from gala.processes.ending import handled_by
 
 _AT_ONCE_S = 0.5
 
@@ -37,19 +37,13 @@ class EndRequest:
     def listen(self) -> Iterator[None]:
         """Inside, the signals are heard; a Ctrl-C that kills raises KeyboardInterrupt.
 
-        Signals are the main thread's: in a training that another thread has started, they are that one's. One that is
-        ignored stays so (``nohup``), but for Ctrl-C.
+        Signals are the main thread's: in a training that another thread has started, they are that one's.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        heard = [s for s in ENDING_SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
-        previous = {number: signal.signal(number, self._on_signal) for number in heard}
-        try:
+        with handled_by(self._on_signal):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
