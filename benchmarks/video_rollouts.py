@@ -10,7 +10,8 @@ ahead; a picture of truth above best sample beside the results. sticky: the same
 with sticky actions and without, its cells are drawn as squares of two pixels a side, and a model is trained on each.
 What stickiness injects is known: the entropy of the paddle's next place, given all that was seen and the action chosen,
 by an exact filter. The model's KL must rise by it. With one pixel a cell there is little to learn: a choice of one in
-four costs 1.12 nats without a latent, and 0.74 with the best Gaussian one; of four pixels, 4.5 and 0.93.
+four costs 1.12 nats without a latent, and 0.74 with the best Gaussian one (``latent_choice.py``); of four pixels, 4.5
+and 0.93.
 
 Everything stands in ``--work``, and what is there is not made again: a call that was cut off goes on, trainings from
 their last checkpoints. One JSON line per model, one per finding.
