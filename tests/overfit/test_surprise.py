@@ -61,7 +61,7 @@ def test_trust_and_the_sets_are_passed_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_every_mdp_of_both_sets_is_looked_at_and_what_does_not_belong_is_refused(tmp_path):
+def test_every_mdp_of_both_sets_is_looked_at_and_what_does_not_belong_is_refused(tmp_path, monkeypatch):
     sets, out = tmp_path / "sets", tmp_path / "rollouts"
     assert cli.main(["overfit", "split", "maze", "train=3", "test=4", "size=5", f"out={sets}"]) == 0
     words = ("env.id=maze", f"env.contexts={sets}/train.json", "env.max_episode_steps=9")
@@ -77,6 +77,10 @@ def test_every_mdp_of_both_sets_is_looked_at_and_what_does_not_belong_is_refused
     rows = measure(study, tmp_path / "video", str(sets), trust=False)
     assert {name: {r["context"] for r in rows if r["set"] == name} for name in uids} == uids
     per_set = {name: sum(r["set"] == name for r in rows) for name in uids}
+    with monkeypatch.context() as patch:  # one window at a time: the same episodes, all of their frames
+        patch.setattr(surprise_command, "WINDOWS", 1)
+        one_by_one = measure(study, tmp_path / "video", str(sets), trust=False)
+    assert [(r["context"], r["frames"]) for r in one_by_one] == [(r["context"], r["frames"]) for r in rows]
     assert max(r["frames"] for r in rows) == 6  # of 7 in an episode, as recorded; of the run's own limit there were 9
     assert 45 <= per_set["train"] <= 51 and 45 <= per_set["test"] <= 52  # 50 and more, but for the shortest episodes
     # A model that has hardly begun says nearly a coin for each pixel, whatever the MDP is.

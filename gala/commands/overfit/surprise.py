@@ -113,7 +113,7 @@ def _surprise(video: VideoConfig, video_run: Path, rollouts: Rollouts) -> list[d
         if not bound.isfinite().all():
             raise ValueError(f"{video_run} has diverged: its bound is not finite; train another with a lower lr")
         context = rollouts.facts.contexts[int(rollouts.context[start])]
-        rows.append({"context": context, "nats": -bound.mean().item() / step, "frames": len(starts) * step})
+        rows.append({"context": context, "nats": -bound.mean().item() / step, "frames": len(bound) * step})
     if not rows:
         raise ValueError(f"no episode has frames={video.frames}, as the video model wants; train one of fewer frames")
     return rows
