@@ -1,9 +1,10 @@
 """Which learning rate makes gossip as good as one big batch? A2C 1 x 64, GALA and independent learners 4 x 16.
 
     python benchmarks/learning_rates.py --studies STUDIES            two hours on two cores; goes on where it was cut
-    python benchmarks/learning_rates.py --studies STUDIES --judge    only what is there already
+    python benchmarks/learning_rates.py --studies STUDIES --tasks minatar/asterix --choosing 2 --fresh 0
+    python benchmarks/learning_rates.py --judge                      only the rows that are there already
 
-MinAtar Breakout, stock preset but for `optim.lr`, 1M env_steps, seeds 1 to 3 at each rate: the best rate of each
+A MinAtar game, stock preset but for `optim.lr`, 1M env_steps, seeds 1 to 3 at each rate: the best rate of each
 algorithm, by mean score. Then seeds 4 to 8, which chose nothing, at those rates: what is compared. A learner of GALA
 takes steps from a quarter of the batch; Adam divides by its noise, so that the same rate moves the mean of four half as
 far as one step of the whole batch (see `docs/compare.md`).
@@ -20,38 +21,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept_rows import KeptRows
 
-from gala.bench.machine import machine_facts
 from gala.experiments.scores import area_under, improvement, interval, non_inferior
 from gala.experiments.statistics import iqm
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "learning_rates.jsonl"
-TASK = "minatar/breakout"
+KEYS = ("task", "algorithm", "lr", "seed")
 ALGORITHMS = ("a2c", "gala", "independent")
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-CHOOSING, JUDGED = 3, 8
-"""Seeds 1 to CHOOSING choose the rate, those after them up to JUDGED are compared."""
 MARGIN = 0.05
 
 
-def compare(studies: Path, algorithms: Sequence[str], lr: float, seeds: int) -> None:
-    """More algorithms or seeds than were there extend what is there."""
-    words = [f"preset={TASK}", f"algos={','.join(algorithms)}", f"seeds={seeds}", "steps=1e6", "envs=64"]
-    words += [f"optim.lr={lr:g}", f"out={studies / f'{lr:g}'}"]
-    subprocess.run([sys.executable, "-m", "gala", "compare", *words], check=True)
+def compare(studies: Path, task: str, algorithms: Sequence[str], lr: float, seeds: int) -> Iterator[Row]:
+    """A row for each training: algorithm, rate, seed, score, and the mean height of its curve against env_steps. More
+    algorithms or seeds than were there extend what is there."""
+    out = studies / task.replace("/", "_") / f"{lr:g}"
+    words = [f"preset={task}", f"algos={','.join(algorithms)}", f"seeds={seeds}", "steps=1e6", "envs=64"]
+    subprocess.run([sys.executable, "-m", "gala", "compare", *words, f"optim.lr={lr:g}", f"out={out}"], check=True)
+    for found in map(json.loads, (out / "results.jsonl").read_text().splitlines()):
+        steps, returns = found["curve"]["env_steps"], found["curve"]["return"]
+        row = {"task": task, "algorithm": found["group"], "lr": found["settings"]["optim.lr"], "seed": found["seed"]}
+        row |= {"score": found["evaluation"]["score"]["sampled"], "area": area_under(steps, returns, steps[-1])}
+        yield row | {key: found[key] for key in ("command", "seconds", "machine")}
 
 
-def collect(studies: Path) -> list[Row]:
-    """A row for each training: algorithm, rate, seed, score, and the mean height of its curve against env_steps."""
-    rows = []
-    for path in sorted(studies.glob("*/results.jsonl")):
-        for found in map(json.loads, path.read_text().splitlines()):
-            steps, returns = found["curve"]["env_steps"], found["curve"]["return"]
-            row = {"algorithm": found["group"], "lr": found["settings"]["optim.lr"], "seed": found["seed"]}
-            row |= {"score": found["evaluation"]["score"]["sampled"], "area": area_under(steps, returns, steps[-1])}
-            rows.append(row | {key: found[key] for key in ("command", "seconds", "machine")})
-    return rows
+def add(kept: KeptRows, rows: Iterator[Row]) -> None:
+    for row in rows:
+        if kept.lacks(*(row[key] for key in KEYS)):
+            kept.add(row)
 
 
 def scores(rows: Sequence[Row], algorithm: str, lr: float, seeds: range) -> np.ndarray:
@@ -59,24 +58,27 @@ def scores(rows: Sequence[Row], algorithm: str, lr: float, seeds: range) -> np.n
     return np.array([r["score"] for r in every])
 
 
-def best(rows: Sequence[Row], algorithm: str) -> float:
-    """The rate of the highest mean score of the seeds that choose."""
-    means = {lr: scores(rows, algorithm, lr, range(1, CHOOSING + 1)) for lr in RATES}
+def best(rows: Sequence[Row], algorithm: str, choosing: int) -> float:
+    """The rate of the highest mean score of the seeds 1 to ``choosing``."""
+    means = {lr: scores(rows, algorithm, lr, range(1, choosing + 1)) for lr in RATES}
     return max((lr for lr in RATES if len(means[lr])), key=lambda lr: float(means[lr].mean()))
 
 
-def findings(rows: Sequence[Row]) -> Iterator[Row]:
-    chosen = {algorithm: best(rows, algorithm) for algorithm in ALGORITHMS}
-    judged = {a: scores(rows, a, chosen[a], range(CHOOSING + 1, JUDGED + 1)) for a in ALGORITHMS}
-    for algorithm in ALGORITHMS:
-        each = {f"{lr:g}": scores(rows, algorithm, lr, range(1, CHOOSING + 1)).tolist() for lr in RATES}
-        fresh = judged[algorithm].tolist()
-        yield {"algorithm": algorithm, "best_lr": chosen[algorithm], "scores_by_lr": each, "fresh_seeds": fresh}
+def findings(task: str, rows: Sequence[Row], choosing: int) -> Iterator[Row]:
+    fresh = range(choosing + 1, 100)
+    algorithms = [a for a in ALGORITHMS if any(row["algorithm"] == a for row in rows)]
+    chosen = {a: best(rows, a, choosing) for a in algorithms}
+    judged = {a: scores(rows, a, chosen[a], fresh) for a in algorithms}
+    for algorithm in algorithms:
+        each = {f"{lr:g}": scores(rows, algorithm, lr, range(1, choosing + 1)).tolist() for lr in RATES}
+        found = {"scores_by_lr": each, "fresh_seeds": judged[algorithm].tolist()}
+        yield {"of": task, "algorithm": algorithm, "best_lr": chosen[algorithm], **found}
     for one, other in (("gala", "a2c"), ("gala", "independent"), ("independent", "a2c")):
-        x, y = judged[one], judged[other]
+        x, y = judged.get(one, ()), judged.get(other, ())
         if min(len(x), len(y)) > 1:
             difference = interval([[x], [y]], lambda a, b: iqm(a[0]) - iqm(b[0]))
             yield {
+                "of": task,
                 "finding": f"{one} 4 x 16 less {other}, each at its best rate, seeds that chose nothing",
                 "difference": difference.estimate,
                 "interval": [difference.low, difference.high],
@@ -85,22 +87,38 @@ def findings(rows: Sequence[Row]) -> Iterator[Row]:
             }
 
 
+def conclude(kept: KeptRows) -> None:
+    found = list[Row]()
+    for task in dict.fromkeys(row["task"] for row in kept.rows):
+        rows = [row for row in kept.rows if row["task"] == task]
+        counts = [len(scores(rows, rows[0]["algorithm"], lr, range(100))) for lr in RATES]
+        found += findings(task, rows, min(count for count in counts if count))
+    kept.conclude(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=Path, required=True, help="a directory for trainings; large")
-    parser.add_argument("--judge", action="store_true")
+    parser.add_argument("--studies", type=Path, help="a directory for trainings; large")
+    parser.add_argument("--tasks", default="minatar/breakout", help="presets, with commas between")
+    parser.add_argument("--algorithms", default=",".join(ALGORITHMS), help="with commas between")
+    parser.add_argument("--rates", default=",".join(f"{lr:g}" for lr in RATES), help="with commas between")
+    parser.add_argument("--choosing", type=int, default=3, help="seeds that choose the rate")
+    parser.add_argument("--fresh", type=int, default=5, help="seeds after them, which are compared")
+    parser.add_argument("--judge", action="store_true", help="train nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    if not options.judge:
-        for lr in RATES:
-            compare(options.studies, ALGORITHMS, lr, CHOOSING)
-        rows = collect(options.studies)
-        for algorithm in ALGORITHMS:
-            compare(options.studies, [algorithm], best(rows, algorithm), JUDGED)
-    rows = collect(options.studies)
-    found = list(findings(rows))
-    for line in found:
-        print(line)
-    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in [*rows, *found, {"machine": machine_facts()}]))
+    if not options.judge and options.studies is None:
+        parser.error("give --studies, a directory for trainings")
+    kept = KeptRows(options.out, KEYS)
+    algorithms = options.algorithms.split(",")
+    for task in () if options.judge else options.tasks.split(","):
+        for lr in map(float, options.rates.split(",")):
+            add(kept, compare(options.studies, task, algorithms, lr, options.choosing))
+        rows = [row for row in kept.rows if row["task"] == task]
+        for algorithm in algorithms if options.fresh else ():
+            lr = best(rows, algorithm, options.choosing)
+            add(kept, compare(options.studies, task, [algorithm], lr, options.choosing + options.fresh))
+    conclude(kept)
 
 
 if __name__ == "__main__":
