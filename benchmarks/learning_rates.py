@@ -74,7 +74,7 @@ def findings(task: str, rows: Sequence[Row], choosing: int) -> Iterator[Row]:
         found = {"scores_by_lr": each, "fresh_seeds": judged[algorithm].tolist()}
         yield {"of": task, "algorithm": algorithm, "best_lr": chosen[algorithm], **found}
     for one, other in (("gala", "a2c"), ("gala", "independent"), ("independent", "a2c")):
-        x, y = judged.get(one, ()), judged.get(other, ())
+        x, y = (judged.get(name, np.array([])) for name in (one, other))
         if min(len(x), len(y)) > 1:
             difference = interval([[x], [y]], lambda a, b: iqm(a[0]) - iqm(b[0]))
             yield {
