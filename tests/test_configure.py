@@ -30,6 +30,7 @@ def test_both_spellings_and_the_last_one_wins():
     c = parse_config(["optim.lr=1e-3", "--optim.lr", "7e-4", "--a2c.num-steps=7", "--gossip.tau", "-1", "steps=2e6"])
     assert (c.optim.lr, c.a2c.num_steps, c.gossip.tau, c.steps) == (7e-4, 7, -1, 2_000_000)
     assert type(c.steps) is int
+    assert [parse_config([f"steps={text}"]).steps for text in ("20k", "2M", "1.5m")] == [20_000, 2_000_000, 1_500_000]
     assert parse_config(["model.hidden=64,32"]).model.hidden == (64, 32)
     assert parse_config(["model.hidden=64"]).model.hidden == (64,)
     assert parse_config(["overwrite=true"]).overwrite is True
@@ -64,6 +65,9 @@ def test_the_last_preset_holds_also_if_it_is_none(none):
         (["optim=2"], "optim is a group of settings: optim.name, optim.lr, optim.schedule, ..."),
         (["algo=galla"], "algo=galla: wants one of a2c, gala, independent, allreduce; did you mean 'gala'?"),
         (["steps=2.5"], "steps=2.5: wants a whole number"),
+        (["steps=2.5555k"], "steps=2.5555k: wants a whole number"),
+        (["steps=M"], "steps=M: wants a whole number"),
+        (["optim.lr=1e38"], "optim.lr=1e+38 must be between 0 and 1e6"),
         (["steps=1e300"], "steps=1e300 must be at most 9.22e+18 in size"),
         (["seed=-9223372036854775808"], "seed=-9223372036854775808 must be at most 9.22e+18 in size"),
         (["model.hidden=4,9999999999999999999"], "model.hidden=4,9999999999999999999 must be at most 9.22e+18 in size"),
@@ -117,7 +121,7 @@ def test_the_last_preset_holds_also_if_it_is_none(none):
             "gossip.certify needs algo=gala, not independent (gossip.mixing=none is gala without exchange)",
         ),
         (["slowmo.momentum=1"], "slowmo.momentum=1.0 must be at least 0 and below 1"),
-        (["slowmo.lr=0"], "slowmo.lr=0.0 must be greater than 0"),
+        (["slowmo.lr=0"], "slowmo.lr=0.0 must be greater than 0 and at most 1e6"),
         (["gossip.shards=0"], "gossip.shards=0 must be at least 1"),
         (["steps=79"], "steps=79 is less than one update of every learner (80 env_steps)"),
     ],

@@ -23,6 +23,9 @@ MOST_STEPS = 10**15
 """At a million a second, thirty years; counters, and numbers in JSON (2**53), hold more."""
 STEPS = Bound(lambda v: 1 <= v <= MOST_STEPS, "between 1 and 1e15")
 NOT_NEGATIVE = Bound(lambda v: v >= 0, "0 or more")
+LEARNING_RATE = Bound(lambda v: 0 <= v <= 1e6, "between 0 and 1e6")
+POSITIVE_RATE = Bound(lambda v: 0 < v <= 1e6, "greater than 0 and at most 1e6")
+"""More may not fit into the single precision of parameters."""
 UNIT = Bound(lambda v: 0 <= v <= 1, "between 0 and 1")
 BELOW_ONE = Bound(lambda v: 0 <= v < 1, "at least 0 and below 1")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, UNIT, bounded
+from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, LEARNING_RATE, NOT_NEGATIVE, POSITIVE, UNIT, bounded
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class OptimConfig:
     """rmsprop_tf keeps epsilon inside the root, as the published A2C results do. ekfac: gradients are multiplied with
     the inverse of a Fisher matrix first, see ekfac.*; with optim.lr=0.25 and a2c.max_grad_norm=0. Or module:attribute,
     as in torch.optim:AdamW: what makes an optimiser of (parameters, lr=...)."""
-    lr: float = bounded(7e-4, NOT_NEGATIVE)
+    lr: float = bounded(7e-4, LEARNING_RATE)
     """Learning rate; what it becomes with lr_scaling and schedule is in the metrics."""
     schedule: Literal["constant", "linear"] = "constant"
     """linear: falls to 0 at the end of the run, or at schedule_to."""

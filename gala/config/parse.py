@@ -259,8 +259,9 @@ def _tyro(settings: list[Setting], cls: type[T], hints: dict[str, Any]) -> T | N
 
 
 def _normal(text: str, hint: Any) -> str:
-    """``text`` as Python would write it: 2e6 for an int, true for a bool, 64,64 for a tuple."""
+    """``text`` as Python would write it: 2e6 or 2M for an int, true for a bool, 64,64 for a tuple."""
     if _is_whole(hint):
+        text = re.sub(r"(?<=\d)[kKmM]$", lambda found: "e3" if found[0] in "kK" else "e6", text)
         with contextlib.suppress(ValueError, OverflowError):
             if "e" in text.lower() and float(text).is_integer():
                 return str(int(float(text)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, Bound, bounded
+from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, POSITIVE_RATE, Bound, bounded
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SlowMoConfig:
 
     every: int = bounded(0, NOT_NEGATIVE)
     """Updates between slow steps; 0 is off. The paper takes 48 on top of gossip."""
-    lr: float = bounded(1.0, POSITIVE)
+    lr: float = bounded(1.0, POSITIVE_RATE)
     """Slow learning rate: 1 keeps the fast steps whole."""
     momentum: float = bounded(0.6, BELOW_ONE)
     """What the slow momentum keeps per slow step."""

@@ -7,7 +7,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, UNIT, Bound, bounded, check_bounds
+from gala.config.bounds import (
+    AT_LEAST_ONE,
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_RATE,
+    UNIT,
+    Bound,
+    bounded,
+    check_bounds,
+)
 
 METHODS = ("allreduce", "sgp", "overlap-sgp", "dpsgd", "local-sgd")
 """In the order of the table."""
@@ -19,7 +29,7 @@ class SgdConfig:
 
     name: Literal["sgd", "adam", "rmsprop"] = "sgd"
     """sgd: with Nesterov momentum. The others take no momentum from here."""
-    lr: float = bounded(0.1, POSITIVE)
+    lr: float = bounded(0.1, POSITIVE_RATE)
     """Learning rate of one learner."""
     momentum: float = bounded(0.9, BELOW_ONE)
     """Nesterov momentum."""
@@ -37,7 +47,7 @@ class SlowConfig:
 
     every: int = bounded(12, AT_LEAST_ONE)
     """Iterations between exact averages (the paper: 12 for local SGD)."""
-    lr: float = bounded(1.0, POSITIVE)
+    lr: float = bounded(1.0, POSITIVE_RATE)
     """Slow learning rate: 1 keeps the fast steps whole."""
     momentum: float = bounded(0.5, BELOW_ONE)
     """Slow momentum of SlowMo; local SGD without SlowMo has 0."""

@@ -6,7 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, Bound, bounded, check_bounds
+from gala.config.bounds import (
+    AT_LEAST_ONE,
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_RATE,
+    Bound,
+    bounded,
+    check_bounds,
+)
 from gala.config.several_learners import SlowMoConfig
 
 
@@ -73,7 +82,7 @@ class VideoConfig:
     optimizer: Literal["adam", "ekfac"] = "adam"
     """ekfac: gradients are multiplied with the inverse of a Fisher matrix, see ekfac.*; with lr=0.5."""
     ekfac: VideoEkfacConfig = field(default_factory=VideoEkfacConfig)
-    lr: float = bounded(1e-3, POSITIVE)
+    lr: float = bounded(1e-3, POSITIVE_RATE)
     """That of Adam, or of the natural gradient."""
     max_grad_norm: float = bounded(100.0, NOT_NEGATIVE)
     """The largest norm of Adam's gradients; 0 is no limit. With optimizer=ekfac, ekfac.kl_limit limits the step."""
