@@ -85,6 +85,8 @@ def main(argv: Sequence[str]) -> int:
 def _findings(frozen: Frozen, named: Sequence[str]) -> dict[str, Finding]:
     """What was asked for by name, or all that there can be, by name of the diagnostic."""
     findings = {}
+    for name in named:
+        DIAGNOSTICS[name].check(frozen)
     for name in named or DIAGNOSTICS:
         if is_terminal(sys.stderr):
             print(f"{name}: looking at {frozen.config.env.id} ...", file=sys.stderr, flush=True)

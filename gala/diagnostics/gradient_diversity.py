@@ -41,10 +41,7 @@ def group_gradients(
     Raises:
         ValueError: fewer simulators than groups.
     """
-    envs, groups = rollout.valid.shape[1], len(points)
-    each = envs // groups
-    if not each:
-        raise ValueError(f"{envs} simulators cannot be shared among {groups} groups; say envs={groups} or more")
+    each = _envs_each(rollout, len(points))
 
     def loss(rows: Rollout) -> Loss:
         return lambda: rollout_loss(policy, rows, coefficients, entropy_coef).loss.total
@@ -54,6 +51,13 @@ def group_gradients(
         with parameters_at(params, point):
             gradients.append(gradient(loss(columns(rollout, slice(k * each, (k + 1) * each))), params).detach())
     return torch.stack(gradients)
+
+
+def _envs_each(rollout: Rollout, groups: int) -> int:
+    envs = rollout.valid.shape[1]
+    if envs < groups:
+        raise ValueError(f"{envs} simulators cannot be shared among {groups} groups; say envs={groups} or more")
+    return envs // groups
 
 
 def cosines(gradients: Tensor) -> Tensor:
@@ -68,13 +72,21 @@ def mean_of_pairs(matrix: Tensor) -> float:
     return float((matrix.sum() - matrix.diagonal().sum()) / (n * (n - 1)))
 
 
+def _group_names(frozen: Frozen) -> list[str]:
+    learners = list(frozen.points)
+    return learners if len(learners) > 1 else [f"group{k}" for k in range(GROUPS)]
+
+
+def check(frozen: Frozen) -> None:
+    """Raises ValueError: fewer simulators than groups."""
+    _envs_each(frozen.rollouts[0], len(_group_names(frozen)))
+
+
 def judge(frozen: Frozen) -> Finding:
     """Cosines between groups of simulators at the consensus, as A2C has them, and at the learners' own parameters."""
-    learners = list(frozen.points)
-    gossips = len(learners) > 1
-    here = flat([p.detach() for p in frozen.params])
-    names = learners if gossips else [f"group{k}" for k in range(GROUPS)]
-    places = {"equal": [here] * len(names)} | ({"own": [frozen.points[name] for name in names]} if gossips else {})
+    here, names = flat([p.detach() for p in frozen.params]), _group_names(frozen)
+    own = {"own": [frozen.points[name] for name in names]} if len(frozen.points) > 1 else {}
+    places = {"equal": [here] * len(names)} | own
     each: dict[str, list[Tensor]] = {place: [] for place in places}
     for rollout in frozen.rollouts:
         for place, points in places.items():

@@ -114,6 +114,14 @@ class Block(NamedTuple):
     """This block left out."""
 
 
+def residual_encoder(policy: ActorCritic) -> ImageEncoder:
+    """The policy's encoder. Raises ValueError: it has no residual blocks."""
+    encoder = policy.encoder
+    if not isinstance(encoder, ImageEncoder) or not any(step.is_residual for step in encoder.steps()):
+        raise ValueError("there are no residual blocks to look at; train with model.encoder=impala")
+    return encoder
+
+
 class Batch:
     """A network, a frozen rollout, and the loss that it is judged by. The network should be in evaluation mode.
 
@@ -122,9 +130,7 @@ class Batch:
     """
 
     def __init__(self, policy: ActorCritic, rollout: Rollout, coefficients: Coefficients, entropy_coef: float) -> None:
-        encoder = policy.encoder
-        if not isinstance(encoder, ImageEncoder) or not any(step.is_residual for step in encoder.steps()):
-            raise ValueError("there are no residual blocks to look at; train with model.encoder=impala")
+        encoder = residual_encoder(policy)
         self.steps, self.start = encoder.steps(), encoder.scaled(policy.seen(rollout.obs.flatten(0, 1)))
         self._policy, self._rollout = policy, rollout
         self._coefficients, self._entropy_coef = coefficients, entropy_coef

@@ -7,6 +7,11 @@ from gala.diagnostics.finding import Curves, Finding
 from gala.evaluation.frozen import Frozen
 
 
+def check(frozen: Frozen) -> None:
+    """Raises ValueError: the encoder has no residual blocks."""
+    ii.residual_encoder(frozen.policy)
+
+
 def judge(frozen: Frozen) -> Finding:
     """Means over all rollouts, block by block.
 

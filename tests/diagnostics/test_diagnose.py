@@ -151,6 +151,17 @@ def test_one_diagnostic_alone_and_bad_requests_are_one_line(run, tmp_path, capsy
         assert out == "" and message in err and err.count("\n") == 1
 
 
+def test_what_cannot_be_told_is_refused_before_the_others_are_looked_at(run, capsys, monkeypatch):
+    monkeypatch.setitem(DIAGNOSTICS, "curvature", DIAGNOSTICS["curvature"]._replace(judge=None))  # cannot be called
+    assert cli.main(["diagnose", str(run), "curvature=true", "iterative=true", "envs=2", "batches=1"]) == 2
+    error = capsys.readouterr().err
+    assert "no residual blocks" in error and error.count("\n") == 1
+    frozen = load_frozen(RunDir.open(run), "latest", envs=2, batches=1, seed=0)
+    DIAGNOSTICS["diversity"].check(frozen)
+    with pytest.raises(ValueError, match="say envs=4 or more"):
+        DIAGNOSTICS["diversity"].check(dataclasses.replace(frozen, points={}))
+
+
 def test_the_scale_of_the_optimiser_is_in_the_order_of_the_parameters():
     """Convolutions lie in memory with channels last, and so does what the optimiser keeps of them."""
     import gymnasium as gym
