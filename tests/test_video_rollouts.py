@@ -10,6 +10,7 @@ import torch
 from gala import cli
 from gala.config.parse import parse_options
 from gala.config.video import VideoConfig
+from gala.models.likelihoods import LIKELIHOODS
 from gala.runs.rollout_writer import RolloutWriter
 from gala.runs.rollouts import Chunk, RolloutFacts, open_rollouts
 from gala.supervised import video
@@ -107,6 +108,15 @@ def test_the_longest_episode_is_that_of_the_split_with_the_shorter_ones(tmp_path
         recorded.draw("train", 1, 30, seed=0)
 
 
+@pytest.mark.parametrize(("top", "fits"), [(1, "bernoulli"), (255, "disc-logistic"), (None, "gaussian")])
+def test_what_is_recorded_chooses_the_likelihood(tmp_path, top, fits):
+    folder = write(tmp_path / "r", [9] * 6, lambda e, t, a: 1, top=top)
+    words = [f"data={folder}", "scales=1", "levels=1", "width=2"]
+    assert video.make_model(parse_options(VideoConfig, words)).likelihood is LIKELIHOODS[fits]
+    named = parse_options(VideoConfig, [*words, "likelihood=gaussian"])
+    assert video.make_model(named).likelihood is LIKELIHOODS["gaussian"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -114,7 +124,7 @@ def test_the_longest_episode_is_that_of_the_split_with_the_shorter_ones(tmp_path
         (["data=FOLDER", "scales=1", "levels=1", "frames=30"], "frames=30; the longest has 9"),
         (["data=FOLDER", "scales=4"], "lower scales"),
         (["data=FEW", "scales=1", "levels=1"], "record 5 or more"),
-        (["data=VECTORS", "scales=1", "levels=1"], "likelihood=gaussian"),
+        (["data=VECTORS", "scales=1", "levels=1", "likelihood=bernoulli"], "likelihood=gaussian"),
     ],
 )
 def test_bad_data_is_one_line_before_anything_starts(words, message, capsys, tmp_path, monkeypatch):

@@ -61,8 +61,9 @@ class VideoConfig:
     """Channels of every layer."""
     latent: int = bounded(8, AT_LEAST_ONE)
     """Channels of each latent."""
-    likelihood: Literal["bernoulli", "gaussian", "disc-logistic"] = "bernoulli"
-    """bernoulli: pixels in [0, 1]. gaussian: any numbers. disc-logistic: pixels of k / 255."""
+    likelihood: Literal["auto", "bernoulli", "gaussian", "disc-logistic"] = "auto"
+    """auto: what fits the data. bernoulli: pixels of 0 and 1, or probabilities. gaussian: any numbers. disc-logistic:
+    pixels of k / 255, as recorded pictures have; bernoulli would hardly see a small object in grey ones."""
     decoder_blocks: int = bounded(1, NOT_NEGATIVE)
     """Residual blocks of the decoder at each scale: the capacity of the likelihood, the latents left as they are."""
     learned_prior: bool = True
@@ -105,5 +106,3 @@ def validate(config: VideoConfig) -> None:
     check_bounds(config)
     if config.context >= config.frames:
         raise ValueError(f"context={config.context} leaves nothing of frames={config.frames} to predict; lower it")
-    if config.data in ("coin-flip", "alternating", "particle") and config.likelihood != "gaussian":
-        raise ValueError(f"data={config.data} holds real numbers; it needs likelihood=gaussian")

@@ -32,7 +32,8 @@ HELD_OUT = 64
 def make_model(config: VideoConfig) -> VRNN:
     """The model with the initial parameters of its seed. Raises ValueError: the settings do not fit the frames."""
     source = open_source(config.data)
-    if source.real and config.likelihood != "gaussian":
+    likelihood = source.likelihood if config.likelihood == "auto" else config.likelihood
+    if source.real and likelihood != "gaussian":
         raise ValueError(f"data={config.data} holds real numbers; it needs likelihood=gaussian")
     shape = VrnnShape(
         source.frame,
@@ -42,7 +43,7 @@ def make_model(config: VideoConfig) -> VRNN:
         width=config.width,
         latent=config.latent,
         context=config.context,
-        likelihood=config.likelihood,
+        likelihood=likelihood,
         learned_prior=config.learned_prior,
         decoder_blocks=config.decoder_blocks,
     )

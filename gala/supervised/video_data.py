@@ -45,17 +45,23 @@ def open_source(name: str) -> Source:
             rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS[split]]))
             return process.draw(rng, split, count, steps)
 
-        return Source(process.frame, draw_process, real=process.frame == (1, 1, 1), noise_nats=process.noise_nats)
+        fits = "gaussian" if process.frame == (1, 1, 1) else "bernoulli"
+        return Source(process.frame, draw_process, likelihood=fits, noise_nats=process.noise_nats)
     if not is_rollouts(name):
         raise ValueError(f"data={name} is neither one of {', '.join(PROCESSES)} nor a folder that `gala record` wrote")
     return _open_rollouts(str(Path(name).resolve()))
+
+
+_LIKELIHOOD_BY_TOP = {1: "bernoulli", 255: "disc-logistic", None: "gaussian"}
+"""The largest value of a recorded pixel (None: any numbers) -> what fits it."""
 
 
 @cache
 def _open_rollouts(folder: str) -> Source:
     """Read and compared with its hashes once in a process."""
     recorded = RecordedVideos(open_rollouts(folder))
-    return Source(recorded.frame, recorded.draw, recorded.facts.action_size, recorded.facts.top is None)
+    facts = recorded.facts
+    return Source(recorded.frame, recorded.draw, facts.action_size, _LIKELIHOOD_BY_TOP[facts.top])
 
 
 def draw(name: str, split: Split, count: int, steps: int, seed: int) -> Videos:
