@@ -39,8 +39,7 @@ from gala.runs.checkpoints import Checkpoints
 from gala.runs.rollout_writer import RolloutWriter
 from gala.runs.rollouts import Chunk, open_rollouts
 from gala.runs.run_dir import RunDir
-from gala.supervised.video import make_model
-from gala.supervised.video_checkpoint import FOLDER, LATEST, load_consensus
+from gala.supervised.video_checkpoint import FOLDER, LATEST, load_video_model
 from gala.supervised.video_data import draw
 from gala.supervised.video_eval import continuations, psnr
 from gala.supervised.video_meters import auroc
@@ -103,10 +102,7 @@ def trained(data: Path, out: Path, words: tuple[str, ...], seed: int) -> VRNN:
         call("video", "train", f"data={data}", *words, f"seed={seed}", "log_every=500", "save_every=500", f"out={out}")
     elif not (names := Checkpoints(out / FOLDER).names()) or unfinished(out, names):
         call("video", "resume", str(out))
-    config = read_settings(out)
-    model = make_model(config)
-    load_consensus(config, out, model)
-    return model
+    return load_video_model(out)[1]
 
 
 def unfinished(out: Path, names: list[str]) -> bool:

@@ -14,6 +14,7 @@ from gala.commands.compare.words import cells, sort_words
 from gala.commands.overfit.dispatch import SUBCOMMANDS
 from gala.commands.overfit.words import sort_words as sort_overfit
 from gala.commands.overfit.words import take_family
+from gala.commands.video import EvalOptions
 from gala.config import supervised
 from gala.config.parse import parse_config, parse_options
 from gala.config.supervised import SupervisedConfig
@@ -59,8 +60,8 @@ def parse_sweep(words):
 
 
 def parse_video(words):
-    assert words[0] == "train"
-    parse_options(VideoConfig, without(words[1:], "data=", "out="))
+    settings = {"train": VideoConfig, "resume": VideoConfig, "eval": EvalOptions}[words[0]]
+    parse_options(settings, without(words[1:] if words[0] == "train" else words[2:], "data=", "out="))
 
 
 ONLY_PARSED = {

@@ -1,6 +1,7 @@
 """Every Python block of the README and the docs is run: files with their page's commands, the others as they stand."""
 
 import inspect
+import json
 import re
 import shlex
 
@@ -8,13 +9,19 @@ import numpy as np
 import pytest
 from documents import ROOT, blocks, commands, write_files
 from gymnasium.utils.env_checker import check_env
+from test_video_rollouts import write
 
 import gala
 from gala import cli
 
 OWN_PARTS = [f"docs/howto/{name}.md" for name in ("environment", "encoder", "topology", "family")]
 RUN_ELSEWHERE = {"docs/gossip.md": "gossip/test_gossip_page.py", "docs/tutorial.md": "test_tutorial.py"}
-RUN_HERE = {"docs/howto/python.md": 1, "docs/howto/overfitting.md": 1, "docs/howto/outside-agent.md": 1}
+RUN_HERE = {
+    "docs/howto/python.md": 1,
+    "docs/howto/overfitting.md": 1,
+    "docs/howto/outside-agent.md": 1,
+    "docs/howto/video.md": 1,
+}
 
 
 def text_of(page):
@@ -102,3 +109,15 @@ def test_a_policy_of_one_s_own_acts_as_the_page_says(tmp_path, monkeypatch):
     assert (action, state) == (2, 1)
     assert act(np.array([9.0, 0.0, 0.0, 0.0]), state, rng) == (0, 2)
     assert names["key"]({"name": "a", "size": "5", "layout": "x"}) == ("5", "x")
+
+
+def test_the_video_page_reads_a_model_back_and_goes_on_with_a_video(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rollouts", [9] * 6, lambda episode, t, action: 80 * action)
+    words = ("data=rollouts", "frames=5", "context=2", "scales=1", "levels=1", "width=4", "iterations=2")
+    assert cli.main(["video", "train", *words, "batch_size=2", "out=runs/video"]) == 0
+    names = {}
+    exec(text_of("docs/howto/video.md"), names)
+    assert names["surprise"].shape == (8,) and names["imagined"].shape == (3, 8, 1, 2, 2)
+    last = json.loads((tmp_path / "runs/video/metrics.jsonl").read_text().splitlines()[-1])
+    assert 0.5 < names["surprise"].mean().item() / 3 / last["nats"] < 2  # other videos of the same kind

@@ -14,6 +14,8 @@ from gala.optim.ekfac import EKFAC
 from gala.optim.slowmo import SlowMo
 from gala.runs.checkpoints import Checkpoints
 from gala.supervised.loop import SupervisedLearner
+from gala.supervised.video import make_model
+from gala.supervised.video_settings import find_data, read_settings
 
 FOLDER, LATEST, STAGING = "checkpoints", "latest", "staging"
 
@@ -60,6 +62,18 @@ def _extras(learner: SupervisedLearner) -> dict[str, SlowMo | EKFAC]:
     step = learner.learning_step
     found = {"slowmo": step.slowmo, "ekfac": step.precondition}
     return {name: extra for name, extra in found.items() if isinstance(extra, (SlowMo, EKFAC))}
+
+
+def load_video_model(run: str | Path) -> tuple[VideoConfig, VRNN]:
+    """The settings of a run of ``gala video train``, and its model as ``load_consensus`` gives it.
+
+    Raises:
+        ValueError: it is no such run, has no checkpoint, or its rollouts are not where the settings say.
+    """
+    config = find_data(Path(run), read_settings(Path(run)))
+    model = make_model(config)
+    load_consensus(config, Path(run), model)
+    return config, model
 
 
 def load_consensus(config: VideoConfig, out: Path, model: VRNN) -> int:
