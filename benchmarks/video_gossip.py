@@ -29,7 +29,7 @@ from gala.supervised.video_settings import read_settings
 
 Row = dict[str, Any]
 LEARNERS, BATCH = 4, 8
-SMALL = ("width=16", "frames=10", "scales=3")
+SMALL = ("lr=1e-3", "width=16", "frames=10", "scales=3")
 VARIANTS = {
     "gossip": (f"learners={LEARNERS}", f"batch_size={BATCH}", "topology=exponential"),
     "large-batch": ("learners=1", f"batch_size={LEARNERS * BATCH}"),

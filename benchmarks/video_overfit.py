@@ -40,7 +40,7 @@ class Part(NamedTuple):
     model: tuple[str, ...]
 
 
-VIDEO = ("preset=video/rollouts", "frames=8", "context=3", "warm_up=300")
+VIDEO = ("preset=video/rollouts", "lr=1e-3", "frames=8", "context=3", "warm_up=300")
 PARTS = {
     "maze": Part(
         ("maze", "size=5", "bads=1", "limit=50"),

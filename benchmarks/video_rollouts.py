@@ -63,7 +63,16 @@ class Game(NamedTuple):
     ball: tuple[slice, slice, slice]
 
 
-PLANES = ("preset=video/rollouts", "frames=10", "context=3", "width=24", "scales=3", "warm_up=500", "iterations=3000")
+PLANES = (
+    "preset=video/rollouts",
+    "lr=1e-3",
+    "frames=10",
+    "context=3",
+    "width=24",
+    "scales=3",
+    "warm_up=500",
+    "iterations=3000",
+)
 SQUARES = (*PLANES, "frames=8", "width=16", "levels=1", "lr=3e-3")
 ITERATIONS = {0.0: 1000, STICKY: 4000}
 """Without chance the frames are learned in a quarter of the time: by then the bound is 0.05 nats a frame."""
