@@ -50,6 +50,14 @@ def test_a_coin_takes_a_latent_and_its_bound_lies_between_chance_and_the_truth()
     assert 0.9 * math.log(2) < sum(last["kl"]) < 3
 
 
+def test_a_linear_schedule_ends_at_nothing():
+    config = parse_options(VideoConfig, ["data=wall-bounce", *TINY, "iterations=4", "lr=1e-2", "schedule=linear"])
+    learner, rates = video.make_learner(config, video.make_model(config)), []
+    for _ in video.train(config, learner, 0, lambda row: None):
+        rates.append(learner.learning_step.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
+
+
 def run(*words):
     return cli.main(["video", *words])
 

@@ -86,6 +86,8 @@ class VideoConfig:
     lr: float = bounded(3e-3, POSITIVE_RATE)
     """That of Adam, or of the natural gradient. Adam at 1e-3 comes as far in three times as many iterations
     (benchmarks/video_models.py)."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """What becomes of lr: linear falls to 0 at the last iteration, so that pixels that never change become certain."""
     max_grad_norm: float = bounded(100.0, NOT_NEGATIVE)
     """The largest norm of Adam's gradients; 0 is no limit. With optimizer=ekfac, ekfac.kl_limit limits the step."""
     warm_up: int = bounded(1000, NOT_NEGATIVE)

@@ -17,6 +17,7 @@ from gala.models.bounds import active_units, warm_up
 from gala.models.vrnn import VRNN, Trace
 from gala.models.vrnn_shape import VrnnShape
 from gala.optim.ekfac import EKFAC
+from gala.optim.schedules import SCHEDULES
 from gala.optim.slowmo import SlowMo
 from gala.optim.update import LearningStep, NotFinite
 from gala.supervised.loop import Batch, SupervisedLearner
@@ -100,12 +101,12 @@ def train(
     Raises:
         FloatingPointError: the gradient, or the bound on held-out videos, is not finite.
     """
-    started = time.monotonic()
+    started, schedule = time.monotonic(), SCHEDULES[config.schedule]
     for i in range(start, config.iterations):
         if not goes_on():
             return
         torch.manual_seed(_stream(config, i, rank))
-        loss = learner.update()
+        loss = learner.update(config.lr * schedule(i / config.iterations))
         done = i + 1
         if rank == 0 and (done % config.log_every == 0 or done == config.iterations):
             judged = judge(config, learner.model)
