@@ -1,0 +1,43 @@
+"""Pictures of samples that `gala video train` leaves beside each checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gala.config.video import VideoConfig
+from gala.runs.checkpoints import write_atomically
+
+if TYPE_CHECKING:
+    from gala.models.vrnn import VRNN
+
+
+def draw_samples(config: VideoConfig, out: Path, model: VRNN, done: int) -> None:
+    """Samples as a grid, and as a film where its encoder is installed (the extra ``video``)."""
+    from gala.evaluation.film import check_encoder, write_mp4
+    from gala.reports.png import png
+    from gala.reports.video_page import FRAMES_PER_S, film_frames
+    from gala.supervised.video import sample_films, sample_grid
+
+    films, name = sample_films(config, model), _name(done)
+    write_atomically(out / f"{name}.png", png((sample_grid(films) * 255).round().byte().numpy()))
+    with contextlib.suppress(ValueError):
+        check_encoder()
+        unfinished = out / f".{name}.tmp.mp4"
+        try:
+            write_mp4(unfinished, film_frames(films.numpy(), config.context), FRAMES_PER_S)
+            unfinished.replace(out / f"{name}.mp4")
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def draw_missing(config: VideoConfig, out: Path, model: VRNN, done: int) -> None:
+    """``draw_samples`` of a checkpoint that should have some, if whoever saved it was killed before they were there."""
+    due = done > 0 and (done % config.save_every == 0 or done == config.iterations)
+    if due and not all((out / f"{_name(done)}.{kind}").exists() for kind in ("png", "mp4")):
+        draw_samples(config, out, model, done)
+
+
+def _name(done: int) -> str:
+    return f"samples-{done:07d}"
