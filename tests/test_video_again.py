@@ -129,3 +129,19 @@ def test_a_slip_is_one_line_with_a_remedy(words, told, tmp_path, monkeypatch, ca
     assert run(*words) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError("Broken pipe\n\nFFMPEG COMMAND:\n...")])
+def test_a_film_that_cannot_be_written_does_not_end_the_training(error, tmp_path, monkeypatch, capsys):
+    def full(path, *args):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("gala.evaluation.film.check_encoder", lambda: None)
+    monkeypatch.setattr("gala.evaluation.film.write_mp4", full)
+    out = tmp_path / "run"
+    assert run("train", *TINY, f"out={out}") == 0
+    assert [row["iteration"] for row in records(out)] == [2, 4]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and all("mp4 was not written: " in line and "Broken pipe" in line for line in told), told
+    assert sorted(path.name for path in out.glob("*sample*")) == ["samples-0000002.png", "samples-0000004.png"]
