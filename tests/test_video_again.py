@@ -145,3 +145,14 @@ def test_a_film_that_cannot_be_written_does_not_end_the_training(error, tmp_path
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2 and all("mp4 was not written: " in line and "Broken pipe" in line for line in told), told
     assert sorted(path.name for path in out.glob("*sample*")) == ["samples-0000002.png", "samples-0000004.png"]
+
+
+@pytest.mark.parametrize("learners", [1, 2])
+def test_a_file_in_the_place_of_the_checkpoints_is_told_before_the_training(learners, out, capsys):
+    shutil.rmtree(out / "checkpoints")
+    (out / "checkpoints").write_text("")
+    edit(out, "learners: 1", f"learners: {learners}")
+    before = (out / "config.yaml").read_bytes()
+    assert run("resume", str(out), "iterations=6") == 2
+    assert f"{out / 'checkpoints'}: nothing can be written there (File exists)" in capsys.readouterr().err
+    assert (out / "config.yaml").read_bytes() == before

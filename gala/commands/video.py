@@ -221,6 +221,7 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
         refuse_edited(config, Checkpoints(out / FOLDER))
         before_s = forget_after(out / METRICS, int(first["iteration"]))
         draw_missing(config, out, model, start)
+    make_folder(out / FOLDER)
     write_settings(out, config)
     panel = VideoPanel(config)
 
