@@ -110,7 +110,8 @@ def _run(words: Sequence[str]) -> int:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OF_PLACES = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT)
+_OF_KIND = (errno.ENOTDIR, errno.ENOENT, errno.EISDIR, errno.EEXIST)
+_OF_PLACES = (*_FULL, *_OF_KIND, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _failed_file(error: OSError, of_output: bool = False) -> int:
@@ -120,9 +121,9 @@ def _failed_file(error: OSError, of_output: bool = False) -> int:
     if of_output:
         _say(f"gala: error: {error.strerror}: the output could not be written; write it to another place")
         return EXIT_USAGE
-    name = _printable(str(error.filename)[:80])
+    name = _printable(str(error.filename2 or error.filename))  # of a file that was to be renamed: the new name
     if error.errno == errno.ENAMETOOLONG:
-        _say(f"gala: error: a name is too long for a file: {name}...")
+        _say(f"gala: error: a name is too long for a file: {name[:80]}...")
     elif error.errno in _OF_PLACES and error.filename is not None:
         _say(f"gala: error: {name}: {error.strerror}: it cannot be read or written there")
     elif error.errno in (errno.EMFILE, errno.ENFILE):

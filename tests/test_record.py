@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -108,6 +109,41 @@ def test_an_interrupted_recording_goes_on_as_if_it_had_not_been(tmp_path, monkey
     assert record(run, parts, "episodes=40", "seed=1") == 2
     assert "seed was 2000, not 1" in capsys.readouterr().err
     assert record(run, parts, "episodes=39") == 2
+
+
+def test_a_recording_that_was_cut_off_in_its_first_chunk_goes_on(tmp_path):
+    """Killed, or out of room, before there was a manifest."""
+    run, _ = make_run(tmp_path / "run", *BREAKOUT)
+    assert record(run, tmp_path / "whole", "episodes=3") == 0
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", cut)
+    (cut / "README.md").unlink()
+    (cut / MANIFEST).rename(cut / f"{MANIFEST}.tmp")
+    (cut / "chunk-00000.npz.tmp").write_bytes(b"half")
+    assert record(run, cut, "episodes=3") == 0
+    assert (cut / "chunk-00000.npz").read_bytes() == (tmp_path / "whole" / "chunk-00000.npz").read_bytes()
+    assert not list(cut.glob("*.tmp"))
+    (cut / MANIFEST).unlink()
+    assert record(run, cut, "episodes=3") == 2, "a README is not of a first chunk alone"
+
+
+def test_whole_rollouts_are_read_where_nothing_can_be_unpacked(tmp_path):
+    run, _ = make_run(tmp_path / "run", *BREAKOUT)
+    out = tmp_path / "out"
+    assert record(run, out, "episodes=3") == 0
+    (out / ".unpacked").write_text("")
+    with np.load(out / "chunk-00000.npz") as chunk:
+        assert np.array_equal(open_rollouts(out).frames[0], chunk["frames"])
+
+
+def test_a_folder_where_a_file_belongs_is_one_line(tmp_path, capsys):
+    run, _ = make_run(tmp_path / "run", *BREAKOUT)
+    out = tmp_path / "out"
+    (out / "chunk-00000.npz").mkdir(parents=True)
+    assert record(run, out, "episodes=3") == 2
+    error = capsys.readouterr().err
+    assert f"{out}/chunk-00000.npz: Is a directory: it cannot be read or written there" in error, error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("identity", ["abc", None])

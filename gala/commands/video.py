@@ -7,15 +7,26 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gala.config.parse import override, parse_options, print_help
+from gala.config.preset_files import nearest
 from gala.config.video import VideoConfig, validate
 from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
 from gala.runs.writable import make_folder
-from gala.supervised.video_settings import SETTINGS, find_data, read_settings, with_absolute_data, write_settings
+from gala.supervised.video_records import METRICS, forget_after
+from gala.supervised.video_settings import (
+    DATA,
+    MAY_CHANGE,
+    SETTINGS,
+    find_data,
+    read_settings,
+    refuse_used,
+    with_absolute_data,
+    write_settings,
+)
 
 if TYPE_CHECKING:
     from gala.models.vrnn import VRNN
@@ -39,7 +50,6 @@ eval     the importance-weighted bound on new held-out videos, PSNR and SSIM of
          moving, beside the truth
 data     for resume and eval: where the rollouts are now that RUN learned from,
          if they were moved; others, or changed ones, are refused"""
-METRICS = "metrics.jsonl"
 Record = Callable[[dict[str, Any]], None]
 Draw = Callable[[int], None]
 
@@ -57,10 +67,9 @@ class EvalOptions:
     """Where the rollouts were moved to."""
 
 
+_WORDS = ("train", "resume", "eval")
 SHOWN = 6
 """Videos on the page of ``gala video eval``."""
-_MAY_CHANGE = ("iterations", "log_every", "save_every", "data")
-"""What a resumed run takes anew; ``data`` is another place of the same rollouts."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,13 +78,29 @@ def main(argv: Sequence[str]) -> int:
     if not words or ({"-h", "--help"} & set(words) and words[0] != "train"):
         print(USAGE)
         return 0
-    if words[0] == "train":
-        return _reporting(lambda: _train(words[1:]))
-    if words[0] == "resume" and len(words) > 1:
-        return _reporting(lambda: _resume(Path(words[1]), words[2:]))
-    if words[0] == "eval" and len(words) > 1:
-        return _evaluate(Path(words[1]), words[2:])
-    raise ValueError(f"gala video {' '.join(words[:2])}: give `train` with settings, `resume RUN` or `eval RUN`")
+    with _fitting_into_memory():
+        if words[0] == "train":
+            return _reporting(lambda: _train(words[1:]))
+        if words[0] == "resume" and len(words) > 1:
+            return _reporting(lambda: _resume(Path(words[1]), words[2:]))
+        if words[0] == "eval" and len(words) > 1:
+            return _evaluate(Path(words[1]), words[2:])
+    hint = "" if words[0] in _WORDS else nearest(words[0], _WORDS)
+    raise ValueError(f"gala video {' '.join(words[:2])}: give `train` with settings, `resume RUN` or `eval RUN`{hint}")
+
+
+@contextlib.contextmanager
+def _fitting_into_memory() -> Iterator[None]:
+    """Raises ValueError in place of what NumPy and PyTorch raise of arrays that are too large."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in ("allocate", "overflow")):
+            raise
+        raise ValueError(
+            "this does not fit into memory; lower batch_size, frames or width (of `gala video eval`: videos, weights "
+            "or samples)"
+        ) from None
 
 
 def _reporting(train: Callable[[], int]) -> int:
@@ -98,30 +123,30 @@ def _train(words: Sequence[str]) -> int:
     config = dataclasses.replace(config, out=str(out))
     _check(config)
     config = with_absolute_data(config)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} already exists; give another out=DIRECTORY, or `gala video resume {out}`")
+    refuse_used(out)
     from gala.runs.lock import lock
 
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):
         if (out / SETTINGS).exists():
             raise ValueError(f"another training has just begun in {out}; give another out=DIRECTORY")
-        write_settings(out, config)
+        (out / DATA).unlink(missing_ok=True)  # of one that was killed before it had settings
         return _run(config, out, resumed=False)
 
 
 def _resume(out: Path, words: Sequence[str]) -> int:
     from gala.runs.lock import lock
-    from gala.supervised.video_checkpoint import FOLDER, LATEST
+    from gala.supervised.video_checkpoint import FOLDER, LATEST, recover_latest
 
     read_settings(out)
     with lock(out):  # before anything is read: who trains here until then writes settings and checkpoints
         known = read_settings(out)
-        config = override(known, words, _MAY_CHANGE)
+        config = override(known, words, MAY_CHANGE)
         found = find_data(out, known, config.data)
         config = dataclasses.replace(config, data=found.data, out=str(out))
         _check(config)
         checkpoints = Checkpoints(out / FOLDER)
+        recover_latest(checkpoints)
         resumed = bool(checkpoints.names())
         if resumed:
             done = int(checkpoints.meta(LATEST)["iteration"])
@@ -129,8 +154,7 @@ def _resume(out: Path, words: Sequence[str]) -> int:
                 raise ValueError(f"{out} has done {done} iterations: iterations={config.iterations} is behind it")
         else:
             print(f"{out} has no checkpoint yet: it starts anew")
-            _forget_after(out / METRICS, -1)
-        write_settings(out, config)
+            forget_after(out / METRICS, -1)
         return _run(config, out, resumed=resumed)
 
 
@@ -144,13 +168,15 @@ def _evaluate(out: Path, words: Sequence[str]) -> int:
     make_folder(out)
     from gala.reports.video_page import video_page
     from gala.supervised.video import make_model
-    from gala.supervised.video_checkpoint import load_consensus
+    from gala.supervised.video_checkpoint import FOLDER, load_consensus, refuse_edited
     from gala.supervised.video_data import open_source
     from gala.supervised.video_eval import evaluate, films
 
     model = make_model(config)
+    iteration = load_consensus(config, out, model)
+    refuse_edited(config, Checkpoints(out / FOLDER))
     asked = {name: value for name, value in vars(options).items() if name != "data"}
-    report = {"iteration": load_consensus(config, out, model), **evaluate(config, model, **asked)}
+    report = {"iteration": iteration, **evaluate(config, model, **asked)}
     write_atomically(out / "eval.json", json.dumps(report, indent=2, allow_nan=False).encode())
     print(json.dumps(report, indent=2, allow_nan=False))
     if open_source(config.data).real:
@@ -179,8 +205,9 @@ def _check(config: VideoConfig) -> None:
 
 def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     """Train in ``out``, which is locked."""
+    from gala.commands.video_pictures import draw_missing, draw_samples
     from gala.supervised import video
-    from gala.supervised.video_checkpoint import FOLDER, load_consensus, restore
+    from gala.supervised.video_checkpoint import FOLDER, load_consensus, refuse_edited, restore
     from gala.training.signals import EndRequest
     from gala.training.video_panel import VideoPanel
 
@@ -191,8 +218,11 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     before_s = 0.0
     if resumed:
         first = restore(Checkpoints(out / FOLDER), 0, video.make_learner(config, video.make_model(config), start))
-        before_s = _forget_after(out / METRICS, int(first["iteration"]))
-
+        refuse_edited(config, Checkpoints(out / FOLDER))
+        before_s = forget_after(out / METRICS, int(first["iteration"]))
+        draw_missing(config, out, model, start)
+    make_folder(out / FOLDER)
+    write_settings(out, config)
     panel = VideoPanel(config)
 
     def record(row: dict[str, Any]) -> None:
@@ -203,7 +233,9 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     run = _run_team if config.learners > 1 else _run_alone
     try:
         with request.listen():
-            done = run(config, out, model, resumed, record, lambda done: _draw(config, out, model, done), request)
+            done = run(
+                config, out, model, resumed, record, lambda done: draw_samples(config, out, model, done), request
+            )
     finally:
         panel.close()
     if done < config.iterations:
@@ -211,31 +243,12 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     return 0 if request.signal is None else 128 + request.signal
 
 
-def _draw(config: VideoConfig, out: Path, model: VRNN, done: int) -> None:
-    """Samples as a grid, and as a film where its encoder is installed (the extra ``video``)."""
-    from gala.evaluation.film import check_encoder, write_mp4
-    from gala.reports.png import png
-    from gala.reports.video_page import FRAMES_PER_S, film_frames
-    from gala.supervised.video import sample_films, sample_grid
-
-    films, name = sample_films(config, model), f"samples-{done:07d}"
-    write_atomically(out / f"{name}.png", png((sample_grid(films) * 255).round().byte().numpy()))
-    with contextlib.suppress(ValueError):
-        check_encoder()
-        unfinished = out / f".{name}.tmp.mp4"
-        try:
-            write_mp4(unfinished, film_frames(films.numpy(), config.context), FRAMES_PER_S)
-            unfinished.replace(out / f"{name}.mp4")
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
 def _run_alone(
     config: VideoConfig, out: Path, model: VRNN, resumed: bool, record: Record, draw: Draw, request: EndRequest
 ) -> int:
     """Train in this process; returns the iterations that are done and saved."""
     from gala.supervised import video
-    from gala.supervised.video_checkpoint import FOLDER, LATEST, STAGING, restore, stage
+    from gala.supervised.video_checkpoint import FOLDER, LATEST, STAGING, identity, restore, stage
 
     checkpoints = Checkpoints(out / FOLDER)
     start = checkpoints.meta(LATEST)["iteration"] if resumed else 0
@@ -246,7 +259,7 @@ def _run_alone(
     def save(iteration: int) -> None:
         checkpoints.discard(STAGING)
         stage(checkpoints, 0, learner, {"iteration": iteration})
-        checkpoints.commit(STAGING, [LATEST], {"iteration": iteration, "learners": 1})
+        checkpoints.commit(STAGING, [LATEST], {"iteration": iteration} | identity(config))
 
     done = saved = start
     for done in video.train(config, learner, start, record, lambda: request.signal is None):
@@ -284,15 +297,3 @@ def _run_team(
     numel = sum(p.numel() for p in model.parameters())
     with VideoTeam(config, out, numel, resumed) as team:
         return team.train(record, goes_on, saved)
-
-
-def _forget_after(metrics: Path, iteration: int) -> float:
-    """Records past the checkpoint are lived through again. Returns the seconds that the training had taken at the last
-    one that is kept. Lines that are no records, as one that a kill has cut short, are dropped."""
-    kept = []
-    for line in metrics.read_bytes().splitlines() if metrics.is_file() else []:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            row = json.loads(line)
-            kept += [row] if row["iteration"] <= iteration and row["wall_s"] >= 0 else []
-    write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
-    return float(kept[-1]["wall_s"]) if kept else 0.0

@@ -34,9 +34,13 @@ frames into memory in place of loading them.
 """
 
 
+_BEFORE_MANIFEST = {".lock", chunk_name(0), f"{chunk_name(0)}.tmp", f"{MANIFEST}.tmp"}
+"""What a recording leaves that was killed, or had no room, while it wrote its first chunk."""
+
+
 def refuse_foreign(path: Path) -> None:
     """Raises ValueError: there is something in the folder ``path``, and it is no rollouts."""
-    if path.is_dir() and not (path / MANIFEST).is_file() and any(entry.name != ".lock" for entry in path.iterdir()):
+    if path.is_dir() and not (path / MANIFEST).is_file() and {p.name for p in path.iterdir()} - _BEFORE_MANIFEST:
         raise ValueError(f"{path} is not empty and holds no rollouts; give another out=")
 
 

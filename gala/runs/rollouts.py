@@ -12,6 +12,7 @@ compared.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -227,7 +228,8 @@ def _unpack(path: Path, frames: NDArray, told: Mapping[str, Any]) -> NDArray:
         temporary.replace(target)
         return np.load(target, mmap_mode="r", allow_pickle=False)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         return frames
 
 

@@ -12,10 +12,10 @@ from gala.config.video import VideoConfig
 from gala.models.vrnn import VRNN
 from gala.optim.ekfac import EKFAC
 from gala.optim.slowmo import SlowMo
-from gala.runs.checkpoints import Checkpoints
+from gala.runs.checkpoints import Checkpoints, write_atomically
 from gala.supervised.loop import SupervisedLearner
 from gala.supervised.video import make_model
-from gala.supervised.video_settings import find_data, read_settings
+from gala.supervised.video_settings import find_data, kept_settings, read_settings
 
 FOLDER, LATEST, STAGING = "checkpoints", "latest", "staging"
 
@@ -23,6 +23,29 @@ FOLDER, LATEST, STAGING = "checkpoints", "latest", "staging"
 def part_name(rank: int) -> str:
     """The part of one learner."""
     return f"learner{rank}"
+
+
+def identity(config: VideoConfig) -> dict[str, Any]:
+    """What every checkpoint of a training says of it."""
+    return {"learners": config.learners, "settings": kept_settings(config)}
+
+
+def recover_latest(checkpoints: Checkpoints) -> None:
+    """Where no name is left, the newest checkpoint that is stored gets its name again: a copy has dropped the links, or
+    a kill came before the first one was named."""
+    stored = sorted(file.parent.name for file in (checkpoints.root / ".store").glob("[0-9]*/meta.json"))
+    if stored and not checkpoints.names():
+        write_atomically(checkpoints.root / LATEST, stored[-1].encode())
+
+
+def refuse_edited(config: VideoConfig, checkpoints: Checkpoints) -> None:
+    """Raises ValueError: the latest checkpoint was trained with other settings. One that is older than the record of
+    them is believed."""
+    now = kept_settings(config)
+    for name, then in dict(checkpoints.meta(LATEST).get("settings", {})).items():
+        if now.get(name, then) != then:
+            where = checkpoints.root / LATEST
+            raise ValueError(f"{where} was trained with {name}={then}, and config.yaml says {now[name]}: undo that")
 
 
 def stage(checkpoints: Checkpoints, rank: int, learner: SupervisedLearner, meta: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gala.config.preset_files import nearest
 from gala.runs.rollouts import is_rollouts, open_rollouts
 from gala.supervised.comparison import digits
 from gala.supervised.particles import PARTICLE, particle, random_walk
@@ -48,7 +49,9 @@ def open_source(name: str) -> Source:
         fits = "gaussian" if process.frame == (1, 1, 1) else "bernoulli"
         return Source(process.frame, draw_process, likelihood=fits, noise_nats=process.noise_nats)
     if not is_rollouts(name):
-        raise ValueError(f"data={name} is neither one of {', '.join(PROCESSES)} nor a folder that `gala record` wrote")
+        known = ", ".join(PROCESSES)
+        hint = nearest(name, PROCESSES)
+        raise ValueError(f"data={name} is neither one of {known} nor a folder that `gala record` wrote{hint}")
     return _open_rollouts(str(Path(name).resolve()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from gala.config.parse import dump_config, load_options
 from gala.config.video import VideoConfig
@@ -13,6 +14,30 @@ from gala.runs.rollouts import is_rollouts, rollouts_digest
 
 SETTINGS, DATA = "config.yaml", "data.json"
 _KEY = "rollouts_sha256"
+MAY_CHANGE = ("iterations", "log_every", "save_every", "data")
+"""What a resumed run takes anew; ``data`` is another place of the same rollouts."""
+_BEFORE_SETTINGS = {".lock", DATA, f"{DATA}.tmp", f"{SETTINGS}.tmp"}
+"""What a training leaves that was killed, or had no room, before it had written its settings."""
+
+
+def refuse_used(out: Path) -> None:
+    """Raises ValueError: there is something where a training is to begin."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give another out=DIRECTORY")
+    if out.is_dir() and {path.name for path in out.iterdir()} - _BEFORE_SETTINGS:
+        goes_on = f", or `gala video resume {out}`" if (out / SETTINGS).is_file() else ""
+        raise ValueError(f"{out} already exists; give another out=DIRECTORY{goes_on}")
+
+
+def kept_settings(config: VideoConfig) -> dict[str, Any]:
+    """What a training is from its first checkpoint on, by dotted names. Of rollouts ``DATA`` says which they are."""
+    kept: dict[str, Any] = {"data": "rollouts" if _is_folder(config.data) else config.data}
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            kept |= {f"{name}.{key}": part for key, part in value.items()}
+        elif name not in (*MAY_CHANGE, "out", "preset"):
+            kept[name] = value
+    return kept
 
 
 def read_settings(out: Path) -> VideoConfig:

@@ -17,7 +17,7 @@ from gala.processes.failure import first_failure, has_failed
 from gala.processes.fleet import Event, ProcessFleet
 from gala.processes.resources import threads_each
 from gala.runs.checkpoints import Checkpoints
-from gala.supervised.video_checkpoint import FOLDER, LATEST, STAGING
+from gala.supervised.video_checkpoint import FOLDER, LATEST, STAGING, identity
 from gala.supervised.video_learner import VideoSpec, main
 
 _POLL_S = 0.2
@@ -100,7 +100,7 @@ class VideoTeam:
         self.checkpoints.discard(STAGING)
         self._tell(("save",))
         done = min(self._gather("saved", record).values())
-        self.checkpoints.commit(STAGING, [LATEST], {"iteration": done, "learners": self.config.learners})
+        self.checkpoints.commit(STAGING, [LATEST], {"iteration": done} | identity(self.config))
         return done
 
     def _gather(self, kind: str, record: Callable[[dict[str, Any]], None]) -> dict[int, int]:
