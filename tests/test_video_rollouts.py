@@ -108,7 +108,7 @@ def test_the_longest_episode_is_that_of_the_split_with_the_shorter_ones(tmp_path
         recorded.draw("train", 1, 30, seed=0)
 
 
-@pytest.mark.parametrize(("top", "fits"), [(1, "bernoulli"), (255, "disc-logistic"), (None, "gaussian")])
+@pytest.mark.parametrize(("top", "fits"), [(1, "bernoulli"), (255, "bernoulli"), (None, "gaussian")])
 def test_what_is_recorded_chooses_the_likelihood(tmp_path, top, fits):
     folder = write(tmp_path / "r", [9] * 6, lambda e, t, a: 1, top=top)
     words = [f"data={folder}", "scales=1", "levels=1", "width=2"]

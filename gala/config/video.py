@@ -62,8 +62,9 @@ class VideoConfig:
     latent: int = bounded(8, AT_LEAST_ONE)
     """Channels of each latent."""
     likelihood: Literal["auto", "bernoulli", "gaussian", "disc-logistic"] = "auto"
-    """auto: what fits the data. bernoulli: pixels of 0 and 1, or probabilities. gaussian: any numbers. disc-logistic:
-    pixels of k / 255, as recorded pictures have; bernoulli would hardly see a small object in grey ones."""
+    """auto: gaussian for numbers, bernoulli for pictures. bernoulli: pixels of 0 and 1, or grey ones as probabilities,
+    so that nats are no lower than their entropy. gaussian: any numbers. disc-logistic: pixels of k / 255, in whose bits
+    models can be compared; small objects are learned late."""
     decoder_blocks: int = bounded(1, NOT_NEGATIVE)
     """Residual blocks of the decoder at each scale: the capacity of the likelihood, the latents left as they are."""
     learned_prior: bool = True
