@@ -103,9 +103,7 @@ def _joined(given: Any, sizes: Sequence[int]) -> Array:
 
 
 def sample_allowed(env: gym.Env, info: Mapping[str, Any]) -> Any:
-    """A random action that the mask in ``info`` allows; any, without a mask. Raises ValueError as ``read_mask``."""
-    if isinstance(env.action_space, gym.spaces.Box) or not gives_mask(env, info):
-        return env.action_space.sample()
+    """A random action that the mask in ``info`` allows. Raises ValueError as ``read_mask``."""
     space, take = action_adapter(env.action_space, "")
     mask = read_mask(env, info, num_choices(space), over=False)
     (action,) = each_row(env.action_space, take(_draw(space, mask, env.action_space.np_random)[None]))

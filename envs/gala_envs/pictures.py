@@ -57,8 +57,10 @@ def make_drawn(
             drawn: Any = game.render()
         except gym.error.DependencyNotInstalled as error:
             raise ValueError(f"{id} cannot be drawn: {error}") from None
-        if not isinstance(drawn, np.ndarray) or drawn.ndim != 3:
+        if not isinstance(drawn, np.ndarray) or drawn.ndim != 3 or drawn.shape[2] not in (3, 4):
             raise ValueError(f"{id} cannot be drawn: its render() gives no picture [height, width, 3]")
+        if drawn.dtype.kind == "f" and 0 < drawn.max() <= 1:  # as uint8 it would be black
+            raise ValueError(f"{id} cannot be drawn: its render() gives {drawn.dtype} up to 1; return uint8, 0 to 255")
         return drawn.astype(np.uint8, copy=False)
 
     return env, picture

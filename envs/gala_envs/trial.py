@@ -13,14 +13,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from gala_envs.masks import sample_allowed
+from gala_envs.masks import gives_mask, sample_allowed
 
 STEPS = 3
 """Decisions of a trial: what is wrong with most environments is wrong with the first."""
 
 
-def try_environment(make: Callable[[], gym.Env], name: str) -> None:
-    """Build one simulator, play some random decisions, close it.
+def try_environment(make: Callable[[], gym.Env], name: str, use_masks: bool = True) -> None:
+    """Build one simulator, play some random decisions, close it. ``use_masks``: of those that its action masks allow,
+    which it must go on to give if it gives one with its first reset.
 
     Raises:
         ValueError: in one line, what it does that it must not. The exception that it raised, if any, is the cause.
@@ -34,8 +35,12 @@ def try_environment(make: Callable[[], gym.Env], name: str) -> None:
         _say(name, fault_of_reset(begun, env.observation_space))
         info = begun[1]
         env.action_space.seed(0)
+        masked = use_masks and not isinstance(env.action_space, gym.spaces.Box) and gives_mask(env, info)
         for _ in range(STEPS):
-            action = _own(name, "reading the action mask", sample_allowed, env, info)
+            if masked:
+                action = _own(name, "reading the action mask", sample_allowed, env, info)
+            else:
+                action = env.action_space.sample()
             result = _own(name, f"step({action})".replace("\n", ""), env.step, action)
             _say(name, fault_of_step(result, env.observation_space))
             info = result[4]

@@ -144,7 +144,7 @@ def _try_own(config: Config) -> None:
         slow.start()
         try:
             with forgiving_output():  # it may print, and nobody may be reading any more
-                try_environment(make, f"env.id={env_id}")
+                try_environment(make, f"env.id={env_id}", use_masks=config.env.action_masks != "off")
         finally:
             slow.cancel()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gala_envs.pictures import make_drawn
+from gala_envs.trial import told
 from numpy.typing import NDArray
 
 from gala.build.envs import own_env, probe_spaces
@@ -102,8 +103,8 @@ def check_drawable(config: Config) -> None:
     except ValueError:
         raise
     except Exception as error:  # a simulator's own, of whatever kind, says that it has no pictures
-        why = " ".join(str(error).split()) or f"{type(error).__name__}: has it render() and render_modes?"
-        raise ValueError(f"{config.env.id} cannot be drawn: {why}") from None
+        why = told(error, "render()") if str(error) else f"{type(error).__name__}: has it render() and render_modes?"
+        raise ValueError(f"{config.env.id} cannot be drawn: {why}") from error
     finally:
         if env is not None:
             env.close()

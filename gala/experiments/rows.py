@@ -83,7 +83,7 @@ def trained_with(run_dir: RunDir) -> dict[str, Any]:
 def _command(run_dir: RunDir) -> str:
     """What was typed, without what says where things are written."""
     path = run_dir.path / "command.txt"
-    words = shlex.split(path.read_text()) if path.is_file() else []
+    words = shlex.split(path.read_text("utf-8", "replace")) if path.is_file() else []
     return shlex.join(word for word in words if not word.startswith(("run=", "--run=", "overwrite=", "log.")))
 
 

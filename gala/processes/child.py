@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
 from gala.processes.output import ForgivingStream
+from gala.processes.start import forget_safe_path
 
 TRACEBACK = "GALA_TRACEBACK"
 """Set in the environment, children tell where each error came from: `--traceback` of the command line."""
@@ -48,6 +49,7 @@ def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], N
     itself with all of that when the parent is gone.
     """
     os.setpgid(0, 0)
+    forget_safe_path()
     sys.stdout, sys.stderr = (ForgivingStream(stream) for stream in (sys.stdout, sys.stderr))
     commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()

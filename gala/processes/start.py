@@ -27,15 +27,38 @@ def start_method(preload: str) -> BaseContext:
     """
     # OpenMP threads that spin while they wait take the cores from the simulators and from the other learners.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with ending_signals_blocked():
+    with ending_signals_blocked(), _working_directory_last():
         resource_tracker.ensure_running()  # now, because it unblocks SIGINT when it starts
     if "forkserver" not in mp.get_all_start_methods():
         return mp.get_context("spawn")
     context = mp.get_context("forkserver")
     context.set_forkserver_preload([preload, _BY_OPTIMISERS])
-    with ending_signals_blocked():
+    with ending_signals_blocked(), _working_directory_last():
         forkserver.ensure_running()
     return context
+
+
+_SAFE_PATH, _OURS = "PYTHONSAFEPATH", "gala"
+
+
+@contextlib.contextmanager
+def _working_directory_last() -> Iterator[None]:
+    """multiprocessing's helpers run ``python -c``, which takes a random.py of the working directory for Python's own.
+    A process that starts inside does so only if this one looks there first too."""
+    if _SAFE_PATH in os.environ or os.path.realpath(sys.path[0]) == os.path.realpath(os.getcwd()):  # "" is there too
+        yield
+        return
+    os.environ[_SAFE_PATH] = _OURS
+    try:
+        yield
+    finally:
+        forget_safe_path()
+
+
+def forget_safe_path() -> None:
+    """Programs that a child starts look for modules where they would have without us."""
+    if os.environ.get(_SAFE_PATH) == _OURS:
+        del os.environ[_SAFE_PATH]
 
 
 def wake_helpers() -> None:

@@ -270,7 +270,9 @@ def _environment(run_dir: RunDir) -> str:
     settings |= {name: value for name, value, _ in changed_settings(config) if name.startswith("env.")}
     command = run_dir.path / "command.txt"
     rows = [[name, _plain(value)] for name, value in settings.items()]
-    typed = f"<p><code>{html.escape(command.read_text().strip())}</code></p>" if command.is_file() else ""
+    typed = (
+        f"<p><code>{html.escape(command.read_text('utf-8', 'replace').strip())}</code></p>" if command.is_file() else ""
+    )
     return typed + table([["setting", "value"], *rows], "facts")
 
 

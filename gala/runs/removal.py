@@ -31,7 +31,7 @@ def check_removable(path: Path) -> None:
         raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
     try:
         ours = "gala-rl" in parse_json((path / "versions.json").read_bytes())
-        ours = ours and (path / "command.txt").read_text().startswith("gala train")
+        ours = ours and (path / "command.txt").read_text("utf-8", "replace").startswith("gala train")
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:

@@ -146,6 +146,24 @@ def test_what_is_wrong_with_a_mask_is_told_without_a_place_in_our_code():
     assert str(refused.value) == told
 
 
+def test_a_mask_that_came_with_the_first_reset_must_go_on_coming():
+    first = (ZERO, {"action_mask": np.ones(2, int)})
+    with pytest.raises(ValueError, match=r'^x: info\["action_mask"\] is missing; give one after every reset\(\) and'):
+        try_environment(lambda: Scripted(None, first=first), "x")
+
+
+@pytest.mark.parametrize("mask", [None, np.zeros(2, int), np.ones(3, int)])
+def test_masks_that_are_not_used_are_not_judged(mask, tmp_path, monkeypatch):
+    """The line that refuses them says env.action_masks=off."""
+    monkeypatch.setattr(
+        build_envs, "own_env", lambda config: lambda: Scripted(None, first=(ZERO, {"action_mask": mask}))
+    )
+    words = ["env.id=mine:Env", "env.backend=gymnasium"]
+    with pytest.raises(ValueError, match=r"action.mask"):
+        build_envs.probe_spaces(parse_config(words))
+    assert build_envs.probe_spaces(parse_config([*words, "env.action_masks=off"])).obs.shape == (3,)
+
+
 def test_parts_of_an_observation_are_named():
     good = {"a": ZERO, "b": (1, ZERO)}
     assert fault_of_reset((good, {}), PARTS) == ""
