@@ -235,6 +235,8 @@ def test_moving_digits_are_learned_from_the_preset():
         (["train", "context=12"], "context=12 leaves nothing"),
         (["train", "data=coin-flip", "scales=1", "levels=1", "likelihood=bernoulli"], "likelihood=gaussian"),
         (["train", "data=wall-bounce", "scales=6"], "lower scales"),
+        (["train", "topology=foo"], "unknown topology"),
+        (["train", "decoder_blocks=100000"], "0 to 100"),
         (["train", "levels=3", "scales=2"], "at most scales=2"),
         (["train", "preset=digits/compare"], "preset"),
         (["resume", "nowhere"], "nowhere holds no config.yaml"),

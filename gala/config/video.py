@@ -65,7 +65,7 @@ class VideoConfig:
     """auto: gaussian for numbers, bernoulli for pictures. bernoulli: pixels of 0 and 1, or grey ones as probabilities,
     so that nats are no lower than their entropy. gaussian: any numbers. disc-logistic: pixels of k / 255, in whose bits
     models can be compared; small objects are learned late."""
-    decoder_blocks: int = bounded(1, NOT_NEGATIVE)
+    decoder_blocks: int = bounded(1, Bound(lambda v: 0 <= v <= 100, "0 to 100"))
     """Residual blocks of the decoder at each scale: the capacity of the likelihood, the latents left as they are."""
     learned_prior: bool = True
     """false: every latent's prior is N(0, 1)."""
