@@ -66,8 +66,8 @@ class VideoPanel:
         width = min(WIDTH, self.console.width)
         config = self.config
         learners = f" x{config.learners}" if config.learners > 1 else ""
-        title = Text(f"gala video · {config.data[-30:]} · {config.levels} levels{learners}")
-        rows = [self._progress(row, width - 4), self._figures(row), self._kl(row, width - 4)]
+        title = Text(f"gala video · {config.data[-30:]} · {config.levels} level{'s' * (config.levels > 1)}{learners}")
+        rows = [self._progress(row, width - 4), self._figures(row, width - 4), self._kl(row, width - 4)]
         return Box(Group(*rows), title=title, width=width)
 
     def _progress(self, row: dict[str, Any], width: int) -> RenderableType:
@@ -82,10 +82,7 @@ class VideoPanel:
         grid.add_row(words[0], ProgressBar(total, done, bar), *words[1:])
         return grid
 
-    def _figures(self, row: dict[str, Any]) -> RenderableType:
-        grid = Table.grid(padding=(0, 2), expand=True)
-        for _ in range(3):
-            grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    def _figures(self, row: dict[str, Any], width: int) -> RenderableType:
         cells = [
             ("held-out nats/frame", row["nats"], "bold green"),
             ("entropy of the law", row.get("nats_if_known"), ""),
@@ -95,8 +92,12 @@ class VideoPanel:
             ("wall", clock(row["wall_s"]), ""),
         ]
         shown = [Text.assemble((f"{name} ", "dim"), (number(value), style)) for name, value, style in cells]
-        for i in range(0, len(shown), 3):
-            grid.add_row(*shown[i : i + 3])
+        columns = min(3, max(1, (width + 2) // (max(map(len, shown)) + 2)))  # a number is never cut off
+        grid = Table.grid(padding=(0, 2), expand=True)
+        for _ in range(columns):
+            grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        for i in range(0, len(shown), columns):
+            grid.add_row(*shown[i : i + columns])
         return grid
 
     def _kl(self, row: dict[str, Any], width: int) -> RenderableType:
