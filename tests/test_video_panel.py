@@ -83,7 +83,13 @@ def test_the_panel_fits_the_terminal_and_says_what_the_record_says(width):
     lines = shown.file.getvalue().splitlines()
     assert max(map(len, lines)) <= min(80, width)
     text = "\n".join(lines)
-    for told in ("nats/frame 1,069", "entropy of the law 1.5", "weight of the KL 0.5", "training loss 12.5", "1.250"):
+    for told in (
+        "held-out nats 1,069",
+        "entropy of the law 1.5",
+        "weight of the KL 0.5",
+        "training loss 12.5",
+        "1.250",
+    ):
         assert told in text
     if width >= 80:
         for told in ("50%", "100/200 iterations", "ETA 0:20", "12"):

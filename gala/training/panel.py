@@ -110,7 +110,7 @@ class Panel:
         findings = health(r)
         rows: list[RenderableType] = [
             self._progress(r, width - 4, ended),
-            self._figures(r, {finding.name for finding in findings if not finding.healthy}),
+            self._figures(r, width - 4, {finding.name for finding in findings if not finding.healthy}),
             *health_lines(findings),
         ]
         learners = sorted((int(key[7:]), value) for key, value in r.items() if key.startswith("learner"))
@@ -130,10 +130,7 @@ class Panel:
         )
         return grid
 
-    def _figures(self, r: dict[str, Any], sick: set[str]) -> RenderableType:
-        grid = Table.grid(padding=(0, 2), expand=True)
-        for _ in range(3):
-            grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    def _figures(self, r: dict[str, Any], width: int, sick: set[str]) -> RenderableType:
         weight = span(r.get("gossip/weight_min"), r.get("gossip/weight_max"))
         cells = [
             ("return (last 100)", r.get("charts/episodic_return"), "bold green"),
@@ -157,16 +154,10 @@ class Panel:
         ]
         if "gossip/epsilon_bound" in r:
             cells[14:14] = [("epsilon bound", r["gossip/epsilon_bound"], "")]
-        shown = [Text.assemble((f"{name} ", "dim"), (number(value), style)) for name, value, style in cells]
-        for i in range(0, len(shown) if "gossip/message_age_mean" in r else 12, 3):
-            grid.add_row(*shown[i : i + 3])
+        grid = in_columns(cells if "gossip/message_age_mean" in r else cells[:12], width)
         split = "  ".join(f"{name} {share}%" for name, share in time_shares(r).items())
         lines = {"time": split, "message ages": age_shares(r.get("message_ages", {}))}
-        texts = [
-            Text.assemble((f"{name}: ", "dim"), text, no_wrap=True, overflow="ellipsis")
-            for name, text in lines.items()
-            if text
-        ]
+        texts = [Text.assemble((f"{name}: ", "dim"), text) for name, text in lines.items() if text]
         return Group(grid, *texts)
 
     def _learners(self, learners: list[tuple[int, dict[str, Any]]]) -> RenderableType:
@@ -207,6 +198,18 @@ class Eta:
         if self._last is None or self._rate <= 0.0:
             return None
         return max(0, self.total_steps - self._last[1]) / self._rate
+
+
+def in_columns(cells: Sequence[tuple[str, Any, str]], width: int) -> Table:
+    """(name, value, style) side by side, in as many columns as cut off no value: a name and a value take 24 letters."""
+    columns = min(3, max(1, (width + 2) // 26))
+    grid = Table.grid(padding=(0, 2), expand=True)
+    for _ in range(columns):
+        grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    shown = [Text.assemble((f"{name} ", "dim"), (number(value), style)) for name, value, style in cells]
+    for i in range(0, len(shown), columns):
+        grid.add_row(*shown[i : i + columns])
+    return grid
 
 
 def time_shares(record: Mapping[str, Any]) -> dict[str, int]:

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gala.config.video import VideoConfig
-from gala.runs.units import clock, number, short
-from gala.training.panel import WIDTH, Eta
+from gala.runs.units import clock, short
+from gala.training.panel import WIDTH, Eta, in_columns
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _MOST_FRAMES = 48
@@ -84,21 +84,14 @@ class VideoPanel:
 
     def _figures(self, row: dict[str, Any], width: int) -> RenderableType:
         cells = [
-            ("held-out nats/frame", row["nats"], "bold green"),
+            ("held-out nats", row["nats"], "bold green"),
             ("entropy of the law", row.get("nats_if_known"), ""),
             ("bits/dim", row["bits_per_dim"], ""),
             ("training loss", row["train_loss"], ""),
             ("weight of the KL", row["beta"], ""),
             ("wall", clock(row["wall_s"]), ""),
         ]
-        shown = [Text.assemble((f"{name} ", "dim"), (number(value), style)) for name, value, style in cells]
-        columns = min(3, max(1, (width + 2) // (max(map(len, shown)) + 2)))  # a number is never cut off
-        grid = Table.grid(padding=(0, 2), expand=True)
-        for _ in range(columns):
-            grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-        for i in range(0, len(shown), columns):
-            grid.add_row(*shown[i : i + columns])
-        return grid
+        return in_columns(cells, width)
 
     def _kl(self, row: dict[str, Any], width: int) -> RenderableType:
         """A line for each level: its KL, its active units, and the KL of each predicted frame as a bar."""
