@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gala.config.derived import changed_settings
+from gala.runs.command_file import read_command
 from gala.runs.run_dir import RunDir, versions
 from gala.runs.units import number
 
@@ -86,8 +87,8 @@ def report(run_dir: RunDir | None) -> list[str]:
 
 
 def _of_run(run_dir: RunDir) -> list[str]:
-    command = run_dir.path / "command.txt"
-    typed = [f"`{command.read_text().strip()}`", ""] if command.is_file() else []
+    command = read_command(run_dir.path)
+    typed = [f"`{command}`", ""] if command else []
     settings = [f"- {name}={value} (default {default!r})" for name, value, default in changed_settings(run_dir.config)]
     lines = ["", "## Settings that differ from their defaults", "", *typed, *settings, "", "## How it ended", ""]
     try:

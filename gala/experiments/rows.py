@@ -12,6 +12,7 @@ from typing import Any
 
 from gala.config.schema import Config, flatten
 from gala.runs.checkpoints import write_atomically
+from gala.runs.command_file import read_command
 from gala.runs.run_dir import RunDir
 
 Row = dict[str, Any]
@@ -82,8 +83,7 @@ def trained_with(run_dir: RunDir) -> dict[str, Any]:
 
 def _command(run_dir: RunDir) -> str:
     """What was typed, without what says where things are written."""
-    path = run_dir.path / "command.txt"
-    words = shlex.split(path.read_text("utf-8", "replace")) if path.is_file() else []
+    words = shlex.split(read_command(run_dir.path))
     return shlex.join(word for word in words if not word.startswith(("run=", "--run=", "overwrite=", "log.")))
 
 

@@ -18,6 +18,7 @@ from gala.reports import charts
 from gala.reports.charts import Line, chart
 from gala.reports.page import items, page, table
 from gala.runs.checkpoints import write_atomically
+from gala.runs.command_file import read_command
 from gala.runs.evaluations import evaluation_text, read_evaluations
 from gala.runs.following import Follower
 from gala.runs.health import health
@@ -268,11 +269,9 @@ def _environment(run_dir: RunDir) -> str:
     config = run_dir.config
     settings = {"env.id": config.env.id, "learners": config.learners, "envs_per_learner": config.envs_per_learner}
     settings |= {name: value for name, value, _ in changed_settings(config) if name.startswith("env.")}
-    command = run_dir.path / "command.txt"
+    command = read_command(run_dir.path)
     rows = [[name, _plain(value)] for name, value in settings.items()]
-    typed = (
-        f"<p><code>{html.escape(command.read_text('utf-8', 'replace').strip())}</code></p>" if command.is_file() else ""
-    )
+    typed = f"<p><code>{html.escape(command)}</code></p>" if command else ""
     return typed + table([["setting", "value"], *rows], "facts")
 
 

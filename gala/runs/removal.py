@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from gala.plain_yaml import parse_json
+from gala.runs.command_file import read_command
 from gala.runs.lock import LOCK
 
 _OURS = re.compile(
@@ -31,7 +32,7 @@ def check_removable(path: Path) -> None:
         raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
     try:
         ours = "gala-rl" in parse_json((path / "versions.json").read_bytes())
-        ours = ours and (path / "command.txt").read_text("utf-8", "replace").startswith("gala train")
+        ours = ours and read_command(path).startswith("gala train")
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:

@@ -28,6 +28,7 @@ from gala.config.schema import Config
 from gala.plain_yaml import parse_json, read_json
 from gala.runs import thinning
 from gala.runs.checkpoints import Checkpoints, write_atomically
+from gala.runs.command_file import COMMAND
 from gala.runs.lock import lock
 from gala.runs.metrics_file import MetricsFile
 from gala.runs.removal import check_removable, is_empty, remove_run
@@ -71,7 +72,7 @@ class RunDir:
             run.claim()
             if cls.check_new(path, overwrite):  # again, since another may have trained here until it was claimed
                 remove_run(path)
-            write_atomically(path / "command.txt", f"{shlex.join(['gala', 'train', *argv])}\n".encode())
+            write_atomically(path / COMMAND, f"{shlex.join(['gala', 'train', *argv])}\n".encode())
             write_atomically(
                 path / "versions.json", _json({**versions(), "run": secrets.token_hex(8), "schema": SCHEMA})
             )

@@ -91,11 +91,13 @@ def load_video_model(run: str | Path) -> tuple[VideoConfig, VRNN]:
     """The settings of a run of ``gala video train``, and its model as ``load_consensus`` gives it.
 
     Raises:
-        ValueError: it is no such run, has no checkpoint, or its rollouts are not where the settings say.
+        ValueError: it is no such run, has no checkpoint, its rollouts are not where the settings say, or these were
+            edited since.
     """
     config = find_data(Path(run), read_settings(Path(run)))
     model = make_model(config)
     load_consensus(config, Path(run), model)
+    refuse_edited(config, Checkpoints(Path(run) / FOLDER))
     return config, model
 
 

@@ -46,8 +46,7 @@ def open_source(name: str) -> Source:
             rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS[split]]))
             return process.draw(rng, split, count, steps)
 
-        fits = "gaussian" if process.frame == (1, 1, 1) else "bernoulli"
-        return Source(process.frame, draw_process, likelihood=fits, noise_nats=process.noise_nats)
+        return Source(process.frame, draw_process, real=process.frame == (1, 1, 1), noise_nats=process.noise_nats)
     if not is_rollouts(name):
         known = ", ".join(PROCESSES)
         hint = nearest(name, PROCESSES)
@@ -55,18 +54,11 @@ def open_source(name: str) -> Source:
     return _open_rollouts(str(Path(name).resolve()))
 
 
-_LIKELIHOOD_BY_TOP = {1: "bernoulli", 255: "bernoulli", None: "gaussian"}
-"""The largest value of a recorded pixel (None: any numbers) -> what is learned best. Grey pixels are k / 255, but the
-scales that disc-logistic learns make the gradients of pixels that never change so large that those of small objects
-drown (cf. arXiv 2203.09168): of Pong it had no paddles after 4,500 iterations, where Bernoulli had them after 1,500."""
-
-
 @cache
 def _open_rollouts(folder: str) -> Source:
     """Read and compared with its hashes once in a process."""
     recorded = RecordedVideos(open_rollouts(folder))
-    facts = recorded.facts
-    return Source(recorded.frame, recorded.draw, facts.action_size, _LIKELIHOOD_BY_TOP[facts.top])
+    return Source(recorded.frame, recorded.draw, recorded.facts.action_size, recorded.facts.top is None)
 
 
 def draw(name: str, split: Split, count: int, steps: int, seed: int) -> Videos:

@@ -31,12 +31,7 @@ class Source(NamedTuple):
     """(split, videos, frames of each, seed) -> videos, pure in its arguments. Raises ValueError: none is so long."""
     actions: int = 0
     """Numbers in an action."""
-    likelihood: str = "bernoulli"
-    """What fits a pixel, of ``gala.models.likelihoods``."""
+    real: bool = False
+    """Whether frames hold any real numbers, not pixels in [0, 1]."""
     noise_nats: float = 0.0
     """What of each frame's known entropy is its pixels' own noise, which no latent can know."""
-
-    @property
-    def real(self) -> bool:
-        """Whether frames hold any real numbers, not pixels in [0, 1]."""
-        return self.likelihood == "gaussian"

@@ -92,12 +92,10 @@ def _play(run: RunDir, facts: RolloutFacts, file: Path, contexts: ContextSet) ->
 def _surprise(video: VideoConfig, video_run: Path, rollouts: Rollouts) -> list[dict[str, Any]]:
     import torch
 
-    from gala.supervised.video import make_model
-    from gala.supervised.video_checkpoint import load_consensus
+    from gala.supervised.video_checkpoint import load_video_model
     from gala.supervised.video_rollouts import RecordedVideos
 
-    model, recorded = make_model(video), RecordedVideos(rollouts)
-    load_consensus(video, video_run, model)
+    (_, model), recorded = load_video_model(video_run), RecordedVideos(rollouts)
     step, rows = video.frames - video.context, []
     generator = torch.Generator().manual_seed(SEED)
     for start, end in zip(rollouts.episode_starts[:-1], rollouts.episode_starts[1:], strict=True):
