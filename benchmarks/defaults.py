@@ -23,6 +23,7 @@ import gymnasium as gym
 import numpy as np
 
 from gala.bench.machine import machine_facts
+from gala.runs.units import number
 
 TASKS = (
     *("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0"),
@@ -65,11 +66,12 @@ def train(task: str, preset: str, seed: int, steps: float) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| task | random | " + " | ".join(PRESETS) + " |", "| --- | ---: | ---: | ---: |"]
+    """Returns by task, as `docs/evidence.md` has them."""
+    lines = ["| task | random | without a preset | `preset=none` |", "| --- | ---: | ---: | ---: |"]
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
-        cells = [", ".join(f"{r['return']:.4g}" for r in mine if r["preset"] == preset) for preset in PRESETS]
-        lines.append(f"| {task} | {mine[0]['random']:.4g} | {' | '.join(cells)} |")
+        cells = [", ".join(number(r["return"]) for r in mine if r["preset"] == preset) for preset in PRESETS]
+        lines.append(f"| {task} | {number(mine[0]['random'])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -30,6 +30,12 @@ class KeptRows:
         print({key: value for key, value in row.items() if not isinstance(value, list)}, flush=True)
         self._write(self.rows)
 
+    def add_new(self, rows: Iterable[Row]) -> None:
+        """``add`` those whose values of ``keys`` no row has."""
+        for row in rows:
+            if self.lacks(*(row[key] for key in self._keys)):
+                self.add(row)
+
     def conclude(self, findings: Iterable[Row]) -> None:
         """The findings after the rows, and the machine; printed."""
         found = list(findings)

@@ -13,20 +13,16 @@ far as one step of the whole batch (see `docs/compare.md`).
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from kept_rows import KeptRows
+from compared import compared
+from kept_rows import KeptRows, Row
 
 from gala.experiments.scores import area_under, improvement, interval, non_inferior
 from gala.experiments.statistics import iqm
 
-Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "learning_rates.jsonl"
 KEYS = ("task", "algorithm", "lr", "seed")
 ALGORITHMS = ("a2c", "gala", "independent")
@@ -39,18 +35,11 @@ def compare(studies: Path, task: str, algorithms: Sequence[str], lr: float, seed
     algorithms or seeds than were there extend what is there."""
     out = studies / task.replace("/", "_") / f"{lr:g}"
     words = [f"preset={task}", f"algos={','.join(algorithms)}", f"seeds={seeds}", "steps=1e6", "envs=64"]
-    subprocess.run([sys.executable, "-m", "gala", "compare", *words, f"optim.lr={lr:g}", f"out={out}"], check=True)
-    for found in map(json.loads, (out / "results.jsonl").read_text().splitlines()):
+    for found in compared([*words, f"optim.lr={lr:g}"], out):
         steps, returns = found["curve"]["env_steps"], found["curve"]["return"]
         row = {"task": task, "algorithm": found["group"], "lr": found["settings"]["optim.lr"], "seed": found["seed"]}
         row |= {"score": found["evaluation"]["score"]["sampled"], "area": area_under(steps, returns, steps[-1])}
         yield row | {key: found[key] for key in ("command", "seconds", "machine")}
-
-
-def add(kept: KeptRows, rows: Iterator[Row]) -> None:
-    for row in rows:
-        if kept.lacks(*(row[key] for key in KEYS)):
-            kept.add(row)
 
 
 def scores(rows: Sequence[Row], algorithm: str, lr: float, seeds: range) -> np.ndarray:
@@ -113,11 +102,11 @@ def main() -> None:
     algorithms = options.algorithms.split(",")
     for task in () if options.judge else options.tasks.split(","):
         for lr in map(float, options.rates.split(",")):
-            add(kept, compare(options.studies, task, algorithms, lr, options.choosing))
+            kept.add_new(compare(options.studies, task, algorithms, lr, options.choosing))
         rows = [row for row in kept.rows if row["task"] == task]
         for algorithm in algorithms if options.fresh else ():
             lr = best(rows, algorithm, options.choosing)
-            add(kept, compare(options.studies, task, [algorithm], lr, options.choosing + options.fresh))
+            kept.add_new(compare(options.studies, task, [algorithm], lr, options.choosing + options.fresh))
     conclude(kept)
 
 

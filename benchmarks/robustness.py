@@ -11,19 +11,18 @@ written in the preset, in about a hundred episodes of sampled actions.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
+from compared import compared
 from kept_rows import KeptRows, Row
 
+from gala.config.parse import parse_config
 from gala.experiments.statistics import wilson
 
 RESULTS = Path(__file__).parent / "results" / "robustness.jsonl"
-TASK, BAR = "classic/cartpole", 475.0
+TASK = "classic/cartpole"
 ALGORITHMS = ("a2c", "gala", "independent")
 ENVS, SCALING, SEEDS = (16, 32, 64, 128), ("none", "sqrt"), 10
 KEYS = ("algorithm", "envs", "lr_scaling", "seed")
@@ -34,19 +33,19 @@ def train(studies: Path, envs: int, scaling: str, steps: str) -> Iterator[Row]:
     if scaling == "sqrt":
         words += ["optim.lr_scaling=sqrt", "optim.lr_reference_envs=4"]  # 4 is what the preset's rate was found with
     out = studies / f"{scaling}-{envs}"
-    subprocess.run([sys.executable, "-m", "gala", "compare", *words, f"out={out}"], check=True)
-    for found in map(json.loads, (out / "results.jsonl").read_text().splitlines()):
+    for found in compared(words, out):
         row = {"algorithm": found["group"], "envs": envs, "lr_scaling": scaling, "seed": found["seed"]}
         row["score"] = found["evaluation"]["score"]["sampled"]
         yield row | {key: found[key] for key in ("command", "seconds")}
 
 
 def findings(rows: Sequence[Row]) -> Iterator[Row]:
+    bar = float(parse_config([f"preset={TASK}"]).solved_return)
     for scaling, algorithm, envs in product(SCALING, ALGORITHMS, ENVS):
         of = (algorithm, envs, scaling)
         scores = [r["score"] for r in rows if (r["algorithm"], r["envs"], r["lr_scaling"]) == of]
         if scores:
-            solved = sum(score >= BAR for score in scores)
+            solved = sum(score >= bar for score in scores)
             share = wilson(solved, len(scores))
             found = {"finding": f"{algorithm}, {envs} simulators, lr_scaling={scaling}", "seeds": len(scores)}
             yield found | {"solved": solved, "share": [share.low, share.high], "worst": min(scores)}
@@ -62,9 +61,7 @@ def main() -> None:
     for scaling, envs in product(reversed(SCALING), ENVS):
         if sum((r["envs"], r["lr_scaling"]) == (envs, scaling) for r in kept.rows) == SEEDS * len(ALGORITHMS):
             continue
-        for row in train(options.studies, envs, scaling, options.steps):
-            if kept.lacks(*(row[key] for key in KEYS)):
-                kept.add(row)
+        kept.add_new(train(options.studies, envs, scaling, options.steps))
     kept.conclude(findings(kept.rows))
 
 

@@ -85,7 +85,7 @@ class VideoConfig:
     """ekfac: gradients are multiplied with the inverse of a Fisher matrix, see ekfac.*; with lr=0.5."""
     ekfac: VideoEkfacConfig = field(default_factory=VideoEkfacConfig)
     lr: float = bounded(3e-3, POSITIVE_RATE)
-    """That of Adam, or of the natural gradient. Adam at 1e-3 comes as far in three times as many iterations
+    """That of Adam, or of the natural gradient. Adam at 1e-3 takes two to three times as many iterations
     (benchmarks/video_models.py)."""
     schedule: Literal["constant", "linear"] = "constant"
     """What becomes of lr: linear falls to 0 at the last iteration, so that pixels that never change become certain."""

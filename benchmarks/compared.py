@@ -1,0 +1,16 @@
+"""`gala compare` as a part of a study: what each of its trainings came to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def compared(words: Sequence[str], out: Path) -> Iterator[dict[str, Any]]:
+    """Rows of its ``results.jsonl``, once all are there: what was cut off goes on, more algorithms or seeds extend."""
+    subprocess.run([sys.executable, "-m", "gala", "compare", *words, f"out={out}"], check=True)
+    yield from map(json.loads, (out / "results.jsonl").read_text().splitlines())
