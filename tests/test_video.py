@@ -124,6 +124,17 @@ def test_a_model_that_is_not_finite_between_records_says_so_in_training_and_in_e
     assert "has diverged: its bound is not finite" in capsys.readouterr().err
 
 
+def forget_settings(out):
+    """The checkpoint as of a version that did not record them."""
+    checkpoints = Checkpoints(out / "checkpoints")
+    meta = checkpoints.meta("latest")
+    for file in meta.pop("files"):
+        if file.endswith(".json"):
+            part = file.removesuffix(".json")
+            checkpoints.write_part("staging", part, *checkpoints.load_part("latest", part))
+    checkpoints.commit("staging", ["latest"], {name: meta[name] for name in meta.keys() - {"settings"}})
+
+
 def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, capsys):
     out = tmp_path / "run"
     assert run("train", "data=wall-bounce", *TINY, "iterations=4", f"out={out}") == 0
@@ -135,7 +146,11 @@ def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, capsys):
     (out / "config.yaml").write_text(settings.replace(width, f"width: {2 * int(width.split()[1])}"))
     for words in (("resume", str(out), "iterations=6"), ("eval", str(out), "videos=2")):
         assert run(*words) == 2
-        assert "the model of config.yaml is not that of" in capsys.readouterr().err
+        assert "latest was trained with width=4, and config.yaml says 8: undo that" in capsys.readouterr().err
+    forget_settings(out)
+    assert run("eval", str(out), "videos=2") == 2
+    error = capsys.readouterr().err
+    assert "the model of config.yaml is not that of" in error and len(error) < 400 + len(str(out)), error
 
 
 def test_a_checkpoint_of_other_learners_is_refused(tmp_path, capsys):
@@ -164,6 +179,10 @@ def test_another_optimizer_than_the_checkpoint_has_is_refused(before, after, tol
     settings = (out / "config.yaml").read_text()
     line = next(line for line in settings.splitlines() if line.startswith("optimizer:"))
     (out / "config.yaml").write_text(settings.replace(line, after))
+    assert run("resume", str(out), "iterations=4") == 2
+    was, now = (text.removeprefix("optimizer: ") for text in (line, after))
+    assert f"was trained with optimizer={was}, and config.yaml says {now}: undo that" in capsys.readouterr().err
+    forget_settings(out)
     assert run("resume", str(out), "iterations=4") == 2
     err = capsys.readouterr().err
     assert told in err and "Traceback" not in err, err

@@ -46,6 +46,8 @@ def records(out):
     [
         ("data: coin-flip", "data: alternating", "data=coin-flip, and config.yaml says alternating"),
         ("seed: 0", "seed: 1", "seed=0, and config.yaml says 1"),
+        ("width: 4", "width: 5", "width=4, and config.yaml says 5"),
+        ("latent: 2", "latent: 3", "latent=2, and config.yaml says 3"),
         ("momentum: 0.6", "momentum: 0.5", "slowmo.momentum=0.6, and config.yaml says 0.5"),
     ],
 )
@@ -85,6 +87,15 @@ def test_a_copy_without_links_goes_on_from_what_it_has(out, tmp_path, trained, c
         assert "from iteration 4" in capsys.readouterr().out
         assert Checkpoints(folder / "checkpoints").meta("latest")["iteration"] == 6
     assert records(out) == records(whole) and [row["iteration"] for row in records(out)] == [2, 4, 6]
+
+
+def test_a_copy_without_links_is_judged(out, trained, capsys):
+    (out / "checkpoints" / "latest").unlink()
+    words = ("videos=2", "weights=1", "samples=1", "encoder=0")
+    assert run("eval", str(out), *words) == 0
+    judged = json.loads(capsys.readouterr().out)
+    assert run("eval", str(trained), *words) == 0
+    assert judged["iteration"] == 4 and judged == json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("lost", ["samples-0000004.png", "samples-0000004.mp4"])

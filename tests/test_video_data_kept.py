@@ -7,6 +7,7 @@ from test_video_rollouts import write
 
 from gala import cli
 from gala.runs.rollouts import MANIFEST, digest
+from gala.supervised.video_checkpoint import load_video_model
 from gala.supervised.video_settings import DATA, find_data, read_settings
 
 TINY = ("frames=3", "context=1", "scales=1", "levels=1", "width=4", "latent=1", "batch_size=2", "save_every=1")
@@ -60,6 +61,16 @@ def test_a_run_is_used_from_another_directory_and_after_its_rollouts_were_moved(
     write(trained / "others", [6] * 6, lambda e, t, a: t)
     assert cli.main(["video", "eval", "../run", *EVAL, "data=../others"]) == 2
     assert "../others holds other rollouts than ../run learned from" in capsys.readouterr().err
+
+
+def test_python_is_told_where_to_note_another_place(trained, capsys):
+    (trained / "rollouts").rename(trained / "moved")
+    out = trained / "run"
+    remedy = f"`gala video resume {out} data=FOLDER` notes the place"
+    with pytest.raises(ValueError, match=remedy):
+        load_video_model(out)
+    assert cli.main(["video", "resume", str(out), f"data={trained / 'moved'}"]) == 0
+    assert load_video_model(out)[0].data == str(trained / "moved")
 
 
 def test_what_cannot_be_compared_is_not_believed(trained):

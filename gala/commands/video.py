@@ -168,13 +168,12 @@ def _evaluate(out: Path, words: Sequence[str]) -> int:
     make_folder(out)
     from gala.reports.video_page import video_page
     from gala.supervised.video import make_model
-    from gala.supervised.video_checkpoint import FOLDER, load_consensus, refuse_edited
+    from gala.supervised.video_checkpoint import load_consensus
     from gala.supervised.video_data import open_source
     from gala.supervised.video_eval import evaluate, films
 
     model = make_model(config)
     iteration = load_consensus(config, out, model)
-    refuse_edited(config, Checkpoints(out / FOLDER))
     asked = {name: value for name, value in vars(options).items() if name != "data"}
     report = {"iteration": iteration, **evaluate(config, model, **asked)}
     write_atomically(out / "eval.json", json.dumps(report, indent=2, allow_nan=False).encode())
@@ -206,7 +205,7 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     """Train in ``out``, which is locked."""
     from gala.commands.video_pictures import draw_missing, draw_samples
     from gala.supervised import video
-    from gala.supervised.video_checkpoint import FOLDER, load_consensus, refuse_edited, restore
+    from gala.supervised.video_checkpoint import FOLDER, load_consensus, restore
     from gala.training.signals import EndRequest
     from gala.training.video_panel import VideoPanel
 
@@ -217,7 +216,6 @@ def _run(config: VideoConfig, out: Path, *, resumed: bool) -> int:
     before_s = 0.0
     if resumed:
         first = restore(Checkpoints(out / FOLDER), 0, video.make_learner(config, video.make_model(config), start))
-        refuse_edited(config, Checkpoints(out / FOLDER))
         before_s = forget_after(out / METRICS, int(first["iteration"]))
         draw_missing(config, out, model, start)
     make_folder(out / FOLDER)

@@ -94,22 +94,25 @@ def load_video_model(run: str | Path) -> tuple[VideoConfig, VRNN]:
         ValueError: it is no such run, has no checkpoint, its rollouts are not where the settings say, or these were
             edited since.
     """
-    config = find_data(Path(run), read_settings(Path(run)))
+    moved = f"where it was moved, `gala video resume {run} data=FOLDER` notes the place"
+    config = find_data(Path(run), read_settings(Path(run)), remedy=moved)
     model = make_model(config)
     load_consensus(config, Path(run), model)
-    refuse_edited(config, Checkpoints(Path(run) / FOLDER))
     return config, model
 
 
 def load_consensus(config: VideoConfig, out: Path, model: VRNN) -> int:
     """Give ``model`` the mean of all learners' parameters, weighted by their PushSum weights; returns the number of
-    iterations that the slowest has done. Raises ValueError: there is no checkpoint, it is damaged, or of others."""
+    iterations that the slowest has done. Raises ValueError: there is no checkpoint, it is damaged, or was trained with
+    other settings."""
     checkpoints = Checkpoints(out / FOLDER)
+    recover_latest(checkpoints)
     meta = checkpoints.meta(LATEST)
     if (saved := meta.get("learners", config.learners)) != config.learners:
         raise ValueError(
             f"{checkpoints.root / LATEST} is of {saved} learners, config.yaml of {config.learners}: undo that"
         )
+    refuse_edited(config, checkpoints)  # before the tensors, which would not fit and name no setting
     parts = [checkpoints.load_part(LATEST, part_name(rank)) for rank in range(config.learners)]
     weights = [float(meta.get("gossip", {}).get("weight", 1.0)) for _, meta in parts]
     states = [tensors["model"] for tensors, _ in parts]
@@ -127,5 +130,7 @@ def _load(model: torch.nn.Module, state: dict[str, Any], checkpoints: Checkpoint
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        details = " ".join(str(error).split())
-        raise ValueError(f"the model of config.yaml is not that of {checkpoints.root / LATEST}: {details}") from None
+        details = str(error).splitlines()[1:2] or [str(error)]  # the first of them: there may be hundreds
+        raise ValueError(
+            f"the model of config.yaml is not that of {checkpoints.root / LATEST}: {details[0].strip()[:200]}"
+        ) from None
