@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
@@ -22,6 +23,15 @@ WIDTH = 80
 REDRAW_HZ = 4
 PLAIN_INTERVAL_S = 10.0
 LEARNER_ROWS = 8
+LEARNER_FIGURES = {
+    "return": (8, "charts/episodic_return"),
+    "steps/s": (8, "charts/SPS"),
+    "age": (8, "gossip/message_age_mean"),
+    "weight": (6, "gossip/weight"),
+    "entropy": (8, "losses/entropy"),
+}
+"""Letters that a figure of a learner takes, and its tag."""
+_RANK, _GAP = 7, 2
 STAGES = ("simulate", "act", "learn", "gossip", "other")
 _BAD = "bold yellow"
 _RATE_SMOOTHING = 0.3
@@ -115,7 +125,7 @@ class Panel:
         ]
         learners = sorted((int(key[7:]), value) for key, value in r.items() if key.startswith("learner"))
         if len(learners) > 1:
-            rows.append(self._learners(learners))
+            rows.append(_learners(learners, width - 4))
         title = Text(f"gala · {self.config.env.id} · {self.config.algo} x{self.config.learners}")
         return Box(Group(*rows), title=title, width=width)
 
@@ -160,22 +170,6 @@ class Panel:
         texts = [Text.assemble((f"{name}: ", "dim"), text) for name, text in lines.items() if text]
         return Group(grid, *texts)
 
-    def _learners(self, learners: list[tuple[int, dict[str, Any]]]) -> RenderableType:
-        table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
-        for name in ("learner", "return", "steps/s", "age", "weight", "entropy"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for rank, r in learners[:LEARNER_ROWS]:
-            tags = (
-                "charts/episodic_return",
-                "charts/SPS",
-                "gossip/message_age_mean",
-                "gossip/weight",
-                "losses/entropy",
-            )
-            table.add_row(str(rank), *(number(r.get(tag)) for tag in tags))
-        more = len(learners) - LEARNER_ROWS
-        return Group(table, Text(f"... and {more} more", style="dim")) if more > 0 else table
-
 
 class Eta:
     """Time to the end from a smoothed rate, so that start-up and one slow checkpoint do not set it."""
@@ -201,15 +195,36 @@ class Eta:
 
 
 def in_columns(cells: Sequence[tuple[str, Any, str]], width: int) -> Table:
-    """(name, value, style) side by side, in as many columns as cut off no value: a name and a value take 24 letters."""
+    """(name, value, style) side by side, in as many columns as have room for 24 letters each. No value is cut off."""
     columns = min(3, max(1, (width + 2) // 26))
-    grid = Table.grid(padding=(0, 2), expand=True)
+    room = (width + 2) // columns - 2
+    grid = Table.grid(padding=(0, 2))
     for _ in range(columns):
-        grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    shown = [Text.assemble((f"{name} ", "dim"), (number(value), style)) for name, value, style in cells]
+        grid.add_column(width=room, no_wrap=True)
+    shown = [_cell(name, number(value), style, room) for name, value, style in cells]
     for i in range(0, len(shown), columns):
         grid.add_row(*shown[i : i + columns])
     return grid
+
+
+def _cell(name: str, value: str, style: str, room: int) -> Text:
+    """A long name gives way to its value."""
+    told = Text(name, "dim")
+    told.truncate(max(1, room - 1 - len(value)), overflow="ellipsis")
+    return Text.assemble(told, " ", (value, style))
+
+
+def _learners(learners: list[tuple[int, dict[str, Any]]], width: int) -> RenderableType:
+    """A line for each, of as many figures as ``width`` has room for."""
+    room = list(accumulate(_GAP + letters for letters, _ in LEARNER_FIGURES.values()))
+    shown = dict(list(LEARNER_FIGURES.items())[: sum(_RANK + letters <= width for letters in room)])
+    table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
+    for name in ("learner", *shown):
+        table.add_column(name, justify="right", no_wrap=True)
+    for rank, r in learners[:LEARNER_ROWS]:
+        table.add_row(str(rank), *(number(r.get(tag)) for _, tag in shown.values()))
+    more = len(learners) - LEARNER_ROWS
+    return Group(table, Text(f"... and {more} more", style="dim")) if more > 0 else table
 
 
 def time_shares(record: Mapping[str, Any]) -> dict[str, int]:

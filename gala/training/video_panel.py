@@ -96,9 +96,10 @@ class VideoPanel:
     def _kl(self, row: dict[str, Any], width: int) -> RenderableType:
         """A line for each level: its KL, its active units, and the KL of each predicted frame as a bar."""
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("level", "KL nats", "active units"):
+        active, by_frame = ("active units", "KL by predicted frame") if width > 50 else ("active", "KL by frame")
+        for name in ("level", "KL nats", active):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("KL by predicted frame", no_wrap=True, max_width=max(8, min(_MOST_FRAMES, width - 30)))
+        table.add_column(by_frame, no_wrap=True, max_width=max(8, min(_MOST_FRAMES, width - 30)))
         top = max((x for level in row["kl_by_level"] for x in level), default=0.0)
         for level, (kl, units, frames) in enumerate(
             zip(row["kl"], row["active_units"], row["kl_by_level"], strict=True)
