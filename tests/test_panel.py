@@ -90,6 +90,16 @@ def test_the_live_panel_fits_its_columns_and_shows_what_matters(learners, width)
         assert "and 92 more" in text
 
 
+@pytest.mark.parametrize("width", [40, 50])
+def test_a_narrow_panel_cuts_off_names_before_numbers(width):
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", show([record(3_250_000, 4)], 4, width=width))
+    assert max(map(len, text.splitlines())) <= width
+    for number in ("-17.2", "1,845", "7,381", "0.031", "0.123", "0.25 to 1.9", "12.3 MB/s", "987 GB"):
+        assert number in text, (number, text)
+    for rank in range(4):
+        assert re.search(rf"│ +{rank} +-17.2 +10{rank} ", text)
+
+
 def test_a_log_gets_plain_lines_and_few_of_them():
     text = show([record(step) for step in range(0, 9_000_000, 1_000_000)] + [record(10_000_000)], terminal=False)
     assert "\x1b" not in text and "\r" not in text
