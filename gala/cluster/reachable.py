@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
-import sys
 import threading
+
+from gala.processes.start import interpreter
 
 _CONNECT_S, _GREETING_S, _ANSWER_S, _IMPORT_S = 3.0, 3.0, 5.0, 60.0
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -77,7 +78,7 @@ def _speaks_http2(connection: socket.socket) -> bool:
 def _knows_ray(address: str) -> bool:
     """Whether Ray's own client gets an answer. It is asked in a process that can be ended, because it tries for half a
     minute; importing it does not count."""
-    words = [sys.executable, "-c", _ASK, address]
+    words = [*interpreter(), "-c", _ASK, address]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as asked:
         assert asked.stdout is not None
         watch = threading.Timer(_IMPORT_S, asked.kill)

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import NamedTuple, Protocol
 from gala.build.auto import fitted_config
 from gala.experiments.rows import differing, settings_of
 from gala.processes.resources import available_cores
-from gala.processes.start import ending_signals_blocked
+from gala.processes.start import ending_signals_blocked, interpreter
 from gala.processes.watcher import Watcher, kill_group
 from gala.runs.run_dir import RunDir
 
@@ -236,7 +235,7 @@ def _start(job: Job, then: list[Job], cores: frozenset[int], parallel: int, watc
     with job.log.open("ab") as log:
         log.write(f"{_STARTED}{' '.join(job.argv())}\n".encode())
         log.flush()
-        command = [sys.executable, *job.argv()]
+        command = [*interpreter(), *job.argv()]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     watcher.watch(process.pid)
     if cores:

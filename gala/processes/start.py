@@ -41,11 +41,21 @@ def start_method(preload: str) -> BaseContext:
 _SAFE_PATH, _OURS = "PYTHONSAFEPATH", "gala"
 
 
+def interpreter() -> list[str]:
+    """The words that start Python for ``-m`` or ``-c``, which take a random.py of the working directory for Python's
+    own: without that, unless this process looks there first too."""
+    return [sys.executable] if _looks_here_first() else [sys.executable, "-P"]
+
+
+def _looks_here_first() -> bool:
+    return os.path.realpath(sys.path[0]) == os.path.realpath(os.getcwd())  # "" is there too
+
+
 @contextlib.contextmanager
 def _working_directory_last() -> Iterator[None]:
     """multiprocessing's helpers run ``python -c``, which takes a random.py of the working directory for Python's own.
     A process that starts inside does so only if this one looks there first too."""
-    if _SAFE_PATH in os.environ or os.path.realpath(sys.path[0]) == os.path.realpath(os.getcwd()):  # "" is there too
+    if _SAFE_PATH in os.environ or _looks_here_first():
         yield
         return
     os.environ[_SAFE_PATH] = _OURS
