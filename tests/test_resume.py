@@ -237,7 +237,7 @@ def test_a_resume_that_is_refused_lets_others_train(run, resume):
     assert resume("checkpoint=worst")[0] == 2
     other = RunDir.open(run.path)
     other.claim()
-    assert "is being trained by process" in resume()[2]
+    assert "is written to by process" in resume()[2]
     other.close()
     assert resume()[0] == 0
 
@@ -324,7 +324,7 @@ def test_a_run_without_a_checkpoint_starts_anew(tmp_path):
     gala = Gala(tmp_path / "run", *WORDS, "log.checkpoint_interval_s=1000", "steps=1e9", "log.keep_milestones=0")
     gala.wait_for((gala.run / "metrics.jsonl").is_file, "metrics")
     code, _, err = Gala(gala.run, command="resume").end()
-    assert code == 2 and f"is being trained by process {gala.process.pid} on" in err, "there is one that trains"
+    assert code == 2 and f"is written to by process {gala.process.pid} on" in err, "there is one that trains"
     os.kill(gala.process.pid, signal.SIGKILL)
     gala.end()
     code, out, err = Gala(gala.run, "steps=2_000", command="resume").end()

@@ -196,7 +196,7 @@ def test_an_existing_run_is_not_overwritten_silently(tmp_path):
     save(run, 1.0)
     with pytest.raises(ValueError, match=r"gala resume .*overwrite=true"):
         RunDir.create(run.config, [], overwrite=False)
-    with pytest.raises(ValueError, match=f"is being trained by process {os.getpid()} on .*; end that run first"):
+    with pytest.raises(ValueError, match=f"is written to by process {os.getpid()} on .*; end that one first"):
         RunDir.create(run.config, [], overwrite=True)
     assert run.checkpoints.names() == ["latest"]
     run.close()
@@ -248,7 +248,7 @@ def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):
     run.close()
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(run.path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "1\n"
-    with pytest.raises(ValueError, match=f"is being trained by process {holder.pid} on"):
+    with pytest.raises(ValueError, match=f"is written to by process {holder.pid} on"):
         run.claim()
     holder.kill()
     holder.wait()

@@ -20,7 +20,7 @@ def lock(folder: Path) -> IO[str]:
     """Lock ``folder`` until the returned file is closed, or this process has ended.
 
     Raises:
-        ValueError: another process trains there; or nothing can be written there.
+        ValueError: another process writes there; or nothing can be written there.
     """
     try:
         file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644), "r+")
@@ -31,7 +31,9 @@ def lock(folder: Path) -> IO[str]:
     except BlockingIOError:
         holder = file.read().strip()
         file.close()
-        raise ValueError(f"{folder} is being trained{f' by {holder}' if holder else ''}; end that run first") from None
+        raise ValueError(
+            f"{folder} is written to{f' by {holder}' if holder else ' by another process'}; end that one first"
+        ) from None
     except OSError as error:
         if error.errno not in _UNSUPPORTED:  # where there are no locks, one trains without
             file.close()

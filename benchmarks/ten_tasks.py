@@ -1,0 +1,134 @@
+"""Does GALA learn as well as A2C? Ten tasks at equal simulators and env_steps, by a test that was fixed beforehand.
+
+    python benchmarks/ten_tasks.py --studies STUDIES --tasks mujoco/hopper classic/cartpole
+    python benchmarks/ten_tasks.py --judge                     only the rows that are there already
+
+Stock presets with 64 simulators in all: A2C 1 x 64, the others 4 x 16. A training's score is the mean return of its
+last policy in about a hundred episodes of sampled actions, for learners that average the one of their consensus. An
+algorithm learns as well as A2C if the 95 % interval of the difference of interquartile means lies above minus 5 % of
+the score range: from random actions to the bar in the preset, and where there is none to A2C's mean. Below five seeds
+nothing is decided. What goes on where it was cut: trainings, and whole tasks. --words tries other settings than a
+preset's, beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compared import compared
+from kept_rows import KeptRows, Row
+
+from gala.config.parse import parse_config
+from gala.experiments.scores import FEWEST, area_under, first_reached, interval, non_inferior
+from gala.experiments.statistics import Interval, iqm
+
+RESULTS = Path(__file__).parent / "results" / "ten_tasks.jsonl"
+KEYS = ("task", "words", "algorithm", "seed")
+ALGORITHMS, BASELINE = ("a2c", "allreduce", "independent", "gala", "slowmo-gala"), "a2c"
+MINATAR = ("breakout", "space_invaders", "asterix", "freeway", "seaquest")
+TASKS = {
+    **{f"minatar/{game}": "2e6" for game in MINATAR},
+    "classic/cartpole": "5e5",
+    **{f"mujoco/{body}": "1e6" for body in ("inverted_double_pendulum", "halfcheetah", "hopper")},
+    "atari/pong": "4e6",
+}
+"""Task -> env_steps over all learners."""
+MARGIN = 0.05
+
+
+def train(studies: Path, task: str, words: str, algorithms: Sequence[str], seeds: int) -> Iterator[Row]:
+    """A row for each training; more algorithms or seeds than were there extend what is there."""
+    out = studies / "-".join([task.replace("/", "_"), *words.split()])
+    grid = [f"preset={task}", f"algos={','.join(algorithms)}", f"seeds={seeds}", f"steps={TASKS[task]}", "envs=64"]
+    bar = bar_of(task)
+    for found in compared([*grid, *words.split()], out):
+        curve, policies = found["curve"], found["evaluation"]["policies"]["sampled"]
+        row = {"task": task, "words": words, "algorithm": found["group"], "seed": found["seed"]}
+        row |= {"score": found["evaluation"]["score"]["sampled"], "random": found["evaluation"]["random_return"]}
+        if "consensus" in policies:
+            row["learners"] = [p["return_mean"] for name, p in policies.items() if name != "consensus"]
+        row["area"] = area_under(curve["env_steps"], curve["return"], curve["env_steps"][-1])
+        for axis in () if bar is None else ("env_steps", "seconds"):
+            reached = first_reached(curve[axis], curve["return"], bar)
+            row[f"{axis}_to_bar"] = reached if np.isfinite(reached) else None
+        yield row | {key: found[key] for key in ("env_steps", "seconds", "command")}
+
+
+def bar_of(task: str) -> float | None:
+    """The return that counts as solved in the preset."""
+    bar = parse_config([f"preset={task}"]).solved_return
+    return float(bar) if bar != "" else None
+
+
+def verdict(rows: Sequence[Row], task: str, words: str, algorithm: str) -> Row | None:
+    """An algorithm against A2C with the same settings; None where one of them is missing."""
+    ours, base = (_of(rows, task, words, name) for name in (algorithm, BASELINE))
+    if not ours or not base:
+        return None
+    x, y = (np.array([row["score"] for row in found]) for found in (ours, base))
+    low, bar = float(np.mean([row["random"] for row in (*ours, *base)])), bar_of(task)
+    high = bar if bar is not None else float(y.mean())
+    margin = MARGIN * (high - low)
+    difference = interval([[x], [y]], lambda a, b: iqm(a[0]) - iqm(b[0]))
+    enough = min(len(x), len(y)) >= FEWEST
+    found: Row = {"finding": "learns as well as a2c", "task": task, "words": words, "algorithm": algorithm}
+    found |= {"seeds": [len(x), len(y)], "iqm": [iqm(x), iqm(y)], "difference": _listed(difference), "margin": margin}
+    found["verdict"] = non_inferior(difference, margin) if enough else "undecided"
+    if all("learners" in row for row in ours):
+        gained = np.array([row["score"] - np.mean(row["learners"]) for row in ours])
+        found["consensus_less_learners"] = _listed(interval([[gained]], lambda a: float(np.mean(a[0]))))
+    if bar is not None:
+        found["seeds_at_bar"] = [int((scores >= bar).sum()) for scores in (x, y)]
+    found["median_s"] = [float(np.median([row["seconds"] for row in group])) for group in (ours, base)]
+    return found
+
+
+def _of(rows: Sequence[Row], task: str, words: str, algorithm: str) -> list[Row]:
+    return [row for row in rows if (row["task"], row["words"], row["algorithm"]) == (task, words, algorithm)]
+
+
+def _listed(found: Interval) -> list[float | None]:
+    """[low, estimate, high]; None where it is not bounded."""
+    return [float(x) if np.isfinite(x) else None for x in found]
+
+
+def findings(rows: Sequence[Row]) -> Iterator[Row]:
+    settings = dict.fromkeys(row["words"] for row in rows)
+    others = [name for name in ALGORITHMS if name != BASELINE]
+    decided = list[dict[str, Any]]()
+    for words, task, algorithm in product(settings, TASKS, others):
+        if found := verdict(rows, task, words, algorithm):
+            decided.append(found)
+            yield found
+    for words, algorithm in product(settings, others):
+        mine = [found for found in decided if (found["words"], found["algorithm"]) == (words, algorithm)]
+        if mine:
+            counts = {kind: sum(f["verdict"] == kind for f in mine) for kind in ("shown", "refuted", "undecided")}
+            yield {"finding": f"{algorithm} learns as well as a2c", "words": words, "tasks": len(mine), **counts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=Path, help="a directory for trainings; large")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on")
+    parser.add_argument("--words", default="", help="settings in place of the preset's, in one word with spaces")
+    parser.add_argument("--judge", action="store_true", help="train nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if not options.judge and options.studies is None:
+        parser.error("give --studies, a directory for trainings")
+    kept = KeptRows(options.out, KEYS)
+    for task in () if options.judge else options.tasks:
+        kept.add_new(train(options.studies, task, options.words, options.algorithms, options.seeds))
+    kept.conclude(findings(kept.rows))
+
+
+if __name__ == "__main__":
+    main()
