@@ -53,9 +53,9 @@ def train(studies: Path, task: str, words: str, algorithms: Sequence[str], seeds
         if "consensus" in policies:
             row["learners"] = [p["return_mean"] for name, p in policies.items() if name != "consensus"]
         row["area"] = area_under(curve["env_steps"], curve["return"], curve["env_steps"][-1])
-        for axis in () if bar is None else ("env_steps", "seconds"):
-            reached = first_reached(curve[axis], curve["return"], bar)
-            row[f"{axis}_to_bar"] = reached if np.isfinite(reached) else None
+        if bar is not None:
+            reached = {axis: first_reached(curve[axis], curve["return"], bar) for axis in ("env_steps", "seconds")}
+            row |= {f"{axis}_to_bar": x if np.isfinite(x) else None for axis, x in reached.items()}
         yield row | {key: found[key] for key in ("env_steps", "seconds", "command")}
 
 
