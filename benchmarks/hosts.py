@@ -1,7 +1,8 @@
 """SGP's headline between hosts: time per iteration and accuracy, by algorithm, bandwidth, delay and number of hosts.
 
-    sudo python benchmarks/hosts.py               some half an hour on two cores; rows that are there are kept
+    sudo python benchmarks/hosts.py               17 minutes on two cores; rows that are there are kept
     sudo python benchmarks/hosts.py --partition   one host is cut off for 30 s; must lose no mass, and heal
+    python benchmarks/hosts.py --table            what was measured
 
 Hosts are namespaces of this machine (``networks.py``). A network of 300,000 weights on scikit-learn's digits, 32
 images per host and iteration, and 20 ms of sleep in each in place of a larger network's passes, since all hosts share
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +130,29 @@ def findings(rows: Sequence[Row]) -> Iterator[Row]:
                 }
 
 
+def table(rows: Sequence[Row], hosts: int) -> str:
+    """Milliseconds per iteration of every network and algorithm, and the range of the accuracies."""
+    of = {(r["gbit"], r["delay_ms"], r["algorithm"]): r for r in rows if r["hosts"] == hosts}
+    lines = [f"| {hosts} hosts | {' | '.join(ALGORITHMS)} |", f"| --- {'| ---: ' * len(ALGORITHMS)}|"]
+    for gbit, delay in product(GBITS, DELAYS_MS):
+        times = [f"{of[gbit, delay, algorithm]['ms']:.0f}" for algorithm in ALGORITHMS]
+        lines.append(f"| {gbit:g} Gbit/s, {delay:g} ms | {' | '.join(times)} |")
+    scores = [[100 * r["accuracy"] for r in of.values() if r["algorithm"] == algorithm] for algorithm in ALGORITHMS]
+    ranges = [f"{min(x):.1f} to {max(x):.1f}" if max(x) > min(x) else f"{x[0]:.1f}" for x in scores]
+    return "\n".join([*lines, f"| test accuracy, % | {' | '.join(ranges)} |"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--partition", action="store_true")
+    parser.add_argument("--table", action="store_true", help="print what was measured")
     options = parser.parse_args()
     kept = KeptRows(RESULTS, ("hosts", "gbit", "delay_ms", "algorithm"))
     before = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
     cut = [row for row in before if "partition_s" in row]
+    if options.table:
+        print(*(table(kept.rows, hosts) for hosts in HOSTS), sep="\n\n")
+        return
     if options.partition:
         cut = [partition()]
         print(cut[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import defaults
+import hosts
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence.md"
 
@@ -17,3 +18,13 @@ def test_the_table_of_settings_without_a_preset_is_that_of_the_rows():
     seeds = collections.Counter((row["task"], row["preset"]) for row in rows)
     assert seeds == {(task, preset): 3 for task in defaults.TASKS for preset in defaults.PRESETS}
     assert defaults.table(rows) in EVIDENCE.read_text()
+
+
+def test_the_tables_of_networks_are_those_of_the_rows():
+    rows = [json.loads(line) for line in hosts.RESULTS.read_text().splitlines()]
+    cells = [row for row in rows if "algorithm" in row and "ms" in row]
+    assert len(cells) == 2 * 3 * 3 * 6
+    for count in hosts.HOSTS:
+        assert hosts.table(cells, count) in EVIDENCE.read_text()
+    cut = next(row for row in rows if "partition_s" in row)
+    assert cut["weight_error"] < 1e-14 and abs(sum(cut["weights"]) - 4) < 1e-14
