@@ -96,6 +96,14 @@ class Peer:
             self._check()
             time.sleep(_POLL_S)
 
+    def last(self) -> Report:
+        """Wait until the training has ended; its last report."""
+        while self._process.poll() != 0:
+            self._check()
+            time.sleep(_POLL_S)
+        self._readers[0].join(_SIGNAL_S)
+        return self._reports[-1]
+
     def freeze(self) -> None:
         """Stop the worker and all that it has started, in any process group: they notice only that time passes."""
         self._check()

@@ -10,13 +10,14 @@ import sys
 import time
 
 REPORTS_PER_S = 20
+TASKS = ("pong", "halfcheetah", "cartpole", "acrobot", "hopper", "inverted_double_pendulum")
 
 
 def options(*extra: str) -> argparse.Namespace:
     """The command line of every worker; ``extra`` are further required words, each ``--NAME VALUE``. Confines this
     process, and whatever it will start, to the first ``--cores`` cores that it may use."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--task", choices=("pong", "halfcheetah", "cartpole", "acrobot"), required=True)
+    parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--num-envs", type=int, required=True)
     parser.add_argument("--cores", type=int, required=True)
     parser.add_argument("--seed", type=int, default=1)

@@ -18,6 +18,8 @@ PRESETS = {
     "halfcheetah": "mujoco/halfcheetah",
     "cartpole": "classic/cartpole",
     "acrobot": "classic/acrobot",
+    "hopper": "mujoco/hopper",
+    "inverted_double_pendulum": "mujoco/inverted_double_pendulum",
 }
 POLL_S = 0.02
 QUIET = ["log.tensorboard=false", "log.panel=off", "log.checkpoint_interval_s=1e6"]

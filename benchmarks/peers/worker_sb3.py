@@ -24,8 +24,8 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 from worker import Reporter, options, steps_per_env
 
-# rl-baselines3-zoo, hyperparams/a2c.yml and ppo.yml. HalfCheetah has no entry for A2C there: the library's defaults,
-# with its normalisation. The zoo's 256x256 for PPO on HalfCheetah is left for the 64x64 of all systems.
+# rl-baselines3-zoo, hyperparams/a2c.yml and ppo.yml. MuJoCo has no settings for A2C there: the library's defaults, with
+# its normalisation. The zoo's 256x256 for PPO on HalfCheetah is left for the 64x64 of all systems.
 A2C_SETTINGS: dict[str, dict[str, Any]] = {
     "pong": {
         "ent_coef": 0.01,
@@ -33,6 +33,8 @@ A2C_SETTINGS: dict[str, dict[str, Any]] = {
         "policy_kwargs": {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"eps": 1e-5}},
     },
     "halfcheetah": {},
+    "hopper": {},
+    "inverted_double_pendulum": {},
     "cartpole": {"ent_coef": 0.0},
     "acrobot": {"ent_coef": 0.0},
 }
@@ -83,12 +85,16 @@ MAKE: dict[str, Callable[[], gymnasium.Env]] = {
     "halfcheetah": partial(gymnasium.make, "HalfCheetah-v5"),
     "cartpole": partial(gymnasium.make, "CartPole-v1"),
     "acrobot": partial(gymnasium.make, "Acrobot-v1"),
+    "hopper": partial(gymnasium.make, "Hopper-v5"),
+    "inverted_double_pendulum": partial(gymnasium.make, "InvertedDoublePendulum-v5"),
 }
 WRAP: dict[str, Callable[[VecEnv], VecEnv]] = {
     "pong": partial(VecFrameStack, n_stack=4),
     "halfcheetah": VecNormalize,
     "cartpole": lambda env: env,
     "acrobot": VecNormalize,
+    "hopper": VecNormalize,
+    "inverted_double_pendulum": VecNormalize,
 }
 VARIANTS: dict[str, Callable[[list[Callable[[], gymnasium.Env]]], VecEnv]] = {
     "dummy": DummyVecEnv,

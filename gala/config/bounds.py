@@ -28,6 +28,7 @@ POSITIVE_RATE = Bound(lambda v: 0 < v <= 1e6, "greater than 0 and at most 1e6")
 """More may not fit into the single precision of parameters."""
 UNIT = Bound(lambda v: 0 <= v <= 1, "between 0 and 1")
 BELOW_ONE = Bound(lambda v: 0 <= v < 1, "at least 0 and below 1")
+LOG_STD = Bound(lambda v: -10 <= v <= 10, "between -10 and 10")
 
 
 def is_number_or_empty(text: str) -> bool:

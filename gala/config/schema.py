@@ -12,6 +12,7 @@ from typing import Any, Literal
 from gala.config.bounds import (
     AT_LEAST_ONE,
     BELOW_ONE,
+    LOG_STD,
     NOT_NEGATIVE,
     POSITIVE,
     STEPS,
@@ -111,6 +112,8 @@ class ModelConfig:
     separate_critic: bool = True
     """MLP without a GRU: policy and value do not share layers. With gru_size, and with any other encoder, they share
     them whatever this says."""
+    log_std_init: float = bounded(0.0, LOG_STD)
+    """Continuous actions: logarithm of their standard deviation at the start, which is learned."""
     gru_size: int = bounded(0, NOT_NEGATIVE)
     """Width of a GRU between encoder and heads; 0 means a feed-forward policy."""
     dropout: float = bounded(0.0, BELOW_ONE)

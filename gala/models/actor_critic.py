@@ -60,7 +60,7 @@ class ActorCritic(nn.Module):
         self.value_head = orthogonal_(nn.Linear(width, 1), 1.0)
         self.log_std: nn.Parameter | None = None
         if self.distribution.num_log_std:
-            self.log_std = nn.Parameter(torch.zeros(self.distribution.num_log_std))
+            self.log_std = nn.Parameter(torch.full((self.distribution.num_log_std,), float(model.log_std_init)))
 
     def regularise(self, model: Any, obs_space: gym.spaces.Box, action_space: gym.Space) -> None:
         """Add what keeps features general: augmentation, dropout, and a head that learns the dynamics

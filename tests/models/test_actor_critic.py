@@ -33,6 +33,15 @@ def test_unroll_equals_stepping(gru_size, action):
     torch.testing.assert_close(whole.state, state)
 
 
+@pytest.mark.parametrize("log_std", [0.0, -0.7, 1.2])
+def test_actions_spread_at_the_start_as_they_are_told_to(log_std):
+    torch.manual_seed(0)
+    policy = build_actor_critic(VECTOR, gym.spaces.Box(-1, 1, (3,)), ModelConfig(hidden=(16,), log_std_init=log_std))
+    params = policy(torch.zeros(20_000, 5), policy.initial_state(20_000), torch.ones(20_000, dtype=torch.bool)).params
+    actions = policy.distribution.sample(params)
+    np.testing.assert_allclose(actions.std(0).detach().numpy(), np.exp(log_std), rtol=0.03)
+
+
 def test_a_new_episode_forgets_the_old_state():
     policy = build_actor_critic(VECTOR, gym.spaces.Discrete(3), ModelConfig(hidden=(16,), gru_size=8))
     obs, opens = torch.randn(2, 5), torch.tensor([True, False])

@@ -1,0 +1,109 @@
+"""What a million env_steps of MuJoCo come to: gala with its stock presets beside Stable-Baselines3's A2C.
+
+    python benchmarks/peers/score_at_budget.py          two hours of one core; finished rows are kept
+
+Everybody with own settings: gala with the stock preset, as A2C of one learner with 16 simulators and as GALA of four
+with 4; Stable-Baselines3 with what its zoo has for A2C on MuJoCo, the library's defaults, VecNormalize and one
+simulator. The score is the mean return of the last hundred training episodes, so with exploration. One training at a
+time on one core. Per system: scores of all seeds, and the differences from gala's in bootstrapped intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import venvs
+from compare import SYSTEMS
+from peer import Peer, PeerFailed
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from kept_rows import KeptRows  # noqa: E402
+
+from gala.experiments.scores import interval  # noqa: E402
+from gala.experiments.statistics import iqm  # noqa: E402
+
+Row = dict[str, Any]
+TASKS = ("halfcheetah", "hopper", "inverted_double_pendulum")
+BUDGET = 1_000_000
+
+
+class Contestant(NamedTuple):
+    """``worker``: a name of compare.SYSTEMS."""
+
+    worker: str
+    num_envs: int
+    words: tuple[str, ...] = ()
+
+
+CONTESTANTS = {
+    "gala-a2c": Contestant("gala", 16, ("--learners", "1", "--settings=algo=a2c")),
+    "gala": Contestant("gala", 16, ("--learners", "4", "--settings=algo=gala")),
+    "sb3-a2c": Contestant("sb3-a2c", 1),
+}
+
+
+def measure(name: str, task: str, seed: int, root: Path) -> Row:
+    contestant = CONTESTANTS[name]
+    system = SYSTEMS[contestant.worker]
+    python = str(venvs.ensure(system.venv, root)) if system.venv else sys.executable
+    words = [*system.words, *contestant.words, "--budget", str(BUDGET), "--seed", str(seed)]
+    peer = Peer(name, [python, str(HERE / system.worker), *words])
+    began = time.monotonic()
+    try:
+        peer.start(task, contestant.num_envs, cores=1)
+        last = peer.last()
+    finally:
+        peer.kill()
+    row: Row = {"task": task, "system": name, "seed": seed, "num_envs": contestant.num_envs}
+    versions = venvs.installed(system.venv, Path(python)) if system.venv else {}
+    took_s = time.monotonic() - began
+    return row | {"score": last.mean_return, "env_steps": last.env_steps, "took_s": took_s, "versions": versions}
+
+
+def findings(rows: Sequence[Row]) -> Iterator[Row]:
+    for task in TASKS:
+        scores = {name: _scores(rows, task, name) for name in CONTESTANTS}
+        for name, found in scores.items():
+            if not len(found):
+                continue
+            row: Row = {"finding": f"{task}, {name}", "scores": np.sort(found).round(1).tolist(), "iqm": iqm(found)}
+            for us in ("gala-a2c", "gala"):
+                if name != us and min(len(found), len(scores[us])) > 1:
+                    less = interval([[scores[us]], [found]], lambda a, b: iqm(a[0]) - iqm(b[0]))
+                    row[f"{us}_less_it"] = [float(x) for x in less]
+            yield row
+
+
+def _scores(rows: Sequence[Row], task: str, name: str) -> np.ndarray:
+    return np.array([row["score"] for row in rows if (row["task"], row["system"]) == (task, name)], float)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--systems", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on")
+    parser.add_argument("--venvs", type=Path, default=venvs.DEFAULT)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "score_at_budget.jsonl")
+    options = parser.parse_args()
+    kept = KeptRows(options.out, ("task", "system", "seed"))
+    for seed in range(1, options.seeds + 1):
+        for task in options.tasks:
+            for name in options.systems:
+                if kept.lacks(task, name, seed):
+                    try:
+                        kept.add(measure(name, task, seed, options.venvs))
+                    except (PeerFailed, venvs.InstallFailed) as error:
+                        print(error, file=sys.stderr)
+    kept.conclude(findings(kept.rows))
+
+
+if __name__ == "__main__":
+    main()
