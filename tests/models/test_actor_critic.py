@@ -38,7 +38,7 @@ def test_actions_spread_at_the_start_as_they_are_told_to(log_std):
     torch.manual_seed(0)
     policy = build_actor_critic(VECTOR, gym.spaces.Box(-1, 1, (3,)), ModelConfig(hidden=(16,), log_std_init=log_std))
     params = policy(torch.zeros(20_000, 5), policy.initial_state(20_000), torch.ones(20_000, dtype=torch.bool)).params
-    actions = policy.distribution.sample(params)
+    actions = policy.distribution.sample(params, None)
     np.testing.assert_allclose(actions.std(0).detach().numpy(), np.exp(log_std), rtol=0.03)
 
 
