@@ -9,8 +9,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import defaults
 import hosts
+import robustness
 
-EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence.md"
+DOCS = Path(__file__).parents[1] / "docs"
+EVIDENCE = DOCS / "evidence.md"
 
 
 def test_the_table_of_settings_without_a_preset_is_that_of_the_rows():
@@ -28,3 +30,11 @@ def test_the_tables_of_networks_are_those_of_the_rows():
         assert hosts.table(cells, count) in EVIDENCE.read_text()
     cut = next(row for row in rows if "partition_s" in row)
     assert cut["weight_error"] < 1e-14 and abs(sum(cut["weights"]) - 4) < 1e-14
+
+
+def test_the_table_of_robustness_is_that_of_the_rows():
+    rows = [json.loads(line) for line in robustness.RESULTS.read_text().splitlines()]
+    rows = [row for row in rows if "score" in row]
+    cells = collections.Counter((row["algorithm"], row["envs"], row["lr_scaling"]) for row in rows)
+    assert len(cells) == 3 * 4 * 2 and set(cells.values()) == {10}
+    assert robustness.table(rows) in (DOCS / "compare.md").read_text()
