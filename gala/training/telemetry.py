@@ -123,7 +123,8 @@ class Telemetry:
         if self._clipped_records != CLIPPED_RECORDS:
             return []
         share = f"{100 * np.mean(shares):.0f} % of the actions lie outside the bounds of the action space"
-        return [f"warning: {share} and are clipped: much of what the policy tries is one and the same action"]
+        why = "much of what the policy tries is one and the same action"
+        return [f"warning: {share} and are clipped: {why}; try a2c.entropy_coef=0 and model.log_std_init=-0.7"]
 
     def record(self, board: BoardForRun, ranks: Sequence[int]) -> dict[str, Any]:
         """The aggregate over all learners, as it stands now; ``ranks`` are those that are there."""
