@@ -2,6 +2,7 @@
 
     python benchmarks/ten_tasks.py --studies STUDIES --tasks mujoco/hopper classic/cartpole
     python benchmarks/ten_tasks.py --judge                     only the rows that are there already
+    python benchmarks/ten_tasks.py --table                     what was measured
 
 Stock presets with 64 simulators in all: A2C 1 x 64, the others 4 x 16. A training's score is the mean return of its
 last policy in about a hundred episodes of sampled actions, for learners that average the one of their consensus. An
@@ -112,6 +113,20 @@ def findings(rows: Sequence[Row]) -> Iterator[Row]:
             yield {"finding": f"{algorithm} learns as well as a2c", "words": words, "tasks": len(mine), **counts}
 
 
+def table(rows: Sequence[Row], algorithm: str = "gala") -> str:
+    """One line for each task that has been run with the stock preset."""
+    lines = ["| task | env_steps | seeds | a2c | " + algorithm + " | difference of IQMs | margin | learns as well |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | --- | ---: | --- |")
+    for task, steps in TASKS.items():
+        if found := verdict(rows, task, "", algorithm):
+            ours, base = found["iqm"]
+            low, middle, high = (f"{x:,.4g}" if x is not None else "?" for x in found["difference"])
+            figures = [task, f"{float(steps):,.0f}", str(min(found["seeds"])), f"{base:,.4g}", f"{ours:,.4g}"]
+            figures += [f"{middle} [{low}, {high}]", f"{found['margin']:,.3g}", found["verdict"]]
+            lines.append(f"| {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=Path, help="a directory for trainings; large")
@@ -120,8 +135,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on")
     parser.add_argument("--words", default="", help="settings in place of the preset's, in one word with spaces")
     parser.add_argument("--judge", action="store_true", help="train nothing")
+    parser.add_argument("--table", action="store_true", help="print what was measured")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.table:
+        print(table(KeptRows(options.out, KEYS).rows))
+        return
     if not options.judge and options.studies is None:
         parser.error("give --studies, a directory for trainings")
     kept = KeptRows(options.out, KEYS)

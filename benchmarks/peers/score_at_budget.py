@@ -1,6 +1,7 @@
 """What a million env_steps of MuJoCo come to: gala with its stock presets beside Stable-Baselines3's A2C.
 
     python benchmarks/peers/score_at_budget.py          two hours of one core; finished rows are kept
+    python benchmarks/peers/score_at_budget.py --table  what was measured
 
 Everybody with own settings: gala with the stock preset, as A2C of one learner with 16 simulators and as GALA of four
 with 4; Stable-Baselines3 with what its zoo has for A2C on MuJoCo, the library's defaults, VecNormalize and one
@@ -85,6 +86,15 @@ def _scores(rows: Sequence[Row], task: str, name: str) -> np.ndarray:
     return np.array([row["score"] for row in rows if (row["task"], row["system"]) == (task, name)], float)
 
 
+def table(rows: Sequence[Row]) -> str:
+    """The scores of all seeds, from the lowest on."""
+    lines = [f"| task | {' | '.join(CONTESTANTS)} |", f"| --- {'| --- ' * len(CONTESTANTS)}|"]
+    for task in TASKS:
+        found = [np.sort(_scores(rows, task, name)) for name in CONTESTANTS]
+        lines.append(f"| {task} | {' | '.join(', '.join(f'{x:,.0f}' for x in scores) for scores in found)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
@@ -92,8 +102,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on")
     parser.add_argument("--venvs", type=Path, default=venvs.DEFAULT)
     parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "score_at_budget.jsonl")
+    parser.add_argument("--table", action="store_true", help="print what was measured")
     options = parser.parse_args()
     kept = KeptRows(options.out, ("task", "system", "seed"))
+    if options.table:
+        print(table(kept.rows))
+        return
     for seed in range(1, options.seeds + 1):
         for task in options.tasks:
             for name in options.systems:
