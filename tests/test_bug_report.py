@@ -28,6 +28,10 @@ ANN = Private("/home/ann", "ann", "box7.lab.example")
         ("C:\\Users\\ann\\runs", ".../runs"),
         ("see https://example.org/a/b", "see https://example.org/a/b"),
         ("/home/ann", "~"),
+        ("run='/data/My Client/new site/run' seed=7", "run='.../run' seed=7"),
+        ("no /srv/Größe 2/My Client/ten/a.json (default '')", "no .../a.json (default '')"),
+        ("run=/data/run preset=atari/pong --x a/b", "run=.../run preset=atari/pong --x a/b"),
+        ("from /data/x.py to /data/y.py", "from .../x.py to .../y.py"),
         ("PYTHONPATH=/data/ann:/opt/ann/lib", "PYTHONPATH=.../USER:.../lib"),
     ],
 )

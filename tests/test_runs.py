@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -289,6 +290,24 @@ def test_what_another_has_trained_until_the_lock_was_free_is_not_mixed_with_ours
     with pytest.raises(ValueError, match="already exists"):
         RunDir.create(config, ["x"], False)
     assert [record["global_step"] for record in RunDir.open(path).read_metrics()] == [7]
+
+
+def test_what_is_in_the_way_is_told_with_a_remedy_that_works(tmp_path):
+    """A run can be resumed, by words that a shell takes; a file, and a folder of something else, cannot."""
+    make_run(tmp_path / "my run").close()
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/thesis.tex").write_text("kept")
+    with pytest.raises(ValueError, match="already exists; continue it with") as told:
+        RunDir.check_new(tmp_path / "my run", False)
+    command = str(told.value).split("`")[1]
+    assert shlex.split(command) == ["gala", "resume", str(tmp_path / "my run")]
+    for name in ("file", "folder"):
+        for overwrite in (False, True):
+            with pytest.raises(
+                ValueError, match=f"{name} already exists, and is not a run directory .*; give another run="
+            ):
+                RunDir.check_new(tmp_path / name, overwrite)
 
 
 def test_metrics_reach_jsonl_and_tensorboard_and_rewind(tmp_path):

@@ -4,7 +4,7 @@ import re
 import shlex
 
 import pytest
-from documents import ROOT, commands, files, write_files
+from documents import ROOT, blocks, commands, files, write_files
 from gymnasium.utils.env_checker import check_env
 
 from gala import cli
@@ -64,6 +64,17 @@ def test_the_whole_tutorial(tmp_path, monkeypatch, capsys):
         assert status == 0 or (words[:2] == ["overfit", "eval"] and status in (3, 4)), (line, capsys.readouterr().err)
     for made in ("first.mp4", "runs/first/returns.png", "verdicts/ten/report.html", "verdicts/thousand/report.html"):
         assert (tmp_path / made).stat().st_size > 1000
+
+
+def test_the_dry_run_prints_what_the_page_shows(tmp_path, monkeypatch, capsys):
+    """Word for word, but for the last three lines, which are this machine's."""
+    monkeypatch.chdir(tmp_path)
+    write_files(PAGE, tmp_path)
+    assert cli.main(shlex.split(next(line for line in LINES if "--dry-run" in line))[1:]) == 0
+    printed = capsys.readouterr().out.strip().rpartition("\n\n")[2].splitlines()
+    shown = next(block.text for block in blocks("text", page=PAGE) if "updates " in block.text).strip().splitlines()
+    assert shown[:-3] == printed[:-3]
+    assert [line[:26] for line in shown[-3:]] == [line[:26] for line in printed[-3:]]
 
 
 def test_the_verdicts_are_those_that_the_text_draws():

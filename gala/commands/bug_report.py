@@ -73,7 +73,10 @@ def scrub(text: str, private: Private) -> str:
 
 
 _SLASH = r"[/\\]"
-_PATH = re.compile(r"(?<![\w.~/-])(?:~|(?:[A-Za-z]:)?)(?:[/\\][^\s/\\:,;'\"`<>|()]+)+/?")
+_WORD = r"[^\s/\\:,;'\"`<>|()]+"
+# A folder may have blanks in its name. Where a setting or an option begins, the path has ended.
+_FOLDER = rf"{_SLASH}{_WORD}(?: (?!-)(?!\w*[\w.]*=){_WORD})*(?={_SLASH})"
+_PATH = re.compile(rf"(?<![\w.~/-])(?:~|(?:[A-Za-z]:)?)(?:{_FOLDER})*{_SLASH}{_WORD}/?")
 
 
 def report(run_dir: RunDir | None) -> list[str]:

@@ -26,10 +26,10 @@ def is_empty(path: Path) -> bool:
 
 def check_removable(path: Path) -> None:
     """Raises ValueError unless ``path`` is a run of ours, reached by no link at its end, with nothing else in it."""
+    if not (path / "config.yaml").is_file():
+        raise ValueError(f"{path} already exists, and is not a run directory (no config.yaml); give another run=")
     if path.is_symlink():
         raise ValueError(f"{path} is a link, which overwrite=true does not follow; name the directory itself")
-    if not (path / "config.yaml").is_file():
-        raise ValueError(f"{path} is not a run directory (no config.yaml), so overwrite=true leaves it alone")
     try:
         ours = "gala-rl" in parse_json((path / "versions.json").read_bytes())
         ours = ours and read_command(path).startswith("gala train")

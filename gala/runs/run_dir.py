@@ -89,8 +89,9 @@ class RunDir:
     def check_new(path: Path, overwrite: bool) -> bool:
         """Whether there is something at ``path``. Raises ValueError if it is in the way: see ``create``."""
         exists = path.exists() and (not path.is_dir() or not is_empty(path))
-        if exists and not overwrite:
-            raise ValueError(f"{path} already exists; continue it with `gala resume {path}` or add overwrite=true")
+        if exists and not overwrite and (path / "config.yaml").is_file():
+            resume = f"gala resume {shlex.quote(str(path))}"
+            raise ValueError(f"{path} already exists; continue it with `{resume}` or add overwrite=true")
         if exists:
             check_removable(path)
         return exists
