@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shlex
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gala.config.own_words import divided
 from gala.config.parse import parse_options
 from gala.config.preset_files import nearest
 from gala.config.schema import Config
@@ -83,14 +83,13 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(words: Sequence[str]) -> tuple[Options, Config]:
     """Splits the words between the two. Raises ValueError in one line."""
-    names = {field.name for field in dataclasses.fields(Options)}
-    own = [word for word in words if word.removeprefix("--").partition("=")[0] in names]
+    own, settings = divided(words, Options)
     options = parse_options(Options, own)
     if options.envs < 1 or options.rounds < 0 or options.block_s < 1:
         raise ValueError("envs must be at least 1, rounds 0 (the default) or more, block_s at least 1 second")
     from gala.build.auto import fitted_config
 
-    config = fitted_config([word for word in words if word not in own])
+    config = fitted_config(settings)
     validate(config)
     if config.cluster.address:
         raise ValueError("cluster.address: a benchmark runs on this machine only; leave it empty")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gala.commands.trusted import check_run
 from gala.config.derived import averaged_envs, gradient_memory
+from gala.config.own_words import divided
 from gala.config.parse import override, parse_options
 from gala.config.schema import Config
 from gala.config.validate import validate
@@ -63,10 +64,8 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     words = [word for word in argv if word != "--json"]
-    names = {field.name for field in dataclasses.fields(Options)}
-    own = [word for word in words if word.removeprefix("--").partition("=")[0].replace("-", "_") in names]
     path = words[0] if "=" not in words[0] and not words[0].startswith("--") else ""
-    rest = [word for word in words[bool(path) :] if word not in own]
+    own, rest = divided(words[bool(path) :], Options)
     options = parse_options(Options, own)
     _check(options)
     if path and rest:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+from gala.config.own_words import divided
 from gala.config.parse import dump_tree, parse_options
 from gala.config.validate import validate
 from gala.runs.checkpoints import write_atomically
@@ -34,12 +35,11 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    own = {field.name for field in fields(Options)}
-    mine = [word for word in argv if word.removeprefix("--").partition("=")[0] in own]
-    options = parse_options(Options, mine)
+    own, given = divided(argv, Options)
+    options = parse_options(Options, own)
     from gala.build.auto import fitted_config
 
-    config = fitted_config([word for word in argv if word not in mine])
+    config = fitted_config(given)
     validate(config)
     if options.minutes <= 0 or options.envs < 0:
         raise ValueError("minutes must be greater than 0, and envs 0 (the preset's own) or more")
