@@ -11,7 +11,7 @@ from gala_envs.parts import num_mask, without_mask
 from numpy.typing import NDArray
 
 from gala.build.envs import Spaces
-from gala.config.derived import total_envs
+from gala.config.derived import gossips, total_envs
 from gala.config.schema import Config
 from gala.optim.ekfac import EKFAC
 from gala.optim.rmsprop_tf import RMSpropTF
@@ -98,8 +98,16 @@ def check_optimizer(config: Config, policy: torch.nn.Module) -> None:
 
 
 def learning_rate(config: Config) -> Callable[[float], float]:
-    """progress in [0, 1] -> learning rate."""
+    """progress in [0, 1] -> learning rate.
+
+    Of a batch of noisy gradients, Adam and RMSprop take steps whose part along the signal grows with the root of the
+    batch. A learner of n has the n-th part of it, so that its step advances 1 / sqrt(n) as far as one of the whole
+    batch at the same rate; the mean of n of them has sqrt(n) times less noise. ``gossip.lr_scaling=sqrt`` evens out
+    both.
+    """
     base = scaled_lr(config.optim.lr, config.optim.lr_scaling, total_envs(config), config.optim.lr_reference_envs)
+    if gossips(config) and config.gossip.lr_scaling == "sqrt":
+        base *= config.learners**0.5
     schedule = SCHEDULES[config.optim.schedule]
     return lambda progress: base * schedule(progress)
 

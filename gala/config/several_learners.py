@@ -23,6 +23,9 @@ class GossipConfig:
     """The same from given exchanges on: 0:2,3000:1 is two peers for the first 3000 exchanges, then one."""
     every: int = bounded(1, AT_LEAST_ONE)
     """Exchange once in this many updates."""
+    lr_scaling: Literal["none", "sqrt"] = "none"
+    """sqrt multiplies optim.lr by sqrt(learners): the mean of their noisy steps is so much shorter than the one step of
+    a learner with all their simulators."""
     shards: int = bounded(1, AT_LEAST_ONE)
     """Exchange a K-th of the parameters at a time, in turn; messages are K times smaller."""
     codec: Literal["none", "fp16", "int8"] = "none"
