@@ -4,9 +4,10 @@
     python benchmarks/peers/score_at_budget.py --table  what was measured
 
 Everybody with own settings: gala with the stock preset, as A2C of one learner with 16 simulators and as GALA of four
-with 4, that also at A2C's learning rate in place of twice it; Stable-Baselines3 with what its zoo has for A2C on MuJoCo, the library's defaults, VecNormalize and one
-simulator. The score is the mean return of the last hundred training episodes, so with exploration. One training at a
-time on one core. Per system: scores of all seeds, and the differences from gala's in bootstrapped intervals.
+with 4, that also at A2C's learning rate in place of twice it; Stable-Baselines3 with what its zoo has for A2C on
+MuJoCo, the library's defaults, VecNormalize and one simulator. The score is the mean return of the last hundred
+training episodes, so with exploration. One training at a time on one core. Per system: scores of all seeds, and the
+differences from gala's in bootstrapped intervals.
 """
 
 from __future__ import annotations
