@@ -30,7 +30,8 @@ QUICK = ("sims=4", "batches=3")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("suggest") / "run"
-    assert Gala(path, *TINY, "algo=gala", "learners=2", "steps=1_000", "optim.lr_scaling=sqrt").end()[0] == 0
+    scaled = ("optim.lr_scaling=sqrt", "gossip.lr_scaling=sqrt")
+    assert Gala(path, *TINY, "algo=gala", "learners=2", "steps=1_000", *scaled).end()[0] == 0
     return path
 
 
@@ -40,16 +41,18 @@ def test_a_run_with_more_learners(run, capsys):
     frozen = load_frozen(RunDir.open(run), "latest", envs=4, batches=3, seed=1000)
     evidence = measure(frozen)
     known = learning_rate(frozen.config)(0.0)
-    assert known == pytest.approx(3e-3 * (4 / 16) ** 0.5), "the preset's, scaled to 2 x 2 simulators"
+    assert known == pytest.approx(3e-3 * (4 / 16) ** 0.5 * 2**0.5), "the preset's, for 2 learners with 2 x 2 simulators"
     beta1 = frozen.config.optim.adam_beta1
     limit = 2 * (1 + beta1) / (1 - beta1)
-    found = suggest(known, 4, 48, "sqrt", evidence.noise_scale, evidence.sharpness, limit)
+    as_eight = known * (8 / 2) ** 0.5
+    found = suggest(as_eight, 4, 48, "sqrt", evidence.noise_scale, evidence.sharpness, limit)
     assert told["lr"] == pytest.approx(found.lr) and told["decided_by"] == found.decided_by
     assert (told["known_envs"], told["envs"], told["rule"]) == (4, 48, "sqrt")
     typed = parse_config(shlex.split(told["command"])[2:])
     assert learning_rate(typed)(0.0) == pytest.approx(found.lr, rel=5e-3)
     optim = dataclasses.replace(frozen.config.optim, lr=typed.optim.lr, lr_scaling="none")
-    wanted = dataclasses.replace(frozen.config, learners=8, envs_per_learner=6, optim=optim)
+    gossip = dataclasses.replace(frozen.config.gossip, lr_scaling="none")
+    wanted = dataclasses.replace(frozen.config, learners=8, envs_per_learner=6, optim=optim, gossip=gossip)
     assert dataclasses.replace(typed, run="", preset="") == dataclasses.replace(wanted, run="", preset="")
     assert cli.main(["suggest-lr", str(run), "learners=8", *QUICK]) == 0
     *lines, blank, command = capsys.readouterr().out.splitlines()

@@ -106,10 +106,14 @@ def learning_rate(config: Config) -> Callable[[float], float]:
     both.
     """
     base = scaled_lr(config.optim.lr, config.optim.lr_scaling, total_envs(config), config.optim.lr_reference_envs)
-    if gossips(config) and config.gossip.lr_scaling == "sqrt":
-        base *= config.learners**0.5
+    base *= gossip_lr_factor(config)
     schedule = SCHEDULES[config.optim.schedule]
     return lambda progress: base * schedule(progress)
+
+
+def gossip_lr_factor(config: Config) -> float:
+    """What learners that gossip multiply the learning rate by."""
+    return config.learners**0.5 if gossips(config) and config.gossip.lr_scaling == "sqrt" else 1.0
 
 
 def entropy_coefficient(config: Config) -> Callable[[float], float]:

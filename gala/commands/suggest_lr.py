@@ -156,11 +156,11 @@ def _measured_steps(known: Config, options: Options) -> int:
 
 
 def _suggest(known: Config, wanted: Config, evidence: Evidence) -> Suggestion:
-    from gala.build.learning import learning_rate
+    from gala.build.learning import gossip_lr_factor, learning_rate
     from gala.optim.lr_scaling import rule_of, stable_product, suggest
 
     return suggest(
-        learning_rate(known)(0.0),
+        learning_rate(known)(0.0) * gossip_lr_factor(wanted) / gossip_lr_factor(known),
         averaged_envs(known),
         averaged_envs(wanted),
         rule_of(known.optim.name),
@@ -173,8 +173,8 @@ def _suggest(known: Config, wanted: Config, evidence: Evidence) -> Suggestion:
 def _words(path: str, words: Sequence[str], known: Config, wanted: Config, lr: float) -> str:
     """The command to type. Raises ValueError for none."""
     target = [f"learners={wanted.learners}", f"envs_per_learner={wanted.envs_per_learner}", f"optim.lr={lr:.3g}"]
-    if known.optim.lr_scaling != "none":
-        target.append("optim.lr_scaling=none")
+    scaled = {"optim.lr_scaling": known.optim.lr_scaling, "gossip.lr_scaling": known.gossip.lr_scaling}
+    target += [f"{key}=none" for key, scaling in scaled.items() if scaling != "none"]
     if path:
         words = [f"preset={Path(path) / 'config.yaml'}"]
         target.append("run=runs/NAME")
