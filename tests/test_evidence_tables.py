@@ -5,12 +5,16 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks/peers"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import defaults
 import hosts
 import robustness
+import score_at_budget
+import ten_tasks
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DOCS = Path(__file__).parents[1] / "docs"
 EVIDENCE = DOCS / "evidence.md"
 
@@ -38,3 +42,11 @@ def test_the_table_of_robustness_is_that_of_the_rows():
     cells = collections.Counter((row["algorithm"], row["envs"], row["lr_scaling"]) for row in rows)
     assert len(cells) == 3 * 4 * 2 and set(cells.values()) == {10}
     assert robustness.table(rows) in (DOCS / "compare.md").read_text()
+
+
+def test_the_tables_of_mujoco_are_those_of_the_rows():
+    page = (DOCS / "compare.md").read_text()
+    for module, name in ((score_at_budget, "score_at_budget"), (ten_tasks, "ten_tasks")):
+        lines = (BENCHMARKS / "results" / f"{name}.jsonl").read_text().splitlines()
+        rows = [row for row in map(json.loads, lines) if "score" in row]
+        assert len(rows) >= 30 and module.table(rows) in page
