@@ -49,4 +49,4 @@ def test_the_tables_of_mujoco_are_those_of_the_rows():
     for module, name in ((score_at_budget, "score_at_budget"), (ten_tasks, "ten_tasks")):
         lines = (BENCHMARKS / "results" / f"{name}.jsonl").read_text().splitlines()
         rows = [row for row in map(json.loads, lines) if "score" in row]
-        assert len(rows) >= 30 and module.table(rows) in page
+        assert len(rows) >= 15 and module.table(rows) in page
