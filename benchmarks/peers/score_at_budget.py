@@ -89,10 +89,11 @@ def _scores(rows: Sequence[Row], task: str, name: str) -> np.ndarray:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The scores of all seeds, from the lowest on."""
-    lines = [f"| task | {' | '.join(CONTESTANTS)} |", f"| --- {'| --- ' * len(CONTESTANTS)}|"]
+    """The scores of all seeds of what has been run, from the lowest on."""
+    names = [name for name in CONTESTANTS if any(row["system"] == name for row in rows)]
+    lines = [f"| task | {' | '.join(names)} |", f"| --- {'| --- ' * len(names)}|"]
     for task in TASKS:
-        found = [np.sort(_scores(rows, task, name)) for name in CONTESTANTS]
+        found = [np.sort(_scores(rows, task, name)) for name in names]
         lines.append(f"| {task} | {' | '.join(', '.join(f'{x:,.0f}' for x in scores) for scores in found)} |")
     return "\n".join(lines)
 
