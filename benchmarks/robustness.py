@@ -17,13 +17,12 @@ from itertools import product
 from pathlib import Path
 
 import matplotlib
-from compared import compared
+from compared import bar_of, compared
 from kept_rows import KeptRows, Row
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from gala.config.parse import parse_config
 from gala.experiments.statistics import wilson
 
 RESULTS = Path(__file__).parent / "results" / "robustness.jsonl"
@@ -55,8 +54,8 @@ def findings(rows: Sequence[Row]) -> Iterator[Row]:
 
 def solved_of(rows: Sequence[Row], algorithm: str, envs: int, scaling: str) -> tuple[int, int]:
     """(trainings whose last policy scores the bar, trainings)."""
-    bar = float(parse_config([f"preset={TASK}"]).solved_return)
-    of = (algorithm, envs, scaling)
+    bar, of = bar_of(TASK), (algorithm, envs, scaling)
+    assert bar is not None
     scores = [r["score"] for r in rows if (r["algorithm"], r["envs"], r["lr_scaling"]) == of]
     return sum(score >= bar for score in scores), len(scores)
 

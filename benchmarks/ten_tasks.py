@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compared import compared
+from compared import bar_of, compared
 from kept_rows import KeptRows, Row
 
-from gala.config.parse import parse_config
+from gala.experiments.comparison import Comparison, Terms
 from gala.experiments.scores import FEWEST, area_under, first_reached, interval, non_inferior
 from gala.experiments.statistics import Interval, iqm
 
@@ -60,20 +60,15 @@ def train(studies: Path, task: str, words: str, algorithms: Sequence[str], seeds
         yield row | {key: found[key] for key in ("env_steps", "seconds", "command")}
 
 
-def bar_of(task: str) -> float | None:
-    """The return that counts as solved in the preset."""
-    bar = parse_config([f"preset={task}"]).solved_return
-    return float(bar) if bar != "" else None
-
-
 def verdict(rows: Sequence[Row], task: str, words: str, algorithm: str) -> Row | None:
     """An algorithm against A2C with the same settings; None where one of them is missing."""
     ours, base = (_of(rows, task, words, name) for name in (algorithm, BASELINE))
     if not ours or not base:
         return None
-    x, y = (np.array([row["score"] for row in found]) for found in (ours, base))
-    low, bar = float(np.mean([row["random"] for row in (*ours, *base)])), bar_of(task)
-    high = bar if bar is not None else float(y.mean())
+    bar = bar_of(task)
+    comparison = Comparison([_of_compare(row) for row in (*ours, *base)], Terms(BASELINE, "sampled", bar, MARGIN))
+    x, y = comparison.scores(algorithm), comparison.scores(BASELINE)
+    low, high, _ = comparison.score_range()
     margin = MARGIN * (high - low)
     difference = interval([[x], [y]], lambda a, b: iqm(a[0]) - iqm(b[0]))
     enough = min(len(x), len(y)) >= FEWEST
@@ -87,6 +82,12 @@ def verdict(rows: Sequence[Row], task: str, words: str, algorithm: str) -> Row |
         found["seeds_at_bar"] = [int((scores >= bar).sum()) for scores in (x, y)]
     found["median_s"] = [float(np.median([row["seconds"] for row in group])) for group in (ours, base)]
     return found
+
+
+def _of_compare(row: Row) -> Row:
+    """What `gala compare` knew it by, without its curve."""
+    judged = {"score": {"sampled": row["score"]}, "random_return": row["random"]}
+    return {"group": row["algorithm"], "evaluation": judged, "curve": {"env_steps": [], "seconds": []}}
 
 
 def _of(rows: Sequence[Row], task: str, words: str, algorithm: str) -> list[Row]:

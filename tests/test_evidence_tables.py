@@ -13,6 +13,7 @@ import hosts
 import robustness
 import score_at_budget
 import ten_tasks
+import time_to_score
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -50,3 +51,11 @@ def test_the_tables_of_mujoco_are_those_of_the_rows():
         lines = (BENCHMARKS / "results" / f"{name}.jsonl").read_text().splitlines()
         rows = [row for row in map(json.loads, lines) if "score" in row]
         assert len(rows) >= 15 and module.table(rows) in page
+
+
+def test_the_tables_of_time_to_a_score_are_those_of_the_rows():
+    lines = (BENCHMARKS / "results" / "time_to_score.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "seed" in row]
+    seeds = collections.Counter((row["task"], row["system"]) for row in rows)
+    assert seeds == {(t, s): 5 if t == "cartpole" else 3 for t in time_to_score.BARS for s in time_to_score.CONTESTANTS}
+    assert all(time_to_score.table(rows, task) in EVIDENCE.read_text() for task in time_to_score.BARS)

@@ -13,25 +13,19 @@ differences from gala's in bootstrapped intervals.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import venvs
-from compare import SYSTEMS
-from peer import Peer, PeerFailed
+from contest import HERE, KeptRows, Row, Training, fill, run
+from peer import Peer
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-from kept_rows import KeptRows  # noqa: E402
+from gala.experiments.scores import interval
+from gala.experiments.statistics import iqm
 
-from gala.experiments.scores import interval  # noqa: E402
-from gala.experiments.statistics import iqm  # noqa: E402
-
-Row = dict[str, Any]
 TASKS = ("halfcheetah", "hopper", "inverted_double_pendulum")
 BUDGET = 1_000_000
 
@@ -52,22 +46,11 @@ CONTESTANTS = {
 }
 
 
-def measure(name: str, task: str, seed: int, root: Path) -> Row:
-    contestant = CONTESTANTS[name]
-    system = SYSTEMS[contestant.worker]
-    python = str(venvs.ensure(system.venv, root)) if system.venv else sys.executable
-    words = [*system.words, *contestant.words, "--budget", str(BUDGET), "--seed", str(seed)]
-    peer = Peer(name, [python, str(HERE / system.worker), *words])
-    began = time.monotonic()
-    try:
-        peer.start(task, contestant.num_envs, cores=1)
-        last = peer.last()
-    finally:
-        peer.kill()
-    row: Row = {"task": task, "system": name, "seed": seed, "num_envs": contestant.num_envs}
-    versions = venvs.installed(system.venv, Path(python)) if system.venv else {}
-    took_s = time.monotonic() - began
-    return row | {"score": last.mean_return, "env_steps": last.env_steps, "took_s": took_s, "versions": versions}
+def measure(task: str, name: str, seed: int, root: Path) -> Row:
+    worker, num_envs, words = CONTESTANTS[name]
+    last, _, facts = run(Training(worker, words, task, num_envs, BUDGET, seed), 1, root, Peer.last)
+    row: Row = {"task": task, "system": name, "seed": seed, "num_envs": num_envs}
+    return row | {"score": last.mean_return, "env_steps": last.env_steps} | facts
 
 
 def findings(rows: Sequence[Row]) -> Iterator[Row]:
@@ -111,14 +94,8 @@ def main() -> None:
     if options.table:
         print(table(kept.rows))
         return
-    for seed in range(1, options.seeds + 1):
-        for task in options.tasks:
-            for name in options.systems:
-                if kept.lacks(task, name, seed):
-                    try:
-                        kept.add(measure(name, task, seed, options.venvs))
-                    except (PeerFailed, venvs.InstallFailed) as error:
-                        print(error, file=sys.stderr)
+    cells = ((t, s, seed) for seed, t, s in product(range(1, options.seeds + 1), options.tasks, options.systems))
+    fill(kept, cells, lambda task, name, seed: measure(task, name, seed, options.venvs))
     kept.conclude(findings(kept.rows))
 
 

@@ -14,25 +14,18 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import venvs
-from compare import SYSTEMS
-from peer import Peer, PeerFailed
+from contest import HERE, KeptRows, Row, Training, fill, run
+from ratios import ratio_of_medians
 
 from gala.processes.resources import available_cores
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-from kept_rows import KeptRows  # noqa: E402
-from ratios import ratio_of_medians  # noqa: E402
-
-Row = dict[str, Any]
 BARS = {"cartpole": 475.0, "acrobot": -100.0}
 
 
@@ -57,27 +50,14 @@ CONTESTANTS = {
 }
 
 
-def measure(name: str, task: str, seed: int, root: Path) -> Row:
+def measure(task: str, name: str, seed: int, root: Path) -> Row:
     """One training. ``seconds`` and ``env_steps`` are None where the bar was not reached."""
     contestant = CONTESTANTS[name]
-    system, (num_envs, budget) = SYSTEMS[contestant.worker], contestant.settings[task]
-    python = str(venvs.ensure(system.venv, root)) if system.venv else sys.executable
-    words = [*system.words, *contestant.words, "--budget", str(budget), "--seed", str(seed)]
-    peer = Peer(name, [python, str(HERE / system.worker), *words])
-    began = time.monotonic()
-    try:
-        peer.start(task, num_envs, available_cores())
-        found = peer.reach(BARS[task])
-    finally:
-        peer.kill()
+    num_envs, budget = contestant.settings[task]
+    training = Training(contestant.worker, contestant.words, task, num_envs, budget, seed)
+    found, began, facts = run(training, available_cores(), root, lambda peer: peer.reach(BARS[task]))
     row: Row = {"task": task, "system": name, "seed": seed, "bar": BARS[task], "num_envs": num_envs, "budget": budget}
-    versions = venvs.installed(system.venv, Path(python)) if system.venv else {}
-    return row | {
-        "seconds": found and found.t - began,
-        "env_steps": found and found.env_steps,
-        "took_s": time.monotonic() - began,
-        "versions": versions,
-    }
+    return row | {"seconds": found and found.t - began, "env_steps": found and found.env_steps} | facts
 
 
 def findings(rows: Sequence[Row]) -> Iterator[Row]:
@@ -100,6 +80,21 @@ def findings(rows: Sequence[Row]) -> Iterator[Row]:
             yield row
 
 
+def table(rows: Sequence[Row], task: str) -> str:
+    """Medians over seeds with their ranges, and how many times the seconds of gala's A2C the others take."""
+    lines = ["| | seconds | env_steps | A2C of gala is so many times faster |", "| --- | --- | --- | --- |"]
+    ours = _taken(rows, task, "gala-a2c", "seconds")
+    for name in CONTESTANTS:
+        seconds, steps = (_taken(rows, task, name, key) for key in ("seconds", "env_steps"))
+        reached = int(np.isfinite(seconds).sum())
+        worst = f"{seconds.max():.1f}" if reached == len(seconds) else f"never ({reached} of {len(seconds)} reached it)"
+        times = [] if name.startswith("gala") else ratio_of_medians(seconds, ours)
+        ratio = "{1:.2f} [{0:.2f}, {2:.2f}]".format(*times) if times else ""
+        taken = f"{np.median(seconds):.1f}, {seconds.min():.1f} to {worst}"
+        lines.append(f"| {name} | {taken} | {np.median(steps):,.0f} | {ratio} |")
+    return "\n".join(lines)
+
+
 def _taken(rows: Sequence[Row], task: str, name: str, key: str) -> np.ndarray:
     found = [row[key] for row in rows if (row["task"], row["system"]) == (task, name)]
     return np.array([math.inf if x is None else x for x in found], float)
@@ -117,16 +112,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on")
     parser.add_argument("--venvs", type=Path, default=venvs.DEFAULT)
     parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "time_to_score.jsonl")
+    parser.add_argument("--table", action="store_true", help="print what was measured")
     options = parser.parse_args()
     kept = KeptRows(options.out, ("task", "system", "seed"))
-    for task in options.tasks:
-        for seed in range(1, options.seeds + 1):
-            for name in options.systems:
-                if kept.lacks(task, name, seed):
-                    try:
-                        kept.add(measure(name, task, seed, options.venvs))
-                    except (PeerFailed, venvs.InstallFailed) as error:
-                        print(error, file=sys.stderr)
+    if options.table:
+        print(*(table(kept.rows, task) for task in BARS), sep="\n\n")
+        return
+    cells = ((t, s, seed) for t, seed, s in product(options.tasks, range(1, options.seeds + 1), options.systems))
+    fill(kept, cells, lambda task, name, seed: measure(task, name, seed, options.venvs))
     kept.conclude(findings(kept.rows))
 
 

@@ -29,11 +29,9 @@ def lock(folder: Path) -> IO[str]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = file.read().strip()
+        holder = file.read().strip() or "another process"
         file.close()
-        raise ValueError(
-            f"{folder} is written to{f' by {holder}' if holder else ' by another process'}; end that one first"
-        ) from None
+        raise ValueError(f"{folder} is written to by {holder}; end that one first") from None
     except OSError as error:
         if error.errno not in _UNSUPPORTED:  # where there are no locks, one trains without
             file.close()
