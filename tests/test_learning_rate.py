@@ -16,6 +16,8 @@ from gala.config.parse import parse_config
         (["algo=gala", "learners=1"], 1.0),
         (["algo=allreduce", "learners=4"], 1.0),
         (["algo=independent", "learners=4"], 1.0),
+        (["algo=gala", "learners=4", "gossip.mixing=none"], 1.0),
+        (["algo=gala", "learners=4", "gossip.mixing=allreduce"], 2.0),
     ],
 )
 def test_learners_that_gossip_take_longer_steps(words, factor):

@@ -174,3 +174,11 @@ def test_a_run_has_its_settings_and_its_checkpoints(run, capsys):
     for words, message in ((["optim.lr=1"], "RUN has its settings"), (["checkpoint=worst"], "worst")):
         assert cli.main(["suggest-lr", str(run), "learners=4", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_rule_that_is_printed_multiplies_to_its_result(run, capsys):
+    """Also where learners that gossip have a factor of their own, which the line left out."""
+    assert cli.main(["suggest-lr", str(run), "learners=4", *QUICK]) == 0
+    told = " ".join(capsys.readouterr().out.split("rule", 1)[1].split("noise", 1)[0].split())
+    product, result = told.partition(": ")[2].split(" = ")
+    assert eval(product.replace("x", "*").replace("^", "**")) == pytest.approx(float(result), rel=1e-2)

@@ -11,7 +11,7 @@ from gala_envs.parts import num_mask, without_mask
 from numpy.typing import NDArray
 
 from gala.build.envs import Spaces
-from gala.config.derived import gossips, total_envs
+from gala.config.derived import averages_parameters, gossips, total_envs
 from gala.config.schema import Config
 from gala.optim.ekfac import EKFAC
 from gala.optim.rmsprop_tf import RMSpropTF
@@ -113,7 +113,8 @@ def learning_rate(config: Config) -> Callable[[float], float]:
 
 def gossip_lr_factor(config: Config) -> float:
     """What learners that gossip multiply the learning rate by."""
-    return config.learners**0.5 if gossips(config) and config.gossip.lr_scaling == "sqrt" else 1.0
+    gossip = gossips(config) and averages_parameters(config)  # gossip.mixing=none exchanges nothing
+    return config.learners**0.5 if gossip and config.gossip.lr_scaling == "sqrt" else 1.0
 
 
 def entropy_coefficient(config: Config) -> Callable[[float], float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gala.config.bounds import check_bounds
 from gala.config.own_words import divided
 from gala.config.parse import parse_options
 from gala.config.preset_files import nearest
@@ -85,6 +86,7 @@ def parse(words: Sequence[str]) -> tuple[Options, Config]:
     """Splits the words between the two. Raises ValueError in one line."""
     own, settings = divided(words, Options)
     options = parse_options(Options, own)
+    check_bounds(options)
     if options.envs < 1 or options.rounds < 0 or options.block_s < 1:
         raise ValueError("envs must be at least 1, rounds 0 (the default) or more, block_s at least 1 second")
     from gala.build.auto import fitted_config

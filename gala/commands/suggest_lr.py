@@ -156,11 +156,11 @@ def _measured_steps(known: Config, options: Options) -> int:
 
 
 def _suggest(known: Config, wanted: Config, evidence: Evidence) -> Suggestion:
-    from gala.build.learning import gossip_lr_factor, learning_rate
+    from gala.build.learning import learning_rate
     from gala.optim.lr_scaling import rule_of, stable_product, suggest
 
     return suggest(
-        learning_rate(known)(0.0) * gossip_lr_factor(wanted) / gossip_lr_factor(known),
+        learning_rate(known)(0.0) * _gossip_growth(known, wanted),
         averaged_envs(known),
         averaged_envs(wanted),
         rule_of(known.optim.name),
@@ -168,6 +168,13 @@ def _suggest(known: Config, wanted: Config, evidence: Evidence) -> Suggestion:
         evidence.sharpness,
         stable_product(gradient_memory(known)),
     )
+
+
+def _gossip_growth(known: Config, wanted: Config) -> float:
+    """What the wanted learners multiply the rate by beyond the rule of simulators: see ``gossip.lr_scaling``."""
+    from gala.build.learning import gossip_lr_factor
+
+    return gossip_lr_factor(wanted) / gossip_lr_factor(known)
 
 
 def _words(path: str, words: Sequence[str], known: Config, wanted: Config, lr: float) -> str:
@@ -189,6 +196,7 @@ def _record(known: Config, wanted: Config, evidence: Evidence, found: Suggestion
     numbers = {
         "lr": found.lr,
         "known_lr": learning_rate(known)(0.0),
+        "gossip_growth": _gossip_growth(known, wanted),
         "known_envs": averaged_envs(known),
         "envs": averaged_envs(wanted),
         "rule": rule_of(known.optim.name),
@@ -209,12 +217,13 @@ def _lines(
     import textwrap
 
     r = _record(known, wanted, evidence, found, typed)
+    gossip = "" if r["gossip_growth"] == 1 else f" x {r['gossip_growth']:.3g}"
     power = "in proportion" if r["rule"] == "linear" else "by the square root"
     rows = {
         "known": f"{r['known_lr']:.3g} with {known.optim.name} at {_shape(known)}",
         "wanted": f"for {_shape(wanted)}",
         "rule": f"{power}, as for {known.optim.name}: {r['known_lr']:.3g} x "
-        f"({r['envs']}/{r['known_envs']}){'' if r['rule'] == 'linear' else '^0.5'} = {found.by_rule:.3g}",
+        f"({r['envs']}/{r['known_envs']}){'' if r['rule'] == 'linear' else '^0.5'}{gossip} = {found.by_rule:.3g}",
         "noise": _noise_text(evidence, found),
         "curvature": _curvature_text(known, evidence, found),
         "suggested": f"optim.lr={found.lr:.3g}, decided by the {found.decided_by}"
@@ -227,6 +236,8 @@ def _lines(
         )
     if known.optim.name == "ekfac" and known.ekfac.kl_limit:
         rows["note"] = f"ekfac.kl_limit={known.ekfac.kl_limit:g} shortens steps whatever the rate; it may decide"
+    if gossip:
+        rows["gossip"] = f"the{gossip} is gossip.lr_scaling=sqrt's: the root of how many learners gossip"
     if averaged_envs(wanted) < wanted.learners * wanted.envs_per_learner:
         rows["note"] = f"algo={wanted.algo}: learners do not average, so that each counts its own simulators only"
     wrapped = [

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gala.config.bounds import check_bounds
 from gala.config.own_words import divided
 from gala.config.parse import dump_tree, parse_options
 from gala.config.validate import validate
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
     config = fitted_config(given)
     validate(config)
+    check_bounds(options)
     if options.minutes <= 0 or options.envs < 0:
         raise ValueError("minutes must be greater than 0, and envs 0 (the preset's own) or more")
     if config.cluster.address:

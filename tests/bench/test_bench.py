@@ -92,6 +92,8 @@ def test_bench_throughput_writes_what_it_prints(tmp_path, capsys):
         (["throughput", "learners=two"], "learners=two: wants whole numbers"),
         (["throughput", "preset=classic/cartpole", "algos=sarsa"], "algos=sarsa is unknown"),
         (["throughput", "envs=0"], "envs must be at least 1"),
+        (["throughput", "block_s=nan"], "block_s=nan must be a finite number"),
+        (["roofline", "--block-s", "inf"], "block_s=inf must be a finite number"),
         (["throughput", "cluster.address=auto"], "runs on this machine only"),
     ],
 )

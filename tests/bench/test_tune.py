@@ -51,6 +51,6 @@ def test_what_was_tuned_is_used_and_the_command_line_wins(capsys):
 
 
 def test_bad_input_is_one_line(capsys):
-    for words in (["minutes=0"], ["algo=a2c"], ["cluster.address=auto"], ["envs=-1"]):
+    for words in (["minutes=0"], ["minutes=nan"], ["algo=a2c"], ["cluster.address=auto"], ["envs=-1"]):
         assert main(["tune", PRESET, *words]) == 2
         assert capsys.readouterr().err.count("\n") == 1
