@@ -8,8 +8,8 @@ Stock presets with 64 simulators in all: A2C 1 x 64, the others 4 x 16. A traini
 last policy in about a hundred episodes of sampled actions, for learners that average the one of their consensus. An
 algorithm learns as well as A2C if the 95 % interval of the difference of interquartile means lies above minus 5 % of
 the score range: from random actions to the bar in the preset, and where there is none to A2C's mean. Below five seeds
-nothing is decided. What goes on where it was cut: trainings, and whole tasks. --words tries other settings than a
-preset's, beside them.
+nothing is decided. It goes on where it was cut: what has a row is not trained again. --words tries other settings than
+a preset's, beside them.
 """
 
 from __future__ import annotations
@@ -42,22 +42,27 @@ TASKS = {
 MARGIN = 0.05
 
 
-def train(studies: Path, task: str, words: str, algorithms: Sequence[str], seeds: int) -> Iterator[Row]:
-    """A row for each training; more algorithms or seeds than were there extend what is there."""
+def train(kept: KeptRows, studies: Path, task: str, words: str, algorithms: Sequence[str], seeds: range) -> None:
+    """What has no row yet, seed by seed; a row for each training."""
     out = studies / "-".join([task.replace("/", "_"), *words.split()])
-    grid = [f"preset={task}", f"algos={','.join(algorithms)}", f"seeds={seeds}", f"steps={TASKS[task]}", "envs=64"]
-    bar = bar_of(task)
-    for found in compared([*grid, *words.split()], out):
-        curve, policies = found["curve"], found["evaluation"]["policies"]["sampled"]
-        row = {"task": task, "words": words, "algorithm": found["group"], "seed": found["seed"]}
-        row |= {"score": found["evaluation"]["score"]["sampled"], "random": found["evaluation"]["random_return"]}
-        if "consensus" in policies:
-            row["learners"] = [p["return_mean"] for name, p in policies.items() if name != "consensus"]
-        row["area"] = area_under(curve["env_steps"], curve["return"], curve["env_steps"][-1])
-        if bar is not None:
-            reached = {axis: first_reached(curve[axis], curve["return"], bar) for axis in ("env_steps", "seconds")}
-            row |= {f"{axis}_to_bar": x if np.isfinite(x) else None for axis, x in reached.items()}
-        yield row | {key: found[key] for key in ("env_steps", "seconds", "command")}
+    for seed in seeds:
+        if left := [name for name in algorithms if kept.lacks(task, words, name, seed)]:
+            grid = [f"preset={task}", f"algos={','.join(left)}", f"first_seed={seed}", "seeds=1"]
+            found = compared([*grid, f"steps={TASKS[task]}", "envs=64", *words.split()], out / f"{seed}")
+            kept.add_new(row_of(task, words, each) for each in found)
+
+
+def row_of(task: str, words: str, found: Row) -> Row:
+    curve, policies, bar = found["curve"], found["evaluation"]["policies"]["sampled"], bar_of(task)
+    row = {"task": task, "words": words, "algorithm": found["group"], "seed": found["seed"]}
+    row |= {"score": found["evaluation"]["score"]["sampled"], "random": found["evaluation"]["random_return"]}
+    if "consensus" in policies:
+        row["learners"] = [p["return_mean"] for name, p in policies.items() if name != "consensus"]
+    row["area"] = area_under(curve["env_steps"], curve["return"], curve["env_steps"][-1])
+    if bar is not None:
+        reached = {axis: first_reached(curve[axis], curve["return"], bar) for axis in ("env_steps", "seconds")}
+        row |= {f"{axis}_to_bar": x if np.isfinite(x) else None for axis, x in reached.items()}
+    return row | {key: found[key] for key in ("env_steps", "seconds", "command")}
 
 
 def verdict(rows: Sequence[Row], task: str, words: str, algorithm: str) -> Row | None:
@@ -133,7 +138,8 @@ def main() -> None:
     parser.add_argument("--studies", type=Path, help="a directory for trainings; large")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first-seed", type=int, default=1, help="where they begin")
     parser.add_argument("--words", default="", help="settings in place of the preset's, in one word with spaces")
     parser.add_argument("--judge", action="store_true", help="train nothing")
     parser.add_argument("--table", action="store_true", help="print what was measured")
@@ -144,9 +150,9 @@ def main() -> None:
         return
     if not options.judge and options.studies is None:
         parser.error("give --studies, a directory for trainings")
-    kept = KeptRows(options.out, KEYS)
+    kept, seeds = KeptRows(options.out, KEYS), range(options.first_seed, options.first_seed + options.seeds)
     for task in () if options.judge else options.tasks:
-        kept.add_new(train(options.studies, task, options.words, options.algorithms, options.seeds))
+        train(kept, options.studies, task, options.words, options.algorithms, seeds)
     kept.conclude(findings(kept.rows))
 
 

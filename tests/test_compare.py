@@ -11,10 +11,11 @@ import pytest
 from training import TINY, Gala, spawn
 
 from gala import cli
+from gala.commands.compare.words import cells, sort_words
 from gala.config.parse import parse_config, schema
 from gala.config.preset_files import preset_names
 from gala.config.schema import Config
-from gala.experiments.rows import read_rows
+from gala.experiments.rows import read_rows, settings_of
 
 GRID = (
     *[word for word in TINY if not word.startswith(("steps=", "envs_per_learner=", "log.panel", "log.tensorboard"))],
@@ -43,9 +44,10 @@ def grid(out: Path, *words: str) -> Gala:
         (["algos=a2c,gla"], "algos=gla is unknown; use some of a2c,"),
         (["algos=a2c,a2c"], "names one twice"),
         (["seeds=0"], "seeds=0 must be at least 1"),
+        (["first_seed=0"], "first_seed=0 must be at least 1"),
         (["envs=6"], "envs=6 cannot be shared equally among 4 learners"),
         (["algo=gala"], "algo=gala: a comparison decides that by algos="),
-        (["seed=3"], "seed=3: a comparison decides that by seeds="),
+        (["seed=3"], "seed=3: a comparison decides that by seeds= and first_seed="),
         (["cluster.address=auto"], "cluster.address=auto: a comparison trains on this machine"),
         (["optim.lt=1"], "unknown setting 'optim.lt'; did you mean 'optim.lr'?"),
         (["lr=0.01"], "unknown setting 'lr'; did you mean 'optim.lr'?"),
@@ -104,6 +106,17 @@ def test_solved_returns_of_presets_are_those_that_gymnasium_registers():
             assert float(config.solved_return) == gymnasium.spec(config.env.id).reward_threshold, name
             told += 1
     assert told >= 10
+
+
+def test_machines_share_a_grid_by_their_seeds():
+    """Each cell's settings and name are those of the whole grid."""
+    whole = cells(sort_words([*GRID, "algos=a2c,gala", "steps=24000", "seeds=5"]))
+    parts = [["seeds=2"], ["first_seed=3", "seeds=3"]]
+    shared = [cell for part in parts for cell in cells(sort_words([*GRID, "algos=a2c,gala", "steps=24000", *part]))]
+    assert [(c.name, c.words, settings_of(c.config)) for c in shared] == [
+        (c.name, c.words, settings_of(c.config)) for c in whole
+    ]
+    assert [cell.seed for cell in whole[::2]] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.long

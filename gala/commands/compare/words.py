@@ -31,6 +31,8 @@ off: trainings resume where they were, finished ones are kept.
   algos      some of {", ".join(list(ALGORITHMS)[:5])},
              {", ".join(list(ALGORITHMS)[5:])}
   seeds      trainings of each algorithm, with seeds 1, 2, ...
+  first_seed where these seeds begin, so that machines can share a grid: give
+             each other seeds, and all their rows to --from (1)
   envs       simulators in all: 1 x 64 for a2c, 4 x 16 for the others
   jobs       trainings at a time, each with as many cores of its own;
              0: as many as there are cores for their learners
@@ -51,6 +53,7 @@ class Options:
 
     algos: str = "a2c,gala"
     seeds: int = 10
+    first_seed: int = 1
     envs: int = 64
     learners: int = 4
     jobs: int = 0
@@ -81,12 +84,12 @@ class Words(NamedTuple):
 _FIXED = {
     "algo": "algos=",
     "envs_per_learner": "envs=",
-    "seed": "seeds=",
+    "seed": "seeds= and first_seed=",
     "run": "out=",
     "overwrite": "out=",
 }
 """Settings that the grid decides, and by what."""
-_OF_TRAINING = ("algos", "seeds", "envs", "learners", "jobs")
+_OF_TRAINING = ("algos", "seeds", "first_seed", "envs", "learners", "jobs")
 _OF_JUDGING = ("episodes",)
 """Options of a grid, and of what plays episodes: not of runs and rows that exist."""
 
@@ -125,7 +128,7 @@ def sort_words(argv: Sequence[str]) -> Words:
 
 
 def _check(options: Options) -> None:
-    for name in ("seeds", "envs", "learners", "episodes"):
+    for name in ("seeds", "first_seed", "envs", "learners", "episodes"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must be at least 1")
     if options.jobs < 0:
@@ -147,6 +150,6 @@ def cells(words: Words) -> list[Cell]:
     configs = {name: prepare(given, start_processes=False) for name, given in by_name.items()}
     return [
         Cell(name, seed, by_name[name], dataclasses.replace(configs[name], seed=seed))
-        for seed in range(1, options.seeds + 1)
+        for seed in range(options.first_seed, options.first_seed + options.seeds)
         for name in names
     ]
