@@ -169,11 +169,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "gala/rl/lean.py": {
         "set_gradient: umpy(), action.reshape(-1, *action.shape[2:]), a, -> "
         "umpy(), action.reshape(-2, *action.shape[2:]), a,": _UNKNOWN,
-        "_seen: py().reshape(len(obs), -1).astype(np.float32, cop -> "
-        "py().reshape(len(obs), -2).astype(np.float32, cop": _UNKNOWN,
+        "read:  obs.reshape(len(obs), -1).astype(np.float32, cop -> "
+        " obs.reshape(len(obs), -2).astype(np.float32, cop": _UNKNOWN,
         "joined: nate(parts, 1).reshape(-1, parts[0].shape[2]) -> "
         "nate(parts, 1).reshape(-2, parts[0].shape[2])": _UNKNOWN,
-        "_seen: astype(np.float32, copy=False) -> astype(np.float32, copy=True)": "a copy has the same numbers",
+        "read: astype(np.float32, copy=False) -> astype(np.float32, copy=True)": "a copy has the same numbers",
     },
     "gala/rl/lean_actions.py": {
         "sample: turn np.stack(actions, -1) if self._several else -> "

@@ -56,7 +56,7 @@ def make_training_policy(config: Config, spaces: Spaces, rank: int) -> ActorCrit
 
 def make_lean(config: Config, policy: ActorCritic, space: gym.Space, device: torch.device) -> LeanPolicy | None:
     """What acts and learns in ``policy``'s place where that is possible; its parameters have their gradients by now."""
-    if not is_lean(config) or device.type != "cpu":
+    if not is_lean(config) or device.type != "cpu" or isinstance(policy.encoder, PartsEncoder):
         return None
     return LeanPolicy(policy, space, policy_range(space) if isinstance(space, gym.spaces.Box) else ())
 

@@ -42,6 +42,12 @@ MODELS = {
     "relu": ModelConfig(encoder="mlp", hidden=(16,), activation="relu", separate_critic=True),
     "linear": ModelConfig(encoder="mlp", hidden=(), separate_critic=False),
 }
+IMAGES = {
+    "bytes": gym.spaces.Box(0, 255, (3, 9, 7), np.uint8),
+    "bits": gym.spaces.Box(0, 1, (4, 10, 10), bool),
+    "floats": gym.spaces.Box(-9, 9, (1, 5, 8), np.float32),
+}
+CONVOLUTION = ModelConfig(encoder="minatar_cnn", separate_critic=True)  # which such an encoder cannot have
 COEFFICIENTS = {
     "plain": {},
     "weighted": {"value_coef": 0.7, "gamma": 0.9, "gae_lambda": 0.6},
@@ -81,13 +87,13 @@ def lean_of(policy, space):
     return LeanPolicy(policy, space, policy_range(space) if isinstance(space, gym.spaces.Box) else ())
 
 
-def rollout_of(policy, lean, space, **changed):
+def rollout_of(policy, lean, space, seen=None, **changed):
     """One rollout with ends, time limits and rows of an autoreset; ``acting`` as the lean path keeps it."""
     make_ = torch.Generator().manual_seed(0)
     flags = torch.zeros(3, T, B, dtype=torch.bool)
     terminated, truncated, invalid = flags[0], flags[1], flags[2]
     terminated[2, 0] = truncated[3, 1] = truncated[5, 3] = invalid[3, 0] = invalid[4, 1] = True
-    obs = torch.randn(T, B, 3, generator=make_)
+    obs = torch.randn(T, B, 3, generator=make_) if seen is None else seen
     state, first = torch.zeros(B, 0), torch.zeros(T, B, dtype=torch.bool)
     outputs = [lean(step, state, opens, with_value=False) for step, opens in zip(obs, first, strict=True)]
     groups = [[_rows(out, rows) for out in outputs] for rows in (slice(0, 2), slice(2, B))]
@@ -139,6 +145,45 @@ def test_the_gradient_is_autograds(space, model, coefficients):
     assert_gradients_agree(flat, policy, lean, rollout, settings, entropy_coef=0.03)
 
 
+def images(space, *batch):
+    """Observations of an image space, ``[*batch, C, H, W]``."""
+    space.seed(0)
+    return torch.from_numpy(np.stack([space.sample() for _ in range(math.prod(batch))])).unflatten(0, batch)
+
+
+@pytest.mark.parametrize("coefficients", COEFFICIENTS)
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_gradient_of_one_convolution_is_autograds(name, coefficients):
+    settings = dataclasses.replace(parse_config([]).a2c, **COEFFICIENTS[coefficients])
+    policy = build_actor_critic(IMAGES[name], SPACES["several"], CONVOLUTION)
+    flat = flattened(policy)
+    lean = lean_of(policy, SPACES["several"])
+    seen = images(IMAGES[name], T, B)
+    out, wanted = lean(seen[0], None, None), policy(seen[0], torch.zeros(B, 0), torch.zeros(B, dtype=torch.bool))
+    torch.testing.assert_close(out.params, wanted.params, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out.value, wanted.value, rtol=1e-4, atol=1e-5)
+    rollout = rollout_of(policy, lean, SPACES["several"], seen)
+    assert_gradients_agree(flat, policy, lean, rollout, settings, entropy_coef=0.03)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 3), (2, 1)), ((2, 4), (1, 3)), ((1, 1), (1, 1)), ((9, 7), (1, 1))])
+def test_convolutions_of_any_kernel_and_stride_are_pytorchs(kernel, stride):
+    layer = torch.nn.Conv2d(3, 5, kernel, stride).to(memory_format=torch.channels_last)
+    for p in layer.parameters():
+        p.grad = torch.full_like(p, 7.0)
+    x = images(IMAGES["bytes"], 4)
+    found = lean_path._Conv(layer)
+    wanted = layer(x.float())
+    np.testing.assert_allclose(found(x.numpy()), wanted.detach().flatten(1), rtol=1e-4, atol=1e-4)
+    along = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1))
+    found.set_gradients(x.numpy(), along.flatten(1).numpy())
+    got = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    wanted.backward(along)
+    for a, p in zip(got, layer.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad, rtol=1e-4, atol=1e-4 * float(p.grad.norm()))
+
+
 @pytest.mark.parametrize("space", SPACES)
 def test_actions_are_the_modules_from_the_same_stream_and_follow_parameters_in_place(space):
     """Whoever moves the parameters: an optimiser, gossip, or a checkpoint that is loaded."""
@@ -165,7 +210,7 @@ def test_actions_are_the_modules_from_the_same_stream_and_follow_parameters_in_p
 
 def learner(words, lean, space):
     """A learner on ``Noisy``, or on ``env.id`` of ``words``, with normalisers if these say so."""
-    config = parse_config(["model.encoder=mlp", "model.hidden=16,8", "algo=a2c", "envs_per_learner=4", *words])
+    config = parse_config(["model.encoder=mlp", "model.hidden=16,8", "algo=a2c", *words, "envs_per_learner=4"])
     build = space if isinstance(space, type) else lambda: Noisy(space)
     env = make("Noisy", 4, make_env=build) if space else make(config.env.id, 4)
     spaces = Spaces(env.obs_space, env.action_space, 1)
@@ -195,6 +240,8 @@ RUNS = {
     "masked": (("a2c.num_steps=11", "normalize.obs=true"), Doors),
     "masked, several": (("a2c.num_steps=11", "model.separate_critic=false"), TwoLocks),
     "CartPole": (("env.id=CartPole-v1", "a2c.num_steps=32"), None),
+    "images": (("preset=minatar/breakout", "model.encoder=minatar_cnn", "a2c.num_steps=32"), None),
+    "normalised images": (("preset=minatar/seaquest", "model.encoder=minatar_cnn", "normalize.obs=true"), None),
 }
 
 
@@ -226,13 +273,27 @@ def test_what_looks_at_rollouts_is_shown_the_module():
 @pytest.mark.parametrize(
     "word",
     [
-        *("model.encoder=minatar_cnn", "model.gru_size=4", "model.dropout=0.1", "model.dynamics_coef=0.1"),
+        *(
+            "model.encoder=nature_cnn",
+            "model.encoder=impala",
+            "model.encoder=parts",
+            "model.gru_size=4",
+            "model.dropout=0.1",
+            "model.dynamics_coef=0.1",
+        ),
         *("model.precision=bf16", "model.compile=default", "optim.name=ekfac", "a2c.passes=1", "a2c.passes=2"),
     ],
 )
 def test_whatever_it_cannot_do_is_left_to_the_module(word):
     assert derived.is_lean(parse_config(["model.encoder=mlp"]))
     assert not derived.is_lean(parse_config(["model.encoder=mlp", word]))
+    if not word.startswith("model.encoder"):
+        assert not derived.is_lean(parse_config(["model.encoder=minatar_cnn", word]))
+
+
+def test_one_convolution_is_taken_with_its_maps_as_they_are():
+    assert derived.is_lean(parse_config(["model.encoder=minatar_cnn", "model.width=2"]))
+    assert not derived.is_lean(parse_config(["model.encoder=minatar_cnn", "model.pooling=mean"]))
 
 
 def test_other_devices_are_left_to_the_module():
