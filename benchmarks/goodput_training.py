@@ -35,7 +35,15 @@ from gala.training.board import UPDATES
 
 Row = dict[str, Any]
 LEARNERS, MEAN_GAP_S, CALM_S, STOP_S, LOOK_S = 4, 2.0, 30.0, (0.5, 3.0), 0.02
-SETTINGS = ["preset=minatar/breakout", "algo=gala", f"learners={LEARNERS}", "on_failure=restart", "max_restarts=100000"]
+SETTINGS = [
+    "preset=minatar/breakout",
+    "optim.lr=1e-3",
+    "gossip.lr_scaling=none",
+    "algo=gala",
+    f"learners={LEARNERS}",
+    "on_failure=restart",
+    "max_restarts=100000",
+]
 SETTINGS += ["delay.mean_s=0.01", "torch_threads=1", "log.tensorboard=false", "log.panel=off"]
 RESULTS = Path(__file__).parent / "results" / "goodput_training.jsonl"
 

@@ -174,7 +174,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gossip_certificate.jsonl")
     options = parser.parse_args()
     words = [f"preset={options.preset}", f"learners={options.learners}", f"steps={options.steps}"]
-    words += [f"seed={options.seed}", "gossip.certify=true", "log.interval_s=1"]
+    words += [
+        "optim.lr=1e-3",
+        "gossip.lr_scaling=none",
+        f"seed={options.seed}",
+        "gossip.certify=true",
+        "log.interval_s=1",
+    ]
     runs, commands = {}, {}
     for mixing in ("pushsum", "none"):
         runs[mixing] = options.runs / f"certificate-{mixing}"

@@ -26,7 +26,7 @@ from gala.experiments.statistics import iqm
 RESULTS = Path(__file__).parent / "results" / "learning_rates.jsonl"
 KEYS = ("task", "algorithm", "lr", "seed")
 ALGORITHMS = ("a2c", "gala", "independent")
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 MARGIN = 0.05
 
 
@@ -35,7 +35,7 @@ def compare(studies: Path, task: str, algorithms: Sequence[str], lr: float, seed
     algorithms or seeds than were there extend what is there."""
     out = studies / task.replace("/", "_") / f"{lr:g}"
     words = [f"preset={task}", f"algos={','.join(algorithms)}", f"seeds={seeds}", "steps=1e6", "envs=64"]
-    for found in compared([*words, f"optim.lr={lr:g}"], out):
+    for found in compared([*words, f"optim.lr={lr:g}", "gossip.lr_scaling=none"], out):
         steps, returns = found["curve"]["env_steps"], found["curve"]["return"]
         row = {"task": task, "algorithm": found["group"], "lr": found["settings"]["optim.lr"], "seed": found["seed"]}
         row |= {"score": found["evaluation"]["score"]["sampled"], "area": area_under(steps, returns, steps[-1])}

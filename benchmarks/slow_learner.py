@@ -26,7 +26,11 @@ from gala.bench.machine import machine_facts
 Row = dict[str, Any]
 STUDIES = {
     "cartpole": (["preset=classic/cartpole", "steps=4e5", "delay.mean_s=0.001"], 450.0, "greedy"),
-    "minatar_breakout": (["preset=minatar/breakout", "steps=6e5", "delay.mean_s=0.001"], 3.0, "sampled"),
+    "minatar_breakout": (
+        ["preset=minatar/breakout", "steps=6e5", "delay.mean_s=0.001", "optim.lr=1e-3", "gossip.lr_scaling=none"],
+        3.0,
+        "sampled",
+    ),
 }
 VARIANTS = {
     "gala": ["algo=gala"],

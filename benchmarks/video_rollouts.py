@@ -78,7 +78,10 @@ ITERATIONS = {0.0: 1000, STICKY: 4000}
 """Without chance the frames are learned in a quarter of the time: by then the bound is 0.05 nats a frame."""
 GAMES = {
     "breakout": Game(
-        ("preset=minatar/breakout", "learners=2"), ("episodes=400",), PLANES, (slice(1, 2), slice(None), slice(None))
+        ("preset=minatar/breakout", "learners=2", "optim.lr=1e-3", "gossip.lr_scaling=none"),
+        ("episodes=400",),
+        PLANES,
+        (slice(1, 2), slice(None), slice(None)),
     ),
     "pong": Game(  # the ball is between the paddles and below the score
         ("preset=atari/pong", "algo=a2c", "learners=1", "model.precision=bf16"),  # 16.9 after 4M env_steps

@@ -1,0 +1,92 @@
+"""What does each preset come to, as it is written? One training of each, with all of its settings.
+
+    python benchmarks/presets.py --presets mujoco/hopper classic/acrobot     what has a row of these settings is skipped
+    python benchmarks/presets.py                                             all; Atari takes hours
+    python benchmarks/presets.py --table                                     what was measured
+
+Seed 1, the preset's own env_steps or ``--at-most``; judged by a hundred episodes each of sampled and of greedy actions
+beside as many of random ones. A row has the settings, so that a test (`tests/bench/test_preset_rows.py`) can say of every
+preset that it is what was run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from kept_rows import KeptRows, Row
+
+from gala.api.run import Run
+from gala.config.parse import parse_config, schema
+from gala.config.preset_files import preset_names
+from gala.config.schema import Config
+from gala.experiments.judging import random_return
+from gala.experiments.rows import differing, settings_of
+from gala.runs.units import number
+
+RESULTS = Path(__file__).parent / "results" / "presets.jsonl"
+KEYS = ("preset", "settings")
+EPISODES = 100
+
+
+def agents() -> list[str]:
+    """Presets of `gala train` for one environment each."""
+    return [name for name in preset_names() if schema(name) is Config and parse_config([f"preset={name}"]).env.id]
+
+
+def train(preset: str, steps: int) -> Row:
+    """Raises RuntimeError with the command's own words if it fails."""
+    words, began = [f"preset={preset}", f"steps={steps}", "seed=1"], time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "gala", "train", *words, f"run={folder}/run", "log.panel=off"]
+        done = subprocess.run([*command, "log.tensorboard=false"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"gala train {' '.join(words)}:\n{done.stderr}")
+        seconds, run = time.perf_counter() - began, Run(f"{folder}/run")
+        returns = {mode: run.evaluate(episodes=EPISODES, mode=mode).return_mean for mode in ("sampled", "greedy")}
+        config = run.config
+    stock = settings_of(Config())
+    settings = {key: value for key, value in settings_of(config).items() if stock.get(key) != value}
+    row = {"preset": preset, "settings": settings, "seed": 1, "returns": returns, "seconds": round(seconds, 1)}
+    return row | {"random": random_return(config, EPISODES), "command": f"gala train {' '.join(words)}"}
+
+
+def table(rows: list[Row]) -> str:
+    """The latest row of each preset."""
+    lines = ["| preset | env_steps | random | sampled | greedy |", "| --- | ---: | ---: | ---: | ---: |"]
+    for preset, row in sorted({row["preset"]: row for row in rows}.items()):
+        figures = [row["random"], row["returns"]["sampled"], row["returns"]["greedy"]]
+        lines.append(f"| {preset} | {row['settings']['steps']:,} | {' | '.join(map(number, figures))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", choices=agents(), default=agents(), metavar="PRESET")
+    parser.add_argument("--at-most", type=float, default=float("inf"), help="env_steps of a training")
+    parser.add_argument("--table", action="store_true", help="print what was measured")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    kept = KeptRows(options.out, KEYS)
+    if options.table:
+        print(table(kept.rows))
+        return
+    for preset in options.presets:
+        config = parse_config([f"preset={preset}"])
+        mine = settings_of(config)
+        known = [
+            row
+            for row in kept.rows
+            if row["preset"] == preset and not set(differing(row["settings"], mine)) - {"steps"}
+        ]
+        if not known:
+            kept.add(train(preset, int(min(config.steps, options.at_most))))
+    kept.conclude(())
+
+
+if __name__ == "__main__":
+    main()
