@@ -3,6 +3,7 @@
     python benchmarks/learning_rates.py --studies STUDIES            two hours on two cores; goes on where it was cut
     python benchmarks/learning_rates.py --studies STUDIES --tasks minatar/asterix --choosing 2 --fresh 0
     python benchmarks/learning_rates.py --judge                      only the rows that are there already
+    python benchmarks/learning_rates.py --table                      what was measured
 
 A MinAtar game, stock preset but for `optim.lr`, 1M env_steps, seeds 1 to 3 at each rate: the best rate of each
 algorithm, by mean score. Then seeds 4 to 8, which chose nothing, at those rates: what is compared. A learner of GALA
@@ -76,6 +77,19 @@ def findings(task: str, rows: Sequence[Row], choosing: int) -> Iterator[Row]:
             }
 
 
+def table(rows: Sequence[Row]) -> str:
+    """Mean scores of the seeds that choose, up to three, by task, algorithm and rate."""
+    lines = [
+        f"| task | algorithm | {' | '.join(f'{lr:g}' for lr in RATES)} |",
+        f"| --- | --- {'| ---: ' * len(RATES)}|",
+    ]
+    for task, algorithm in dict.fromkeys((row["task"], row["algorithm"]) for row in rows):
+        mine = [row for row in rows if row["task"] == task]
+        means = [scores(mine, algorithm, lr, range(1, 4)) for lr in RATES]
+        lines.append(f"| {task} | {algorithm} | {' | '.join(f'{x.mean():.3g}' if len(x) else '' for x in means)} |")
+    return "\n".join(lines)
+
+
 def conclude(kept: KeptRows) -> None:
     found = list[Row]()
     for task in dict.fromkeys(row["task"] for row in kept.rows):
@@ -94,8 +108,12 @@ def main() -> None:
     parser.add_argument("--choosing", type=int, default=3, help="seeds that choose the rate")
     parser.add_argument("--fresh", type=int, default=5, help="seeds after them, which are compared")
     parser.add_argument("--judge", action="store_true", help="train nothing")
+    parser.add_argument("--table", action="store_true", help="print what was measured")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.table:
+        print(table(KeptRows(options.out, KEYS).rows))
+        return
     if not options.judge and options.studies is None:
         parser.error("give --studies, a directory for trainings")
     kept = KeptRows(options.out, KEYS)

@@ -5,8 +5,8 @@
     python benchmarks/presets.py --table                                     what was measured
 
 Seed 1, the preset's own env_steps or ``--at-most``; judged by a hundred episodes each of sampled and of greedy actions
-beside as many of random ones. A row has the settings, so that a test (`tests/bench/test_preset_rows.py`) can say of every
-preset that it is what was run.
+beside as many of random ones. A row has the settings, so that a test can say of every preset that it is what was run
+(`tests/bench/test_preset_rows.py`).
 """
 
 from __future__ import annotations

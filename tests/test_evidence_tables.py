@@ -8,8 +8,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks/peers"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import ablations
 import defaults
 import hosts
+import learning_rates
 import robustness
 import score_at_budget
 import ten_tasks
@@ -43,6 +45,15 @@ def test_the_table_of_robustness_is_that_of_the_rows():
     cells = collections.Counter((row["algorithm"], row["envs"], row["lr_scaling"]) for row in rows)
     assert len(cells) == 3 * 4 * 2 and set(cells.values()) == {10}
     assert robustness.table(rows) in (DOCS / "compare.md").read_text()
+
+
+def test_the_tables_of_rates_and_ablations_are_those_of_the_rows():
+    page = (DOCS / "compare.md").read_text()
+    for module in (learning_rates, ablations):
+        rows = [row for row in map(json.loads, module.RESULTS.read_text().splitlines()) if module.KEYS[0] in row]
+        assert module.table([row for row in rows if "score" in row]) in page
+    seeds = collections.Counter(row["variant"] for row in rows)
+    assert min(seeds.values()) >= 5 and seeds["gala (ring)"] == seeds["a2c, 1 x 64"] == 10
 
 
 def test_the_tables_of_mujoco_are_those_of_the_rows():
