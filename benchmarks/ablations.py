@@ -55,6 +55,11 @@ VARIANTS = {
     "allreduce of parameters": ("gala", "gossip.mixing=allreduce"),
     "allreduce of gradients": ("allreduce",),
     "a2c, 1 x 64": ("a2c",),
+    "half the rate: gala": ("gala", "optim.lr=0.006"),
+    "half the rate: a2c": ("a2c", "optim.lr=0.006"),
+    "half the rate: allreduce": ("allreduce", "optim.lr=0.006"),
+    "twice the rate: gala": ("gala", "optim.lr=0.024"),
+    "twice the rate: a2c": ("a2c", "optim.lr=0.024"),
 }
 """Name -> algorithm of `gala compare`, and settings."""
 
