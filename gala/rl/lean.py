@@ -116,15 +116,15 @@ class _Net:
         kinds = {type(part) for part in leaves if type(part) in _ACTIVATIONS}
         assert len(kinds) <= 1, kinds
         self._activation = _ACTIVATIONS[kinds.pop() if kinds else nn.ReLU]
-        self._first = [_Conv(part) for part in leaves if isinstance(part, nn.Conv2d)]
+        self._convs = [_Conv(part) for part in leaves if isinstance(part, nn.Conv2d)]
         dense = [_Linear(part) for part in leaves if isinstance(part, nn.Linear)]
-        self._layers: list[_Conv | _Linear] = [*self._first, *dense]
+        self._layers: list[_Conv | _Linear] = [*self._convs, *dense]
         self._scale = np.float32(getattr(encoder, "scale", 1.0))
         self.head = _Linear(head)
 
     def read(self, obs: NDArray) -> NDArray:
         """``obs [N, ...]`` as the first layer takes them: scaled images, or float32 ``[N, width]``."""
-        if not self._first:
+        if not self._convs:
             return obs.reshape(len(obs), -1).astype(np.float32, copy=False)
         return obs if self._scale == 1 or obs.dtype.kind == "f" else obs * self._scale
 
