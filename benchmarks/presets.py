@@ -27,6 +27,7 @@ from gala.config.schema import Config
 from gala.experiments.judging import random_return
 from gala.experiments.rows import differing, settings_of
 from gala.runs.units import number
+from gala.training.new_run import prepare
 
 RESULTS = Path(__file__).parent / "results" / "presets.jsonl"
 KEYS = ("preset", "settings")
@@ -60,7 +61,9 @@ def table(rows: list[Row]) -> str:
     lines = ["| preset | env_steps | random | sampled | greedy |", "| --- | ---: | ---: | ---: | ---: |"]
     for preset, row in sorted({row["preset"]: row for row in rows}.items()):
         figures = [row["random"], row["returns"]["sampled"], row["returns"]["greedy"]]
-        lines.append(f"| {preset} | {row['settings']['steps']:,} | {' | '.join(map(number, figures))} |")
+        lines.append(
+            f"| {preset} | {row['settings'].get('steps', Config().steps):,} | {' | '.join(map(number, figures))} |"
+        )
     return "\n".join(lines)
 
 
@@ -76,7 +79,7 @@ def main() -> None:
         print(table(kept.rows))
         return
     for preset in options.presets:
-        config = parse_config([f"preset={preset}"])
+        config = prepare([f"preset={preset}"], start_processes=False)
         mine = settings_of(config)
         known = [
             row

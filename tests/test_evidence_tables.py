@@ -12,6 +12,7 @@ import ablations
 import defaults
 import hosts
 import learning_rates
+import presets
 import robustness
 import score_at_budget
 import ten_tasks
@@ -27,6 +28,11 @@ def test_the_table_of_settings_without_a_preset_is_that_of_the_rows():
     seeds = collections.Counter((row["task"], row["preset"]) for row in rows)
     assert seeds == {(task, preset): 3 for task in defaults.TASKS for preset in defaults.PRESETS}
     assert defaults.table(rows) in EVIDENCE.read_text()
+
+
+def test_the_table_of_presets_is_that_of_the_rows():
+    rows = [row for row in map(json.loads, presets.RESULTS.read_text().splitlines()) if "preset" in row]
+    assert presets.table(rows) in EVIDENCE.read_text()
 
 
 def test_the_tables_of_networks_are_those_of_the_rows():
