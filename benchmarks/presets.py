@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kept_rows import KeptRows, Row
@@ -37,6 +38,13 @@ EPISODES = 100
 def agents() -> list[str]:
     """Presets of `gala train` for one environment each."""
     return [name for name in preset_names() if schema(name) is Config and parse_config([f"preset={name}"]).env.id]
+
+
+def changed_since(rows: Sequence[Row], preset: str) -> set[str] | None:
+    """Settings that are not those of the preset's latest row, its env_steps aside; None where it has no row."""
+    found = [row["settings"] for row in rows if row["preset"] == preset]
+    mine = settings_of(prepare([f"preset={preset}"], start_processes=False))
+    return set(differing(found[-1], mine)) - {"steps"} if found else None
 
 
 def train(preset: str, steps: int) -> Row:
@@ -79,15 +87,10 @@ def main() -> None:
         print(table(kept.rows))
         return
     for preset in options.presets:
-        config = prepare([f"preset={preset}"], start_processes=False)
-        mine = settings_of(config)
-        known = [
-            row
-            for row in kept.rows
-            if row["preset"] == preset and not set(differing(row["settings"], mine)) - {"steps"}
-        ]
-        if not known:
-            kept.add(train(preset, int(min(config.steps, options.at_most))))
+        changed = changed_since(kept.rows, preset)
+        if changed is None or changed:
+            steps = parse_config([f"preset={preset}"]).steps
+            kept.add(train(preset, int(min(steps, options.at_most))))
     kept.conclude(())
 
 

@@ -114,7 +114,8 @@ class _Net:
     def __init__(self, encoder: nn.Module, head: nn.Linear) -> None:
         leaves = [part for part in encoder.modules() if not list(part.children())]
         kinds = {type(part) for part in leaves if type(part) in _ACTIVATIONS}
-        assert len(kinds) <= 1, kinds
+        known = (nn.Conv2d, nn.Linear)
+        assert len(kinds) <= 1 and all(isinstance(part, known) for part in leaves if list(part.parameters())), leaves
         self._activation = _ACTIVATIONS[kinds.pop() if kinds else nn.ReLU]
         self._convs = [_Conv(part) for part in leaves if isinstance(part, nn.Conv2d)]
         dense = [_Linear(part) for part in leaves if isinstance(part, nn.Linear)]
