@@ -24,7 +24,7 @@ from gala.runs.run_dir import RunDir
 SMALL = ("model.hidden=8", "envs_per_learner=2", "torch_threads=1")
 
 
-def make_run(path, *words, weights=(1.0,)):
+def make_run(path, *words, weights=(1.0,), env_steps=1):
     """A run whose learners' parameters are random, saved as a training would save them. Returns it and the policies."""
     config = parse_config([*SMALL, f"run={path}", f"learners={len(weights)}", *words])
     run = RunDir.create(config, words, overwrite=False)
@@ -42,7 +42,8 @@ def make_run(path, *words, weights=(1.0,)):
             normalizer.update(np.random.default_rng(rank).normal(rank, 2.0, (50 + rank, *spaces.obs.shape)))
             tensors["obs_moments"] = {"packed": torch.from_numpy(normalizer.own.pack())}
         run.write_part("staging", f"learner{rank}", tensors, {"gossip": {"weight": weight}})
-    run.commit_checkpoint("staging", ["latest"], {"env_steps": 1, "ranks": list(range(len(policies))), "moments": []})
+    meta = {"env_steps": env_steps, "ranks": list(range(len(policies))), "moments": []}
+    run.commit_checkpoint("staging", ["latest"], meta)
     return run, policies
 
 
@@ -92,6 +93,15 @@ def test_an_episode_that_does_not_end_is_an_error_or_cut_off(tmp_path, monkeypat
     assert json.loads(capsys.readouterr().out)["returns"] == [30.0] * 3
     assert cli.main(["eval", str(run.path), "env.max_episode_steps=-1"]) == 2
     assert "env.max_episode_steps=-1 must be 0 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "said"), [(0, "of 0 env_steps: nothing was learned yet"), (2500, "of 2,500 env_steps")]
+)
+def test_how_long_the_policy_was_trained_is_said(tmp_path, capsys, env_steps, said):
+    run, _ = make_run(tmp_path / "run", "env.id=CartPole-v1", weights=(1.0, 1.0), env_steps=env_steps)
+    assert cli.main(["eval", str(run.path), "episodes=1"]) == 0
+    assert f"checkpoint latest {said}, learner consensus\n" in capsys.readouterr().out
 
 
 def test_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch, capsys):
@@ -155,7 +165,7 @@ def test_learners_that_never_exchanged_are_not_averaged(tmp_path, capsys, words)
     assert normalizer.applied.count == 50 and np.allclose(normalizer.applied.mean, samples.mean(0))
     assert cli.main(["eval", str(run.path), "episodes=1"]) == 0
     played = "learner 0 (nothing is averaged in this run)"
-    assert f"checkpoint latest, {played}\n" in capsys.readouterr().out
+    assert f"checkpoint latest of 1 env_steps, {played}\n" in capsys.readouterr().out
     (told,) = read_evaluations(run.path)
     assert evaluation_text(told).endswith(f", {played}") and told["learner"] == "consensus"
 

@@ -310,6 +310,30 @@ def test_what_is_in_the_way_is_told_with_a_remedy_that_works(tmp_path):
                 RunDir.check_new(tmp_path / name, overwrite)
 
 
+@pytest.mark.parametrize("left", [["command.txt"], ["command.txt.tmp"], ["command.txt", "config.yaml.tmp"]])
+def test_a_start_that_was_cut_off_is_in_nobodys_way(tmp_path, left):
+    """A kill between the first file and config.yaml, which comes last; what is not of gala stays in the way."""
+    make_run(tmp_path / "whole").close()
+    path = tmp_path / "run"
+    path.mkdir()
+    for name in left:
+        whole = tmp_path / "whole" / name
+        (path / name).write_bytes(whole.read_bytes() if whole.is_file() else b"steps:")
+    again = "cut off at the start, begin it again: gala train" if "command.txt" in left else "no config.yaml"
+    with pytest.raises(ValueError, match=again):
+        RunDir.open(path)
+    (path / "thesis.tex").write_text("kept")
+    with pytest.raises(ValueError, match="already exists, and is not a run directory"):
+        make_run(path)
+    (path / "thesis.tex").unlink()
+    make_run(path).close()
+    assert RunDir.open(path).identity() is not None
+    (tmp_path / "whole/config.yaml").unlink()
+    (tmp_path / "whole/command.txt").write_text("latex thesis\n")
+    with pytest.raises(ValueError, match="already exists, and is not a run directory"):
+        make_run(tmp_path / "whole")
+
+
 def test_metrics_reach_jsonl_and_tensorboard_and_rewind(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(results if options.mode == "both" else results[options.mode]))
     else:
         print("\n".join(describe(result) for result in results.values()))
-        print(f"checkpoint {options.checkpoint}, learner {whose(run_dir.config, options.learner)}")
+        print(_played(run_dir, options))
         print(f"run     {run_dir.path}")
         print(f"curves  {curves_command(str(run_dir.path), run_dir.config.log.tensorboard)}")
     if trouble:
@@ -99,6 +99,12 @@ def main(argv: Sequence[str]) -> int:
     if any(problems):
         print(f"gala: error: {''.join(problems)}", file=sys.stderr)
     return EXIT_NO_VIDEO if any(problems) else 0
+
+
+def _played(run_dir: RunDir, options: Options) -> str:
+    steps = run_dir.checkpoint_meta(options.checkpoint).get("env_steps")
+    age = "" if steps is None else f" of {steps:,} env_steps" + ": nothing was learned yet" * (steps == 0)
+    return f"checkpoint {options.checkpoint}{age}, learner {whose(run_dir.config, options.learner)}"
 
 
 def _keep(run_dir: RunDir, options: Options, results: Mapping[str, dict[str, Any]]) -> str:

@@ -26,8 +26,6 @@ from gala.runs.run_dir import RunDir
 _QUIET = ("log.panel=off", "log.tensorboard=false", "overwrite=true")
 _POLL_S, _TICK_S = 0.05, 1.0
 _STARTED = "$ python "
-_BEGUN = ("command.txt", "versions.json", "*.tmp")
-"""All that there is of a run directory before its config.yaml."""
 
 
 class Job(Protocol):
@@ -78,9 +76,6 @@ class TrainingJob(NamedTuple):
     def argv(self) -> list[str]:
         if (self.run / "config.yaml").is_file():
             return ["-m", "gala", "resume", str(self.run)]
-        for pattern in _BEGUN if self.run.is_dir() else ():  # cut off before it was a run
-            for path in self.run.glob(pattern):
-                path.unlink()
         return ["-m", "gala", "train", *self.words, f"run={self.run}", *_QUIET]
 
     def parts(self) -> int:

@@ -34,8 +34,8 @@ class EKFAC:
     gossip parameters are exchanged and this state stays local: eigenbases, free in sign and order, have no mean.
 
     Every parameter that is of no Linear or Conv2d, or of one that ``why_diagonal`` refuses, has the diagonal of the
-    Fisher; ``fallbacks`` says which, and why. A layer that is used several times in a pass has its uses summed, as if
-    they were locations of a convolution. A layer that no recorded pass has used keeps its gradient.
+    Fisher; ``fallbacks`` says which of the matrices, and why. A layer that is used several times in a pass has its
+    uses summed, as if they were locations of a convolution. A layer that no recorded pass has used keeps its gradient.
 
     Args:
         model: its modules are looked at now, on their device; parameters added later are left alone.
@@ -93,9 +93,8 @@ class EKFAC:
                 self.blocks[name] = Block(module, kind, why)
             else:
                 self.single |= {f"{name}.{part}" if name else part: _Diagonal(p) for part, p in own}
-            if why and kind != "diagonal":
-                label = name or f"{type(module).__name__}: " + ", ".join(part for part, _ in own)
-                self.fallbacks[label] = why
+            if why and kind != "diagonal" and any(p.ndim > 1 for _, p in own):  # a vector alone has no factors
+                self.fallbacks[name or type(module).__name__] = why
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:

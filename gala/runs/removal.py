@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from gala.plain_yaml import parse_json
-from gala.runs.command_file import read_command
+from gala.runs.command_file import COMMAND, read_command
 from gala.runs.lock import LOCK
 
 _OURS = re.compile(
@@ -15,13 +15,21 @@ _OURS = re.compile(
     r"|evaluations\.jsonl|report\.html|films|wandb"
     rf"|events\.out\.tfevents\..*|(returns|epsilon-ball)\.(png|svg)|{re.escape(LOCK)}|.*\.tmp"
 )
+_BEGUN = re.compile(r"command\.txt|versions\.json|.*\.tmp")
+"""What a run directory may hold before its config.yaml."""
 STRAY = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.directory", re.IGNORECASE)
 """What file managers and network file systems leave in any folder."""
 
 
 def is_empty(path: Path) -> bool:
-    """Whether the folder holds nothing that anybody would miss."""
-    return all(entry.name == LOCK or STRAY.fullmatch(entry.name) for entry in path.iterdir())
+    """Whether the folder holds nothing that anybody would miss, as one where a training was cut off at its start."""
+    rest = {p.name for p in path.iterdir() if p.name != LOCK and not STRAY.fullmatch(p.name)}
+    return rest <= {f"{COMMAND}.tmp"} or (is_begun(path) and all(_BEGUN.fullmatch(name) for name in rest))
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a training wrote down its command here, and was cut off before this was a run."""
+    return not (path / "config.yaml").exists() and read_command(path).startswith("gala train")
 
 
 def check_removable(path: Path) -> None:

@@ -28,10 +28,10 @@ from gala.config.schema import Config
 from gala.plain_yaml import parse_json, read_json
 from gala.runs import thinning
 from gala.runs.checkpoints import Checkpoints, write_atomically
-from gala.runs.command_file import COMMAND
+from gala.runs.command_file import COMMAND, read_command
 from gala.runs.lock import lock
 from gala.runs.metrics_file import MetricsFile
-from gala.runs.removal import check_removable, is_empty, remove_run
+from gala.runs.removal import check_removable, is_begun, is_empty, remove_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,8 @@ class RunDir:
         """An existing run, without side effects. Raises ValueError if there is none, or if a newer gala has made it."""
         path = Path(path)
         if not (path / "config.yaml").is_file():
-            raise ValueError(f"{path} is not a run directory: it has no config.yaml")
+            again = f"; its training was cut off at the start, begin it again: {read_command(path)}" * is_begun(path)
+            raise ValueError(f"{path} is not a run directory: it has no config.yaml{again}")
         if (schema := _recorded(path, "schema")) not in (None, *range(1, SCHEMA + 1)):
             made_by = _recorded(path, "gala-rl") or "a newer version"
             raise ValueError(

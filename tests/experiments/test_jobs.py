@@ -111,13 +111,6 @@ def test_a_training_that_was_interrupted_is_not_finished_and_goes_on(tmp_path):
     assert job.finished
 
 
-def test_a_training_that_was_killed_before_it_was_a_run_begins_anew(tmp_path):
-    job = TrainingJob(tmp_path / "run", ("seed=1",))
-    job.run.mkdir()
-    (job.run / "command.txt").write_text("gala train\n")
-    assert job.argv()[1:3] == ["gala", "train"] and RunDir.check_new(job.run, overwrite=False) is False
-
-
 def test_power_is_measured_while_one_training_is_alone_also_in_two_parts(tmp_path):
     joules = iter([0.0, 100.0, 250.0, 1000.0, 1050.0])
     job, other = (TrainingJob(tmp_path / name, ()) for name in ("a", "b"))
