@@ -2,6 +2,7 @@
 
     sudo python benchmarks/hosts.py               17 minutes on two cores; rows that are there are kept
     sudo python benchmarks/hosts.py --partition   one host is cut off for 30 s; must lose no mass, and heal
+    sudo python benchmarks/hosts.py --repeat      SGP in lock-step where it is uneven, again and again
     python benchmarks/hosts.py --table            what was measured
 
 Hosts are namespaces of this machine (``networks.py``). A network of 300,000 weights on scikit-learn's digits, 32
@@ -34,6 +35,7 @@ RANK = Path(__file__).with_name("hosts_rank.py")
 ALGORITHMS = ("allreduce", "local-sgd", "slowmo", "sgp", "sgp-overlap", "sgp-async")
 HOSTS, GBITS, DELAYS_MS = (4, 8), (0.1, 1.0, 10.0), (0.1, 1.0, 10.0)
 ITERATIONS, COMPUTE_S, PORT = 115, 0.02, 29_500  # after the first 5, which are not timed, ten periods of 12
+EARLY_MS = 50.0  # half of what a message of 1.2 MB takes at 0.1 Gbit/s
 CUT_S, BEFORE_S, AFTER_S = 30.0, 5.0, 60.0
 
 
@@ -113,6 +115,23 @@ def partition(hosts: int = 4) -> Row:
     }
 
 
+def repeated(hosts: int = 4, times: int = 12, gbit: float = 0.1) -> Row:
+    """SGP in lock-step, with a short delay and with a longer one in turns: of each training the milliseconds of an
+    iteration, and in which share of them the message that a rank wants had come already. A rank that is an iteration
+    ahead of another has two messages on its link at once, so that both are late, the next ones too."""
+    ms, early = ({f"{delay:g} ms": list[float]() for delay in (0.1, 1.0)} for _ in range(2))
+    with Network(hosts) as network, Ranks(network) as ranks:
+        for _, delay_ms in product(range(times), (0.1, 1.0)):
+            network.set(1e9 * gbit, 1e-3 * delay_ms)
+            ranks.tell({"algorithm": "sgp", "iterations": ITERATIONS, "compute_s": COMPUTE_S, "seed": 1})
+            found = ranks.answers()
+            ms[f"{delay_ms:g} ms"].append(round(float(np.mean([f["ms"] for f in found])), 1))
+            at_once = np.array([f["step_ms"] for f in found]) < EARLY_MS
+            early[f"{delay_ms:g} ms"].append(round(float(at_once.mean()), 3))
+            print(delay_ms, ms[f"{delay_ms:g} ms"][-1], early[f"{delay_ms:g} ms"][-1], flush=True)
+    return {"repeated": "sgp", "hosts": hosts, "gbit": gbit, "ms": ms, "early": early}
+
+
 def findings(rows: Sequence[Row]) -> Iterator[Row]:
     """All-reduce's time per iteration over each other's, in every network."""
     times = {(r["hosts"], r["gbit"], r["delay_ms"], r["algorithm"]): r["ms"] for r in rows}
@@ -145,21 +164,23 @@ def table(rows: Sequence[Row], hosts: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--partition", action="store_true")
+    parser.add_argument("--repeat", action="store_true")
     parser.add_argument("--table", action="store_true", help="print what was measured")
     options = parser.parse_args()
     kept = KeptRows(RESULTS, ("hosts", "gbit", "delay_ms", "algorithm"))
     before = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
-    cut = [row for row in before if "partition_s" in row]
+    others = {key: row for row in before for key in ("partition_s", "repeated") if key in row}
     if options.table:
         print(*(table(kept.rows, hosts) for hosts in HOSTS), sep="\n\n")
         return
     if options.partition:
-        cut = [partition()]
-        print(cut[0])
+        others["partition_s"] = partition()
+    elif options.repeat:
+        others["repeated"] = repeated()
     else:
         for hosts in HOSTS:
             measure(kept, hosts)
-    kept.conclude([*findings(kept.rows), *cut])
+    kept.conclude([*findings(kept.rows), *others.values()])
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def run(cell: dict[str, Any]) -> dict[str, Any]:
     x, y, test_x, test_y = digits()
     drawn = torch.Generator().manual_seed(1000 * cell["seed"] + RANK)
 
+    step_ms = list[float]()
+
     def iterate(keep_going: Callable[[int], bool]) -> int:
         done = 0
         while keep_going(done):
@@ -87,7 +89,9 @@ def run(cell: dict[str, Any]) -> dict[str, Any]:
             step.optimizer.zero_grad()
             loss.backward()
             time.sleep(cell["compute_s"])  # what a larger network's pass would take on a machine of its own
+            stepped = time.perf_counter()
             step()
+            step_ms.append(1e3 * (time.perf_counter() - stepped))
             done += 1
         return done
 
@@ -98,6 +102,7 @@ def run(cell: dict[str, Any]) -> dict[str, Any]:
     done = iterate(lambda done: done < cell["iterations"] and time.perf_counter() < until)
     took_s, sent = time.perf_counter() - began, sent_bytes() - bytes_before
     found: dict[str, Any] = {"iterations": done, "ms": 1e3 * took_s / done, "sent_mb": sent / done / 1e6}
+    found["step_ms"] = step_ms[-done:]
     dist.barrier()
     if averager is not None:
         found["weight"] = settled_weight(averager)
