@@ -21,6 +21,17 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="gala-tests-")  # what te
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
+SLOW = ("test_ray", "test_training", "test_overfit_judging", "test_resume", "test_examples", "test_atari", "test_runs")
+SLOW += ("test_video", "test_exact_resume", "test_overfit_commands", "test_elasticity", "test_doors", "test_full_disk")
+SLOW += ("test_common_start", "test_endings", "test_supervised_command")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that at the end no worker waits for one: a worker gets whole files, in
+    this order (`--no-loadscope-reorder`)."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
 @pytest.fixture(autouse=True)
 def _nothing_outlives_its_test():
     yield

@@ -29,8 +29,9 @@ def atari():
 
 
 @pytest.mark.parametrize("autoreset", AUTORESETS)
-@pytest.mark.parametrize("lives", [True, False])
-@pytest.mark.parametrize(("game", "limit"), [("Pong", 50), ("Breakout", 0)])
+@pytest.mark.parametrize(
+    ("game", "limit", "lives"), [("Pong", 50, False), ("Breakout", 0, True), ("Breakout", 0, False)]
+)
 def test_the_contract_holds(atari, game, limit, lives, autoreset):
     env = atari(game, 3, autoreset=autoreset, life_loss_ends_episode=lives, max_episode_steps=limit)
     check_batched_env(env, num_steps=120 if limit else 260)
