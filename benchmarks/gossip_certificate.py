@@ -175,7 +175,8 @@ def main() -> None:
     options = parser.parse_args()
     words = [f"preset={options.preset}", f"learners={options.learners}", f"steps={options.steps}"]
     words += [
-        "optim.lr=1e-3",  # the preset's rate when the rows were made, the same for all
+        "optim.lr=1e-3",  # the preset's rate and limit when the rows were made, the same for all
+        "a2c.max_grad_norm=0.5",
         "gossip.lr_scaling=none",
         f"seed={options.seed}",
         "gossip.certify=true",

@@ -31,7 +31,13 @@ SEEDS = (1, 2, 3, 4, 5)
 QUIET = ("algo=a2c", "learners=1", "torch_threads=1", "log.tensorboard=false", "log.checkpoint_interval_s=1e6")
 GROWING = {
     "cartpole": ("preset=classic/cartpole", "diagnose.noise=20"),
-    "minatar_breakout": ("preset=minatar/breakout", "optim.lr=1e-3", "steps=500_000", "diagnose.noise=20"),
+    "minatar_breakout": (
+        "preset=minatar/breakout",
+        "optim.lr=1e-3",
+        "a2c.max_grad_norm=0.5",
+        "steps=500_000",
+        "diagnose.noise=20",
+    ),
 }
 KNOWN_LR, FACTORS = 3e-3, (0.5, 1.0, 2.0, 4.0, 8.0)
 MORE = ("preset=classic/cartpole", "envs_per_learner=16")

@@ -44,7 +44,7 @@ TASKS = {
     "cartpole": Task(["preset=classic/cartpole", "steps=100_000"], 450.0),
     "cartpole_200k": Task(["preset=classic/cartpole"], 450.0),
     "inverted_double_pendulum": Task(["preset=mujoco/inverted_double_pendulum", "steps=300_000"], 500.0),
-    "minatar_breakout": Task(["preset=minatar/breakout", "steps=300_000"], 3.0),
+    "minatar_breakout": Task(["preset=minatar/breakout", "steps=300_000", "a2c.max_grad_norm=0.5"], 3.0),
 }
 _NATURAL = ["optim.name=ekfac", "a2c.max_grad_norm=0", "optim.lr_scaling=none", "ekfac.kl_limit=0.003"]
 OPTIMIZERS: dict[str, tuple[Sequence[str], Sequence[float]]] = {

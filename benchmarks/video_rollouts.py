@@ -78,7 +78,7 @@ ITERATIONS = {0.0: 1000, STICKY: 4000}
 """Without chance the frames are learned in a quarter of the time: by then the bound is 0.05 nats a frame."""
 GAMES = {
     "breakout": Game(
-        ("preset=minatar/breakout", "learners=2", "optim.lr=1e-3", "gossip.lr_scaling=none"),
+        ("preset=minatar/breakout", "learners=2", "optim.lr=1e-3", "gossip.lr_scaling=none", "a2c.max_grad_norm=0.5"),
         ("episodes=400",),
         PLANES,
         (slice(1, 2), slice(None), slice(None)),

@@ -45,9 +45,12 @@ def test_the_tables_of_networks_are_those_of_the_rows():
     assert cut["weight_error"] < 1e-14 and abs(sum(cut["weights"]) - 4) < 1e-14
 
 
+def scored_rows(path):
+    return [row for row in map(json.loads, path.read_text().splitlines()) if "score" in row]
+
+
 def test_the_table_of_robustness_is_that_of_the_rows():
-    rows = [json.loads(line) for line in robustness.RESULTS.read_text().splitlines()]
-    rows = [row for row in rows if "score" in row]
+    rows = scored_rows(robustness.RESULTS)
     cells = collections.Counter((row["algorithm"], row["envs"], row["lr_scaling"]) for row in rows)
     assert len(cells) == 3 * 4 * 2 and set(cells.values()) == {10}
     assert robustness.table(rows) in (DOCS / "compare.md").read_text()
@@ -56,8 +59,9 @@ def test_the_table_of_robustness_is_that_of_the_rows():
 def test_the_tables_of_rates_and_ablations_are_those_of_the_rows():
     page = (DOCS / "compare.md").read_text()
     for module in (learning_rates, ablations):
-        rows = [row for row in map(json.loads, module.RESULTS.read_text().splitlines()) if module.KEYS[0] in row]
-        assert module.table([row for row in rows if "score" in row]) in page
+        rows = scored_rows(module.RESULTS)
+        assert module.table(rows) in page
+    assert learning_rates.table_of_words(scored_rows(learning_rates.RESULTS)) in page
     seeds = collections.Counter(row["variant"] for row in rows)
     assert min(seeds.values()) >= 5 and seeds["gala (ring)"] == seeds["a2c, 1 x 64"] == 10
 
@@ -65,8 +69,7 @@ def test_the_tables_of_rates_and_ablations_are_those_of_the_rows():
 def test_the_tables_of_mujoco_are_those_of_the_rows():
     page = (DOCS / "compare.md").read_text()
     for module, name in ((score_at_budget, "score_at_budget"), (ten_tasks, "ten_tasks")):
-        lines = (BENCHMARKS / "results" / f"{name}.jsonl").read_text().splitlines()
-        rows = [row for row in map(json.loads, lines) if "score" in row]
+        rows = scored_rows(BENCHMARKS / "results" / f"{name}.jsonl")
         assert len(rows) >= 15 and module.table(rows) in page
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gala.build.learning import learning_rate
+from gala.build.learning import learning_rate, make_optimizer
 from gala.config.parse import parse_config
 
 
@@ -24,6 +24,31 @@ def test_learners_that_gossip_take_longer_steps(words, factor):
     config = parse_config(["optim.lr=1e-3", "optim.schedule=linear", "gossip.lr_scaling=sqrt", *words])
     rate = learning_rate(config)
     assert rate(0.0) == pytest.approx(factor * 1e-3) and rate(0.5) == pytest.approx(factor * 5e-4) and rate(1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("words", "steps_for"),
+    [
+        (["algo=gala", "learners=4"], 4),
+        (["algo=gala", "slowmo.every=48", "learners=3"], 3),
+        (["algo=gala", "learners=1"], None),
+        (["algo=allreduce", "learners=4"], None),
+        (["algo=independent", "learners=4"], None),
+        (["algo=gala", "learners=4", "gossip.mixing=none"], None),
+    ],
+)
+def test_with_noise_the_optimiser_knows_how_many_average_and_the_rate_does_not(words, steps_for):
+    config = parse_config(["optim.name=adam", "optim.lr=1e-3", "gossip.lr_scaling=noise", *words])
+    optimizer = make_optimizer(config, torch.zeros(3, requires_grad=True), torch.nn.Identity())
+    assert learning_rate(config)(0.0) == 1e-3
+    assert optimizer.param_groups[0].get("learners") == steps_for
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "rmsprop_tf", "ekfac"])
+def test_an_optimiser_without_moments_to_read_takes_the_root(name):
+    config = parse_config([f"optim.name={name}", "optim.lr=1e-3", "gossip.lr_scaling=noise", "learners=4"])
+    assert learning_rate(config)(0.0) == pytest.approx(2e-3)
+    assert make_optimizer(config, torch.zeros(3, requires_grad=True), torch.nn.Identity()).param_groups[0]["lr"] == 1e-3
 
 
 def test_so_the_mean_of_learners_goes_as_far_and_is_as_noisy_as_one_with_the_whole_batch():

@@ -14,6 +14,7 @@ from gala.build.envs import Spaces
 from gala.config.derived import averages_parameters, gossips, total_envs
 from gala.config.schema import Config
 from gala.optim.ekfac import EKFAC
+from gala.optim.mean_adam import MeanAdam
 from gala.optim.rmsprop_tf import RMSpropTF
 from gala.optim.schedules import SCHEDULES, scaled_lr
 from gala.optim.slowmo import SlowMo
@@ -23,11 +24,20 @@ from gala.rl.fisher import RolloutFisher
 from gala.rl.normalise import Normalizers, ObsNormalizer, ReturnScaler
 from gala.rl.rollout import Policy, Rollout
 
+
+def _make_adam(params: list[torch.Tensor], config: Config) -> torch.optim.Optimizer:
+    o = config.optim
+    betas = (o.adam_beta1, o.adam_beta2)
+    if averages_by_gossip(config) and _scales_by_noise(config):
+        return MeanAdam(params, o.lr, betas, o.eps, learners=config.learners)
+    return torch.optim.Adam(params, o.lr, betas, o.eps)
+
+
 OPTIMIZERS: dict[str, Callable[[list[torch.Tensor], Config], torch.optim.Optimizer]] = {
     "rmsprop_tf": lambda p, c: RMSpropTF(p, c.optim.lr, c.optim.rmsprop_alpha, c.optim.eps),
     "rmsprop": lambda p, c: torch.optim.RMSprop(p, c.optim.lr, c.optim.rmsprop_alpha, c.optim.eps),
     "ekfac": lambda p, c: torch.optim.SGD(p, c.optim.lr, momentum=c.ekfac.momentum, dampening=c.ekfac.momentum),
-    "adam": lambda p, c: torch.optim.Adam(p, c.optim.lr, (c.optim.adam_beta1, c.optim.adam_beta2), c.optim.eps),
+    "adam": _make_adam,
 }
 
 
@@ -103,7 +113,7 @@ def learning_rate(config: Config) -> Callable[[float], float]:
     Of a batch of noisy gradients, Adam and RMSprop take steps whose part along the signal grows with the root of the
     batch. A learner of n has the n-th part of it, so that its step advances 1 / sqrt(n) as far as one of the whole
     batch at the same rate; the mean of n of them has sqrt(n) times less noise. ``gossip.lr_scaling=sqrt`` evens out
-    both.
+    both, and ``gossip.lr_scaling=noise`` does so parameter by parameter: see ``MeanAdam``.
     """
     base = scaled_lr(config.optim.lr, config.optim.lr_scaling, total_envs(config), config.optim.lr_reference_envs)
     base *= gossip_lr_factor(config)
@@ -113,8 +123,18 @@ def learning_rate(config: Config) -> Callable[[float], float]:
 
 def gossip_lr_factor(config: Config) -> float:
     """What learners that gossip multiply the learning rate by."""
-    gossip = gossips(config) and averages_parameters(config)  # gossip.mixing=none exchanges nothing
-    return config.learners**0.5 if gossip and config.gossip.lr_scaling == "sqrt" else 1.0
+    if not averages_by_gossip(config) or config.gossip.lr_scaling == "none" or _scales_by_noise(config):
+        return 1.0
+    return config.learners**0.5
+
+
+def _scales_by_noise(config: Config) -> bool:
+    return config.gossip.lr_scaling == "noise" and config.optim.name == "adam"
+
+
+def averages_by_gossip(config: Config) -> bool:
+    """Whether learners step alone and average afterwards; gossip.mixing=none exchanges nothing."""
+    return gossips(config) and averages_parameters(config)
 
 
 def entropy_coefficient(config: Config) -> Callable[[float], float]:

@@ -180,7 +180,9 @@ def _gossip_growth(known: Config, wanted: Config) -> float:
 def _words(path: str, words: Sequence[str], known: Config, wanted: Config, lr: float) -> str:
     """The command to type. Raises ValueError for none."""
     target = [f"learners={wanted.learners}", f"envs_per_learner={wanted.envs_per_learner}", f"optim.lr={lr:.3g}"]
-    scaled = {"optim.lr_scaling": known.optim.lr_scaling, "gossip.lr_scaling": known.gossip.lr_scaling}
+    adapts = known.gossip.lr_scaling == "noise" and known.optim.name == "adam"  # by itself, to any number of learners
+    gossip = "none" if adapts else known.gossip.lr_scaling
+    scaled = {"optim.lr_scaling": known.optim.lr_scaling, "gossip.lr_scaling": gossip}
     target += [f"{key}=none" for key, scaling in scaled.items() if scaling != "none"]
     if path:
         words = [f"preset={Path(path) / 'config.yaml'}"]
@@ -237,7 +239,7 @@ def _lines(
     if known.optim.name == "ekfac" and known.ekfac.kl_limit:
         rows["note"] = f"ekfac.kl_limit={known.ekfac.kl_limit:g} shortens steps whatever the rate; it may decide"
     if gossip:
-        rows["gossip"] = f"the{gossip} is gossip.lr_scaling=sqrt's: the root of how many learners gossip"
+        rows["gossip"] = f"the{gossip} is gossip.lr_scaling's: the root of how many learners gossip"
     if averaged_envs(wanted) < wanted.learners * wanted.envs_per_learner:
         rows["note"] = f"algo={wanted.algo}: learners do not average, so that each counts its own simulators only"
     wrapped = [

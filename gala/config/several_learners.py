@@ -23,9 +23,10 @@ class GossipConfig:
     """The same from given exchanges on: 0:2,3000:1 is two peers for the first 3000 exchanges, then one."""
     every: int = bounded(1, AT_LEAST_ONE)
     """Exchange once in this many updates."""
-    lr_scaling: Literal["none", "sqrt"] = "none"
+    lr_scaling: Literal["none", "sqrt", "noise"] = "none"
     """sqrt multiplies optim.lr by sqrt(learners): the mean of their noisy steps is so much shorter than the one step of
-    a learner with all their simulators."""
+    a learner with all their simulators. noise lengthens, with optim.name=adam, only the steps of those parameters whose
+    gradients are noise rather than signal, see ``gala.optim.mean_adam``; for other optimisers it is sqrt."""
     shards: int = bounded(1, AT_LEAST_ONE)
     """Exchange a K-th of the parameters at a time, in turn; messages are K times smaller."""
     codec: Literal["none", "fp16", "int8"] = "none"
