@@ -28,7 +28,7 @@ from gala.rl.rollout import Policy, Rollout
 def _make_adam(params: list[torch.Tensor], config: Config) -> torch.optim.Optimizer:
     o = config.optim
     betas = (o.adam_beta1, o.adam_beta2)
-    if averages_by_gossip(config) and _scales_by_noise(config):
+    if averages_by_gossip(config) and scales_by_noise(config):
         return MeanAdam(params, o.lr, betas, o.eps, learners=config.learners)
     return torch.optim.Adam(params, o.lr, betas, o.eps)
 
@@ -123,12 +123,13 @@ def learning_rate(config: Config) -> Callable[[float], float]:
 
 def gossip_lr_factor(config: Config) -> float:
     """What learners that gossip multiply the learning rate by."""
-    if not averages_by_gossip(config) or config.gossip.lr_scaling == "none" or _scales_by_noise(config):
+    if not averages_by_gossip(config) or config.gossip.lr_scaling == "none" or scales_by_noise(config):
         return 1.0
     return config.learners**0.5
 
 
-def _scales_by_noise(config: Config) -> bool:
+def scales_by_noise(config: Config) -> bool:
+    """Whether the optimiser lengthens the steps of several learners itself."""
     return config.gossip.lr_scaling == "noise" and config.optim.name == "adam"
 
 

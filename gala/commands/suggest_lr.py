@@ -179,9 +179,10 @@ def _gossip_growth(known: Config, wanted: Config) -> float:
 
 def _words(path: str, words: Sequence[str], known: Config, wanted: Config, lr: float) -> str:
     """The command to type. Raises ValueError for none."""
+    from gala.build.learning import scales_by_noise
+
     target = [f"learners={wanted.learners}", f"envs_per_learner={wanted.envs_per_learner}", f"optim.lr={lr:.3g}"]
-    adapts = known.gossip.lr_scaling == "noise" and known.optim.name == "adam"  # by itself, to any number of learners
-    gossip = "none" if adapts else known.gossip.lr_scaling
+    gossip = "none" if scales_by_noise(known) else known.gossip.lr_scaling  # that one adapts to any number of learners
     scaled = {"optim.lr_scaling": known.optim.lr_scaling, "gossip.lr_scaling": gossip}
     target += [f"{key}=none" for key, scaling in scaled.items() if scaling != "none"]
     if path:
