@@ -88,7 +88,9 @@ def main(argv: Sequence[str]) -> int:
         results[mode] = result
     trouble = _keep(run_dir, options, results)
     if "--json" in argv:
-        print(json.dumps(results if options.mode == "both" else results[options.mode]))
+        of = {"checkpoint": options.checkpoint, "env_steps": _env_steps(run_dir, options)}
+        told = {mode: of | result for mode, result in results.items()}
+        print(json.dumps(told if options.mode == "both" else told[options.mode]))
     else:
         print("\n".join(describe(result) for result in results.values()))
         print(_played(run_dir, options))
@@ -101,10 +103,16 @@ def main(argv: Sequence[str]) -> int:
     return EXIT_NO_VIDEO if any(problems) else 0
 
 
+def _env_steps(run_dir: RunDir, options: Options) -> int | None:
+    """What the checkpoint was trained for; None of one that does not say."""
+    steps: int | None = run_dir.checkpoint_meta(options.checkpoint).get("env_steps")
+    return steps
+
+
 def _played(run_dir: RunDir, options: Options) -> str:
-    steps = run_dir.checkpoint_meta(options.checkpoint).get("env_steps")
-    age = "" if steps is None else f" of {steps:,} env_steps" + ": nothing was learned yet" * (steps == 0)
-    return f"checkpoint {options.checkpoint}{age}, learner {whose(run_dir.config, options.learner)}"
+    steps = _env_steps(run_dir, options)
+    age, nothing = "" if steps is None else f" of {steps:,} env_steps", ": nothing was learned yet" * (steps == 0)
+    return f"checkpoint {options.checkpoint}{age}, learner {whose(run_dir.config, options.learner)}{nothing}"
 
 
 def _keep(run_dir: RunDir, options: Options, results: Mapping[str, dict[str, Any]]) -> str:
@@ -115,7 +123,7 @@ def _keep(run_dir: RunDir, options: Options, results: Mapping[str, dict[str, Any
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "checkpoint": options.checkpoint,
         "checkpoint_hash": checkpoint_hash(run_dir, options.checkpoint),
-        "env_steps": run_dir.checkpoint_meta(options.checkpoint).get("env_steps"),
+        "env_steps": _env_steps(run_dir, options),
         "learner": options.learner,
         "played": whose(run_dir.config, options.learner),
         "max_episode_steps": run_dir.config.env.max_episode_steps,

@@ -78,14 +78,25 @@ def arithmetic(config: Config) -> str:
         "env_steps": f"{config.steps:,} over all learners",
         "frames": f"{config.steps * spaces.frames_per_step:,} ({spaces.frames_per_step} per env_step)",
         **({"masks of actions": f"{masks} numbers beside each observation"} if masks else {}),
-        "learning rate": f"{rate(0.0):.3g} at the start, {rate(1.0):.3g} at the end",
+        "learning rate": f"{rate(0.0):.3g} at the start, {rate(1.0):.3g} at the end{_longer_steps(config)}",
         "parameters": f"{count_parameters(config, spaces):,}",
         "encoder": encoder_summary(config, spaces),
         "gradient": "on a CPU by hand, see gala.rl.lean" if lean else f"PyTorch's autograd, {_passes(config)}",
         "observations of a rollout": f"{batch * obs_bytes / 2**20:.2f} MiB per learner",
         **_share_of_the_machine(config),
     }
-    return "\n".join(f"{name:<26} {text}" for name, text in rows.items())
+    return "\n".join(
+        textwrap.fill(f"{name:<26} {text}", 80, subsequent_indent=" " * 27, break_on_hyphens=False)
+        for name, text in rows.items()
+    )
+
+
+def _longer_steps(config: Config) -> str:
+    from gala.build.learning import averages_by_gossip, scales_by_noise
+
+    if not (scales_by_noise(config) and averages_by_gossip(config) and config.learners > 1):
+        return ""
+    return f"; steps up to {config.learners**0.5:.3g} times as long where gradients are noise"
 
 
 def _passes(config: Config) -> str:

@@ -26,7 +26,8 @@ class GossipConfig:
     lr_scaling: Literal["none", "sqrt", "noise"] = "none"
     """sqrt multiplies optim.lr by sqrt(learners): the mean of their noisy steps is so much shorter than the one step of
     a learner with all their simulators. noise lengthens, with optim.name=adam, only the steps of those parameters whose
-    gradients are noise rather than signal, see ``gala.optim.mean_adam``; for other optimisers it is sqrt."""
+    gradients are noise rather than signal, see ``gala.optim.mean_adam``; for other optimisers it is sqrt. Both know
+    the learners of the start, also after `gala scale`."""
     shards: int = bounded(1, AT_LEAST_ONE)
     """Exchange a K-th of the parameters at a time, in turn; messages are K times smaller."""
     codec: Literal["none", "fp16", "int8"] = "none"
