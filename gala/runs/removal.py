@@ -32,8 +32,18 @@ def is_begun(path: Path) -> bool:
     return not (path / "config.yaml").exists() and read_command(path).startswith("gala train")
 
 
+def _is_known(name: str) -> bool:
+    return bool(_OURS.fullmatch(name) or STRAY.fullmatch(name))
+
+
 def check_removable(path: Path) -> None:
     """Raises ValueError unless ``path`` is a run of ours, reached by no link at its end, with nothing else in it."""
+    strangers = [p.name for p in sorted(path.iterdir()) if not _is_known(p.name)] if path.is_dir() else []
+    if strangers and is_begun(path):
+        raise ValueError(
+            f"{path} holds {strangers[0]} beside a training that was cut off at its start; move it away, or give "
+            "another run="
+        )
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{path} already exists, and is not a run directory (no config.yaml); give another run=")
     if path.is_symlink():
@@ -45,7 +55,6 @@ def check_removable(path: Path) -> None:
         ours = False
     if not ours:
         raise ValueError(f"{path} was not made by gala (no versions.json of it), so overwrite=true leaves it alone")
-    strangers = [p.name for p in sorted(path.iterdir()) if not (_OURS.fullmatch(p.name) or STRAY.fullmatch(p.name))]
     if strangers:
         raise ValueError(f"{path} holds {strangers[0]}, which is not of a run; move it away, or give another run=")
 
