@@ -14,6 +14,7 @@ from training import PATIENCE_S, ROOT, TINY, Gala, parts
 
 import gala
 from gala import cli
+from gala.plugins import naming
 from gala.runs.run_dir import RunDir
 
 PATH = os.pathsep.join(map(str, (ROOT, ROOT / "envs", ROOT / "tests")))
@@ -57,6 +58,7 @@ def settings(**more):
 def test_a_script_without_a_guard_trains_once_with_parts_of_its_own_which_are_found_again(
     tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(naming, "_registered", {setting: {} for setting in naming.SETTINGS.values()})
     run_path, script = tmp_path / "run", tmp_path / "script.py"
     own = {"env.id": "one", "model.encoder": "net", "gossip.topology": "graph", "optim.name": "sgd"}
     arguments = settings(run=str(run_path), steps=200, **own)

@@ -123,5 +123,5 @@ def test_an_image_and_a_number_are_learned_together():
 
 def test_the_start_says_who_reads_what(capsys):
     assert main(["train", f"env.id={Path(__file__)}:Lamps", "--dry-run"]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "view [3, 6, 6] by minatar_cnn (128); number [1] by mlp (64)" in out and "preset: any/_image" in out
