@@ -1,6 +1,5 @@
 # make train   sets everything up, trains (several gossiping learners on MinAtar Breakout), evaluates, says where things are
 # make test    sets everything up, then lints, checks types and runs the tests; make test-long adds the longest few
-#              (three at a time: a third of their time they wait for processes)
 # make coverage runs the tests of make test, and says which lines and branches none of them reaches (coverage/index.html)
 # make docs    sets everything up, then builds the documentation into site/, to be read without a network
 # make wheels  tries what a user installs, the wheel in a bare environment, with each Python that is here; some minutes
@@ -28,7 +27,7 @@ train: $(STAMP)
 	$(if $(filter --dry-run --help,$(ARGS)),,$(BIN)/gala eval $(RUN))
 
 test: lint
-	$(BIN)/python -m pytest -n 3 -m "not long"
+	$(BIN)/python -m pytest -n 2 -m "not long"
 
 test-long: lint
 	$(BIN)/python -m pytest -n 2
