@@ -94,7 +94,7 @@ def arithmetic(config: Config) -> str:
 def _longer_steps(config: Config) -> str:
     from gala.build.learning import averages_by_gossip, scales_by_noise
 
-    if not (scales_by_noise(config) and averages_by_gossip(config) and config.learners > 1):
+    if not (scales_by_noise(config) and averages_by_gossip(config)):
         return ""
     return f"; steps up to {config.learners**0.5:.3g} times as long where gradients are noise"
 

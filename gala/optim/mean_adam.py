@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gala.optim.closure import evaluated
+
 
 class MeanAdam(Optimizer):
     """Adam that divides by the second moment of the mean gradient of ``learners`` learners, of which it sees one.
@@ -24,6 +26,7 @@ class MeanAdam(Optimizer):
     lengthens the first kind too. With n = 1 it is Adam (arXiv 1412.6980).
 
     Args:
+        params: of any shapes; m, v and s have theirs.
         betas: b1 and b2, as Adam's.
         learners: n, those whose parameters are averaged.
         signal_beta: b3, the nearer to 1 the longer what is a signal must last.
@@ -42,9 +45,10 @@ class MeanAdam(Optimizer):
         learners: int,
         signal_beta: float = 0.99,
     ) -> None:
-        if lr < 0 or not all(0 <= b < 1 for b in (*betas, signal_beta)) or eps <= 0 or learners < 1:
+        if not (lr >= 0 and eps > 0 and learners >= 1 and all(0 <= b < 1 for b in (*betas, signal_beta))):
             raise ValueError(
-                f"MeanAdam wants lr >= 0, 0 <= betas < 1, eps > 0, learners >= 1; got {lr}, {betas}, {eps}, {learners}"
+                f"MeanAdam wants lr >= 0, 0 <= betas and signal_beta < 1, eps > 0, learners >= 1; got {lr}, {betas}, "
+                f"{signal_beta}, {eps}, {learners}"
             )
         own = {"learners": learners, "signal_beta": signal_beta}
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, **own})
@@ -52,10 +56,7 @@ class MeanAdam(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
