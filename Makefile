@@ -51,7 +51,7 @@ wheels: $(STAMP)
 mutants: $(STAMP)
 	$(BIN)/python benchmarks/mutants.py $(ARGS)
 
-# Not compiled: what is imported is, then, and that is the smaller part (saves half of the time).
+# --no-compile: Python compiles what it imports, a small part of all that is installed.
 # torch first and by itself: its build (CPU, CUDA) is then the one that pip is set up to prefer, see docs/howto/install.md.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "gala needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 2; }

@@ -133,9 +133,8 @@ def test_what_no_file_of_tensors_holds_is_refused():
     for q in optimizer.param_groups[0]["params"]:
         q.grad = torch.ones_like(q)
     optimizer.step()
-    optimizer.state[optimizer.param_groups[0]["params"][0]]["inner"]["law"] = (
-        len  # not print: Ray puts a function in its place, in the process
-    )
+    # Not print: Ray puts a function of its own in its place, for the whole process.
+    optimizer.state[optimizer.param_groups[0]["params"][0]]["inner"]["law"] = len
     with pytest.raises(
         ValueError, match="it keeps inner/law, a builtin_function_or_method; tensors, numbers and words"
     ):
