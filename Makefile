@@ -7,6 +7,9 @@
 # All create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="steps=2e6"
 # Other Pythons: make wheels ARGS="python3.12 /path/to/python3.13"
 
+# Where the environment forbids Python to keep what it compiled, each process of a test would compile gala anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 PRESET ?= minatar/breakout
 ARGS ?=
 EXTRAS := atari,mujoco,minatar,cluster,supervised,video,plot,sweep,hub,docs,dev
@@ -51,13 +54,12 @@ wheels: $(STAMP)
 mutants: $(STAMP)
 	$(BIN)/python benchmarks/mutants.py $(ARGS)
 
-# --no-compile: Python compiles what it imports, a small part of all that is installed.
 # torch first and by itself: its build (CPU, CUDA) is then the one that pip is set up to prefer, see docs/howto/install.md.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "gala needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 
 clean:
