@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import re
 import sys
@@ -145,6 +146,7 @@ def preset_settings(name: str) -> dict[str, str]:
     return {setting.key: setting.text for setting in _read_preset(name)}
 
 
+@functools.cache
 def _fields(cls: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted name -> declared type, for every leaf."""
     out: dict[str, Any] = {}
@@ -250,7 +252,12 @@ def _own_or(hint: Any) -> tuple[str, ...]:
 
 def _tyro(settings: list[Setting], cls: type[T], hints: dict[str, Any]) -> T | None:
     """tyro's answer, or None where it would have printed an error box and left."""
-    args = [f"--{s.key}={_normal(s.text, hints[s.key])}" for s in settings]
+    return _instance(cls, *(f"--{s.key}={_normal(s.text, hints[s.key])}" for s in settings))
+
+
+@functools.lru_cache(maxsize=256)
+def _instance(cls: Any, *args: str) -> Any:
+    """Settings are frozen, and tyro takes 60 ms for them: whoever opens many runs of a kind pays once."""
     try:
         with _TYRO_LOCK, contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(cls, args=args, config=_TYRO, console_outputs=False)

@@ -25,14 +25,16 @@ def train(words: Sequence[str]) -> int:
     out, runs = Path(default_out(sets["train"].family, options.out)), options.runs
     if options.on == "many":
         out, runs = Path(options.out or reference_folder(options.sets)), 1
-    fixed = (f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / options.on}.json")
-    jobs = [TrainingJob(out / f"run{k}", (*training, *fixed, f"seed={k + 1}")) for k in range(runs)]
-    validate(fitted_config(jobs[0].words))
-    there = check_settings(jobs)
+    words_on = {
+        on: (*training, f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / on}.json")
+        for on in ("train", options.on)
+    }
+    validate(fitted_config(words_on["train"]))  # of the others there may be no file yet
     if options.on == "many":
         with waiting(f"drawing {options.many:,} other MDPs"):
             write_many(Path(options.sets), sets, options.many)
-    if there:
+    jobs = [TrainingJob(out / f"run{k}", (*words_on[options.on], f"seed={k + 1}")) for k in range(runs)]
+    if there := check_settings(jobs):
         print(f"{there} of {len(jobs)} are in {out} already, with these settings")
     if options.on == "train" and options.runs < 3:
         print(f"runs={options.runs}: a verdict needs 3 or more; the same command with runs=3 adds to these")
