@@ -38,6 +38,7 @@ def test_sgp_learns_the_spirals():
     assert float(re.findall(r"consensus distance (\S+)", out)[0]) < 0.1
 
 
+@pytest.mark.long
 def test_a2c_in_one_file_learns_cartpole():
     out = run("a2c_with_gossip.py", "300")
     steps = [float(x) for x in re.findall(r"an episode lasts (\S+) steps", out)]

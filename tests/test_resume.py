@@ -257,7 +257,8 @@ def test_an_extended_run_whose_learning_rate_has_decayed_asks_how_it_goes_on(run
 
 @pytest.mark.parametrize("choice", DECAYED)
 def test_a_schedule_goes_on_as_chosen(run, resume, choice):
-    assert resume(schedule=choice)[:2] == (0, ["latest"])
+    code, started, said = resume(schedule=choice)
+    assert (code, started) == (0, ["latest"]) and ("nothing is learned" in said) == (choice == "hold")
     config, done = RunDir.open(run.path).config, run.checkpoint_meta("latest")["env_steps"]
     begin, end, factor = DECAYED[choice]
     assert (config.schedule_from, config.schedule_to) == (begin and done, end)

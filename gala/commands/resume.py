@@ -90,7 +90,7 @@ def _prepare(run_dir: RunDir, own: Mapping[str, str], words: Sequence[str]) -> t
         lines += restoring.give_up_newer(run_dir, name)  # first: what is cut off after it, it makes good the next time
     parent = run_dir.checkpoint_meta(name).get("parent", {}) if name else {}
     wanted = parent.get("elasticity", {}).get("wanted", config.learners)  # by `gala scale`
-    for line in (*lines, *advice(config), starting(dataclasses.replace(config, learners=wanted))):
+    for line in (*lines, *_held_at_nothing(config, done_steps), *advice(config), starting(dataclasses.replace(config, learners=wanted))):
         say(line)
     run_dir.replace_config(config)
     run_dir.rewind(done_steps if name else -1)
@@ -114,6 +114,16 @@ def split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     pairs = [word.removeprefix("--").partition("=") for word in words]
     own = {key: value for key, _, value in pairs if key in _OWN}
     return own, [word for word, (key, _, _) in zip(words, pairs, strict=True) if key not in _OWN]
+
+
+def _held_at_nothing(config: Config, done_steps: int) -> list[str]:
+    """A line if the learning rate is 0 from here to the end."""
+    from gala.build.learning import learning_rate
+
+    now = learning_rate(config)(derived.scheduled(config, done_steps / config.steps))
+    if max(now, learning_rate(config)(1.0)) > 0.0:
+        return []
+    return ["warning: the learning rate is 0 from here on, nothing is learned; schedule=restart raises it"]
 
 
 def _extended(before: Config, config: Config, done_steps: int, choice: str) -> Config:

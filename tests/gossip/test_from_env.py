@@ -15,6 +15,7 @@ def check_errors(text, learners):
     assert len(errors) == learners and max(errors) < 0.3  # alone, a learner keeps most of its random weights
 
 
+@pytest.mark.long
 def test_every_process_learns_what_only_the_others_saw():
     check_errors(run("torchrun --standalone --nproc-per-node 3 examples/gossip_with_torchrun.py"), 3)
 

@@ -141,24 +141,20 @@ def solve(level: Level) -> tuple[float, list[int]]:
 
     Breadth-first search over (cell, set of objects taken): exact, in size^2 * 2^objects states.
     """
-    size, at = len(level.walls), {int(c): k for k, c in enumerate(level.cells)}
-    origin = (level.start, 0)
+    moves, origin = _moves(level), (level.start, 0)
     came: dict[tuple[int, int], tuple[tuple[int, int], int]] = {origin: (origin, 0)}
     frontier, ends = deque([(origin, 0)]), []
     while frontier:
-        (cell, taken), steps = frontier.popleft()
+        state, steps = frontier.popleft()
+        cell, taken = state
         if cell == level.key:
-            ends.append((cell, taken))
+            ends.append(state)
             continue
-        for action in range(1, 5) if steps < level.limit else ():
-            row, column = divmod(cell, size) + MOVES[action]
-            if not (0 <= row < size and 0 <= column < size) or level.walls[row, column]:
-                continue
-            there = int(row * size + column)
-            state = (there, taken | 1 << at[there] if there in at else taken)
-            if state not in came:
-                came[state] = ((cell, taken), action)
-                frontier.append((state, steps + 1))
+        for action, there, its_bit in moves[cell] if steps < level.limit else ():
+            after = (there, taken | its_bit)
+            if after not in came:
+                came[after] = (state, action)
+                frontier.append((after, steps + 1))
     if not ends:
         return TIMEOUT_REWARD, []
     worth = [KEY_REWARD + sum(v for k, v in enumerate(level.values) if taken >> k & 1) for _, taken in ends]
@@ -168,6 +164,19 @@ def solve(level: Level) -> tuple[float, list[int]]:
         state, action = came[state]
         actions.append(action)
     return float(worth[best]), actions[::-1]
+
+
+def _moves(level: Level) -> list[list[tuple[int, int, int]]]:
+    """Of each cell: the actions that move, the cell where each ends, and the bit of the object there (0 for none)."""
+    size, bits = len(level.walls), {int(cell): 1 << k for k, cell in enumerate(level.cells)}
+    moves: list[list[tuple[int, int, int]]] = []
+    for row, column in np.ndindex(size, size):
+        moves.append([])
+        for action, (down, right) in enumerate(MOVES[1:].tolist(), start=1):
+            r, c = row + down, column + right
+            if 0 <= r < size and 0 <= c < size and not level.walls[r, c]:
+                moves[-1].append((action, r * size + c, bits.get(r * size + c, 0)))
+    return moves
 
 
 def _is_playable(level: Level) -> bool:
