@@ -29,14 +29,15 @@ train: $(STAMP)
 	$(BIN)/gala train preset=$(PRESET) run=$(RUN) $(ARGS)
 	$(if $(filter --dry-run --help,$(ARGS)),,$(BIN)/gala eval $(RUN))
 
+# Two workers to a core: much of a test is waiting for processes that start and end.
 test: lint
-	$(BIN)/python -m pytest -n 2 -m "not long"
+	$(BIN)/python -m pytest -n 4 -m "not long"
 
 test-long: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 4
 
 coverage: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not long" --cov --cov-report=term --cov-report=html
+	$(BIN)/python -m pytest -n 4 -m "not long" --cov --cov-report=term --cov-report=html
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

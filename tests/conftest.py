@@ -13,7 +13,7 @@ hypothesis.settings.register_profile("gala", deadline=None)  # no test depends o
 hypothesis.settings.load_profile("gala")
 
 
-# Two workers with two threads each, on two cores: threads that spin while they wait for the others cost a test of
+# Workers with two threads each, on two cores: threads that spin while they wait for the others cost a test of
 # 0.2 s up to 10 s. Read when PyTorch is imported; programs that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

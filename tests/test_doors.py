@@ -178,7 +178,7 @@ def test_a_learner_is_replaced_where_the_forkserver_was_stopped(tmp_path):
     killed = gala.learners()[1]
     os.kill(helpers(gala)["forkserver"], signal.SIGSTOP)
     os.kill(killed, signal.SIGKILL)
-    gala.wait_for(lambda: len(gala.learners()) == 2 and gala.learners()[1] > killed, "another learner")
+    gala.wait_for(lambda: len(found := gala.learners()) == 2 and found[1] > killed, "another learner")
     gala.ctrl_c()
     assert gala.end(END_S)[0] == 130
 

@@ -22,10 +22,11 @@ ALGOS = {
     "allreduce": ("algo=allreduce", "learners=2"),
     "gala": ("algo=gala", "learners=2", "gossip.tau=0"),
 }
-RECURRENT = ("model.gru_size=4", "normalize.obs=true", "normalize.reward=scale")
+NORMALIZED = ("normalize.obs=true", "normalize.reward=scale")
+RECURRENT = ("model.gru_size=4", *NORMALIZED)
 TASKS = {
     "CartPole": ("env.id=CartPole-v1", *RECURRENT),
-    "dense": ("env.id=Pendulum-v1", "env.max_episode_steps=50", "normalize.obs=true", "normalize.reward=scale"),
+    "dense": ("env.id=Pendulum-v1", "env.max_episode_steps=50", *NORMALIZED, "optim.name=adam", "optim.lr=1e-3"),
     "HalfCheetah": ("env.id=HalfCheetah-v5", "env.max_episode_steps=60", *RECURRENT),
     "own": ("env.id=CartPole-v1", "optim.name=torch.optim:NAdam", "optim.lr=1e-3"),
     "MinAtar": ("env.id=MinAtar/Breakout-v1", "env.sticky_actions=0.1", "model.encoder=minatar_cnn", "optim.name=adam"),

@@ -83,7 +83,8 @@ def test_a_model_that_is_told_the_actions_knows_what_they_do(tmp_path):
     folder = write(tmp_path / "r", [9] * 40, lambda e, t, a: int(a == 1), top=1)
     out = tmp_path / "run"
     words = ("frames=3", "context=1", "scales=1", "levels=1", "width=8", "latent=1", "batch_size=16", "lr=2e-2")
-    run = ("video", "train", f"data={folder}", *words, "iterations=60", "warm_up=0", f"out={out}")
+    words = (*words, "warm_up=0")
+    run = ("video", "train", f"data={folder}", *words, "iterations=60", f"out={out}")
     assert cli.main(list(run)) == 0
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     unconditional = -(math.log(1 / 3) / 3 + math.log(2 / 3) * 2 / 3)

@@ -90,7 +90,8 @@ def _prepare(run_dir: RunDir, own: Mapping[str, str], words: Sequence[str]) -> t
         lines += restoring.give_up_newer(run_dir, name)  # first: what is cut off after it, it makes good the next time
     parent = run_dir.checkpoint_meta(name).get("parent", {}) if name else {}
     wanted = parent.get("elasticity", {}).get("wanted", config.learners)  # by `gala scale`
-    for line in (*lines, *_held_at_nothing(config, done_steps), *advice(config), starting(dataclasses.replace(config, learners=wanted))):
+    lines += _held_at_nothing(config, done_steps)
+    for line in (*lines, *advice(config), starting(dataclasses.replace(config, learners=wanted))):
         say(line)
     run_dir.replace_config(config)
     run_dir.rewind(done_steps if name else -1)

@@ -34,6 +34,7 @@ from gala.plugins import loading, naming
 HELP = "Settings are key=value or --key value, and override those of preset=NAME."
 
 T = TypeVar("T")
+_remembered: Any = functools.lru_cache(maxsize=256)  # Any: mypy takes no class for hashable
 
 LARGEST = 2**63 - 1
 
@@ -146,7 +147,7 @@ def preset_settings(name: str) -> dict[str, str]:
     return {setting.key: setting.text for setting in _read_preset(name)}
 
 
-@functools.cache
+@_remembered
 def _fields(cls: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted name -> declared type, for every leaf."""
     out: dict[str, Any] = {}
@@ -236,10 +237,11 @@ def _build(settings: list[Setting], cls: type[T]) -> T:
         if (names := _own_or(hints[s.key])) and s.text not in names and not loading.is_path(s.text):
             wanted = f"one of {', '.join(names)}, or module:attribute"
             raise s.error(f"{s.key}={s.text}: wants {wanted}{nearest(s.text, names)}")
-    built = _tyro(settings, cls, hints)
+    args = [f"--{s.key}={_normal(s.text, hints[s.key])}" for s in settings]
+    built: T | None = _tyro(cls, *args)
     if built is not None:
         return built
-    bad = next((s for s in settings if _tyro([s], cls, hints) is None), settings[0])
+    bad = next((s for s, arg in zip(settings, args, strict=True) if _tyro(cls, arg) is None), settings[0])
     hint = hints[bad.key]
     suggestion = nearest(bad.text, get_args(hint)) if get_origin(hint) is Literal else ""
     raise bad.error(f"{bad.key}={bad.text}: wants {_describe(hint)}{suggestion}")
@@ -250,14 +252,9 @@ def _own_or(hint: Any) -> tuple[str, ...]:
     return next((get_args(part) for part in get_args(hint) if get_origin(part) is Literal), ())
 
 
-def _tyro(settings: list[Setting], cls: type[T], hints: dict[str, Any]) -> T | None:
-    """tyro's answer, or None where it would have printed an error box and left."""
-    return _instance(cls, *(f"--{s.key}={_normal(s.text, hints[s.key])}" for s in settings))
-
-
-@functools.lru_cache(maxsize=256)
-def _instance(cls: Any, *args: str) -> Any:
-    """Settings are frozen, and tyro takes 60 ms for them: whoever opens many runs of a kind pays once."""
+@_remembered
+def _tyro(cls: Any, *args: str) -> Any:
+    """tyro's answer (in 60 ms; settings are frozen), or None where it would have printed an error box and left."""
     try:
         with _TYRO_LOCK, contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(cls, args=args, config=_TYRO, console_outputs=False)

@@ -167,7 +167,7 @@ def solve(level: Level) -> tuple[float, list[int]]:
 
 
 def _moves(level: Level) -> list[list[tuple[int, int, int]]]:
-    """Of each cell: the actions that move, the cell where each ends, and the bit of the object there (0 for none)."""
+    """(action, cell where it ends, bit of the object there or 0) of each action that moves, cell by cell."""
     size, bits = len(level.walls), {int(cell): 1 << k for k, cell in enumerate(level.cells)}
     moves: list[list[tuple[int, int, int]]] = []
     for row, column in np.ndindex(size, size):
