@@ -108,6 +108,7 @@ def test_dry_run_says_how_the_work_is_cut_up_here(tmp_path, monkeypatch, capsys)
         (["topology=torus", "gossip.peers=2"], "torus has its own number of peers"),
         (["gossip.peers_schedule=2"], "write FIRST_EXCHANGE:PEERS"),
         (["topology=nowhere.yaml"], "cannot read nowhere.yaml"),
+        (["learners=1000000", "steps=1e15"], "GiB; take fewer learners"),
         (["gossip.shards=1000000"], "866439 parameters can be cut into 1 to 866439 shards"),
         (["env.id=ALE/Pnog-v5"], "ALE/Pong-v5"),
         pytest.param(["device=cuda"], "use device=auto or device=cpu", marks=without_gpu),

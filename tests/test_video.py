@@ -255,6 +255,7 @@ def test_moving_digits_are_learned_from_the_preset():
         (["train", "data=coin-flip", "scales=1", "levels=1", "likelihood=bernoulli"], "likelihood=gaussian"),
         (["train", "data=wall-bounce", "scales=6"], "lower scales"),
         (["train", "topology=foo"], "unknown topology"),
+        (["train", "learners=1000000"], "GiB; take fewer learners"),
         (["train", "decoder_blocks=100000"], "0 to 100"),
         (["train", "levels=3", "scales=2"], "at most scales=2"),
         (["train", "preset=digits/compare"], "preset"),

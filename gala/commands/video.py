@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gala.config.parse import override, parse_options, print_help
 from gala.config.preset_files import nearest
 from gala.config.video import VideoConfig, validate
+from gala.processes.resources import check_processes
 from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
 from gala.runs.writable import make_folder
 from gala.supervised.video_records import METRICS, forget_after
@@ -191,6 +192,7 @@ def _evaluate(out: Path, words: Sequence[str]) -> int:
 def _check(config: VideoConfig) -> None:
     """All that can be known before the start. Raises ValueError."""
     validate(config)
+    check_processes(config.learners)
     from gala.gossip.graphs.topology import get_topology
     from gala.supervised.video import make_model
     from gala.supervised.video_data import draw

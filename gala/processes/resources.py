@@ -25,6 +25,23 @@ def threads_each(processes: int = 1) -> int:
     return min(share, int(told)) if told.isdecimal() and int(told) else share
 
 
+_LEAST_MIB = 30
+"""No learner takes less for itself: one of eight hidden units, beside what it shares with the others, has 40."""
+
+
+def check_processes(learners: int) -> None:
+    """Raises ValueError if so many processes do not fit into this machine's memory whatever they do: started one by
+    one, they would take everything with them, the shell and the other trainings, before anything is said."""
+    import psutil
+
+    wanted, there = learners * _LEAST_MIB, psutil.virtual_memory().total >> 20
+    if wanted > there:
+        raise ValueError(
+            f"learners={learners} are as many processes, {wanted >> 10:,} GiB at the least, and this machine has "
+            f"{there >> 10:,} GiB; take fewer learners"
+        )
+
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_BLOCK, _KEPT, _AHEAD = 32 * 2**20, 2**31 - 1, 64 * 2**20
 

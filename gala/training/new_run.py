@@ -13,6 +13,7 @@ from gala.config.schema import Config
 from gala.config.validate import check_cluster, validate
 from gala.plugins import loading
 from gala.processes.output import forgiving_output, is_terminal
+from gala.processes.resources import check_processes
 from gala.processes.start import start_method
 from gala.runs.run_dir import RunDir
 from gala.training.filming import check_filming
@@ -26,6 +27,8 @@ def prepare(words: Sequence[str], start_processes: bool = True) -> Config:
     fitted, why = with_fitting_preset(words)
     config = parse_config(fitted)
     validate(config)
+    if config.cluster.address in ("", "local"):
+        check_processes(config.learners)
     if not config.run:
         config = dataclasses.replace(config, run=default_run(config, time.strftime("%Y%m%d-%H%M%S")))
     if start_processes:
