@@ -133,6 +133,21 @@ def table(rows: Sequence[Row], algorithm: str = "gala") -> str:
     return "\n".join(lines)
 
 
+def mixing_table(rows: Sequence[Row]) -> str:
+    """What gossip is worth beside learners alone: interquartile means of all algorithms, with their seeds."""
+    lines = [f"| task | {' | '.join(ALGORITHMS)} | gala less independent |"]
+    lines.append(f"| --- {'| ---: ' * len(ALGORITHMS)}| --- |")
+    for task in TASKS:
+        scores = {name: np.array([row["score"] for row in _of(rows, task, "", name)]) for name in ALGORITHMS}
+        if not all(map(len, scores.values())):
+            continue
+        cells = [f"{iqm(x):.3g} ({len(x)})" for x in scores.values()]
+        gained = interval([[scores["gala"]], [scores["independent"]]], lambda a, b: iqm(a[0]) - iqm(b[0]))
+        cells.append(f"{gained.estimate:.3g} [{gained.low:.3g}, {gained.high:.3g}]")
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=Path, help="a directory for trainings; large")
@@ -146,7 +161,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.table:
-        print(table(KeptRows(options.out, KEYS).rows))
+        rows = KeptRows(options.out, KEYS).rows
+        print(table(rows), mixing_table(rows), sep="\n\n")
         return
     if not options.judge and options.studies is None:
         parser.error("give --studies, a directory for trainings")

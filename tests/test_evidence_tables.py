@@ -71,6 +71,7 @@ def test_the_tables_of_mujoco_are_those_of_the_rows():
     for module, name in ((score_at_budget, "score_at_budget"), (ten_tasks, "ten_tasks")):
         rows = scored_rows(BENCHMARKS / "results" / f"{name}.jsonl")
         assert len(rows) >= 15 and module.table(rows) in page
+    assert ten_tasks.mixing_table(rows) in page
 
 
 def test_the_tables_of_time_to_a_score_are_those_of_the_rows():
