@@ -22,15 +22,17 @@ BIN := .venv/bin
 STAMP := .venv/installed
 RUN := $(or $(patsubst run=%,%,$(lastword $(filter run=%,$(ARGS)))),runs/$(subst /,-,$(PRESET))-$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: train test test-long coverage lint docs wheels mutants clean
+.PHONY: train test pytest test-long coverage lint docs wheels mutants clean
 .DEFAULT_GOAL := train
 
 train: $(STAMP)
 	$(BIN)/gala train preset=$(PRESET) run=$(RUN) $(ARGS)
 	$(if $(filter --dry-run --help,$(ARGS)),,$(BIN)/gala eval $(RUN))
 
+test: lint pytest
+
 # Two workers to a core: much of a test is waiting for processes that start and end.
-test: lint
+pytest: $(STAMP)
 	$(BIN)/python -m pytest -n 4 -m "not long"
 
 test-long: lint
