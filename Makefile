@@ -57,12 +57,13 @@ wheels: $(STAMP)
 mutants: $(STAMP)
 	$(BIN)/python benchmarks/mutants.py $(ARGS)
 
+# Not compiled: Python compiles what is imported, once, and that is the smaller part.
 # torch first and by itself: its build (CPU, CUDA) is then the one that pip is set up to prefer, see docs/howto/install.md.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "gala needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 
 clean:

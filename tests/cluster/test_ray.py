@@ -132,6 +132,7 @@ def test_no_mass_is_lost_between_learners_on_two_nodes(actors):
     assert all(received > 0 for received, _ in learnt)
 
 
+@pytest.mark.long
 def test_the_contract_of_every_mailbox(actors):
     w = World(actors, 4)
     check_bad_ranks_and_shapes(w.ends)
