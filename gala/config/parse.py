@@ -165,14 +165,14 @@ def _split(argv: Sequence[str], cls: type = Config) -> list[Setting]:
     settings, words, names = [], iter(argv), _fields(cls)
     for word in words:
         key, equals, text = word.removeprefix("--").partition("=")
-        key = key.replace("-", "_")
         if not equals:
             if not word.startswith("--"):
                 raise ValueError(f"{word!r} is not a setting; write {meant(word, names)}")
             following = next(words, None)
             if following is None or following.startswith("--"):
-                raise ValueError(f"{word} needs a value" if key in names else f"{word} is no flag, and has no value")
+                raise ValueError(f"{word} needs a value")
             text = following
+        key = key.replace("-", "_")
         settings.append(Setting(key if key in names else ALIASES.get(key, key), text))
     return settings
 

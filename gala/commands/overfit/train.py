@@ -25,15 +25,13 @@ def train(words: Sequence[str]) -> int:
     out, runs = Path(default_out(sets["train"].family, options.out)), options.runs
     if options.on == "many":
         out, runs = Path(options.out or reference_folder(options.sets)), 1
-    words_on = {
-        on: (*training, f"env.id={sets['train'].family}", f"env.contexts={Path(options.sets) / on}.json")
-        for on in ("train", options.on)
-    }
-    validate(fitted_config(words_on["train"]))  # of the others there may be no file yet
+    shared, folder = (*training, f"env.id={sets['train'].family}"), Path(options.sets)
+    validate(fitted_config((*shared, f"env.contexts={folder / 'train.json'}")))  # many.json may not be there yet
     if options.on == "many":
         with waiting(f"drawing {options.many:,} other MDPs"):
-            write_many(Path(options.sets), sets, options.many)
-    jobs = [TrainingJob(out / f"run{k}", (*words_on[options.on], f"seed={k + 1}")) for k in range(runs)]
+            write_many(folder, sets, options.many)
+    shared = (*shared, f"env.contexts={folder / options.on}.json")
+    jobs = [TrainingJob(out / f"run{k}", (*shared, f"seed={k + 1}")) for k in range(runs)]
     if there := check_settings(jobs):
         print(f"{there} of {len(jobs)} are in {out} already, with these settings")
     if options.on == "train" and options.runs < 3:
