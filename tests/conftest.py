@@ -1,6 +1,7 @@
 """A test ends what it started, also when it fails."""
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -30,6 +31,13 @@ def pytest_collection_modifyitems(items):
     """The files that take longest come first, so that at the end no worker waits for one: a worker gets whole files, in
     this order (`--no-loadscope-reorder`)."""
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
+def pytest_collection_finish():
+    """What has been imported stays: the collector need not look through it again and again, a tenth of all the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
