@@ -1,13 +1,14 @@
 """Seconds and env_steps to a score: gala's stock presets beside what others come with for the same task.
 
-    python benchmarks/peers/time_to_score.py            a quarter of an hour on two idle cores; finished rows are kept
-    python benchmarks/peers/time_to_score.py --tasks acrobot --systems gala sb3-ppo
+    python benchmarks/peers/time_to_score.py            hours on two idle cores; finished rows are kept
+    python benchmarks/peers/time_to_score.py --tasks cartpole acrobot              a quarter of an hour
+    python benchmarks/peers/time_to_score.py --table    what was measured
 
 Everybody with own settings, number of simulators and length of training, which schedules follow: gala with the stock
-preset, Stable-Baselines3 with its zoo's, PPO with those of CleanRL's ppo.py. A training ends when the mean of the last
-hundred training episodes reaches the bar, the score at which the task counts as solved; the seconds begin with the
-process, so that imports count. One training at a time, systems in turns. Per system: median and range over seeds, and
-the ratios to gala's medians in bootstrapped intervals.
+preset, Stable-Baselines3 with its zoo's, PPO with those of CleanRL's ppo.py and ppo_atari.py; for MinAtar, that they do
+not know, theirs of Atari. A training ends when the mean of the last hundred training episodes reaches the bar; the
+seconds begin with the process, so that imports count. One training at a time, systems in turns. Per system: median and
+range over seeds, and the ratios to gala's medians in bootstrapped intervals.
 """
 
 from __future__ import annotations
@@ -26,35 +27,62 @@ from ratios import ratio_of_medians
 
 from gala.processes.resources import available_cores
 
-BARS = {"cartpole": 475.0, "acrobot": -100.0}
+GAMES = {"asterix": 15.0, "breakout": 6.0, "freeway": 30.0, "seaquest": 3.0, "space_invaders": 50.0}
+"""Half of what gala's A2C comes to after 2M env_steps of MinAtar (ten_tasks.py), rounded, and fixed before any other
+was run; the other bars are the scores at which a task counts as solved."""
+MINATAR = {f"minatar/{game}": bar for game, bar in GAMES.items()}
+BARS = {"cartpole": 475.0, "acrobot": -100.0, "pong": 18.0} | MINATAR
+
+
+class Setup(NamedTuple):
+    """``budget``: env_steps in all. ``learners``: of gala."""
+
+    num_envs: int
+    budget: int
+    learners: int = 0
 
 
 class Contestant(NamedTuple):
-    """``worker``: a name of compare.SYSTEMS; ``settings``: task -> (simulators, env_steps in all)."""
+    """``worker``: a name of compare.SYSTEMS; ``setups``: by task."""
 
     worker: str
-    settings: dict[str, tuple[int, int]]
+    setups: dict[str, Setup]
     words: tuple[str, ...] = ()
 
 
 CONTESTANTS = {
     "gala": Contestant(
-        "gala", {"cartpole": (8, 200_000), "acrobot": (32, 500_000)}, ("--learners", "2", "--settings=algo=gala")
+        "gala",
+        {"cartpole": Setup(8, 200_000, 2), "acrobot": Setup(32, 500_000, 2), "pong": Setup(64, 10_000_000, 4)}
+        | dict.fromkeys(MINATAR, Setup(64, 2_500_000, 4)),
+        ("--settings=algo=gala",),
     ),
     "gala-a2c": Contestant(
-        "gala", {"cartpole": (4, 200_000), "acrobot": (16, 500_000)}, ("--learners", "1", "--settings=algo=a2c")
+        "gala",
+        {"cartpole": Setup(4, 200_000, 1), "acrobot": Setup(16, 500_000, 1), "pong": Setup(16, 10_000_000, 1)}
+        | dict.fromkeys(MINATAR, Setup(64, 2_500_000, 1)),
+        ("--settings=algo=a2c",),
     ),
-    "sb3-a2c": Contestant("sb3-a2c", {"cartpole": (8, 500_000), "acrobot": (16, 500_000)}),
-    "sb3-ppo": Contestant("sb3-ppo", {"cartpole": (8, 100_000), "acrobot": (16, 1_000_000)}),
-    "cleanrl-ppo": Contestant("cleanrl-ppo", {"cartpole": (4, 500_000), "acrobot": (4, 500_000)}),
+    "sb3-a2c": Contestant("sb3-a2c", {"cartpole": Setup(8, 500_000), "acrobot": Setup(16, 500_000)}),
+    "sb3-ppo": Contestant(
+        "sb3-ppo",
+        {"cartpole": Setup(8, 100_000), "acrobot": Setup(16, 1_000_000), "pong": Setup(8, 10_000_000)}
+        | dict.fromkeys(MINATAR, Setup(8, 2_500_000)),
+    ),
+    "cleanrl-ppo": Contestant(
+        "cleanrl-ppo",
+        {"cartpole": Setup(4, 500_000), "acrobot": Setup(4, 500_000), "pong": Setup(8, 10_000_000)}
+        | dict.fromkeys(MINATAR, Setup(8, 2_500_000)),
+    ),
 }
 
 
 def measure(task: str, name: str, seed: int, root: Path) -> Row:
     """One training. ``seconds`` and ``env_steps`` are None where the bar was not reached."""
     contestant = CONTESTANTS[name]
-    num_envs, budget = contestant.settings[task]
-    training = Training(contestant.worker, contestant.words, task, num_envs, budget, seed)
+    num_envs, budget, learners = contestant.setups[task]
+    words = (*contestant.words, "--learners", str(learners)) if learners else contestant.words
+    training = Training(contestant.worker, words, task, num_envs, budget, seed)
     found, began, facts = run(training, available_cores(), root, lambda peer: peer.reach(BARS[task]))
     row: Row = {"task": task, "system": name, "seed": seed, "bar": BARS[task], "num_envs": num_envs, "budget": budget}
     return row | {"seconds": found and found.t - began, "env_steps": found and found.env_steps} | facts
@@ -84,7 +112,7 @@ def table(rows: Sequence[Row], task: str) -> str:
     """Medians over seeds with their ranges, and how many times the seconds of gala's A2C the others take."""
     lines = ["| | seconds | env_steps | A2C of gala is so many times faster |", "| --- | --- | --- | --- |"]
     ours = _taken(rows, task, "gala-a2c", "seconds")
-    for name in CONTESTANTS:
+    for name in (name for name in CONTESTANTS if any((row["task"], row["system"]) == (task, name) for row in rows)):
         seconds, steps = (_taken(rows, task, name, key) for key in ("seconds", "env_steps"))
         reached = int(np.isfinite(seconds).sum())
         worst = f"{seconds.max():.1f}" if reached == len(seconds) else f"never ({reached} of {len(seconds)} reached it)"
@@ -116,10 +144,11 @@ def main() -> None:
     options = parser.parse_args()
     kept = KeptRows(options.out, ("task", "system", "seed"))
     if options.table:
-        print(*(table(kept.rows, task) for task in BARS), sep="\n\n")
+        print(*(table(kept.rows, task) for task in BARS if any(row["task"] == task for row in kept.rows)), sep="\n\n")
         return
     cells = ((t, s, seed) for t, seed, s in product(options.tasks, range(1, options.seeds + 1), options.systems))
-    fill(kept, cells, lambda task, name, seed: measure(task, name, seed, options.venvs))
+    known = (cell for cell in cells if cell[0] in CONTESTANTS[cell[1]].setups)
+    fill(kept, known, lambda task, name, seed: measure(task, name, seed, options.venvs))
     kept.conclude(findings(kept.rows))
 
 

@@ -10,7 +10,8 @@ import sys
 import time
 
 REPORTS_PER_S = 20
-TASKS = ("pong", "halfcheetah", "cartpole", "acrobot", "hopper", "inverted_double_pendulum")
+MINATAR = {f"minatar/{game}": game for game in ("asterix", "breakout", "freeway", "seaquest", "space_invaders")}
+TASKS = ("pong", "halfcheetah", "cartpole", "acrobot", "hopper", "inverted_double_pendulum", *MINATAR)
 
 
 def options(*extra: str) -> argparse.Namespace:

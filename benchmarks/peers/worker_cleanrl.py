@@ -5,8 +5,9 @@ Settings are those of CleanRL's ppo_atari_envpool, ppo_continuous_action and ppo
 simulators). Pong: EnvPool's Pong-v5 (no sticky actions, skip 4, 84x84 grey, stack 4, a lost life ends the episode,
 sign-clipped rewards). HalfCheetah: v5, normalised observations and scaled returns. Networks: Nature CNN with a shared
 trunk, separate tanh MLPs of 64x64. EnvPool starts an episode one step after the last has ended; the rows of those steps
-are learned from, as in CleanRL, but are no decisions and not counted. With --budget, to the end of which the learning
-rate falls to 0 as in CleanRL, returns are reported too.
+are learned from, as in CleanRL, but are no decisions and not counted. CleanRL has no settings for MinAtar: those of
+Atari, with the network of its paper, on Gymnasium's SyncVectorEnv. With --budget, to the end of which the learning rate
+falls to 0 as in CleanRL, returns are reported too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
-from worker import Reporter, options, steps_per_env
+from worker import MINATAR, Reporter, options, steps_per_env
 
 
 class Setting(NamedTuple):
@@ -39,6 +40,7 @@ SETTINGS = {
     "halfcheetah": Setting("HalfCheetah-v5", {}, 2048, 32, 10, 3e-4, 0.2, 0.0),
     "cartpole": Setting("CartPole-v1", {}, 4 * 128, 4, 4, 2.5e-4, 0.2, 0.01),
     "acrobot": Setting("Acrobot-v1", {}, 4 * 128, 4, 4, 2.5e-4, 0.2, 0.01),
+    **{task: Setting(task, {}, 8 * 128, 4, 4, 2.5e-4, 0.1, 0.01) for task in MINATAR},
 }
 GAMMA, GAE_LAMBDA, VALUE_COEF, MAX_GRAD_NORM = 0.99, 0.95, 0.5, 0.5
 
@@ -58,7 +60,13 @@ class Agent(nn.Module):
     def __init__(self, obs_shape: tuple[int, ...], actions: int, discrete: bool) -> None:
         super().__init__()
         self.trunk: nn.Module = nn.Identity()
-        if len(obs_shape) == 3:
+        if obs_shape[:2] == (10, 10):
+            from minatar_task import FEATURES, Network
+
+            self.trunk = Network(obs_shape[2])
+            self.trunk.layers.apply(lambda each: layer(each) if hasattr(each, "weight") else None)
+            self.actor, self.critic = layer(nn.Linear(FEATURES, actions), 0.01), layer(nn.Linear(FEATURES, 1), 1.0)
+        elif len(obs_shape) == 3:
             convolutions = [
                 *(layer(nn.Conv2d(obs_shape[0], 32, 8, 4)), nn.ReLU()),
                 *(layer(nn.Conv2d(32, 64, 4, 2)), nn.ReLU()),
@@ -94,12 +102,17 @@ class Moments:
 
 
 class Simulators:
-    """EnvPool's batch; with ``normalize`` observations are normalised and rewards scaled, both clipped to 10."""
+    """A batch of EnvPool, or of Gymnasium for MinAtar; with ``normalize`` observations are normalised and rewards
+    scaled, both clipped to 10."""
 
     def __init__(self, setting: Setting, num_envs: int, threads: int, seed: int, normalize: bool) -> None:
-        self.pool = envpool.make_gymnasium(
-            setting.env_id, num_envs=num_envs, num_threads=threads, seed=seed, **setting.env
-        )
+        if setting.env_id in MINATAR:
+            from minatar_task import Games
+
+            self.pool: Any = Games(setting.env_id, num_envs, seed)
+        else:
+            words = {"num_envs": num_envs, "num_threads": threads, "seed": seed} | setting.env
+            self.pool = envpool.make_gymnasium(setting.env_id, **words)
         self.normalize = normalize
         self.obs_shape = self.pool.observation_space.shape
         self._obs, self._returns = Moments(self.obs_shape), Moments(())

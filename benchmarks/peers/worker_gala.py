@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from worker import Reporter, options
+from worker import MINATAR, Reporter, options
 
 PRESETS = {
     "pong": "atari/pong",
@@ -20,6 +20,7 @@ PRESETS = {
     "acrobot": "classic/acrobot",
     "hopper": "mujoco/hopper",
     "inverted_double_pendulum": "mujoco/inverted_double_pendulum",
+    **{task: task for task in MINATAR},
 }
 POLL_S = 0.02
 QUIET = ["log.tensorboard=false", "log.panel=off", "log.checkpoint_interval_s=1e6"]

@@ -3,9 +3,9 @@ of its own venv.
 
 Pong: AtariWrapper (30 no-ops, skip 4, 84x84 grey, a lost life ends the episode, sign-clipped rewards), no sticky
 actions, VecFrameStack of 4. HalfCheetah: v5, VecNormalize. Networks: Nature CNN, MLP 64x64. Rollouts of PPO keep the
-zoo's batch (steps x simulators); A2C keeps its 5 steps. With --budget, which the zoo's linear schedules follow, returns
-are reported too. Variants: dummy (all simulators in this process), subproc (a
-process per simulator).
+zoo's batch (steps x simulators); A2C keeps its 5 steps. The zoo has no settings for MinAtar: those of Atari, with the
+network of its paper. With --budget, which the zoo's linear schedules follow, returns are reported too. Variants: dummy
+(all simulators in this process), subproc (a process per simulator).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
-from worker import Reporter, options, steps_per_env
+from worker import MINATAR, Reporter, options, steps_per_env
 
 # rl-baselines3-zoo, hyperparams/a2c.yml and ppo.yml. MuJoCo has no settings for A2C there: the library's defaults, with
 # its normalisation. The zoo's 256x256 for PPO on HalfCheetah is left for the 64x64 of all systems.
@@ -38,7 +39,9 @@ A2C_SETTINGS: dict[str, dict[str, Any]] = {
     "cartpole": {"ent_coef": 0.0},
     "acrobot": {"ent_coef": 0.0},
 }
-PPO_BATCH = {"pong": 8 * 128, "halfcheetah": 512, "cartpole": 8 * 32, "acrobot": 16 * 256}
+PPO_BATCH = {"pong": 8 * 128, "halfcheetah": 512, "cartpole": 8 * 32, "acrobot": 16 * 256} | dict.fromkeys(
+    MINATAR, 8 * 128
+)
 PPO_SETTINGS: dict[str, dict[str, Any]] = {
     "pong": {"n_epochs": 4, "batch_size": 256, "learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coef": 0.01},
     "halfcheetah": {
@@ -69,7 +72,8 @@ PPO_SETTINGS: dict[str, dict[str, Any]] = {
     },
     "acrobot": {"n_epochs": 4, "gae_lambda": 0.94, "ent_coef": 0.0},
 }
-PPO_LINEAR = {"pong": ("learning_rate", "clip_range"), "cartpole": ("learning_rate", "clip_range")}
+PPO_SETTINGS |= dict.fromkeys(MINATAR, PPO_SETTINGS["pong"])
+PPO_LINEAR = dict.fromkeys(("pong", "cartpole", *MINATAR), ("learning_rate", "clip_range"))
 """What falls to 0 until the budget is out."""
 
 
@@ -80,6 +84,29 @@ def make_pong() -> gymnasium.Env:
     return AtariWrapper(gymnasium.make("ALE/Pong-v5", frameskip=1, repeat_action_probability=0.0))
 
 
+def make_minatar(task: str) -> gymnasium.Env:
+    from minatar_task import make
+
+    return make(task)
+
+
+def policy_words(task: str) -> dict[str, Any]:
+    """The network of MinAtar's paper, for its games, between observations and heads."""
+    if task not in MINATAR:
+        return {}
+    from minatar_task import FEATURES, Network
+
+    class Features(BaseFeaturesExtractor):
+        def __init__(self, space: gymnasium.spaces.Box) -> None:
+            super().__init__(space, FEATURES)
+            self.network = Network(space.shape[2])
+
+        def forward(self, obs: torch.Tensor) -> torch.Tensor:
+            return self.network(obs)
+
+    return {"policy_kwargs": {"features_extractor_class": Features, "net_arch": []}}
+
+
 MAKE: dict[str, Callable[[], gymnasium.Env]] = {
     "pong": make_pong,
     "halfcheetah": partial(gymnasium.make, "HalfCheetah-v5"),
@@ -87,6 +114,7 @@ MAKE: dict[str, Callable[[], gymnasium.Env]] = {
     "acrobot": partial(gymnasium.make, "Acrobot-v1"),
     "hopper": partial(gymnasium.make, "Hopper-v5"),
     "inverted_double_pendulum": partial(gymnasium.make, "InvertedDoublePendulum-v5"),
+    **{task: partial(make_minatar, task) for task in MINATAR},
 }
 WRAP: dict[str, Callable[[VecEnv], VecEnv]] = {
     "pong": partial(VecFrameStack, n_stack=4),
@@ -95,6 +123,7 @@ WRAP: dict[str, Callable[[VecEnv], VecEnv]] = {
     "acrobot": VecNormalize,
     "hopper": VecNormalize,
     "inverted_double_pendulum": VecNormalize,
+    **{task: lambda env: env for task in MINATAR},
 }
 VARIANTS: dict[str, Callable[[list[Callable[[], gymnasium.Env]]], VecEnv]] = {
     "dummy": DummyVecEnv,
@@ -132,7 +161,7 @@ def main() -> None:
         model = A2C(policy, env, seed=settings.seed, device="cpu", **A2C_SETTINGS[settings.task])
     else:
         n_steps = steps_per_env(PPO_BATCH[settings.task], settings.num_envs)
-        words = dict(PPO_SETTINGS[settings.task])
+        words = PPO_SETTINGS[settings.task] | policy_words(settings.task)
         if settings.budget:
             words |= {name: linear(words[name]) for name in PPO_LINEAR.get(settings.task, ())}
         model = PPO(policy, env, n_steps=n_steps, seed=settings.seed, device="cpu", **words)
