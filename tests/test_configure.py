@@ -75,6 +75,7 @@ def test_the_last_preset_holds_also_if_it_is_none(none):
         (["overwrite=yes"], "overwrite=yes: wants true or false"),
         (["model.hidden=64,x"], "model.hidden=64,x: wants whole numbers with commas between them"),
         (["--seed"], "--seed needs a value"),
+        (["--json"], "--json needs a value, for it is no flag of this command"),
         (["--seed", "--run"], "--seed needs a value"),
         (["fast"], "'fast' is not a setting; write key=value or --key value"),
         (["CartPole-v1"], "'CartPole-v1' is not a setting; write env.id=CartPole-v1"),

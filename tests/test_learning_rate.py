@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gala.build.learning import learning_rate, make_optimizer
+from gala.cli import main
 from gala.config.parse import parse_config
 
 
@@ -73,3 +74,20 @@ def test_so_the_mean_of_learners_goes_as_far_and_is_as_noisy_as_one_with_the_who
     alone, same_rate, longer = walk(1, lr), walk(learners, lr), walk(learners, lr * learners**0.5)
     assert same_rate == pytest.approx((alone[0] / 2, alone[1] / 2), rel=0.03)
     assert longer == pytest.approx(alone, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optim.name=rmsprop"], "0.016 at the start, 0 at the end; with a factor of 2 for learners that gossip"),
+        (
+            ["optim.name=adam"],
+            "0.008 at the start, 0 at the end; steps up to 2 times as long where gradients are noise",
+        ),
+        (["algo=a2c", "learners=1"], "0.008 at the start, 0 at the end"),
+    ],
+)
+def test_a_dry_run_says_what_became_of_the_rate(capsys, words, said):
+    assert main(["train", "preset=minatar/breakout", *words, "--dry-run"]) == 0
+    plan = " ".join(capsys.readouterr().out.split())
+    assert f"learning rate {said} parameters" in plan

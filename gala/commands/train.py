@@ -92,8 +92,10 @@ def arithmetic(config: Config) -> str:
 
 
 def _longer_steps(config: Config) -> str:
-    from gala.build.learning import averages_by_gossip, scales_by_noise
+    from gala.build.learning import averages_by_gossip, gossip_lr_factor, scales_by_noise
 
+    if gossip_lr_factor(config) > 1:
+        return f"; with a factor of {gossip_lr_factor(config):.3g} for learners that gossip"
     if not (scales_by_noise(config) and averages_by_gossip(config)):
         return ""
     return f"; steps up to {config.learners**0.5:.3g} times as long where gradients are noise"

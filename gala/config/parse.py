@@ -170,7 +170,7 @@ def _split(argv: Sequence[str], cls: type = Config) -> list[Setting]:
                 raise ValueError(f"{word!r} is not a setting; write {meant(word, names)}")
             following = next(words, None)
             if following is None or following.startswith("--"):
-                raise ValueError(f"{word} needs a value, for it is no flag of this command")
+                raise ValueError(f"{word} needs a value{', for it is no flag of this command' * (key not in names)}")
             text = following
         key = key.replace("-", "_")
         settings.append(Setting(key if key in names else ALIASES.get(key, key), text))
