@@ -108,6 +108,11 @@ def test_the_last_preset_holds_also_if_it_is_none(none):
             ["gossip.mixing=allreduce", "gossip.tau=0"],
             "gossip.mixing=allreduce waits for all learners anyway; leave gossip.tau at -1",
         ),
+        (["gossip.mixing=none", "gossip.tau=0"], "gossip.mixing=none has nothing to wait for; leave gossip.tau at -1"),
+        (
+            ["gossip.mixing=copy-average", "gossip.tau=1", "gossip.at_bound=wait"],
+            "gossip.mixing=copy-average waits for every copy, with gossip.tau=0, or for none, with -1",
+        ),
         (
             ["gossip.overlap=true", "gossip.tau=0"],
             "gossip.overlap absorbs a message one update late, so it cannot wait for one; leave out gossip.tau=0 and "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gala.config.parse import parse_config
+from gala.processes.fleet import Event
 from gala.training.elasticity import Elasticity
 from gala.training.protocol import LearnerStates
 
@@ -22,8 +23,8 @@ class _Fleet:
         self.told.append((rank, command))
 
 
-def _run(free: int | None, **states: list[int]) -> tuple[Elasticity, _Fleet]:
-    config = parse_config(["env.id=CartPole-v1", "algo=gala", "learners=2", "max_learners=4", "steps=1000"])
+def _run(free: int | None, words: tuple[str, ...] = (), **states: list[int]) -> tuple[Elasticity, _Fleet]:
+    config = parse_config(["env.id=CartPole-v1", "algo=gala", "learners=2", "max_learners=4", "steps=1000", *words])
     fleet, known = _Fleet(free), LearnerStates()
     for state, ranks in states.items():
         for rank in ranks:
@@ -57,3 +58,38 @@ def test_one_that_was_only_asked_for_is_forgotten():
     assert fleet.told == [(1, "leave")]
     elastic.advance()
     assert fleet.told == [(1, "leave")], "nobody donates for it"
+
+
+@pytest.mark.parametrize("has_handed_over", [False, True])
+def test_one_that_is_about_to_go_is_not_counted_again(has_handed_over):
+    """Before, two calls in a row took one learner too many: the first's still had its process."""
+    elastic, fleet = _run(None, running=[0, 1, 2, 3])
+    assert elastic.scale(3) == "scaling from 4 to 3 learners" and fleet.told == [(3, "leave")]
+    if has_handed_over:
+        elastic.hear(Event(3, "left"))
+    assert elastic.scale(2) == "scaling from 3 to 2 learners" and fleet.told == [(3, "leave"), (2, "leave")]
+
+
+def test_whoever_is_called_back_comes_when_the_one_before_has_gone():
+    """Before, the call counted the leaver, did nothing, and the run went on without it."""
+    elastic, fleet = _run(None, running=[0, 1, 2, 3])
+    elastic.scale(3)
+    assert elastic.scale(4) == "scaling from 3 to 4 learners"
+    elastic.advance()
+    assert fleet.told == [(3, "leave")], "its place is not free yet"
+    elastic.hear(Event(3, "left"))
+    elastic.states.remove(3)
+    elastic.advance()
+    assert fleet.told == [(3, "leave"), (0, "donate")]
+    assert elastic.scale(4) == "scaling from 4 to 4 learners"
+
+
+@pytest.mark.parametrize("asked_to_leave", [False, True])
+def test_who_was_to_leave_is_not_restarted_when_it_is_killed(asked_to_leave):
+    elastic, fleet = _run(None, ("on_failure=restart",), running=[0, 1, 2])
+    if asked_to_leave:
+        elastic.scale(2)
+    elastic.states.remove(2)
+    assert elastic.died(2, "killed")
+    elastic.advance()
+    assert ((0, "donate") in fleet.told) is not asked_to_leave

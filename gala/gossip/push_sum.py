@@ -44,9 +44,9 @@ def numerator(z: Tensor, weight: float, out: Tensor) -> Tensor:
 
 def absorb_(z: Tensor, w: float, message: Tensor, weight: float, factor: float = 1.0) -> float:
     """Add the mass ``factor`` * (``message`` [d] = numerator, ``weight``) to (z, w); z changes in place, the new w is
-    returned."""
+    returned. Rounding that a codec has left behind comes without weight."""
     total = w + factor * weight
-    if total > w:  # what is too little to count must not divide 0 by 0
+    if total > 0.0:
         z.mul_(w / total).add_(message, alpha=factor / total)
     return total
 

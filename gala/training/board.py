@@ -119,9 +119,10 @@ class Board:
         return np.stack(rows), numbers
 
     def _publish(self, kind: int, rows: NDArray, rank: int, values: NDArray) -> None:
-        self._sequence[kind, rank] += 1  # odd: being written
+        odd = int(self._sequence[kind, rank]) | 1  # it is that already where a writer died while it wrote
+        self._sequence[kind, rank] = odd
         rows[rank] = values
-        self._sequence[kind, rank] += 1
+        self._sequence[kind, rank] = odd + 1
 
     def _read(self, kind: int, rows: NDArray, rank: int) -> NDArray:
         row = rows[rank].copy()

@@ -40,6 +40,8 @@ class Elasticity:
         self.wanted = config.learners
         """How many learners there should be: as many as at the start, or as were asked for since."""
         self._wanting: dict[int, int | None] = {}  # newcomer -> donor that was asked
+        self._going: set[int] = set()  # told to leave, and their processes are still there
+        self._owed = 0  # newcomers for whom there is no place before those have gone
         self._stopped = False
 
     def state(self) -> dict[str, Any]:
@@ -73,8 +75,11 @@ class Elasticity:
         self.failures.append({"rank": rank, "how": told, **lost_mass, "time_s": time.time()})
         self._estimated.append(self.failures[-1])
         self._wanting = {new: None if donor == rank else donor for new, donor in self._wanting.items() if new != rank}
+        was_going = rank in self._going
+        self._going.discard(rank)
         if (
             self.policy == "restart"
+            and not was_going
             and len(self.failures) - self._earlier_failures <= self.config.max_restarts
             and not self._stopped
         ):
@@ -120,34 +125,49 @@ class Elasticity:
         places = max_concurrent_learners(self.config)
         if not 1 <= wanted <= places:
             return f"learners={wanted} was asked for; this run can have 1 to {places} (max_learners)"
-        there = sorted({*self.states.ranks(), *self._wanting})
-        newcomers = [r for r in range(places) if r not in there][: max(0, wanted - len(there))]
+        free, staying = self._free(), self._staying()
+        newcomers = free[: max(0, wanted - len(staying))]
         room = self.fleet.room()
         if room is not None and len(newcomers) > room:
-            most = len(there) + room
+            most = len(staying) + room
             return f"learners={wanted} was asked for; the cluster has CPUs for {most}: add nodes first"
         self.wanted = wanted
+        self._owed = max(0, wanted - len(staying) - len(newcomers))
         for rank in newcomers:
             self.admit(rank)
-        for rank in self._leaving(there, len(there) - wanted):
+        for rank in self._leaving(staying, len(staying) - wanted):
             if self._wanting.pop(rank, self) is self:  # else it was only asked for
                 self.fleet.tell(rank, "leave")
-        return f"scaling from {len(there)} to {wanted} learners"
+                self._going.add(rank)
+        return f"scaling from {len(staying)} to {wanted} learners"
 
-    def _leaving(self, there: list[int], number: int) -> list[int]:
+    def _free(self) -> list[int]:
+        """Ranks that nobody has, nor is about to have. Whose process has gone is no longer about to go."""
+        taken = {*self.states.ranks(), *self._wanting}
+        self._going &= taken
+        return [rank for rank in range(max_concurrent_learners(self.config)) if rank not in taken]
+
+    def _staying(self) -> list[int]:
+        return sorted({*self.states.ranks(), *self._wanting} - self._going)
+
+    def _leaving(self, staying: list[int], number: int) -> list[int]:
         """Those that hold least go first: newcomers that have not begun, then the highest ranks that run."""
-        waiting = [r for r in reversed(there) if r in self._wanting]
-        joining, running = (list(reversed(self.states.ranks(state))) for state in ("joining", "running"))
+        waiting = [r for r in reversed(staying) if r in self._wanting]
+        joining, running = ([r for r in reversed(staying) if self.states.of(r) == s] for s in ("joining", "running"))
         return [*waiting, *joining, *running][: max(0, number)]
 
     def stop(self) -> None:
         """The run is being interrupted: nobody comes any more."""
         self._stopped = True
         self._wanting.clear()
+        self._owed = 0
 
     def advance(self) -> None:
         """Ask a running learner for its state on behalf of those who want one."""
-        donors = self.states.ranks("running")
+        for rank in self._free()[: self._owed]:
+            self._owed -= 1
+            self.admit(rank)
+        donors = [rank for rank in self.states.ranks("running") if rank not in self._going]
         for newcomer, donor in self._wanting.items():
             if donor is None and donors:
                 self._wanting[newcomer] = donors[0]

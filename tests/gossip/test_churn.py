@@ -144,8 +144,10 @@ def test_one_that_leaves_mixes_no_units_either():
     assert torch.allclose(_true_mean(boxes, averagers), before, rtol=1e-12)
 
 
+@pytest.mark.parametrize("end", ["leave", "close"])
 @pytest.mark.parametrize("codec", ["int8", "fp16"])
-def test_one_that_leaves_takes_no_residual_of_its_coding_along(codec):
+def test_one_that_leaves_takes_no_residual_of_its_coding_along(codec, end):
+    """Nor does one that is done, whose last message has been read: the residual then comes alone, without weight."""
     boxes = InProcessMailboxes(2, 1100)
     values = torch.randn(2, 1100, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     ends = [Compressed(boxes.endpoint(rank), codec) for rank in range(2)]
@@ -153,10 +155,18 @@ def test_one_that_leaves_takes_no_residual_of_its_coding_along(codec):
     for averager in (a, b, a):
         averager.step()
     assert ends[0].residual().abs().max() > 1e-8
-    assert a.leave()
-    total = b.flat * b.weight + boxes.in_flight()[0] + ends[1].residual()
+    if end == "leave":
+        assert a.leave()
+    else:
+        b.drain()
+        a.close()
+        assert boxes.boxes[0, 1].weight == 0.0
+        b.drain()
+        assert (0, 1) not in boxes.boxes, "read"
+    kept = a.flat * a.weight if end == "close" else 0.0
+    total = kept + b.flat * b.weight + boxes.in_flight()[0] + ends[1].residual()
     assert (total - values.sum(0)).abs().max() < 1e-7, "the residual travels in float32"
-    assert math.isclose(b.weight + boxes.in_flight()[1], 2.0)
+    assert math.isclose(a.weight + b.weight + boxes.in_flight()[1], 2.0)
 
 
 def test_a_residual_is_counted_in_the_unit_of_its_message():

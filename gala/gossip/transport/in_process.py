@@ -38,17 +38,18 @@ class InProcessMailboxes:
         """Write a dead rank off; returns the weight that went with it. What others sent it is theirs to take back."""
         orphans = [e for e in self.boxes if rank in e and self.table.gone(e[0] if e[1] == rank else e[1])]
         for src, dst in orphans:
-            self.note(src, dst, 0.0)
+            self.note(src, dst, None)
         return self.table.bury(rank, sum(self.boxes.pop(edge).weight for edge in orphans))
 
     def admit(self, rank: int) -> None:
         """Let a rank in (again), with no weight."""
         self.table.admit(rank)
 
-    def note(self, src: int, dst: int, weight: float) -> None:
-        """What the box ``src`` -> ``dst`` holds now. Sums are made anew: running ones would collect rounding."""
+    def note(self, src: int, dst: int, weight: float | None) -> None:
+        """What the box ``src`` -> ``dst`` holds now, None if nothing. Sums are made anew: running ones would collect
+        rounding."""
         self.incoming[dst].pop(src, None)
-        if weight:
+        if weight is not None:
             self.incoming[dst][src] = weight
         self.table.unread[dst] = sum(self.incoming[dst].values())
 
@@ -84,7 +85,7 @@ class _InProcessEndpoint:
 
     def _empty(self, src: int, dst: int) -> Message | None:
         with self._shared.lock:
-            self._shared.note(src, dst, 0.0)
+            self._shared.note(src, dst, None)
             return self._shared.boxes.pop((src, dst), None)
 
     def senders(self) -> Sequence[int]:
