@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+from test_evaluate import make_run
 from training import TINY, Gala, spawn
 
 from gala import cli
@@ -54,6 +55,10 @@ def grid(out: Path, *words: str) -> Gala:
         (["ent_coef=0.01"], "unknown setting 'ent_coef'; did you mean 'a2c.entropy_coef'?"),
         (["optim.lr=x"], "optim.lr=x: wants a number"),
         (["baseline=independent"], "baseline=independent: wants one of a2c, gala"),
+        (["algos=gala,slowmo-gala", "slowmo.every=16"], "slowmo.every=16: slowmo-gala decides that itself (48)"),
+        (["algos=a2c,gala-sync", "gossip.tau=4"], "gossip.tau=4: gala-sync decides that itself (0)"),
+        (["--seeds", "0"], "seeds=0 must be at least 1"),
+        (["trust=true"], "trust=true is for runs that name code"),
         (["threshold=many"], "threshold=many must be a number"),
         (["margin=-1"], "margin=-1.0 must be 0 or more"),
         (["steps=5"], "steps=5 is less than one update"),
@@ -80,10 +85,50 @@ def test_runs_and_rows_that_are_not_there_are_one_line(capsys, tmp_path):
         ),
         (["--from", str(tmp_path / "x.jsonl"), "episodes=3"], "episodes=3 would change nothing"),
         (["--from", str(tmp_path / "x.jsonl")], "there is no file"),
+        (["--from", str(tmp_path / "x.jsonl"), "--dry-run"], "--dry-run shows what would be trained"),
+        ([str(tmp_path / "lr=0.1"), str(tmp_path / "lr=0.2")], "lr=0.1 is not a run directory"),
     ]:
         assert cli.main(["compare", *words]) == 2
         assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_one_seed_count_once_though_their_seconds_differ(capsys, tmp_path):
+    """Two machines that were given the same seeds: three trainings would have been taken for six."""
+    pytest.importorskip("matplotlib")
+    kept = Path(__file__).parents[1] / "benchmarks" / "results" / "compare" / "minatar_breakout.jsonl"
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    again = tmp_path / "again.jsonl"
+    again.write_text("".join(json.dumps(row | {"seconds": row["seconds"] * 1.01}) + "\n" for row in rows))
+    assert cli.main(["compare", "--from", str(kept), str(again), f"out={tmp_path / 'out'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is there twice" in line and "first_seed=" in line and not (tmp_path / "out").exists()
+
+
+def test_runs_are_checked_before_any_is_judged(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    runs = [str(make_run(tmp_path / f"lr={lr}", "env.id=CartPole-v1", f"optim.lr={lr}")[0].path) for lr in (0.1, 0.2)]
+    out = tmp_path / "out"
+    assert cli.main(["compare", *runs, "--baseline", "typo", f"out={out}"]) == 2
+    assert "baseline=typo: wants one of optim.lr=0.1, optim.lr=0.2" in capsys.readouterr().err and not out.exists()
+    other, _ = make_run(tmp_path / "other", "env.id=Acrobot-v1")
+    assert cli.main(["compare", runs[0], str(other.path), f"out={out}"]) == 2
+    assert "several tasks (Acrobot-v1, CartPole-v1)" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.long
+def test_another_comparison_of_runs_of_the_same_names_is_not_written_over(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    sets = [
+        [str(make_run(tmp_path / each / f"s{lr}", "env.id=CartPole-v1", f"optim.lr={lr}")[0].path) for lr in (1, 2)]
+        for each in "AB"
+    ]
+    words = ["episodes=1", f"out={tmp_path / 'out'}"]
+    assert cli.main(["compare", *sets[0], *words]) == 0 == cli.main(["compare", *sets[0], *words])
+    rows = (tmp_path / "out" / "results.jsonl").read_text()
+    assert cli.main(["compare", *sets[1], *words]) == 2
+    assert "holds another comparison" in capsys.readouterr().err
+    assert (tmp_path / "out" / "results.jsonl").read_text() == rows
 
 
 def test_a_dry_run_prints_the_grid_in_80_columns_and_writes_nothing(capsys, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from gala.runs.run_dir import RunDir
 
 optuna = pytest.importorskip("optuna")
 
+from gala.experiments.jobs import TrainingJob  # noqa: E402
 from gala.experiments.search import Range, Search, Trials, open_study, parse_range  # noqa: E402
 
 RANGE = "optim.lr=log(1e-4,1e-2)"
@@ -34,6 +35,10 @@ def test_ranges_are_read_by_the_type_of_their_setting():
         (["optim.lr=log(1e-2,1e-4)"], "wants a lower and a higher number, above 0"),
         (["optim.lr=log(0,1)"], "wants a lower and a higher number, above 0"),
         (["optim.lr=uniform(1)"], "wants two numbers"),
+        (["gossip.tau=uniform(0.2,0.9)"], "gossip.tau is a whole number, and so are its ends"),
+        (["slowmo.every=log(0.5,64)"], "slowmo.every is a whole number, and so are its ends"),
+        (["optim.lr=1e-3", RANGE], "optim.lr is given twice"),
+        ([RANGE, "optim.lr=1e-3"], "optim.lr is given twice"),
         (["optim.name=log(1,2)"], "optim.name is no number; use choice"),
         (["optim.name=choice(adam)"], "wants two values or more"),
         (["optim.name=choice(adam,adm)"], "optim.name=adm: wants one of"),
@@ -96,6 +101,18 @@ def test_a_run_whose_journal_is_gone_is_not_taken_for_a_new_trial(tmp_path):
     study = open_study(tmp_path, search)
     with pytest.raises(ValueError, match=r"trial-0 was trained with optim.lr=0.5, not 0.000\d+; give those settings"):
         next(Trials(search, study, 1, print)._jobs())
+
+
+def test_a_finished_run_whose_journal_is_gone_is_a_trial_again(tmp_path, monkeypatch):
+    """Before, it was never told: the trial counted, and had no return."""
+    words = ("preset=classic/cartpole", "steps=64", "optim.lr=0.5")
+    run = tmp_path / "runs" / "trial-0"
+    RunDir.create(parse_config([*words, f"run={run}"]), words, overwrite=False).close()
+    monkeypatch.setattr(TrainingJob, "finished", property(lambda job: job.name == "trial-0"))
+    search = Search(tmp_path, words[:2], {"optim.lr": Range("choice", ("0.5", "0.5"))})
+    study = open_study(tmp_path, search)
+    (jobs,) = Trials(search, study, 2, lambda text: None)._jobs()
+    assert [job.name for job in jobs] == ["trial-1"] and study.trials[0].state.is_finished()
 
 
 def test_a_training_that_fails_is_a_trial_that_failed_and_the_search_goes_on(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -58,6 +59,9 @@ def test_no_command_imports_what_a_strange_run_names(theirs, capsys):
         said = refused(capsys, command, str(path), "checkpoint=latest")
         assert f"env.id={name}:Pole would run code ({Path(name).resolve()}.py)" in said
         assert said.endswith(f"gala {command} {path} checkpoint=latest trust=true\n")
+    other = shutil.copytree(path, path.parent / "run2")
+    said = refused(capsys, "compare", str(path), str(other), "episodes=1")
+    assert said.endswith(f"gala compare {path} {other} episodes=1 trust=true\n")
     for call in (gala.Run(path).load, gala.Run(path).evaluate):
         with pytest.raises(ValueError, match=r"if you trust it: gala\.Run\('.*', trust=True\)"):
             call()

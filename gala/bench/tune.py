@@ -27,21 +27,34 @@ _BLOCK_S = 2.0
 
 
 def candidates(config: Config, envs: int) -> Iterator[Config]:
-    """Ways to share ``envs`` simulators and this machine's cores. Dense networks of a few units are not given more
-    threads than one."""
+    """Ways that the settings allow to share ``envs`` simulators and this machine's cores. Dense networks of few units
+    are not given more threads than one.
+
+    Raises:
+        ValueError: what the settings forbid, if they allow none.
+    """
+    config, refused = replace(config, on_failure="auto", max_learners=0), None  # of training, which this is not
     cores = available_cores()
     counts = sorted({n for n in (1, 2, 3, 4, 6, 8, cores, 2 * cores) if n <= 2 * cores and envs % n == 0})
     passes: tuple[Literal["auto", "1", "2"], ...] = ("2", "1") if config.model.encoder == "mlp" else ("1", "2")
     if is_lean(replace(config, a2c=replace(config.a2c, passes="auto"))) and pick_device(config, 0).type == "cpu":
         passes = ("auto",)  # the lean path: faster than both
+    found = 0
     for n in counts:
         share = max(1, cores // n)
         for threads in sorted({1, share} if config.model.encoder != "mlp" else {1}):
             for p in passes:
                 one = replace(config, learners=n, envs_per_learner=envs // n, torch_threads=threads)
                 one = replace(one, a2c=replace(config.a2c, passes=p), env=replace(config.env, threads=share))
-                validate(replace(one, steps=max(one.steps, envs * config.a2c.num_steps)))
+                try:
+                    validate(replace(one, steps=max(one.steps, envs * config.a2c.num_steps)))
+                except ValueError as error:
+                    refused = error
+                    continue
+                found += 1
                 yield one
+    if not found and refused:
+        raise refused
 
 
 def variants(config: Config) -> Iterator[Config]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gala.config.derived import gradient_memory
+from gala.config.own_words import take_paths
 from gala.config.parse import parse_options
 from gala.config.preset_files import nearest
 from gala.config.schema import Config
@@ -82,8 +83,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    plain = [word for word in argv if "=" not in word and not word.startswith("-")]
-    settings = [word for word in argv if word not in plain]
+    plain, settings = take_paths(argv)
     name = plain[-1] if len(plain) > 1 else ""
     if len(plain) == 2 and (name in FIGURES or not Path(name).exists()):
         return _figure(RunDir.open(plain[0]), name, parse_options(Options, settings))

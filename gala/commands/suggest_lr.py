@@ -60,10 +60,10 @@ class Options:
 def main(argv: Sequence[str]) -> int:
     """RUN or preset=NAME, ``Options``, settings, ``--json``. Returns 0, 1 if the short training failed, or 128 + n if
     signal n has ended it."""
-    if not argv or argv[0] in ("-h", "--help"):
+    words = [word for word in argv if word != "--json"]
+    if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    words = [word for word in argv if word != "--json"]
     path = words[0] if "=" not in words[0] and not words[0].startswith("--") else ""
     own, rest = divided(words[bool(path) :], Options)
     options = parse_options(Options, own)

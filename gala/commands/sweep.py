@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 def sort_words(argv: Sequence[str]) -> tuple[Options, tuple[str, ...], dict[str, Range]]:
     """(options, fixed settings, what is searched). Raises ValueError in one line."""
-    own, fixed, ranges = [], [], {}
+    own, fixed, ranges, given = [], [], {}, set[str]()
     names, known = set(Options.__dataclass_fields__), {*flatten(Config()), "preset", "topology"}
     for key, text in split_settings(argv):
         if key in names:
@@ -71,10 +71,13 @@ def sort_words(argv: Sequence[str]) -> tuple[Options, tuple[str, ...], dict[str,
             raise ValueError(f"{key}={text}: a search decides that itself; leave it out")
         elif key not in known:
             raise ValueError(f"unknown setting {key!r}{nearest_setting(key, [*names, *known])}")
+        elif key in ranges or (key in given and parse_range(key, text)):
+            raise ValueError(f"{key} is given twice, once as a range; leave one out")
         elif chosen := parse_range(key, text):
             ranges[key] = chosen
         else:
             fixed.append(f"{key}={text}")
+        given.add(key)
     options = parse_options(Options, own)
     if options.trials < 1 or options.jobs < 0 or options.sampler_seed < 0:
         raise ValueError("trials must be at least 1, jobs and sampler_seed 0 or more")

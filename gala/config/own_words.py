@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 from gala.config.parse import split_settings
 
@@ -17,3 +19,20 @@ def divided(words: Sequence[str], options: type) -> tuple[list[str], list[str]]:
         [f"{key}={text}" for key, text in given if key in names],
         [f"{key}={text}" for key, text in given if key not in names],
     )
+
+
+def take_paths(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that are not settings, and those that are, ``--key value`` among them. A path may hold an = itself:
+    no setting's name has a slash."""
+    plain: list[str] = []
+    settings: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        key, equals, _ = word.partition("=")
+        if word.startswith("--") and not equals:
+            settings += [word, *itertools.islice(rest, 1)]
+        elif word.startswith("-"):
+            settings.append(word)
+        else:
+            (plain if not equals or "/" in key or Path(word).exists() else settings).append(word)
+    return plain, settings

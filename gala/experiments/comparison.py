@@ -119,9 +119,7 @@ def check(rows: Sequence[Row], terms: Terms) -> None:
     """Raises ValueError, in one line, for rows that cannot be compared on these terms."""
     if not rows:
         raise ValueError("there is no finished training to compare")
-    tasks = sorted({row["settings"]["env.id"] for row in rows})
-    if len(tasks) > 1:
-        raise ValueError(f"the trainings are of several tasks ({', '.join(tasks)}); compare those of one at a time")
+    check_task(rows)
     groups = list(dict.fromkeys(row["group"] for row in rows))
     if terms.baseline not in groups:
         raise ValueError(f"baseline={terms.baseline}: wants one of {', '.join(groups)}")
@@ -129,6 +127,13 @@ def check(rows: Sequence[Row], terms: Terms) -> None:
         if terms.mode not in row["evaluation"]["score"]:
             judged = ", ".join(row["evaluation"]["score"])
             raise ValueError(f"{row['name']} was judged {judged}, not {terms.mode}; say mode={judged.split(',')[0]}")
+
+
+def check_task(rows: Sequence[Row]) -> None:
+    """Raises ValueError, in one line, unless all are of one task."""
+    tasks = sorted({row["settings"]["env.id"] for row in rows})
+    if len(tasks) > 1:
+        raise ValueError(f"the trainings are of several tasks ({', '.join(tasks)}); compare those of one at a time")
 
 
 def _figures(comparison: Comparison, group: str) -> Figures:
@@ -227,6 +232,11 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
     mixed = [group for group, found in comparison.groups.items() if len({version_of(row) for row in found}) > 1]
     if mixed:
         told.append(f"trainings of several versions of gala are taken together in {', '.join(mixed)}")
+    elif len({version_of(row) for row in rows}) > 1 and not any("version=" in group for group in comparison.groups):
+        told.append("the groups were trained with different versions of gala")
+    judged = sorted({row["judged"][0] for row in rows if row.get("judged")})
+    if len(judged) > 1:
+        told.append(f"the trainings were judged by {judged[0]} to {judged[-1]} episodes, some less surely than others")
     cut_off = sum((row.get("parts") or 1) > 1 for row in rows)
     if cut_off:
         told.append(f"trainings that were stopped and went on: {cut_off}; their seconds contain each start anew")

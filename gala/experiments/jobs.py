@@ -23,7 +23,7 @@ from gala.processes.start import ending_signals_blocked, interpreter
 from gala.processes.watcher import Watcher, kill_group
 from gala.runs.run_dir import RunDir
 
-_QUIET = ("log.panel=off", "log.tensorboard=false", "overwrite=true")
+_QUIET = ("log.panel=off", "log.tensorboard=false")
 _POLL_S, _TICK_S = 0.05, 1.0
 _STARTED = "$ python "
 
@@ -76,7 +76,7 @@ class TrainingJob(NamedTuple):
     def argv(self) -> list[str]:
         if (self.run / "config.yaml").is_file():
             return ["-m", "gala", "resume", str(self.run)]
-        return ["-m", "gala", "train", *self.words, f"run={self.run}", *_QUIET]
+        return ["-m", "gala", "train", *_QUIET, *self.words, f"run={self.run}", "overwrite=true"]
 
     def parts(self) -> int:
         """How often it was started: once, unless it was cut off."""

@@ -47,6 +47,14 @@ class JudgingJob(NamedTuple):
         except (OSError, ValueError, KeyError):
             return False
 
+    @property
+    def is_known(self) -> bool:
+        """Whether ``out`` is of this run, whatever was asked for and whichever checkpoint was there."""
+        try:
+            return bool(json.loads(self.out.read_text())["request"]["run"] == RunDir.open(self.run).identity())
+        except (OSError, ValueError, KeyError):
+            return False
+
     def request(self) -> dict[str, Any]:
         """What decides the result. Raises ValueError if the run has no checkpoint."""
         run = RunDir.open(self.run)

@@ -70,7 +70,11 @@ def parse_range(key: str, text: str) -> Range | None:
     if isinstance(default, bool) or not isinstance(default, int | float):
         raise ValueError(f"{key}={text}: {key} is no number; use choice(...)")
     kind: Literal["log", "uniform"] = "log" if found[1] == "log" else "uniform"
-    return Range(kind, (int(low), int(high)) if isinstance(default, int) else (low, high))
+    if not isinstance(default, int):
+        return Range(kind, (low, high))
+    if not (low.is_integer() and high.is_integer()):
+        raise ValueError(f"{key}={text}: {key} is a whole number, and so are its ends")
+    return Range(kind, (int(low), int(high)))
 
 
 class Search(NamedTuple):
@@ -154,7 +158,10 @@ class Trials:
             else:
                 yield [job]
         while len(self.study.trials) < self.wanted:
-            yield [self._job(self.study.ask())]
+            if (job := self._job(self.study.ask())).finished:
+                self._end(job)  # its run was kept, and the journal not
+            else:
+                yield [job]
 
     def _job(self, trial: Any) -> TrainingJob:
         chosen = [f"{key}={chosen.suggest(trial, key)}" for key, chosen in self.search.ranges.items()]

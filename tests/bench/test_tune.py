@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from gala.bench import tune
 from gala.bench.tune import candidates, variants
 from gala.cli import main
 from gala.config.parse import parse_config
@@ -25,6 +26,20 @@ def test_candidates_share_the_simulators_and_never_ask_for_more_threads_than_cor
     assert {c.a2c.passes for c in found} == {"1", "2"}
     assert all(c.learners * c.torch_threads <= max(c.learners, available_cores()) for c in found)
     assert {c.learners for c in candidates(config, 15)} <= {1, 3}, "an equal share each"
+
+
+@pytest.mark.parametrize("words", ["on_failure=continue", "max_learners=4", "gossip.record=true"])
+def test_what_some_candidates_cannot_be_does_not_end_it(words, monkeypatch):
+    monkeypatch.setattr(tune, "available_cores", lambda: 4)
+    config = parse_config(["preset=atari/pong", "algo=gala", "learners=4", words])
+    learners = {c.learners for c in candidates(config, 16)}
+    assert learners == ({2, 4, 8} if "record" in words else {1, 2, 4, 8})
+
+
+def test_settings_that_no_candidate_can_have_are_refused():
+    config = parse_config(["preset=atari/pong", "gossip.mixing=allreduce", "gossip.tau=0"])
+    with pytest.raises(ValueError, match="waits for all learners anyway"):
+        list(candidates(config, 16))
 
 
 def test_variants_of_the_best_change_how_it_runs_and_not_what():

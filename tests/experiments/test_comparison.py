@@ -126,6 +126,19 @@ def test_unequal_conditions_are_noted():
         assert part in notes
 
 
+def test_versions_and_episodes_that_differ_between_groups_are_noted():
+    rows = rows_of(a2c=(BETTER, {}), gala=(BETTER, {}))
+    for each in rows:
+        each["judged"] = [100, "sampled"]
+    assert not any("versions" in note or "judged" in note for note in analyse(rows, TERMS)["notes"])
+    for each in rows:
+        if each["group"] == "gala":
+            each["trained_with"], each["judged"] = {"git": "f" * 40}, [1, "sampled"]
+    notes = " ".join(analyse(rows, TERMS)["notes"])
+    assert "the groups were trained with different versions of gala" in notes
+    assert "judged by 1 to 100 episodes" in notes
+
+
 @pytest.mark.parametrize(
     ("change", "terms", "message"),
     [
@@ -148,6 +161,11 @@ def test_groups_are_named_by_the_settings_in_which_runs_differ():
     runs[3]["trained_with"] = {"git": "fedcba9876543210-dirty"}
     assert name_groups(runs)[3]["group"] == "optim.lr=0.01 version=fedcba987-dirty"
     assert {one["group"] for one in name_groups(runs[:2])} == {"all"}
+    close = [
+        {**runs[k], "settings": {**runs[k]["settings"], "a2c.gamma": gamma}}
+        for k, gamma in enumerate((1 - 1e-7, 1 - 5e-7))
+    ]
+    assert [one["group"] for one in name_groups(close)] == ["a2c.gamma=0.9999999", "a2c.gamma=0.9999995"]
     named = rows_of(a2c=(BETTER, {}), gala=(BETTER, {}))
     assert name_groups(named) == named
     named[0]["trained_with"] = {"gala-rl": "2"}

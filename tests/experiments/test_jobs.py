@@ -98,7 +98,7 @@ def test_jobs_that_are_pinned_share_no_core(tmp_path):
 
 def test_a_training_that_was_interrupted_is_not_finished_and_goes_on(tmp_path):
     job = TrainingJob(tmp_path / "run", ("preset=classic/cartpole", "seed=1"))
-    assert not job.finished and job.argv()[2:4] == ["train", "preset=classic/cartpole"]
+    assert not job.finished and job.argv()[2] == "train" and "preset=classic/cartpole" in job.argv()
     run = RunDir.create(Config(run=str(job.run), steps=100), [], overwrite=False)
     run.write_part("staging", "learner0", {}, {})
     run.commit_checkpoint("staging", ["latest"], {"ranks": [0], "env_steps": 40})

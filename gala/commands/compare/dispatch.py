@@ -10,11 +10,12 @@ from pathlib import Path
 
 from gala.commands.compare.words import USAGE, Words, cells, sort_words
 from gala.experiments.algorithms import BASELINE
-from gala.experiments.comparison import Terms, check
+from gala.experiments.comparison import Terms, check, check_task
 from gala.experiments.rows import Row, name_groups, read_rows
 
 EXIT_FAILED = 1
 ROWS = "results.jsonl"
+REMEDY = "leave one out, and give each machine seeds of its own by first_seed="
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,10 +29,14 @@ def main(argv: Sequence[str]) -> int:
 
     check_matplotlib()
     command = shlex.join(["gala", "compare", *argv])
+    if (words.rows or words.runs) and "--dry-run" in argv:
+        raise ValueError("--dry-run shows what would be trained, and all is trained here already; leave it out")
     if words.rows:
-        return _report(words, name_groups(_read_all(words.rows)), command)
+        rows = name_groups(_read_all(words.rows))
+        _check_seeds(rows)
+        return _report(words, rows, command)
     if words.runs:
-        return _compare_runs(words, command)
+        return _compare_runs(words, command, argv)
     with forgiving_output():  # a terminal that is gone ends the trainings in order
         return _grid(words, command, dry_run="--dry-run" in argv)
 
@@ -45,6 +50,18 @@ def _read_all(paths: Sequence[Path]) -> list[Row]:
                 raise ValueError(f"{path}: {row['name']} is there twice; a training counts once")
             rows.append(row)
     return rows
+
+
+def _check_seeds(rows: Sequence[Row]) -> None:
+    """Raises ValueError if two rows are of one algorithm and one seed: luck would count twice."""
+    seen: dict[tuple[str, int], str] = {}
+    for row in rows:
+        one = (row["group"], row["seed"])
+        if one in seen:
+            raise ValueError(
+                f"seed {row['seed']} of {row['group']} is there twice ({seen[one]}, {row['name']}); {REMEDY}"
+            )
+        seen[one] = row["name"]
 
 
 def _out(words: Words, default: str) -> Path:
@@ -111,28 +128,36 @@ def _plan_lines(grid: object) -> list[str]:
     return [*lines, f"{len(grid.cells)} trainings, {shares}", f"out {plan.out}"]
 
 
-def _compare_runs(words: Words, command: str) -> int:
+def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
     """Judges existing runs, one at a time, and compares them."""
+    from gala.commands.trusted import check_run
     from gala.experiments.jobs import run_all
     from gala.experiments.judging import JudgingJob
-    from gala.experiments.rows import make_row, write_rows
+    from gala.experiments.rows import make_row, settings_of, trained_with, write_rows
     from gala.processes.ending import Ended, ending_signals
     from gala.runs.distinct import check_distinct
+    from gala.runs.lock import lock
     from gala.runs.run_dir import RunDir
 
     runs = [RunDir.open(path) for path in words.runs]
+    for run in runs:
+        check_run(run, words.options.trust, "compare", argv)
     check_distinct(runs)
     for run in runs:
         run.checkpoint_meta("latest")
-    out = _out(words, time.strftime("runs-%Y%m%d-%H%M%S"))
-    if (out / ROWS).is_file() and {row["name"] for row in read_rows(out / ROWS)} != {run.path.name for run in runs}:
-        raise ValueError(f"{out} holds another comparison; choose another out=DIRECTORY")
-    (out / "judged").mkdir(parents=True, exist_ok=True)
-    options = words.options
+    known = [{"group": "", "settings": settings_of(run.config), "trained_with": trained_with(run)} for run in runs]
+    named = name_groups(known)
+    check_task(named)
+    terms(words, named)
+    out, options = _out(words, time.strftime("runs-%Y%m%d-%H%M%S")), words.options
     jobs = [
         JudgingJob(run.path, out / "judged" / f"{k}-{run.path.name}.json", options.episodes, options.mode)
         for k, run in enumerate(runs)
     ]
+    if (out / ROWS).is_file() and not (len(read_rows(out / ROWS)) == len(jobs) and all(job.is_known for job in jobs)):
+        raise ValueError(f"{out} holds another comparison; choose another out=DIRECTORY")
+    (out / "judged").mkdir(parents=True, exist_ok=True)
+    held = lock(out)
     try:
         with ending_signals():
             run_all([[job] for job in jobs], 1, lambda job, seconds: print(f"{job.name}: {seconds:.0f} s", flush=True))
@@ -141,6 +166,8 @@ def _compare_runs(words: Words, command: str) -> int:
     except RuntimeError as failure:
         print(failure, file=sys.stderr)
         return EXIT_FAILED
+    finally:
+        held.close()
     rows = [make_row(run, "", job.read(), None) for run, job in zip(runs, jobs, strict=True)]
     rows = name_groups(rows)
     write_rows(out / ROWS, rows)

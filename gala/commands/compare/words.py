@@ -6,10 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gala.config.bounds import is_number_or_empty
+from gala.config.own_words import take_paths
 from gala.config.parse import parse_options, split_settings
 from gala.config.preset_files import nearest_setting
 from gala.config.schema import Config, flatten
@@ -43,6 +45,7 @@ options:
   threshold  return that counts as solved (the preset's)
   margin     share of the score range that counts as no worse (0.05)
   out        folder of report.html, report.json, figures and results.jsonl
+  trust      true imports code that a RUN names and you have not trained with
 
 All other words are settings of `gala train`, the same for all algorithms."""
 
@@ -63,6 +66,7 @@ class Options:
     threshold: str = ""
     margin: float = 0.05
     out: str = ""
+    trust: bool = False
 
     @property
     def judged_by(self) -> str:
@@ -96,9 +100,8 @@ _OF_JUDGING = ("episodes",)
 
 def sort_words(argv: Sequence[str]) -> Words:
     """Raises ValueError, in one line, for what cannot be meant."""
-    plain = [word for word in argv if "=" not in word and not word.startswith("-")]
     from_rows = "--from" in argv
-    settings = [word for word in argv if word not in plain and word != "--from"]
+    plain, settings = take_paths([word for word in argv if word != "--from"])
     own, training, names = [], [], {field.name for field in dataclasses.fields(Options)}
     known = {*flatten(Config()), "preset", "topology"}
     for key, text in split_settings(settings):
@@ -114,6 +117,8 @@ def sort_words(argv: Sequence[str]) -> Words:
             raise ValueError(f"unknown setting {key!r}{nearest_setting(key, [*names, *known])}")
     options = parse_options(Options, own)
     _check(options)
+    if options.trust and (from_rows or not plain):
+        raise ValueError("trust=true is for runs that name code; leave it out")
     if plain and training:
         raise ValueError(f"{training[0]} is a setting of training, which is over; leave it out")
     idle = (*_OF_TRAINING, *(_OF_JUDGING if from_rows else ()))
@@ -147,6 +152,10 @@ def cells(words: Words) -> list[Cell]:
     if len(set(names)) < len(names):
         raise ValueError(f"algos={options.algos} names one twice")
     by_name = {name: (*words.training, *words_of(name, options.learners, options.envs)) for name in names}
+    for name, (key, text) in product(names, split_settings(words.training)):
+        own = dict(split_settings(words_of(name, options.learners, options.envs))).get(key, text)
+        if own != text:
+            raise ValueError(f"{key}={text}: {name} decides that itself ({own}); leave one of the two out")
     configs = {name: prepare(given, start_processes=False) for name, given in by_name.items()}
     return [
         Cell(name, seed, by_name[name], dataclasses.replace(configs[name], seed=seed))

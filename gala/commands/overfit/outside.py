@@ -17,9 +17,9 @@ from gala.commands.overfit.words import (
     pairs,
     show_help,
     sort_words,
-    take_paths,
     without_out,
 )
+from gala.config.own_words import take_paths
 from gala.overfit.csv_tables import read_table
 from gala.overfit.options import ScoreOptions, TaskOptions, check_delta
 from gala.overfit.scores import KNOWN, NEEDED, Row, check_reference, conditions_of, read_scores, told_conditions

@@ -42,19 +42,6 @@ def take_family(words: Sequence[str]) -> tuple[Family, Sequence[str]]:
     return family, words[1:]
 
 
-def take_paths(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that are not settings, and those that are, ``--key value`` among them."""
-    plain: list[str] = []
-    settings: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word.startswith("--") and "=" not in word:
-            settings += [word, *itertools.islice(rest, 1)]
-        else:
-            (settings if "=" in word or word.startswith("-") else plain).append(word)
-    return plain, settings
-
-
 def without_out(words: Sequence[str]) -> list[str]:
     """``words`` without the setting ``out``, however it is spelt."""
     kept, rest = [], iter(words)
