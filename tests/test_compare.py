@@ -12,10 +12,12 @@ from test_evaluate import make_run
 from training import TINY, Gala, spawn
 
 from gala import cli
+from gala.commands.compare.progress import Progress, short
 from gala.commands.compare.words import cells, sort_words
 from gala.config.parse import parse_config, schema
 from gala.config.preset_files import preset_names
 from gala.config.schema import Config
+from gala.experiments.grid import Grid, Plan
 from gala.experiments.rows import read_rows, settings_of
 
 GRID = (
@@ -114,6 +116,19 @@ def test_runs_are_checked_before_any_is_judged(capsys, tmp_path):
     other, _ = make_run(tmp_path / "other", "env.id=Acrobot-v1")
     assert cli.main(["compare", runs[0], str(other.path), f"out={out}"]) == 2
     assert "several tasks (Acrobot-v1, CartPole-v1)" in capsys.readouterr().err and not out.exists()
+
+
+def test_progress_counts_a_training_that_has_ended_to_its_end(tmp_path):
+    plan = Plan(tmp_path, 4, "sampled", 1, 1, {}, lambda: None)
+    grid = Grid(cells(sort_words(["preset=classic/cartpole", "algos=a2c", "seeds=2", "steps=10000"])), plan)
+    job, progress = grid.training(grid.cells[0]), Progress(grid)
+    job.run.mkdir(parents=True)
+    records = job.run / "metrics.jsonl"
+    for steps, running in ((4000, [job]), (10_000, [])):
+        with records.open("a") as file:
+            file.write(json.dumps({"global_step": steps}) + "\n")
+        progress.tick(running)
+        assert f"0/2 done, {short(steps)}/{short(20_000)} env_steps" in progress.line([], 1.0)
 
 
 @pytest.mark.long

@@ -162,6 +162,8 @@ def test_a_preset_is_trained_for_a_moment_and_leaves_nothing(tmp_path, capsys, m
         (["preset=classic/cartpole", "learners=4", "batches=1"], "batches=1 must be at least 2"),
         (["preset=classic/cartpole", "envs=8", "envs_per_learner=8"], "give one"),
         (["nowhere/at-all", "learners=4"], "nowhere/at-all"),
+        (["nowhere/at-all", "learners=4", "measure_steps=99"], "measure_steps=99: RUN has been trained"),
+        (["preset=classic/cartpole", "learners=4", "checkpoint=best"], "checkpoint=best: there is no RUN"),
     ],
 )
 def test_refusals_are_one_line_before_anything_starts(words, message, capsys):

@@ -16,6 +16,7 @@ from gala.config.preset_files import nearest
 from gala.config.schema import Config
 from gala.optim.lr_scaling import is_sgd, stable_product
 from gala.reports import figures, training_diagnosis
+from gala.runs.distinct import check_distinct
 from gala.runs.run_dir import RunDir
 
 FIGURES: dict[str, tuple[Callable[[Sequence[figures.Record], str, Path], None], str]] = {
@@ -130,6 +131,7 @@ def _curves(runs: Sequence[RunDir], options: CurveOptions) -> int:
         raise ValueError(f"smooth={options.smooth} must be at least 1, a number of records")
     path = Path(options.out)
     figures.check_output(path, options.overwrite)
+    check_distinct(runs)
     x_tag, x_label = AXES[options.x]
     groups: dict[str, list[dict[str, list[float]]]] = {}
     for run, group in zip(runs, _groups(runs), strict=True):

@@ -70,6 +70,10 @@ def main(argv: Sequence[str]) -> int:
     _check(options)
     if path and rest:
         raise ValueError(f"{rest[0]}: RUN has its settings; only learners=N and envs=E can change")
+    for word in own:
+        key = word.partition("=")[0]
+        if key in (("measure_steps",) if path else ("checkpoint", "trust")):
+            raise ValueError(f"{word}: {'RUN has been trained' if path else 'there is no RUN'}; leave it out")
     run_dir = RunDir.open(path) if path else None
     from gala.build.auto import fitted_config
     from gala.processes.ending import Ended, ending_signals
@@ -242,7 +246,7 @@ def _lines(
     if gossip:
         rows["gossip"] = f"the{gossip} is gossip.lr_scaling's: the root of how many learners gossip"
     if averaged_envs(wanted) < wanted.learners * wanted.envs_per_learner:
-        rows["note"] = f"algo={wanted.algo}: learners do not average, so that each counts its own simulators only"
+        rows["counted"] = f"algo={wanted.algo}: learners do not average, so that each counts its own simulators only"
     wrapped = [
         textwrap.wrap(text, _WIDTH, initial_indent=f"{name:<11}", subsequent_indent=" " * 11)
         for name, text in rows.items()

@@ -95,7 +95,7 @@ class Elasticity:
         before, self._weighed = self._weighed, self.mailboxes.left_weight()
         estimated, self._estimated = self._estimated, []
         lost, told = before - self._weighed, sum(failure["lost_weight"] for failure in estimated)
-        if not estimated or lost < 0.0:  # it is counted in another unit now, or they have started anew
+        if not estimated or lost < 0.0 or before == 0.0:  # it is counted in another unit now, or they have started anew
             return ""
         told_share = sum(failure["lost_share"] for failure in estimated)
         for failure in estimated:

@@ -26,7 +26,7 @@ class Progress:
         self._total, self._in_place = len(grid.cells), is_terminal(sys.stdout)
         self._steps = {name: min(job.env_steps(), self._wanted[name]) for name, job in self._jobs.items()}
         self._ended, self._started, self._from = self._total - len(self._jobs), time.monotonic(), self._sum()
-        self._next_line = self._started + LINE_S
+        self._next_line, self._trained = self._started + LINE_S, set[str]()
 
     def _sum(self) -> int:
         return sum(self._steps.values())
@@ -37,9 +37,10 @@ class Progress:
         self._write(f"{self._ended:>3}/{self._total} {text}", stays=True)
 
     def tick(self, running: Sequence[Job]) -> None:
-        for job in running:
-            if isinstance(job, TrainingJob):
-                self._steps[job.name] = min(job.env_steps(), self._wanted[job.name])
+        trained = {job.name for job in running if isinstance(job, TrainingJob)}
+        for name in trained | self._trained:  # of those that have ended since: their last records
+            self._steps[name] = min(self._jobs[name].env_steps(), self._wanted[name])
+        self._trained = trained
         now = time.monotonic()
         if self._in_place or now >= self._next_line:
             self._next_line = now + LINE_S
