@@ -228,7 +228,8 @@ def test_runs_of_one_setting_are_one_curve_and_groups_are_named_by_what_differs(
         ([], "all.svg already exists"),
         (["overwrite=true", "y=consensus"], "run0 has no gossip/consensus_distance in its records"),
         (["overwrite=true", "y=retrn"], "did you mean 'return'?"),
-        (["overwrite=true", "smooth=0"], "smooth=0 must be at least 1"),
+        (["overwrite=true", "--smooth", "0"], "smooth=0 must be at least 1"),
+        (["overwrite=true", paths[0]], "run0 is named twice: one run does not count as two"),
         (["overwrite=true", "x=frames"], "x=frames: wants one of steps, time"),
     ]:
         assert cli.main([*words, *more]) == 2
