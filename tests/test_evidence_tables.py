@@ -54,6 +54,9 @@ def test_the_table_of_robustness_is_that_of_the_rows():
     cells = collections.Counter((row["algorithm"], row["envs"], row["lr_scaling"]) for row in rows)
     assert len(cells) == 3 * 4 * 2 and set(cells.values()) == {10}
     assert robustness.table(rows, robustness.CARTPOLE) in (DOCS / "compare.md").read_text()
+    rows = scored_rows(robustness.BREAKOUT.path)
+    assert set(collections.Counter((row["algorithm"], row["envs"]) for row in rows).values()) == {10}
+    assert robustness.table(rows, robustness.BREAKOUT) in (DOCS / "compare.md").read_text()
 
 
 def test_the_tables_of_rates_and_ablations_are_those_of_the_rows():
