@@ -26,35 +26,38 @@ number of learners that share it."""
 _BLOCK_S = 2.0
 
 
-def candidates(config: Config, envs: int) -> Iterator[Config]:
-    """Ways that the settings allow to share ``envs`` simulators and this machine's cores. Dense networks of few units
-    are not given more threads than one.
+def candidates(config: Config, envs: int) -> list[Config]:
+    """Ways that the settings allow to share ``envs`` simulators and this machine's cores. ``on_failure`` and
+    ``max_learners`` are of trainings, and allow what they like.
 
     Raises:
         ValueError: what the settings forbid, if they allow none.
     """
-    config, refused = replace(config, on_failure="auto", max_learners=0), None  # of training, which this is not
+    allowed, refused = list[Config](), None
+    for one in _shares(replace(config, on_failure="auto", max_learners=0), envs):
+        try:
+            validate(replace(one, steps=max(one.steps, envs * config.a2c.num_steps)))
+            allowed.append(one)
+        except ValueError as error:
+            refused = error
+    if refused and not allowed:
+        raise refused
+    return allowed
+
+
+def _shares(config: Config, envs: int) -> Iterator[Config]:
+    """Dense networks of a few units are not given more threads than one."""
     cores = available_cores()
     counts = sorted({n for n in (1, 2, 3, 4, 6, 8, cores, 2 * cores) if n <= 2 * cores and envs % n == 0})
     passes: tuple[Literal["auto", "1", "2"], ...] = ("2", "1") if config.model.encoder == "mlp" else ("1", "2")
     if is_lean(replace(config, a2c=replace(config.a2c, passes="auto"))) and pick_device(config, 0).type == "cpu":
         passes = ("auto",)  # the lean path: faster than both
-    found = 0
     for n in counts:
         share = max(1, cores // n)
         for threads in sorted({1, share} if config.model.encoder != "mlp" else {1}):
             for p in passes:
                 one = replace(config, learners=n, envs_per_learner=envs // n, torch_threads=threads)
-                one = replace(one, a2c=replace(config.a2c, passes=p), env=replace(config.env, threads=share))
-                try:
-                    validate(replace(one, steps=max(one.steps, envs * config.a2c.num_steps)))
-                except ValueError as error:
-                    refused = error
-                    continue
-                found += 1
-                yield one
-    if not found and refused:
-        raise refused
+                yield replace(one, a2c=replace(config.a2c, passes=p), env=replace(config.env, threads=share))
 
 
 def variants(config: Config) -> Iterator[Config]:
@@ -71,7 +74,7 @@ def variants(config: Config) -> Iterator[Config]:
 def tune(config: Config, envs: int, budget_s: float, say: Callable[[str], None]) -> list[tuple[Config, float]]:
     """(configuration, env_steps/s) of all candidates, the fastest first; three quarters of the time go to the number
     of learners, threads and passes, the rest to variants of the best."""
-    ranked = race(list(candidates(config, envs)), 0.75 * budget_s, say)
+    ranked = race(candidates(config, envs), 0.75 * budget_s, say)
     best, *others = ranked
     return race([best[0], *variants(best[0])], 0.25 * budget_s, say, turns=3) + others
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from gala.config.derived import gradient_memory
 from gala.config.own_words import take_paths
@@ -151,14 +151,11 @@ def _curves(runs: Sequence[RunDir], options: CurveOptions) -> int:
 
 def _groups(runs: Sequence[RunDir]) -> list[str]:
     """The group of each run: the settings in which it differs from others, or its name if it is alone."""
-    from gala.experiments.rows import name_groups, settings_of, trained_with
+    from gala.experiments.rows import known_beforehand, name_groups
 
-    rows: list[dict[str, Any]] = [
-        {"group": "", "settings": settings_of(run.config), "trained_with": trained_with(run)} for run in runs
-    ]
     if len(runs) == 1:
         return [runs[0].path.name]
-    return [str(row["group"]) for row in name_groups(rows)]
+    return [str(row["group"]) for row in name_groups(list(map(known_beforehand, runs)))]
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:

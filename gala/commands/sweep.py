@@ -62,28 +62,29 @@ def main(argv: Sequence[str]) -> int:
 
 def sort_words(argv: Sequence[str]) -> tuple[Options, tuple[str, ...], dict[str, Range]]:
     """(options, fixed settings, what is searched). Raises ValueError in one line."""
-    own, fixed, ranges, given = [], [], {}, set[str]()
+    own, fixed, ranges = [], {}, {}
     names, known = set(Options.__dataclass_fields__), {*flatten(Config()), "preset", "topology"}
     for key, text in split_settings(argv):
         if key in names:
             own.append(f"{key}={text}")
-        elif key in _FIXED:
+            continue
+        if key in _FIXED:
             raise ValueError(f"{key}={text}: a search decides that itself; leave it out")
-        elif key not in known:
+        if key not in known:
             raise ValueError(f"unknown setting {key!r}{nearest_setting(key, [*names, *known])}")
-        elif key in ranges or (key in given and parse_range(key, text)):
+        chosen = parse_range(key, text)
+        if key in ranges or (chosen and key in fixed):
             raise ValueError(f"{key} is given twice, once as a range; leave one out")
-        elif chosen := parse_range(key, text):
+        if chosen:
             ranges[key] = chosen
         else:
-            fixed.append(f"{key}={text}")
-        given.add(key)
+            fixed[key] = f"{key}={text}"
     options = parse_options(Options, own)
     if options.trials < 1 or options.jobs < 0 or options.sampler_seed < 0:
         raise ValueError("trials must be at least 1, jobs and sampler_seed 0 or more")
     if options.replay >= 0 and not options.out:
         raise ValueError("replay=N wants the search: gala sweep out=DIRECTORY replay=N")
-    return options, tuple(fixed), ranges
+    return options, tuple(fixed.values()), ranges
 
 
 def check_ends(words: Sequence[str], ranges: dict[str, Range]) -> Config:

@@ -42,18 +42,19 @@ class JudgingJob(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether ``out`` holds what is asked for, of the checkpoint that is there now."""
-        try:
-            return bool(json.loads(self.out.read_text())["request"] == self.request())
-        except (OSError, ValueError, KeyError):
-            return False
+        return self._answers() == self.request()
 
     @property
     def is_known(self) -> bool:
         """Whether ``out`` is of this run, whatever was asked for and whichever checkpoint was there."""
+        return bool(self._answers().get("run", self) == RunDir.open(self.run).identity())
+
+    def _answers(self) -> dict[str, Any]:
+        """The ``request`` that ``out`` is the answer to; nothing if there is none."""
         try:
-            return bool(json.loads(self.out.read_text())["request"]["run"] == RunDir.open(self.run).identity())
+            return dict(json.loads(self.out.read_text())["request"])
         except (OSError, ValueError, KeyError):
-            return False
+            return {}
 
     def request(self) -> dict[str, Any]:
         """What decides the result. Raises ValueError if the run has no checkpoint."""

@@ -53,22 +53,31 @@ def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: floa
         judged: what ``gala.experiments.judging`` has found.
         watts: mean power of the machine while it trained alone, where that was measured.
     """
-    config, meta = run_dir.config, run_dir.checkpoint_meta("latest")
+    meta = run_dir.checkpoint_meta("latest")
     records = run_dir.read_metrics()
     seconds = records[-1].get("perf/wall_s", math.nan) if records else math.nan
     return {
-        "name": run_dir.path.name,
+        **known_beforehand(run_dir),
         "group": group,
-        "seed": config.seed,
         "command": _command(run_dir),
-        "settings": settings_of(config),
-        "solved_return": float(config.solved_return) if config.solved_return else None,
         "env_steps": meta["env_steps"],
         "updates": records[-1].get("perf/updates") if records else None,
         "seconds": seconds,
         "watts": watts,
         "evaluation": {key: judged[key] for key in ("score", "policies", "random_return")},
         "curve": curve(records),
+    }
+
+
+def known_beforehand(run_dir: RunDir) -> Row:
+    """What of a run's row decides its group and the terms of a comparison, before anything is judged."""
+    config = run_dir.config
+    return {
+        "name": run_dir.path.name,
+        "group": "",
+        "seed": config.seed,
+        "settings": settings_of(config),
+        "solved_return": float(config.solved_return) if config.solved_return else None,
         "trained_with": trained_with(run_dir),
     }
 
@@ -167,8 +176,9 @@ def version_of(row: Row) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or float(short) == value else repr(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 def finite(value: Any) -> Any:

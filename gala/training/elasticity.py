@@ -75,11 +75,9 @@ class Elasticity:
         self.failures.append({"rank": rank, "how": told, **lost_mass, "time_s": time.time()})
         self._estimated.append(self.failures[-1])
         self._wanting = {new: None if donor == rank else donor for new, donor in self._wanting.items() if new != rank}
-        was_going = rank in self._going
-        self._going.discard(rank)
         if (
             self.policy == "restart"
-            and not was_going
+            and rank not in self._going
             and len(self.failures) - self._earlier_failures <= self.config.max_restarts
             and not self._stopped
         ):

@@ -15,7 +15,6 @@ from gala.experiments.rows import Row, name_groups, read_rows
 
 EXIT_FAILED = 1
 ROWS = "results.jsonl"
-REMEDY = "leave one out, and give each machine seeds of its own by first_seed="
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,9 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if (words.rows or words.runs) and "--dry-run" in argv:
         raise ValueError("--dry-run shows what would be trained, and all is trained here already; leave it out")
     if words.rows:
-        rows = name_groups(_read_all(words.rows))
-        _check_seeds(rows)
-        return _report(words, rows, command)
+        return _report(words, _read_all(words.rows), command)
     if words.runs:
         return _compare_runs(words, command, argv)
     with forgiving_output():  # a terminal that is gone ends the trainings in order
@@ -42,26 +39,24 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _read_all(paths: Sequence[Path]) -> list[Row]:
-    """Raises ValueError if a training is there twice, which would count it twice."""
+    """The rows of all files, with a ``group`` each. Raises ValueError if a training is there twice, or a seed of one
+    group in two files: its luck would count twice."""
     rows: list[Row] = []
+    whence: list[Path] = []
     for path in paths:
         for row in read_rows(path):
             if row in rows:
                 raise ValueError(f"{path}: {row['name']} is there twice; a training counts once")
             rows.append(row)
+            whence.append(path)
+    rows = name_groups(rows)
+    seen: dict[tuple[str, int], Path] = {}
+    for row, path in zip(rows, whence, strict=True):
+        other = seen.setdefault((row["group"], row["seed"]), path)
+        if other != path:
+            told = f"seed {row['seed']} of {row['group']} is there twice, in {other} and {path}"
+            raise ValueError(f"{told}; give each machine seeds of its own by first_seed=")
     return rows
-
-
-def _check_seeds(rows: Sequence[Row]) -> None:
-    """Raises ValueError if two rows are of one algorithm and one seed: luck would count twice."""
-    seen: dict[tuple[str, int], str] = {}
-    for row in rows:
-        one = (row["group"], row["seed"])
-        if one in seen:
-            raise ValueError(
-                f"seed {row['seed']} of {row['group']} is there twice ({seen[one]}, {row['name']}); {REMEDY}"
-            )
-        seen[one] = row["name"]
 
 
 def _out(words: Words, default: str) -> Path:
@@ -133,7 +128,7 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
     from gala.commands.trusted import check_run
     from gala.experiments.jobs import run_all
     from gala.experiments.judging import JudgingJob
-    from gala.experiments.rows import make_row, settings_of, trained_with, write_rows
+    from gala.experiments.rows import known_beforehand, make_row, write_rows
     from gala.processes.ending import Ended, ending_signals
     from gala.runs.distinct import check_distinct
     from gala.runs.lock import lock
@@ -145,10 +140,9 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
     check_distinct(runs)
     for run in runs:
         run.checkpoint_meta("latest")
-    known = [{"group": "", "settings": settings_of(run.config), "trained_with": trained_with(run)} for run in runs]
-    named = name_groups(known)
-    check_task(named)
-    terms(words, named)
+    known = name_groups(list(map(known_beforehand, runs)))
+    check_task(known)
+    terms(words, known)
     out, options = _out(words, time.strftime("runs-%Y%m%d-%H%M%S")), words.options
     jobs = [
         JudgingJob(run.path, out / "judged" / f"{k}-{run.path.name}.json", options.episodes, options.mode)
@@ -157,20 +151,17 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
     if (out / ROWS).is_file() and not (len(read_rows(out / ROWS)) == len(jobs) and all(job.is_known for job in jobs)):
         raise ValueError(f"{out} holds another comparison; choose another out=DIRECTORY")
     (out / "judged").mkdir(parents=True, exist_ok=True)
-    held = lock(out)
-    try:
-        with ending_signals():
-            run_all([[job] for job in jobs], 1, lambda job, seconds: print(f"{job.name}: {seconds:.0f} s", flush=True))
-    except Ended as end:
-        return 128 + end.number
-    except RuntimeError as failure:
-        print(failure, file=sys.stderr)
-        return EXIT_FAILED
-    finally:
-        held.close()
-    rows = [make_row(run, "", job.read(), None) for run, job in zip(runs, jobs, strict=True)]
-    rows = name_groups(rows)
-    write_rows(out / ROWS, rows)
+    with lock(out):
+        try:
+            with ending_signals():
+                run_all([[job] for job in jobs], 1, lambda job, s: print(f"{job.name}: {s:.0f} s", flush=True))
+        except Ended as end:
+            return 128 + end.number
+        except RuntimeError as failure:
+            print(failure, file=sys.stderr)
+            return EXIT_FAILED
+        rows = name_groups([make_row(run, "", job.read(), None) for run, job in zip(runs, jobs, strict=True)])
+        write_rows(out / ROWS, rows)
     return _report(words, rows, command, out)
 
 

@@ -153,7 +153,7 @@ def cells(words: Words) -> list[Cell]:
         raise ValueError(f"algos={options.algos} names one twice")
     by_name = {name: (*words.training, *words_of(name, options.learners, options.envs)) for name in names}
     for name, (key, text) in product(names, split_settings(words.training)):
-        own = dict(split_settings(words_of(name, options.learners, options.envs))).get(key, text)
+        own = ALGORITHMS[name].get(key, text)
         if own != text:
             raise ValueError(f"{key}={text}: {name} decides that itself ({own}); leave one of the two out")
     configs = {name: prepare(given, start_processes=False) for name, given in by_name.items()}
