@@ -141,6 +141,9 @@ def test_another_comparison_of_runs_of_the_same_names_is_not_written_over(capsys
     words = ["episodes=1", f"out={tmp_path / 'out'}"]
     assert cli.main(["compare", *sets[0], *words]) == 0 == cli.main(["compare", *sets[0], *words])
     rows = (tmp_path / "out" / "results.jsonl").read_text()
+    for k, text in enumerate(("{bad", '{"request": 3}')):  # what is damaged is judged again
+        next((tmp_path / "out" / "judged").glob(f"{k}-*.json")).write_text(text)
+    assert cli.main(["compare", *sets[0], *words]) == 0
     assert cli.main(["compare", *sets[1], *words]) == 2
     assert "holds another comparison" in capsys.readouterr().err
     assert (tmp_path / "out" / "results.jsonl").read_text() == rows

@@ -37,6 +37,7 @@ def test_ranges_are_read_by_the_type_of_their_setting():
         (["optim.lr=uniform(1)"], "wants two numbers"),
         (["gossip.tau=uniform(0.2,0.9)"], "gossip.tau is a whole number, and so are its ends"),
         (["slowmo.every=log(0.5,64)"], "slowmo.every is a whole number, and so are its ends"),
+        (["seed=choice(1,2)"], "seed=choice(1,2): the best seed is luck"),
         (["optim.lr=1e-3", RANGE], "optim.lr is given twice"),
         ([RANGE, "optim.lr=1e-3"], "optim.lr is given twice"),
         (["optim.name=log(1,2)"], "optim.name is no number; use choice"),

@@ -73,6 +73,8 @@ def sort_words(argv: Sequence[str]) -> tuple[Options, tuple[str, ...], dict[str,
         if key not in known:
             raise ValueError(f"unknown setting {key!r}{nearest_setting(key, [*names, *known])}")
         chosen = parse_range(key, text)
+        if chosen and key == "seed":
+            raise ValueError(f"{key}={text}: the best seed is luck; compare seeds with gala compare")
         if key in ranges or (chosen and key in fixed):
             raise ValueError(f"{key} is given twice, once as a range; leave one out")
         if chosen:

@@ -234,6 +234,9 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
         told.append(f"trainings of several versions of gala are taken together in {', '.join(mixed)}")
     elif len({version_of(row) for row in rows}) > 1 and not any("version=" in group for group in comparison.groups):
         told.append("the groups were trained with different versions of gala")
+    again = {group: len(found) - len({row["seed"] for row in found}) for group, found in comparison.groups.items()}
+    if repeated := ", ".join(group for group, count in again.items() if count):
+        told.append(f"a seed is there more than once in {repeated}: the intervals take its trainings for independent")
     judged = sorted({row["judged"][0] for row in rows if row.get("judged")})
     if len(judged) > 1:
         told.append(f"the trainings were judged by {judged[0]} to {judged[-1]} episodes, some less surely than others")

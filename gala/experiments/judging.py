@@ -42,18 +42,23 @@ class JudgingJob(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether ``out`` holds what is asked for, of the checkpoint that is there now."""
-        return self._answers() == self.request()
+        answered = self._answered()
+        try:
+            return bool(answered) and answered == self.request()
+        except ValueError:  # the run is gone
+            return False
 
     @property
-    def is_known(self) -> bool:
-        """Whether ``out`` is of this run, whatever was asked for and whichever checkpoint was there."""
-        return bool(self._answers().get("run", self) == RunDir.open(self.run).identity())
+    def is_of_another_run(self) -> bool:
+        """Whether ``out`` is of another run than this, whatever was asked for and whichever checkpoint was there."""
+        answered = self._answered()
+        return bool(answered) and answered.get("run") != RunDir.open(self.run).identity()
 
-    def _answers(self) -> dict[str, Any]:
-        """The ``request`` that ``out`` is the answer to; nothing if there is none."""
+    def _answered(self) -> dict[str, Any]:
+        """The ``request`` that ``out`` is the answer to; nothing if there is none, as before a run is trained."""
         try:
             return dict(json.loads(self.out.read_text())["request"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
 
     def request(self) -> dict[str, Any]:

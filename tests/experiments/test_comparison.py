@@ -135,7 +135,9 @@ def test_versions_and_episodes_that_differ_between_groups_are_noted():
         if each["group"] == "gala":
             each["trained_with"], each["judged"] = {"git": "f" * 40}, [1, "sampled"]
     notes = " ".join(analyse(rows, TERMS)["notes"])
-    assert "the groups were trained with different versions of gala" in notes
+    assert "the groups were trained with different versions of gala" in notes and "more than once" not in notes
+    rows[1]["seed"] = rows[0]["seed"]
+    assert "a seed is there more than once in a2c:" in " ".join(analyse(rows, TERMS)["notes"])
     assert "judged by 1 to 100 episodes" in notes
 
 

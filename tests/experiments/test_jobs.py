@@ -13,6 +13,7 @@ from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.experiments.grid import PowerMeter
 from gala.experiments.jobs import TrainingJob, check_settings, run_all
+from gala.experiments.judging import JudgingJob
 from gala.experiments.rows import differing, settings_of
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
@@ -146,3 +147,11 @@ def test_a_schedule_of_its_own_is_another_training_and_what_older_rows_do_not_sa
     RunDir.create(parse_config([*words, "schedule_to=32", f"run={job.run}"]), words, overwrite=False).close()
     with pytest.raises(ValueError, match="was trained with schedule_to=32, not 0; give those settings"):
         check_settings([job])
+
+
+def test_a_run_that_is_not_there_yet_is_not_judged(tmp_path):
+    """Asked of every job of a grid before the first is trained, and where a run was removed after it was judged."""
+    job = JudgingJob(tmp_path / "run", tmp_path / "judged.json", 4, "sampled")
+    assert not job.finished and not job.is_of_another_run
+    job.out.write_text(json.dumps({"request": {"run": "x"}}))
+    assert not job.finished

@@ -148,7 +148,9 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
         JudgingJob(run.path, out / "judged" / f"{k}-{run.path.name}.json", options.episodes, options.mode)
         for k, run in enumerate(runs)
     ]
-    if (out / ROWS).is_file() and not (len(read_rows(out / ROWS)) == len(jobs) and all(job.is_known for job in jobs)):
+    names = sorted(run.path.name for run in runs)
+    holds_others = (out / ROWS).is_file() and sorted(row["name"] for row in read_rows(out / ROWS)) != names
+    if holds_others or any(job.is_of_another_run for job in jobs):
         raise ValueError(f"{out} holds another comparison; choose another out=DIRECTORY")
     (out / "judged").mkdir(parents=True, exist_ok=True)
     with lock(out):
@@ -156,6 +158,7 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
             with ending_signals():
                 run_all([[job] for job in jobs], 1, lambda job, s: print(f"{job.name}: {s:.0f} s", flush=True))
         except Ended as end:
+            print(f"stopped; this goes on where it was:\n{command}{'' if options.out else f' out={out}'}", flush=True)
             return 128 + end.number
         except RuntimeError as failure:
             print(failure, file=sys.stderr)
