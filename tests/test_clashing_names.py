@@ -7,10 +7,8 @@ from pathlib import Path
 
 SCRIPT = """
 import os
-from gala.processes import start
 from gala.processes.start import start_method, without_main
 
-start._BY_OPTIMISERS = "json"  # takes less time
 context = start_method("gala.processes.child")
 process = context.Process(target=os.getpid)
 with without_main():

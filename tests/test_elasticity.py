@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from training import TINY, Gala, parts
@@ -153,11 +152,17 @@ def test_scaling_what_does_not_train(tmp_path, capsys, monkeypatch):
     (path / "config.yaml").write_text("algo: gala\nlearners: 2\n")
     assert main(["scale", str(path), "learners=3"]) == 2
     assert "is not training now" in capsys.readouterr().err and not (path / "wanted_learners").exists()
-    assert main(["scale", str(path), "learners=9"]) == 2
+    assert main(["scale", str(path), "--learners", "9"]) == 2
     assert "can have 1 to 4 learners (max_learners), not 9" in capsys.readouterr().err
     (path / "config.yaml").write_text("algo: gala\nlearners: 2\ngossip:\n  tau: 0\n")
     assert main(["scale", str(path), "learners=3"]) == 2
     assert "wait for each other" in capsys.readouterr().err
-    for words in ([str(path)], [str(path), "learners=none"], [str(Path(tmp_path / "no")), "2"]):
+    for words, text in {
+        (str(path),): "a number of learners from 1 on",
+        (str(path), "learners=0"): "a number of learners from 1 on",
+        (str(path), "learners=none"): "learners",
+        (str(path), "learner=2"): "learners",
+        (str(tmp_path / "no"), "2"): "no",
+    }.items():
         assert main(["scale", *words]) == 2
-        assert capsys.readouterr().err.startswith("gala: error: ")
+        assert (err := capsys.readouterr().err).startswith("gala: error: ") and text in err

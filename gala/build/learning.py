@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gala.build.envs import Spaces
 from gala.config.derived import averages_parameters, gossips, total_envs
 from gala.config.schema import Config
+from gala.optim.eager import spare_compiler
 from gala.optim.ekfac import EKFAC
 from gala.optim.mean_adam import MeanAdam
 from gala.optim.rmsprop_tf import RMSpropTF
@@ -48,6 +49,7 @@ def make_optimizer(config: Config, flat: torch.Tensor, policy: torch.nn.Module) 
     Raises:
         ValueError: the user's own is no torch.optim.Optimizer, or cannot be made so.
     """
+    spare_compiler()
     name = config.optim.name
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]([flat], config)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gala.config.derived import gradient_memory
-from gala.config.own_words import take_paths
+from gala.config.own_words import divided, take_paths
 from gala.config.parse import parse_options
 from gala.config.preset_files import nearest
 from gala.config.schema import Config
@@ -87,7 +87,10 @@ def main(argv: Sequence[str]) -> int:
     plain, settings = take_paths(argv)
     name = plain[-1] if len(plain) > 1 else ""
     if len(plain) == 2 and (name in FIGURES or not Path(name).exists()):
-        return _figure(RunDir.open(plain[0]), name, parse_options(Options, settings))
+        of_figures, of_curves = divided(settings, Options)
+        if idle := [word for word in of_curves if word.partition("=")[0] in ("x", "y", "smooth")]:
+            raise ValueError(f"{idle[0]} is for curves, not for a figure: leave out {name!r}")
+        return _figure(RunDir.open(plain[0]), name, parse_options(Options, [*of_figures, *of_curves]))
     return _curves([RunDir.open(path) for path in plain], parse_options(CurveOptions, settings))
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gala.config.derived import exchanges_messages, is_lock_step
+from gala.config.own_words import take_paths
+from gala.config.parse import parse_options
 from gala.runs.lock import is_held
 from gala.runs.run_dir import RunDir
 
@@ -19,15 +22,23 @@ its PushSum mass over. N may go up to max_learners (twice the learners by
 default). The learning rate stays as it is."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """What ``gala scale RUN`` accepts."""
+
+    learners: int = 0
+
+
 def main(argv: Sequence[str]) -> int:
     """Leaves the request in the run directory and waits until the training process has taken it. Returns 0."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    words = [word.removeprefix("--").removeprefix("learners=") for word in argv[1:]]
-    if len(words) != 1 or not words[0].isdigit() or int(words[0]) < 1:
-        raise ValueError("gala scale wants a run and a number of learners: gala scale RUN learners=6")
-    run_dir = RunDir.open(argv[0])
+    plain, settings = take_paths(argv)
+    learners = parse_options(Options, [*(f"learners={word}" for word in plain[1:]), *settings]).learners
+    if len(plain) not in (1, 2) or learners < 1:
+        raise ValueError("gala scale wants a run and a number of learners from 1 on: gala scale RUN learners=6")
+    run_dir = RunDir.open(plain[0])
     if run_dir.config.algo != "gala" or run_dir.config.learners == 1:
         raise ValueError(f"{run_dir.path} has no gossip between several learners; only such a run can be scaled")
     if not exchanges_messages(run_dir.config) or is_lock_step(run_dir.config):
@@ -36,15 +47,15 @@ def main(argv: Sequence[str]) -> int:
         )
     from gala.build.gossip import max_concurrent_learners
 
-    if int(words[0]) > (most := max_concurrent_learners(run_dir.config)):
-        raise ValueError(f"{run_dir.path} can have 1 to {most} learners (max_learners), not {words[0]}")
-    request = run_dir.ask_for_learners(int(words[0]))
+    if learners > (most := max_concurrent_learners(run_dir.config)):
+        raise ValueError(f"{run_dir.path} can have 1 to {most} learners (max_learners), not {learners}")
+    request = run_dir.ask_for_learners(learners)
     try:
         _wait(run_dir, request)
     except KeyboardInterrupt:
         request.unlink(missing_ok=True)
         raise
-    print(f"{run_dir.path} was asked for {words[0]} learners; it says there what it does")
+    print(f"{run_dir.path} was asked for {learners} learners; it says there what it does")
     return 0
 
 

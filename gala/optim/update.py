@@ -9,9 +9,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer as optimizers
 
-_HOOKS_OF_ALL = [getattr(optimizers, f"_global_optimizer_{when}_hooks", {}) for when in ("pre", "post")]
+from gala.optim import eager
 
 
 class NotFinite(FloatingPointError):
@@ -84,29 +83,13 @@ class LearningStep:
         if not math.isfinite(size := norm.item()):
             raise NotFinite(f"the gradient's norm is {size:g}: not finite; lower the learning rate")
         self.clip_factor = clip_factor(size, self.max_grad_norm)
-        _step(self.optimizer)
+        eager.step(self.optimizer)
         started = time.perf_counter()
         for step in (self.averager, self.slowmo):
             if step is not None:
                 step.step()
         self.exchange_s += time.perf_counter() - started
         return norm
-
-
-def _step(optimizer: torch.optim.Optimizer) -> None:
-    """``optimizer.step()`` without the record that PyTorch makes of each for its profiler, which takes longer than the
-    step of a small network; with it where hooks want to be called, its own or those of all optimisers."""
-    inner = getattr(type(optimizer).step, "__wrapped__", None) if hasattr(type(optimizer).step, "hooked") else None
-    if (
-        inner is None
-        or optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or "step" in vars(optimizer)
-        or any(_HOOKS_OF_ALL)
-    ):
-        optimizer.step()
-    else:
-        inner(optimizer)
 
 
 def clip_factor(norm: float, max_norm: float) -> float:

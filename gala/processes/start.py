@@ -14,9 +14,6 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from types import ModuleType
 
-_BY_OPTIMISERS = "torch._dynamo"
-"""PyTorch imports it when a process builds its first optimiser: 1.2 s of processor time in each of them."""
-
 
 def start_method(preload: str) -> BaseContext:
     """Children are forked, one by one, from a process without threads that has imported ``preload``, the module that
@@ -32,7 +29,7 @@ def start_method(preload: str) -> BaseContext:
     if "forkserver" not in mp.get_all_start_methods():
         return mp.get_context("spawn")
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload([preload, _BY_OPTIMISERS])
+    context.set_forkserver_preload([preload])
     with ending_signals_blocked(), _working_directory_last():
         forkserver.ensure_running()
     return context

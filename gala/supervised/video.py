@@ -16,6 +16,7 @@ from gala.gossip.averager import GossipAverager
 from gala.models.bounds import active_units, warm_up
 from gala.models.vrnn import VRNN, Trace
 from gala.models.vrnn_shape import VrnnShape
+from gala.optim.eager import spare_compiler
 from gala.optim.ekfac import EKFAC
 from gala.optim.schedules import SCHEDULES
 from gala.optim.slowmo import SlowMo
@@ -61,6 +62,7 @@ def make_learner(
 ) -> SupervisedLearner:
     """The learner of ``model``, about to do iteration ``start``; build ``averager`` with the model's parameters
     first."""
+    spare_compiler()
     ekfac, observe = None, None
     if config.optimizer == "ekfac":
         e = config.ekfac

@@ -50,7 +50,8 @@ def main(spec: LearnerSpec, pipe: Connection) -> None:
     def body(send: Send, commands: queue.SimpleQueue[Any]) -> None:
         assert spec.board is not None
         board = Board.open(spec.board)
-        channels = LearnerChannels(board, RunDir.open(spec.run_path), spec.mailboxes or (), send, commands)
+        run_dir = RunDir(Path(spec.run_path), spec.config)
+        channels = LearnerChannels(board, run_dir, spec.mailboxes or (), send, commands)
         learner = LearnerProcess(spec, channels)
         try:
             learner.run()

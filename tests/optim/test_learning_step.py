@@ -1,5 +1,8 @@
 """The learning step on several tensors, against the norm of all of them in one vector."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.optim import optimizer as optimizers
@@ -137,3 +140,39 @@ def test_an_optimiser_that_is_none_of_pytorchs_is_asked_for_its_step():
 
     LearningStep(Own())(0.5)
     assert p.item() == 3.0
+
+
+WITHOUT_COMPILER = """
+import sys
+import torch
+from gala.optim.eager import spare_compiler
+from gala.optim.update import LearningStep
+
+spare_compiler()
+for make in (torch.optim.Adam, torch.optim.RMSprop, torch.optim.SGD):
+    p = torch.tensor([4.0, -2.0], requires_grad=True)
+    p.grad = torch.tensor([1.0, 3.0])
+    optimizer = make([p], lr=0.5)
+    for _ in range(2):
+        LearningStep(optimizer)(0.5)
+    again = make([p], lr=0.1)
+    again.load_state_dict(optimizer.state_dict())
+    assert again.param_groups[0]["lr"] == 0.5
+    LearningStep(again)(0.5)
+    print(p.tolist(), "torch._dynamo" in sys.modules)
+optimizer.step()
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_optimisers_do_not_import_the_compiler_and_step_the_same():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=True)
+    *told, last = done.stdout.splitlines()
+    for line, make in zip(told, (torch.optim.Adam, torch.optim.RMSprop, torch.optim.SGD), strict=True):
+        p = torch.tensor([4.0, -2.0], requires_grad=True)
+        p.grad = torch.tensor([1.0, 3.0])
+        optimizer = make([p], lr=0.5)
+        for _ in range(3):
+            optimizer.step()
+        assert line == f"{p.tolist()} False"
+    assert last == "True", "another PyTorch: its plain step imports no compiler, and gala.optim.eager is not needed"

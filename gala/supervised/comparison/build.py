@@ -17,6 +17,7 @@ from gala.gossip.graphs.topology import get_topology
 from gala.gossip.transport.delayed import DelayedMailbox
 from gala.gossip.transport.endpoint import open_endpoint
 from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
+from gala.optim.eager import spare_compiler
 from gala.optim.schedules import SCHEDULES
 from gala.optim.slowmo import SlowMo
 from gala.optim.update import LearningStep
@@ -161,6 +162,7 @@ def num_parameters(config: SupervisedConfig) -> int:
 
 def make_optimizer(config: SupervisedConfig, params: Iterable[Tensor]) -> torch.optim.Optimizer:
     """The local optimiser of one learner."""
+    spare_compiler()
     o = config.optim
     if o.name == "adam":
         return torch.optim.Adam(params, o.lr, weight_decay=o.weight_decay)
