@@ -35,6 +35,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "gala/rl/normalise.py": ("tests/rl/test_normalise.py",),
     "gala/rl/actor_learner.py": (*_LEARNER, "tests/rl/test_lean.py", "tests/rl/test_during_training.py"),
     "gala/rl/lean.py": ("tests/rl/test_lean.py",),
+    "gala/rl/lean_layers.py": ("tests/rl/test_lean.py",),
     "gala/rl/lean_actions.py": ("tests/rl/test_lean.py",),
     "gala/rl/rollout.py": (*_LEARNER, *_GROUPS),
     "gala/optim/rmsprop_tf.py": ("tests/optim/test_rmsprop_tf.py",),
@@ -169,11 +170,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "gala/rl/lean.py": {
         "set_gradient: umpy(), action.reshape(-1, *action.shape[2:]), a, -> "
         "umpy(), action.reshape(-2, *action.shape[2:]), a,": _UNKNOWN,
-        "read:  obs.reshape(len(obs), -1).astype(np.float32, cop -> "
-        " obs.reshape(len(obs), -2).astype(np.float32, cop": _UNKNOWN,
-        "joined: nate(parts, 1).reshape(-1, parts[0].shape[2]) -> "
-        "nate(parts, 1).reshape(-2, parts[0].shape[2])": _UNKNOWN,
-        "read: astype(np.float32, copy=False) -> astype(np.float32, copy=True)": "a copy has the same numbers",
+        "joined: return rows.reshape(-1, rows.shape[2]) -> return rows.reshape(-2, rows.shape[2])": _UNKNOWN,
+    },
+    "gala/rl/lean_layers.py": {
+        "read: (obs.reshape(len(obs), -1).astype(np.float32, cop -> "
+        "(obs.reshape(len(obs), -2).astype(np.float32, cop": _UNKNOWN,
+        "read: astype(np.float32, copy=False), []) -> "
+        "astype(np.float32, copy=True), [])": "a copy has the same numbers",
     },
     "gala/rl/lean_actions.py": {
         "sample: turn np.stack(actions, -1) if self._several else -> "
@@ -223,9 +226,15 @@ ACCEPTED: dict[str, dict[str, str]] = {
     "gala/optim/ekfac.py": {
         "__init__: self.predicted_kl = torch.zeros(()) -> pass": "it is set by the first step, before anybody asks",
     },
-    "gala/rl/lean.py": {
+    "gala/rl/lean_layers.py": {
         ": _ONE_THREAD = 2 ** 18 -> _ONE_THREAD = 2 ** 19": _LIBRARY,
         ": _ONE_THREAD = 2 ** 18 -> _ONE_THREAD = 3 ** 18": _LIBRARY,
+        ": _LARGE = 2 ** 14 -> _LARGE = 2 * 14": _LIBRARY,
+        ": _LARGE = 2 ** 14 -> _LARGE = 2 ** 15": _LIBRARY,
+        ": _LARGE = 2 ** 14 -> _LARGE = 3 ** 14": _LIBRARY,
+        "_relu_: x, 0, out=x) if x.size < _LARGE else torch.from_ -> "
+        "x, 0, out=x) if x.size <= _LARGE else torch.from_": _LIBRARY,
+        "_relu_backward: if y.size < _LARGE: -> if y.size <= _LARGE:": _LIBRARY,
     },
     "gala/rl/rollout.py": {
         "collect: orch.from_numpy(getattr(self, f'_{name}'))) -> "

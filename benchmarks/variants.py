@@ -1,7 +1,7 @@
 """Do the optional ways of running a learner pay on this machine? Each against the default, in turns.
 
     python benchmarks/variants.py                              about ten minutes on two cores
-    python benchmarks/variants.py --tasks minatar/breakout     the others' rows stay
+    python benchmarks/variants.py --tasks minatar/breakout --variants default autograd      all other rows stay
 
 autograd    a2c.passes=1: PyTorch's gradient, in place of the lean path where there is one.
 groups      env_groups=2: half of a learner's simulators step while its network acts for the other half.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from stragglers import in_turns, rates
 
@@ -42,6 +43,10 @@ VARIANTS = {
 BASE = dict.fromkeys(VARIANTS, "default") | {"a2c groups": "a2c", "a2c autograd": "a2c", "small autograd": "small"}
 
 
+def _is_run_again(row: dict[str, Any], options: argparse.Namespace) -> bool:
+    return row["task"] in options.tasks and row["variant"] in options.variants
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -52,7 +57,7 @@ def main() -> None:
     if lacking := {BASE[name] for name in options.variants} - set(options.variants):
         parser.error(f"--variants wants {', '.join(sorted(lacking))} too, which others are compared with")
     known = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    lines = [line for line in known if json.loads(line)["task"] not in options.tasks]
+    lines = [line for line in known if not _is_run_again(json.loads(line), options)]
     for task in options.tasks:
         words = {name: [f"preset={task}", *VARIANTS[name]] for name in options.variants}
         found = in_turns(words, options.rounds, options.seconds)

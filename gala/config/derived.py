@@ -55,7 +55,7 @@ def is_one_pass(config: Config) -> bool:
 
 
 def is_lean(config: Config) -> bool:
-    """Whether a learner on a CPU takes the path of ``gala.rl.lean``: dense layers, or one convolution before them, and
+    """Whether a learner on a CPU takes the path of ``gala.rl.lean``: dense layers, or convolutions before them, and
     nothing that this cannot do.
 
     There is one pass then, and its graph is written out by hand; ``a2c.passes`` 1 or 2 asks for PyTorch's.
@@ -63,8 +63,8 @@ def is_lean(config: Config) -> bool:
     m = config.model
     plain = not (m.gru_size or m.dropout or m.dynamics_coef) and m.augment == "none" and m.compile == "none"
     usual = m.precision == "fp32" and config.optim.name != "ekfac" and config.a2c.passes == "auto"
-    small = m.encoder == "mlp" or (m.encoder == "minatar_cnn" and m.pooling == "flatten")
-    return small and plain and usual
+    known = m.encoder == "mlp" or (m.encoder in ("minatar_cnn", "a3c_cnn", "nature_cnn") and m.pooling == "flatten")
+    return known and plain and usual
 
 
 def is_lock_step(config: Config) -> bool:

@@ -32,8 +32,8 @@ class A2CConfig:
     """Pulls all parameters to 0: this times the parameters is added to the gradient."""
     passes: Literal["auto", "1", "2"] = "auto"
     """1 differentiates the acting passes; 2 runs the network again, as published. Equal gradients; auto: the faster,
-    and for dense layers on a CPU, or one convolution before one, a single pass whose gradient is written out by hand
-    (``gala.rl.lean``)."""
+    and for dense layers on a CPU, or plain convolutions before them, a single pass whose gradient is written out by
+    hand (``gala.rl.lean``)."""
 
 
 @dataclass(frozen=True)

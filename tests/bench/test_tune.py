@@ -20,7 +20,7 @@ def _own_home(tmp_path, monkeypatch):
 
 
 def test_candidates_share_the_simulators_and_never_ask_for_more_threads_than_cores():
-    config = parse_config(["preset=atari/pong"])
+    config = parse_config(["preset=atari/pong", "model.encoder=impala"])
     found = list(candidates(config, 16))
     assert len(set(found)) == len(found) and {c.learners * c.envs_per_learner for c in found} == {16}
     assert {c.a2c.passes for c in found} == {"1", "2"}

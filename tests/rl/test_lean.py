@@ -21,7 +21,7 @@ from gala.gossip.flat import flatten_gradients, flatten_parameters
 from gala.models.actor_critic import build_actor_critic
 from gala.models.distributions import policy_range
 from gala.optim.update import LearningStep
-from gala.rl import lean as lean_path
+from gala.rl import lean_layers
 from gala.rl.a2c import rollout_loss
 from gala.rl.actor_learner import ActorLearner
 from gala.rl.lean import LeanPolicy
@@ -43,11 +43,13 @@ MODELS = {
     "linear": ModelConfig(encoder="mlp", hidden=(), separate_critic=False),
 }
 IMAGES = {
-    "bytes": gym.spaces.Box(0, 255, (3, 9, 7), np.uint8),
-    "bits": gym.spaces.Box(0, 1, (4, 10, 10), bool),
-    "floats": gym.spaces.Box(-9, 9, (1, 5, 8), np.float32),
+    "bytes": ("minatar_cnn", gym.spaces.Box(0, 255, (3, 9, 7), np.uint8), 0.03),
+    "bits": ("minatar_cnn", gym.spaces.Box(0, 1, (4, 10, 10), bool), 0.03),
+    "floats": ("minatar_cnn", gym.spaces.Box(-9, 9, (1, 5, 8), np.float32), 0.03),
+    "two layers": ("a3c_cnn", gym.spaces.Box(0, 255, (1, 44, 50), np.uint8), 0.01),
+    "three layers": ("nature_cnn", gym.spaces.Box(0, 255, (4, 52, 60), np.uint8), 0.01),
 }
-CONVOLUTION = ModelConfig(encoder="minatar_cnn", separate_critic=True)  # which such an encoder cannot have
+"""Encoder, space, and how far parameters are moved."""
 COEFFICIENTS = {
     "plain": {},
     "weighted": {"value_coef": 0.7, "gamma": 0.9, "gae_lambda": 0.6},
@@ -116,7 +118,8 @@ def rollout_of(policy, lean, space, seen=None, **changed):
 
 
 def _rows(out, rows):
-    return out._replace(params=out.params[rows], state=out.state[rows], hidden=[x[rows] for x in out.hidden])
+    hidden, seen = ([x[rows] for x in out.hidden], [[x[rows] for x in batch] for batch in out.seen])
+    return out._replace(params=out.params[rows], state=out.state[rows], hidden=hidden, seen=seen)
 
 
 def assert_gradients_agree(flat, policy, lean, rollout, settings, entropy_coef):
@@ -151,18 +154,24 @@ def images(space, *batch):
     return torch.from_numpy(np.stack([space.sample() for _ in range(math.prod(batch))])).unflatten(0, batch)
 
 
+@pytest.mark.parametrize("small", [0, 2**20])
 @pytest.mark.parametrize("coefficients", COEFFICIENTS)
 @pytest.mark.parametrize("name", IMAGES)
-def test_the_gradient_of_one_convolution_is_autograds(name, coefficients):
+def test_the_gradient_of_convolutions_is_autograds(name, coefficients, small, monkeypatch):
+    """Batch by batch as they acted, or all in one."""
+    monkeypatch.setattr(lean_layers, "_SMALL_IMAGES", small)
+    encoder, space, by = IMAGES[name]
     settings = dataclasses.replace(parse_config([]).a2c, **COEFFICIENTS[coefficients])
-    policy = build_actor_critic(IMAGES[name], SPACES["several"], CONVOLUTION)
-    flat = flattened(policy, by=0.03)
+    # a critic of its own, which such an encoder cannot have
+    policy = build_actor_critic(space, SPACES["several"], ModelConfig(encoder=encoder, separate_critic=True))
+    flat = flattened(policy, by)
     lean = lean_of(policy, SPACES["several"])
-    seen = images(IMAGES[name], T, B)
+    seen = images(space, T, B)
     out, wanted = lean(seen[0], None, None), policy(seen[0], torch.zeros(B, 0), torch.zeros(B, dtype=torch.bool))
     torch.testing.assert_close(out.params, wanted.params, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out.value, wanted.value, rtol=1e-4, atol=1e-5)
     rollout = rollout_of(policy, lean, SPACES["several"], seen)
+    assert len(rollout.acting.seen) == (1 if small else 2 * T)
     assert_gradients_agree(flat, policy, lean, rollout, settings, entropy_coef=0.03)
 
 
@@ -171,15 +180,19 @@ def test_convolutions_of_any_kernel_and_stride_are_pytorchs(kernel, stride):
     layer = torch.nn.Conv2d(3, 5, kernel, stride).to(memory_format=torch.channels_last)
     for p in layer.parameters():
         p.grad = torch.full_like(p, 7.0)
-    x = images(IMAGES["bytes"], 4)
-    found = lean_path._Conv(layer)
-    wanted = layer(x.float())
-    np.testing.assert_allclose(found(x.numpy()), wanted.detach().flatten(1), rtol=1e-4, atol=1e-4)
+    x = images(IMAGES["bytes"][1], 4).float().requires_grad_()
+    found, maps = lean_layers.Conv(layer), x.detach().permute(0, 2, 3, 1).contiguous().numpy()
+    wanted = layer(x)
+    np.testing.assert_allclose(found(maps), wanted.detach().permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
     along = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1))
-    found.set_gradients(x.numpy(), along.flatten(1).numpy())
+    gradient = along.permute(0, 2, 3, 1).contiguous().numpy()
+    found.zero_gradients()
+    assert found.add_gradients(maps, gradient / 4, wants_input=False) is None
+    through = found.add_gradients(maps, 0.75 * gradient, wants_input=True)
     got = [p.grad.clone() for p in layer.parameters()]
     layer.zero_grad()
     wanted.backward(along)
+    np.testing.assert_allclose(through / 0.75, x.grad.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
     for a, p in zip(got, layer.parameters(), strict=True):
         torch.testing.assert_close(a, p.grad, rtol=1e-4, atol=1e-4 * float(p.grad.norm()))
 
@@ -215,7 +228,7 @@ def learner(words, lean, space):
     env = make("Noisy", 4, make_env=build) if space else make(config.env.id, 4)
     spaces = Spaces(env.obs_space, env.action_space, 1)
     policy = make_policy(config, spaces)
-    flat = flattened(policy)
+    flat = flattened(policy, by=0.3 if config.model.encoder == "mlp" else 0.02)
     path = make_lean(config, policy, env.action_space, CPU) if lean else None
     collector = Collector(
         env,
@@ -241,8 +254,12 @@ RUNS = {
     "masked, several": (("a2c.num_steps=11", "model.separate_critic=false"), TwoLocks),
     "CartPole": (("env.id=CartPole-v1", "a2c.num_steps=32"), None),
     "images": (("preset=minatar/breakout", "model.encoder=minatar_cnn", "a2c.num_steps=32"), None),
+    "frames": (("preset=atari/pong", "model.encoder=nature_cnn"), None),
     "normalised images": (("preset=minatar/seaquest", "model.encoder=minatar_cnn", "normalize.obs=true"), None),
 }
+
+ROUNDING = dict.fromkeys(RUNS, 3e-6) | {"frames": 1e-4}
+"""Of the gradient's norm. Frames are alike, so that little is left of much: both ways are 6e-5 from float64's."""
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -254,8 +271,8 @@ def test_a_learner_walks_the_same_way(run):
     for _ in range(3):
         a, b = (one.update(lr=0.0, entropy_coef=0.02) for one in (plain, lean))
         assert torch.equal(plain.collector._buffers.obs, lean.collector._buffers.obs)
-        assert (plain.flat.grad - lean.flat.grad).norm() <= 3e-6 * plain.flat.grad.norm()
-        torch.testing.assert_close(a.grad_norm, b.grad_norm, rtol=1e-5, atol=1e-7)
+        assert (plain.flat.grad - lean.flat.grad).norm() <= ROUNDING[run] * plain.flat.grad.norm()
+        torch.testing.assert_close(a.grad_norm, b.grad_norm, rtol=max(1e-5, ROUNDING[run]), atol=1e-7)
         assert a.episodes == b.episodes and a.valid_steps == b.valid_steps
         for x, y in zip(a.loss, b.loss, strict=True):
             torch.testing.assert_close(x.detach(), y, rtol=1e-4, atol=1e-5)
@@ -274,8 +291,8 @@ def test_what_looks_at_rollouts_is_shown_the_module():
     "word",
     [
         *(
-            "model.encoder=nature_cnn",
             "model.encoder=impala",
+            "model.encoder=bagnet",
             "model.encoder=parts",
             "model.gru_size=4",
             "model.dropout=0.1",
@@ -291,9 +308,10 @@ def test_whatever_it_cannot_do_is_left_to_the_module(word):
         assert not derived.is_lean(parse_config(["model.encoder=minatar_cnn", word]))
 
 
-def test_one_convolution_is_taken_with_its_maps_as_they_are():
-    assert derived.is_lean(parse_config(["model.encoder=minatar_cnn", "model.width=2"]))
-    assert not derived.is_lean(parse_config(["model.encoder=minatar_cnn", "model.pooling=mean"]))
+@pytest.mark.parametrize("encoder", ["minatar_cnn", "a3c_cnn", "nature_cnn"])
+def test_convolutions_are_taken_with_their_maps_as_they_are(encoder):
+    assert derived.is_lean(parse_config([f"model.encoder={encoder}", "model.width=2"]))
+    assert not derived.is_lean(parse_config([f"model.encoder={encoder}", "model.pooling=mean"]))
 
 
 def test_other_devices_are_left_to_the_module():
@@ -315,26 +333,30 @@ def test_a_rollout_of_another_policy_is_refused():
 @pytest.mark.parametrize("given", [False, True])
 def test_products_are_numpys_up_to_what_one_thread_is_taken_for_and_pytorchs_beyond(extra, given, monkeypatch):
     rng, taken = np.random.default_rng(0), []
-    a, b = rng.normal(size=(2, lean_path._ONE_THREAD // 8)), rng.normal(size=(lean_path._ONE_THREAD // 8, 4 + extra))
+    a, b = (
+        rng.normal(size=(2, lean_layers._ONE_THREAD // 8)),
+        rng.normal(size=(lean_layers._ONE_THREAD // 8, 4 + extra)),
+    )
     real = torch.mm
     monkeypatch.setattr(torch, "mm", lambda *args, **words: taken.append(1) or real(*args, **words))
     out = np.full((2, 4 + extra), 7.0) if given else None
-    found = lean_path._product(a, b, out) if given else lean_path._product(a, b)
+    found = lean_layers._product(a, b, out) if given else lean_layers._product(a, b)
     np.testing.assert_allclose(found, a @ b, rtol=1e-9, atol=1e-9)
     assert len(taken) == extra and (not given or np.shares_memory(found, out))
     if given:
         np.testing.assert_array_equal(out, found)
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (2, 100, 100)])
 @pytest.mark.parametrize("layer", [torch.nn.Tanh, torch.nn.ReLU])
-def test_activations_are_pytorchs_and_take_no_memory(layer):
-    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+def test_activations_are_pytorchs_and_take_no_memory(layer, shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     inputs = torch.from_numpy(x.copy()).requires_grad_()
     wanted = layer()(inputs)
     wanted.backward(torch.full_like(wanted, 3.0))
-    activation = lean_path._ACTIVATIONS[layer]
+    activation = lean_layers._ACTIVATIONS[layer]
     y = activation.forward_(x)
-    assert y is x
+    assert np.shares_memory(y, x)
     np.testing.assert_allclose(y, wanted.detach(), rtol=1e-6)
     np.testing.assert_allclose(activation.backward(np.full_like(y, 3.0), y), inputs.grad, rtol=1e-5, atol=1e-6)
 
