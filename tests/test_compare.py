@@ -182,6 +182,15 @@ def test_machines_share_a_grid_by_their_seeds():
     assert [cell.seed for cell in whole[::2]] == [1, 2, 3, 4, 5]
 
 
+def test_a_grid_of_which_nothing_is_there_yet_is_trained_judged_and_reported(tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "grid"
+    status, text, err = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=2000").end()
+    assert status == 0, err
+    assert "gala-sync against a2c: learns as well: undecided" in text and set(shown(out)) == {"a2c-s1", "gala-sync-s1"}
+    assert (out / "report.html").is_file()
+
+
 @pytest.mark.long
 def test_a_grid_that_is_stopped_goes_on_and_refuses_other_settings(tmp_path, capsys):
     pytest.importorskip("matplotlib")

@@ -18,8 +18,8 @@ _ONE_THREAD = 2**18
 """Multiplications up to which OpenBLAS, NumPy's usual library, takes one thread. PyTorch's threads are set by us."""
 _LARGE = 2**14
 """Numbers from which on PyTorch's elementwise operations are the quicker ones."""
-
 _SMALL_IMAGES = 2**17
+"""Numbers in a batch of images up to which calls cost more than copies."""
 
 
 class _Activation(NamedTuple):
@@ -120,8 +120,7 @@ Seen = list[NDArray]
 
 
 def joined_if_small(batches: list[Seen]) -> list[Seen]:
-    """Small batches as one, since calls cost more than copies then; large ones as they are, which the caches still hold
-    best."""
+    """Small batches as one; large ones as they are, which caches hold better."""
     if len(batches) < 2 or batches[0][0].size >= _SMALL_IMAGES:
         return batches
     return [[np.concatenate(maps) for maps in zip(*batches, strict=True)]]
@@ -146,9 +145,8 @@ class Net:
         one batch, or nothing where there are none."""
         if not self._convs:
             return obs.reshape(len(obs), -1).astype(np.float32, copy=False), []
-        images = (
-            torch.from_numpy(obs).contiguous(memory_format=torch.channels_last).float()
-        )  # bytes move four times faster
+        # Moved before they are widened: bytes are a quarter of the floats.
+        images = torch.from_numpy(obs).contiguous(memory_format=torch.channels_last).float()
         seen = [_maps(images if self._scale == 1.0 or obs.dtype.kind == "f" else images.mul_(self._scale))]
         for conv in self._convs:
             seen.append(self._activation.forward_(conv(seen[-1])))
