@@ -205,6 +205,12 @@ def test_plots_are_made_of_the_records_and_say_what_is_missing(tmp_path, capsys)
     assert "runs/nope is not there: name another run, or a figure: returns, epsilon-ball" in error_line(capsys)
     assert cli.main(["plot", str(run.path), "epsilon_ball"]) == 2
     assert "did you mean 'epsilon-ball'?" in error_line(capsys)
+    assert cli.main(["plot", str(run.path), "runs/nope", "x=time"]) == 2
+    assert "runs/nope is not there" in error_line(capsys)
+    assert cli.main(["plot", str(run.path), "returns", "--smooth", "3"]) == 2
+    assert "smooth=3 is for curves, not for a figure: leave out 'returns'" in error_line(capsys)
+    assert cli.main(["plot", str(run.path), "returns", "width=3"]) == 2
+    assert "unknown setting 'width'" in error_line(capsys)
 
 
 def test_runs_of_one_setting_are_one_curve_and_groups_are_named_by_what_differs(tmp_path, capsys):

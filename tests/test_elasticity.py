@@ -159,6 +159,7 @@ def test_scaling_what_does_not_train(tmp_path, capsys, monkeypatch):
     assert "wait for each other" in capsys.readouterr().err
     for words, text in {
         (str(path),): "a number of learners from 1 on",
+        (str(path), "3", "learners=3"): "a number of learners from 1 on",
         (str(path), "learners=0"): "a number of learners from 1 on",
         (str(path), "learners=none"): "learners",
         (str(path), "learner=2"): "learners",

@@ -87,18 +87,19 @@ def main(argv: Sequence[str]) -> int:
     plain, settings = take_paths(argv)
     name = plain[-1] if len(plain) > 1 else ""
     if len(plain) == 2 and (name in FIGURES or not Path(name).exists()):
-        of_figures, of_curves = divided(settings, Options)
-        if idle := [word for word in of_curves if word.partition("=")[0] in ("x", "y", "smooth")]:
-            raise ValueError(f"{idle[0]} is for curves, not for a figure: leave out {name!r}")
-        return _figure(RunDir.open(plain[0]), name, parse_options(Options, [*of_figures, *of_curves]))
+        return _figure(RunDir.open(plain[0]), name, settings)
     return _curves([RunDir.open(path) for path in plain], parse_options(CurveOptions, settings))
 
 
-def _figure(run_dir: RunDir, name: str, options: Options) -> int:
+def _figure(run_dir: RunDir, name: str, settings: Sequence[str]) -> int:
     if name not in FIGURES:
         if "/" in name:
             raise ValueError(f"{name} is not there: name another run, or a figure: {', '.join(FIGURES)}")
         raise ValueError(f"figure {name!r}: wants one of {', '.join(FIGURES)}{nearest(name, FIGURES)}")
+    of_figures, others = divided(settings, Options)
+    if of_curves := divided(others, CurveOptions)[0]:
+        raise ValueError(f"{of_curves[0]} is for curves, not for a figure: leave out {name!r}")
+    options = parse_options(Options, [*of_figures, *others])
     path = Path(options.out) if options.out else run_dir.path / f"{name}.png"
     figures.check_output(path, options.overwrite)
     draw = FIGURES[name][0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gala.config.derived import exchanges_messages, is_lock_step
 from gala.config.own_words import take_paths
-from gala.config.parse import parse_options
+from gala.config.parse import parse_options, split_settings
 from gala.runs.lock import is_held
 from gala.runs.run_dir import RunDir
 
@@ -35,8 +35,9 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     plain, settings = take_paths(argv)
-    learners = parse_options(Options, [*(f"learners={word}" for word in plain[1:]), *settings]).learners
-    if len(plain) not in (1, 2) or learners < 1:
+    settings = [*(f"learners={word}" for word in plain[1:]), *settings]
+    learners = parse_options(Options, settings).learners
+    if not plain or len(split_settings(settings)) != 1 or learners < 1:
         raise ValueError("gala scale wants a run and a number of learners from 1 on: gala scale RUN learners=6")
     run_dir = RunDir.open(plain[0])
     if run_dir.config.algo != "gala" or run_dir.config.learners == 1:

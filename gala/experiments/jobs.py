@@ -79,9 +79,11 @@ class TrainingJob(NamedTuple):
         return ["-m", "gala", "train", *_QUIET, *self.words, f"run={self.run}", "overwrite=true"]
 
     def parts(self) -> int:
-        """How often it was started: once, unless it was cut off."""
+        """In how many it was trained: one, unless it was cut off. What was cut off before its run was there is none."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
-        return sum(line.startswith(_STARTED) for line in lines)
+        starts = [line for line in lines if line.startswith(_STARTED)]
+        anew = [i for i, line in enumerate(starts) if " train " in line]
+        return len(starts) - (anew[-1] if anew else 0)
 
     def env_steps(self) -> int:
         """How far it has come, by its records."""

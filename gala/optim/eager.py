@@ -33,7 +33,9 @@ def step(optimizer: Optimizer) -> None:
         or any(_HOOKS_OF_ALL)
     ):
         optimizer.step()
-    elif inner.__code__.co_name == "_use_grad":  # breaks the compiler's graph before and after, and sets this
+    elif (
+        getattr(getattr(inner, "__code__", None), "co_name", "") == "_use_grad"
+    ):  # breaks the compiler's graph before and after, and sets this
         with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
             inner.__wrapped__(optimizer)
     else:

@@ -155,3 +155,12 @@ def test_a_run_that_is_not_there_yet_is_not_judged(tmp_path):
     assert not job.finished and not job.is_of_another_run
     job.out.write_text(json.dumps({"request": {"run": "x"}}))
     assert not job.finished
+
+
+def test_a_training_that_was_cut_off_before_its_run_was_there_has_one_part(tmp_path):
+    job = TrainingJob(tmp_path / "run", ("preset=classic/cartpole",))
+    assert job.parts() == 0
+    begin, go_on = "$ python -m gala train seed=1 overwrite=true\nstarting ...\n", "$ python -m gala resume run\n"
+    for text, parts in ((begin, 1), (begin + begin, 1), (begin + go_on, 2), (begin + begin + go_on + go_on, 3)):
+        job.log.write_text(text)
+        assert job.parts() == parts
