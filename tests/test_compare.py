@@ -196,7 +196,7 @@ def test_a_grid_that_is_stopped_goes_on_and_refuses_other_settings(tmp_path, cap
     pytest.importorskip("matplotlib")
     out = tmp_path / "grid"
     first = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=60000")
-    first.wait_for((out / "runs" / ".gala-sync-s1.log").exists, "start of the second training")
+    first.wait_for((out / "runs" / "gala-sync-s1" / "config.yaml").exists, "run of the second training")
     os.killpg(first.process.pid, signal.SIGTERM)
     status, text, _ = first.end()
     assert status == 128 + signal.SIGTERM
