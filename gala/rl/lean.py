@@ -58,11 +58,15 @@ class LeanPolicy:
         return self.module.distribution
 
     def __call__(self, obs: Tensor, state: Tensor, first: Tensor, with_value: bool = True) -> LeanOutputs:
-        x, seen = self._actor.read(self.module.seen(obs).numpy())
+        x, seen = self._read(obs)
         hidden = self._actor.hidden(x)
         value = self._values(x, hidden) if with_value else hidden[-1][:0, 0]
         params = self.module.allowed_only(torch.from_numpy(self._actor.head(hidden[-1])), obs)
         return LeanOutputs(params, torch.from_numpy(value), state, hidden if seen else hidden[1:], seen)
+
+    def _read(self, obs: Tensor) -> tuple[NDArray, list[Seen]]:
+        """What the encoders make of ``obs [N, ...]`` for their dense layers, see ``Net.read``."""
+        return self._actor.read(self.module.seen(obs).numpy())
 
     def _values(self, x: NDArray, hidden: list[NDArray]) -> NDArray:
         return self._critic.head(hidden[-1] if self._shared else self._critic.hidden(x)[-1])[:, 0]
@@ -103,7 +107,7 @@ class LeanPolicy:
         assert isinstance(out, LeanOutputs), "the rollout was collected by another policy, or without keep_graph"
         hidden, shape = out.hidden, rollout.reward.shape
         if not out.seen:  # as they are: nothing to keep
-            hidden = [self._actor.read(self.module.seen(rollout.obs.flatten(0, 1)).numpy())[0], *hidden]
+            hidden = [self._read(rollout.obs.flatten(0, 1))[0], *hidden]
         judged = hidden if self._shared else self._critic.hidden(hidden[0])
         value = self._critic.head(judged[-1]).reshape(shape)
         advantage = _advantages(rollout, value, c)
