@@ -59,6 +59,6 @@ def test_environments_are_searched_in_all_backends_or_in_one(capsys):
 
 def test_what_a_training_says_before_it_starts_fits_80_columns():
     pytest.importorskip("minatar")
-    text = "\n".join(start_lines(parse_config(["preset=minatar/breakout"])))
+    text = "\n".join(start_lines(parse_config(["preset=minatar/breakout"]), []))
     assert [line for line in text.splitlines() if len(line) > 80] == []
     assert "stride 1 px, pooling flatten," in " ".join(text.split())

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Sequence
 
 from gala.config.derived import is_lean, is_one_pass, network_threads, threads_per_learner
-from gala.config.parse import dump_config, print_help
+from gala.config.idle import idle_lines
+from gala.config.parse import dump_config, print_help, split_settings
 from gala.config.schema import Config
 from gala.config.tuned import tuned_path
 from gala.processes.resources import available_cores
@@ -26,9 +27,9 @@ def main(argv: Sequence[str]) -> int:
     config = prepare(words, start_processes=not dry_run)
     if dry_run:
         print(dump_config(config))
-        print("\n".join([arithmetic(config), *advice(config)]))
+        print("\n".join([arithmetic(config), *notes(config, words)]))
         return 0
-    for line in start_lines(config):
+    for line in start_lines(config, words):
         print(line, flush=True)
     from gala.training import supervisor
 
@@ -36,9 +37,14 @@ def main(argv: Sequence[str]) -> int:
     return supervisor.train(config, RunDir.create(config, words, config.overwrite))
 
 
-def start_lines(config: Config) -> list[str]:
+def notes(config: Config, words: Sequence[str]) -> list[str]:
+    """What to mind about settings that are allowed: those hardly ever meant, and those of ``words`` that do nothing."""
+    return [*advice(config), *idle_lines(config, [key for key, _ in split_settings(words)])]
+
+
+def start_lines(config: Config, words: Sequence[str]) -> list[str]:
     """What was chosen for the user, and what to mind, before a training starts; at most 80 columns."""
-    lines = [*advice(config), *_encoder_line(config)]
+    lines = [*notes(config, words), *_encoder_line(config)]
     return [
         textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for line in lines
