@@ -63,7 +63,7 @@ def test_what_a_preset_holds_for_another_algorithm_is_not_named():
 
 def test_idle_settings_change_nothing(tmp_path):
     """All of them at once, beside the same training without."""
-    plain, saved = ("learners=1", "steps=400", PLAIN, "optim.lr_scaling=none"), []
+    plain, saved = ("learners=1", "steps=400", "normalize.reward=none", PLAIN), []
     for name, idle in (("without", ()), ("with", [word for word, needed in NEEDS.items() if needed])):
         code, out, err = Gala(tmp_path / name, *TINY, *plain, *idle).end()
         assert (code, err) == (0, "") and out.count("does nothing here") == len(idle)
