@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 from gala.processes.child import TRACEBACK
-from gala.processes.output import forgiving_output, is_terminal, open_standard_descriptors
+from gala.processes.output import forgiving_output, is_terminal, open_standard_descriptors, tell_of_crashes
 
 COMMANDS = {
     "train": ("gala.commands.train", "train a policy: gala train preset=atari/pong learners=4"),
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     open_standard_descriptors()
+    tell_of_crashes()
     with forgiving_output(tells=True) as output:
         words = [word for word in given if word != "--traceback"]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import time
@@ -41,6 +42,8 @@ class Walk(gym.Env):
         bad = self.decisions == BAD_STEP
         if self.fault == "raise" and bad:
             raise KeyError("the simulator broke")
+        if self.fault == "crash" and bad:
+            ctypes.string_at(0)
         if self.fault == "nan reward":
             time.sleep(0.0005)  # a second until then, so that there is a checkpoint of what was learned
             reward = float("nan") if bad else reward
@@ -204,6 +207,7 @@ def _register(name: str, cls: type[gym.Env], **kwargs: Any) -> None:
 
 _register("Walk", Walk)
 _register("Raises", Walk, fault="raise")
+_register("Crashes", Walk, fault="crash")
 _register("NanReward", Walk, fault="nan reward")
 _register("Slow", Walk, fault="slow")
 _register("Stuck", Walk, fault="stuck")

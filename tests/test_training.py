@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -124,6 +125,12 @@ def test_a_simulator_that_raises_ends_the_run_with_its_traceback_once(tmp_path):
     code, _, err = Gala(tmp_path / "run", *TINY, "env.id=helper_envs:Raises-v0", "algo=a2c").end()
     assert code == 1 and status(RunDir.open(tmp_path / "run")) == "failed"
     assert err.count('raise KeyError("the simulator broke")') == 1 and err.count("learner 0 failed") == 1
+
+
+def test_a_simulator_that_crashes_in_c_code_ends_the_run_with_the_line_of_python_that_called_it(tmp_path):
+    code, _, err = Gala(tmp_path / "run", *TINY, "env.id=helper_envs:Crashes-v0", "algo=a2c").end()
+    assert code == 1 and "learner 0 was killed by SIGSEGV; the run has ended." in err
+    assert "Segmentation fault" in err and re.search(r'helper_envs.py", line \d+ in step', err), err
 
 
 def test_a_nan_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
-from gala.processes.output import ForgivingStream
+from gala.processes.output import ForgivingStream, tell_of_crashes
 from gala.processes.start import forget_safe_path
 
 TRACEBACK = "GALA_TRACEBACK"
@@ -50,6 +50,7 @@ def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], N
     """
     os.setpgid(0, 0)
     forget_safe_path()
+    tell_of_crashes()
     sys.stdout, sys.stderr = (ForgivingStream(stream) for stream in (sys.stdout, sys.stderr))
     commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import os
 import sys
@@ -104,6 +105,14 @@ def open_standard_descriptors() -> None:
         except OSError:
             null = os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
             os.set_inheritable(null, True)
+
+
+def tell_of_crashes() -> None:
+    """A crash in C code, of a simulator say, then tells on standard error where Python stood, before the process ends
+    by its signal."""
+    if not faulthandler.is_enabled():
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error may be no file
+            faulthandler.enable()
 
 
 @contextlib.contextmanager
