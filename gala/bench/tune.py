@@ -24,6 +24,8 @@ TUNED = (
 """What a tuned file may set: how the work is cut up, and nothing that changes what is learned per env_step but the
 number of learners that share it."""
 _BLOCK_S = 2.0
+_LEARNERS_PER_CORE = 4
+"""Room for the fastest so far beside the next one, of up to two learners a core each."""
 
 
 def candidates(config: Config, envs: int) -> list[Config]:
@@ -84,34 +86,42 @@ def race(
 ) -> list[tuple[Config, float]]:
     """(configuration, env_steps/s), the fastest first. After every ``turns`` turns each, halves the field until one is
     left or the budget is used up (successive halving, arXiv 1502.07943), so that most of the time goes to the close
-    ones."""
+    ones. Each has its first turns when it is started; where many cores make many candidates, the slowest so far then
+    leave for the next, so that no more than ``_LEARNERS_PER_CORE`` learners a core are in memory."""
     seen: list[list[float]] = [[] for _ in field]
     jobs: dict[int, BenchJob] = {}
+
+    def measure(those: Sequence[int]) -> None:
+        for i in [*those] * turns:
+            seen[i].append(jobs[i].measure(_BLOCK_S, settle_s=0.5).env_steps_per_s)
+            say(f"{label(field[i]):<40} {np.median(seen[i]):10,.0f} env_steps/s")
+
+    def keep(those: Sequence[int]) -> None:
+        for i in [i for i in jobs if i not in those]:
+            jobs.pop(i).close()
+
     try:
         for i, one in enumerate(field):
+            places = _LEARNERS_PER_CORE * available_cores() - one.learners
+            ranked = _fastest_first(jobs, seen)
+            room = np.cumsum([field[j].learners for j in ranked]) <= places
+            keep(ranked[: int(room.sum())])
             say(f"starting {label(one)}")
             jobs[i] = BenchJob(one)
+            measure([i])
         began = time.monotonic()
-        while jobs:
-            for i, job in [*jobs.items()] * turns:
-                seen[i].append(job.measure(_BLOCK_S, settle_s=0.5).env_steps_per_s)
-                say(f"{label(field[i]):<40} {np.median(seen[i]):10,.0f} env_steps/s")
-            kept = _faster_half(jobs, seen)
-            if time.monotonic() - began > budget_s or len(jobs) == 1:
-                break
-            for i in [i for i in jobs if i not in kept]:
-                jobs.pop(i).close()
+        while len(jobs) > 1 and time.monotonic() - began <= budget_s:
+            keep(_fastest_first(jobs, seen)[: -(-len(jobs) // 2)])
+            measure([*jobs])
     finally:
-        for job in jobs.values():
-            job.close()
+        keep([])
     # Who stayed in for longer was measured better, so it comes before one that left with a lucky first turn.
     order = sorted(range(len(field)), key=lambda i: (-len(seen[i]), -np.median(seen[i])))
     return [(field[i], float(np.median(seen[i]))) for i in order]
 
 
-def _faster_half(jobs: Iterable[int], seen: Sequence[Sequence[float]]) -> list[int]:
-    ranked = sorted(jobs, key=lambda i: -np.median(seen[i]))
-    return ranked[: -(-len(ranked) // 2)]
+def _fastest_first(jobs: Iterable[int], seen: Sequence[Sequence[float]]) -> list[int]:
+    return sorted(jobs, key=lambda i: -np.median(seen[i]))
 
 
 def label(config: Config) -> str:
