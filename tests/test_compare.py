@@ -165,7 +165,7 @@ def test_solved_returns_of_presets_are_those_that_gymnasium_registers():
     told = 0
     for name in preset_names():
         config = parse_config([f"preset={name}"]) if schema(name) is Config else Config()
-        if config.solved_return and config.env.id in gymnasium.registry:
+        if config.solved_return and config.env.id in gymnasium.registry and not config.env.id.startswith("ALE/"):
             assert float(config.solved_return) == gymnasium.spec(config.env.id).reward_threshold, name
             told += 1
     assert told >= 10
