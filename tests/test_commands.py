@@ -69,7 +69,7 @@ def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, mon
     assert rows["batch of an update"] == "16 x 5 steps = 80 per learner"
     assert rows["updates"] == "3,125 per learner"  # 1e6 / (4 x 80)
     assert rows["frames"] == "4,000,000 (4 per env_step)"
-    assert rows["learning rate"] == "0.002 at the start, 0.002 at the end"  # 1e-3 x sqrt(64 / 16)
+    assert rows["learning rate"] == "0.002 at the start, 0.002 at the end; with a factor"  # 1e-3 x sqrt(4 learners)
     assert rows["parameters"] == "866,439"  # the Nature CNN with 32 filters in its last layer, 6 actions and a value
     assert rows["observations of a rollout"] == "2.15 MiB per learner"  # 80 x 4 x 84 x 84 bytes
     assert list(tmp_path.iterdir()) == []

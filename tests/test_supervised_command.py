@@ -45,8 +45,15 @@ def learners(process):
 def is_training(process):
     """Whether it is a learner that has opened the mailboxes, which exist in the parent's memory only."""
     return os.getpgid(process.pid) == process.pid and any(
-        "gala-mailboxes" in os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()
+        "gala-mailboxes" in _target(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()
     )
+
+
+def _target(link):
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:  # closed since the folder was read
+        return ""
 
 
 def end(process, children):

@@ -111,7 +111,7 @@ def tell_of_crashes() -> None:
     """A crash in C code, of a simulator say, then tells on standard error where Python stood, before the process ends
     by its signal."""
     if not faulthandler.is_enabled():
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error may be no file
+        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):  # standard error may be no file
             faulthandler.enable()
 
 
