@@ -44,9 +44,10 @@ def test_a_setting_is_named_until_it_has_what_it_needs(word, needed):
         (["gossip.mixing=allreduce", "gossip.peers=2", "gossip.w_min=0.2"], ["gossip.peers", "gossip.w_min"]),
         (["gossip.tau=0", "gossip.max_unread_weight=2"], ["gossip.max_unread_weight"]),
         (["gossip.tau=0", "gossip.wait_timeout_s=90"], []),
+        (["delay.mean_s=0", "slowmo.every=0", "algo=independent", "--topology", "ring"], []),
         (["gossip.tau=2", "gossip.wait_timeout_s=90"], ["gossip.wait_timeout_s"]),
         (["gossip.mixing=allreduce", "gossip.wait_timeout_s=90", "gossip.every=2"], []),
-        (["algo=allreduce", "gossip.every=2", "--topology", "ring"], ["gossip.every", "gossip.topology"]),
+        (["algo=allreduce", "gossip.every=2", "--topology", "complete"], ["gossip.every", "gossip.topology"]),
     ],
 )
 def test_each_way_of_mixing_has_settings_of_its_own(words, named):

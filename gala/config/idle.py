@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from gala.config.derived import exchanges_messages, gossips, is_lock_step
+from gala.config.derived import changed_settings, exchanges_messages, gossips, is_lock_step
 from gala.config.schema import Config, ModelConfig
 from gala.config.supervised import SgdConfig, SlowConfig, SupervisedConfig, TinyModelConfig, method_names
 
@@ -76,11 +76,12 @@ _NEEDS: dict[str, tuple[str, Callable[[Config], bool]]] = {
 
 
 def idle_lines(config: Config, given: Iterable[str]) -> list[str]:
-    """A line for each of the settings ``given``, dotted names, that this training does not look at. Presets and
-    comparisons hold such as well, for other algorithms, so nothing is refused."""
-    found = dict[str, str]()
-    for name in given:
+    """A line for each of the settings ``given``, dotted names, that was given another value than its default and that
+    this training does not look at. Presets and comparisons hold such as well, for other algorithms, so nothing is
+    refused."""
+    found, changed = dict[str, str](), {name for name, *_ in changed_settings(config)}
+    for name in (name for name in given if name in changed and name not in _EXCEPT):
         for beginning, (needs, has_it) in _NEEDS.items():
-            if name.startswith(beginning) and name not in _EXCEPT and not has_it(config):
+            if name.startswith(beginning) and not has_it(config):
                 found.setdefault(name, f"note: {name} does nothing here; it needs {needs}")
     return list(found.values())
