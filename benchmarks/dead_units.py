@@ -11,7 +11,6 @@ fifth of the training. It goes on where it was cut.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from kept_rows import KeptRows, Row
+
+from gala.runs.run_dir import RunDir
 
 RESULTS = Path(__file__).parent / "results" / "dead_units.jsonl"
 KEYS = ("algorithm", "lr", "seed")
@@ -35,7 +36,7 @@ def train(algorithm: str, lr: str, seed: int, run: Path) -> Row:
     words = [*TRAINING.split(), *ALGORITHMS[algorithm].split(), f"optim.lr={lr}", f"seed={seed}"]
     said = [*QUIET.split(), f"run={run}", "overwrite=true"]
     subprocess.run([sys.executable, "-m", "gala", "train", *words, *said], check=True, stdout=subprocess.DEVNULL)
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = RunDir.open(run).read_metrics()
     late = [record for record in records if record["global_step"] >= 0.8 * records[-1]["global_step"]]
     row = {"algorithm": algorithm, "lr": lr, "seed": seed, "env_steps": records[-1]["global_step"]}
     for name, tag in TAGS.items():
