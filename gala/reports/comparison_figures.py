@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes
 COLORS = (BLUE, ORANGE, "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", GREY)
 AXES = {"env_steps": "env_steps over all learners", "seconds": "seconds of training"}
 RETURN = "return, last 100 episodes"
+_LONG_NAME = 40
+"""Characters of a line's name, of which twice as many are as wide as a figure."""
+_LINE_INCHES = 0.16
 
 
 def by_group(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -42,7 +46,18 @@ def draw_curves(
         low, middle, high = band(heights)
         axes.fill_between(grid, low, high, color=color, alpha=0.2, lw=0)
         axes.plot(grid, middle, color=color, lw=1.6, label=label)
-    axes.legend(fontsize=8)
+    _name_lines(axes)
+
+
+def _name_lines(axes: Any) -> None:
+    """A legend: among the lines, or under them, in a figure that is so much higher, where a name is too long."""
+    lines, names = axes.get_legend_handles_labels()
+    if max(map(len, names), default=0) <= _LONG_NAME:
+        axes.legend(fontsize=8)
+        return
+    names = [textwrap.fill(name, 2 * _LONG_NAME, break_on_hyphens=False) for name in names]
+    axes.figure.set_figheight(axes.figure.get_figheight() + _LINE_INCHES * "\n".join(names).count("\n") + _LINE_INCHES)
+    axes.legend(lines, names, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
 
 def draw(rows: Sequence[Row], analysis: Mapping[str, Any], folder: Path) -> list[tuple[Path, str]]:
@@ -98,7 +113,7 @@ def _profiles(axes: Any, analysis: Mapping[str, Any]) -> None:
         axes.step(x, analysis["profile"][name], where="post", color=COLORS[i % len(COLORS)], label=name)
     _threshold(axes, analysis, vertical=True)
     axes.set(xlabel="score", ylabel="share of seeds above it", ylim=(-0.02, 1.02), title="Performance profiles")
-    axes.legend(fontsize=8)
+    _name_lines(axes)
 
 
 def _improvements(axes: Any, analysis: Mapping[str, Any]) -> None:
