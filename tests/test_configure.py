@@ -108,7 +108,10 @@ def test_the_last_preset_holds_also_if_it_is_none(none):
             ["gossip.mixing=allreduce", "gossip.tau=0"],
             "gossip.mixing=allreduce waits for all learners anyway; leave gossip.tau at -1",
         ),
-        (["gossip.at_bound=wait"], "gossip.at_bound=wait needs a bound; give gossip.tau=1 or more"),
+        (
+            ["gossip.at_bound=drop-peer", "gossip.tau=0"],
+            "gossip.tau=0 waits for every peer; leave out gossip.at_bound=drop-peer, or give gossip.tau=1 or more",
+        ),
         (["gossip.mixing=none", "gossip.tau=0"], "gossip.mixing=none has nothing to wait for; leave gossip.tau at -1"),
         (
             ["gossip.mixing=copy-average", "gossip.tau=1", "gossip.at_bound=wait"],

@@ -19,6 +19,8 @@ NEEDS = {
     "ekfac.damping=1": "optim.name=ekfac",
     "optim.rmsprop_alpha=0.5": "optim.name=rmsprop",
     "optim.adam_beta2=0.5": "optim.name=adam",
+    "optim.eps=0.1": "optim.name=adam",
+    "schedule_to=200": "optim.schedule=linear",
     "optim.lr_reference_envs=4": "optim.lr_scaling=sqrt",
     "normalize.obs_clip=0.1": "normalize.obs=true",
     "normalize.reward_clip=0.1": "normalize.reward=scale",
@@ -46,7 +48,12 @@ def test_a_setting_is_named_until_it_has_what_it_needs(word, needed):
         (["gossip.tau=0", "gossip.wait_timeout_s=90"], []),
         (["delay.mean_s=0", "slowmo.every=0", "algo=independent", "--topology", "ring"], []),
         (["gossip.tau=2", "gossip.wait_timeout_s=90"], ["gossip.wait_timeout_s"]),
-        (["gossip.mixing=allreduce", "gossip.wait_timeout_s=90", "gossip.every=2"], []),
+        (["gossip.mixing=allreduce", "gossip.wait_timeout_s=90", "gossip.every=2"], ["gossip.wait_timeout_s"]),
+        (["gossip.mixing=none", "gossip.lr_scaling=sqrt", "gossip.every=2"], ["gossip.lr_scaling", "gossip.every"]),
+        (["gossip.mixing=copy-average", "gossip.tau=0", "gossip.wait_timeout_s=90", "gossip.every=2"], []),
+        (["gossip.tau=0", "gossip.at_bound=wait", "gossip.w_min=0.2"], ["gossip.at_bound", "gossip.w_min"]),
+        (["gossip.at_bound=wait"], ["gossip.at_bound"]),
+        (["gossip.at_bound=drop-peer", "gossip.tau=1"], []),
         (["algo=allreduce", "gossip.every=2", "--topology", "complete"], ["gossip.every", "gossip.topology"]),
     ],
 )
@@ -64,7 +71,8 @@ def test_what_a_preset_holds_for_another_algorithm_is_not_named():
 
 def test_idle_settings_change_nothing(tmp_path):
     """All of them at once, beside the same training without."""
-    plain, saved = ("learners=1", "steps=400", "normalize.reward=none", PLAIN), []
+    constant = ("optim.schedule=constant", "a2c.entropy_schedule=constant", "normalize.reward=none")
+    plain, saved = ("learners=1", "steps=400", PLAIN, *constant), []
     for name, idle in (("without", ()), ("with", [word for word, needed in NEEDS.items() if needed])):
         code, out, err = Gala(tmp_path / name, *TINY, *plain, *idle).end()
         assert (code, err) == (0, "") and out.count("does nothing here") == len(idle)

@@ -38,13 +38,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def notes(config: Config, words: Sequence[str]) -> list[str]:
-    """What to mind about settings that are allowed: those hardly ever meant, and those of ``words`` that do nothing."""
-    return [*advice(config), *idle_lines(config, [key for key, _ in split_settings(words)])]
+    """What to mind about settings that are allowed, those hardly ever meant and those of ``words`` that do nothing; at
+    most 80 columns."""
+    return _filled([*advice(config), *idle_lines(config, [key for key, _ in split_settings(words)])])
 
 
 def start_lines(config: Config, words: Sequence[str]) -> list[str]:
     """What was chosen for the user, and what to mind, before a training starts; at most 80 columns."""
-    lines = [*notes(config, words), *_encoder_line(config)]
+    return [*notes(config, words), *_filled(_encoder_line(config))]
+
+
+def _filled(lines: Sequence[str]) -> list[str]:
     return [
         textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for line in lines

@@ -46,33 +46,51 @@ def refuse_idle(config: SupervisedConfig) -> None:
 
 
 _EXCEPT = ("gossip.silent_after_s",)
-"""Learners that exchange nothing still wait for each other at a common checkpoint."""
+"""Learners that exchange nothing still wait so long for each other at a common checkpoint."""
+_WITHOUT_LOCK_STEP = "gossip.mixing=pushsum and no gossip.tau=0"
 
-_NEEDS: dict[str, tuple[str, Callable[[Config], bool]]] = {
-    "gossip.": ("algo=gala and learners=2 or more", gossips),
-    "gossip.topology": ("gossip.mixing=pushsum or copy-average", exchanges_messages),
-    "gossip.peers": ("gossip.mixing=pushsum or copy-average", exchanges_messages),
-    "gossip.w_min": ("gossip.mixing=pushsum", lambda c: c.gossip.mixing == "pushsum"),
-    "gossip.max_unread_weight": (
-        "gossip.mixing=pushsum and no gossip.tau=0",
-        lambda c: c.gossip.mixing == "pushsum" and not is_lock_step(c),
+
+def _pushes_freely(config: Config) -> bool:
+    return config.gossip.mixing == "pushsum" and not is_lock_step(config)
+
+
+def _may_wait(config: Config) -> bool:
+    g = config.gossip
+    return exchanges_messages(config) and (g.tau == 0 or (g.tau > 0 and g.at_bound == "wait"))
+
+
+def _falls(config: Config) -> bool:
+    return "linear" in (config.optim.schedule, config.a2c.entropy_schedule)
+
+
+_NEEDS: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
+    ("gossip.", "algo=gala and learners=2 or more", gossips),
+    ("gossip.topology", "gossip.mixing=pushsum or copy-average", exchanges_messages),
+    ("gossip.peers", "gossip.mixing=pushsum or copy-average", exchanges_messages),
+    ("gossip.every", "another gossip.mixing than none", lambda c: c.gossip.mixing != "none"),
+    ("gossip.lr_scaling", "another gossip.mixing than none", lambda c: c.gossip.mixing != "none"),
+    ("gossip.w_min", _WITHOUT_LOCK_STEP, _pushes_freely),
+    ("gossip.max_unread_weight", _WITHOUT_LOCK_STEP, _pushes_freely),
+    ("gossip.at_bound", "gossip.mixing=pushsum and gossip.tau=1 or more", lambda c: c.gossip.tau > 0),
+    ("gossip.wait_timeout_s", "gossip.mixing=pushsum, with gossip.tau=0 or gossip.at_bound=wait", _may_wait),
+    ("slowmo.", "slowmo.every=1 or more", lambda c: c.slowmo.every > 0),
+    ("delay.", "delay.mean_s greater than 0", lambda c: c.delay.mean_s > 0),
+    ("ekfac.", "optim.name=ekfac", lambda c: c.optim.name == "ekfac"),
+    ("optim.rmsprop_", "optim.name=rmsprop or rmsprop_tf", lambda c: c.optim.name in ("rmsprop", "rmsprop_tf")),
+    ("optim.adam_", "optim.name=adam", lambda c: c.optim.name == "adam"),
+    (
+        "optim.eps",
+        "optim.name=adam, rmsprop or rmsprop_tf",
+        lambda c: c.optim.name in ("adam", "rmsprop", "rmsprop_tf"),
     ),
-    "gossip.wait_timeout_s": (
-        "gossip.tau=0 or gossip.at_bound=wait",
-        lambda c: is_lock_step(c) or c.gossip.at_bound == "wait",
-    ),
-    "slowmo.": ("slowmo.every=1 or more", lambda c: c.slowmo.every > 0),
-    "delay.": ("delay.mean_s greater than 0", lambda c: c.delay.mean_s > 0),
-    "ekfac.": ("optim.name=ekfac", lambda c: c.optim.name == "ekfac"),
-    "optim.rmsprop_": ("optim.name=rmsprop or rmsprop_tf", lambda c: c.optim.name in ("rmsprop", "rmsprop_tf")),
-    "optim.adam_": ("optim.name=adam", lambda c: c.optim.name == "adam"),
-    "optim.lr_reference_envs": ("optim.lr_scaling=sqrt", lambda c: c.optim.lr_scaling == "sqrt"),
-    "normalize.obs_clip": ("normalize.obs=true", lambda c: c.normalize.obs),
-    "normalize.reward_clip": ("normalize.reward=scale", lambda c: c.normalize.reward == "scale"),
-    "max_restarts": ("on_failure=restart", lambda c: c.on_failure == "restart"),
-    "diagnose.eigenvalues": ("diagnose.curvature greater than 0", lambda c: c.diagnose.curvature > 0),
-}
-"""Setting, or beginning of several -> what it needs, in words, and whether a training has that."""
+    ("optim.lr_reference_envs", "optim.lr_scaling=sqrt", lambda c: c.optim.lr_scaling == "sqrt"),
+    ("normalize.obs_clip", "normalize.obs=true", lambda c: c.normalize.obs),
+    ("normalize.reward_clip", "normalize.reward=scale", lambda c: c.normalize.reward == "scale"),
+    ("schedule_", "optim.schedule or a2c.entropy_schedule=linear", _falls),
+    ("max_restarts", "algo=gala and on_failure=restart", lambda c: c.on_failure == "restart"),
+    ("diagnose.eigenvalues", "diagnose.curvature greater than 0", lambda c: c.diagnose.curvature > 0),
+)
+"""Setting, or beginning of several; what it needs, in words; whether a training has that. The first lack is told."""
 
 
 def idle_lines(config: Config, given: Iterable[str]) -> list[str]:
@@ -81,7 +99,7 @@ def idle_lines(config: Config, given: Iterable[str]) -> list[str]:
     refused."""
     found, changed = dict[str, str](), {name for name, *_ in changed_settings(config)}
     for name in (name for name in given if name in changed and name not in _EXCEPT):
-        for beginning, (needs, has_it) in _NEEDS.items():
+        for beginning, needs, has_it in _NEEDS:
             if name.startswith(beginning) and not has_it(config):
                 found.setdefault(name, f"note: {name} does nothing here; it needs {needs}")
     return list(found.values())

@@ -142,7 +142,9 @@ def _validate_gossip(algo: Algo, g: GossipConfig) -> None:
         "gossip.mixing=none has nothing to wait for; leave gossip.tau at -1": g.mixing == "none" and g.tau >= 0,
         "gossip.mixing=copy-average waits for every copy, with gossip.tau=0, or for none, with -1": g.tau > 0
         and g.mixing == "copy-average",
-        f"gossip.at_bound={g.at_bound} needs a bound; give gossip.tau=1 or more": g.tau < 0 and g.at_bound != "proceed",
+        "gossip.tau=0 waits for every peer; leave out gossip.at_bound=drop-peer, or give gossip.tau=1 or more": g.tau
+        == 0
+        and g.at_bound == "drop-peer",
         "gossip.overlap absorbs a message one update late, so it cannot wait for one; leave out gossip.tau=0 and "
         "gossip.at_bound=wait": g.overlap and (g.tau == 0 or g.at_bound == "wait"),
         f"with gossip.at_bound=wait, gossip.wait_timeout_s={g.wait_timeout_s:g} must be longer than "
