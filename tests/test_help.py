@@ -62,3 +62,17 @@ def test_what_a_training_says_before_it_starts_fits_80_columns():
     text = "\n".join(start_lines(parse_config(["preset=minatar/breakout"]), []))
     assert [line for line in text.splitlines() if len(line) > 80] == []
     assert "stride 1 px, pooling flatten," in " ".join(text.split())
+
+
+LISTS = ("presets", "envs", "doctor", "bug-report")
+"""Commands without settings; what follows them is looked for, or refused."""
+
+
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in LISTS])
+def test_help_is_given_wherever_it_is_asked_for(command, capsys):
+    words = [command, "split"] if command == "overfit" else [command]
+    shown = []
+    for more in (["--help"], ["out=x", "-h"]):
+        assert cli.main([*words, *more]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and shown[0].startswith("usage: gala")

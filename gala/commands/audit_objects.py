@@ -13,6 +13,7 @@ from gala_envs.masks import random_actions
 from numpy.typing import NDArray
 
 from gala.build.auto import choose
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_config, split_settings
 from gala.config.schema import Config
 from gala.config.validate import validate
@@ -30,7 +31,7 @@ _ENVS, WIDTH = 4, 80
 
 def main(argv: Sequence[str]) -> int:
     """Prints the report. Returns 0. Raises ValueError: no images, or bad settings."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0 if argv else 2
     given = split_settings(argv[1:])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gala.config.bounds import check_bounds
-from gala.config.own_words import divided
+from gala.config.own_words import asks_for_help, divided
 from gala.config.parse import parse_options
 from gala.config.preset_files import nearest
 from gala.config.schema import Config
@@ -54,7 +54,7 @@ class Options:
 def main(argv: Sequence[str]) -> int:
     """Exit status 0, 1 if a learner failed, or 128 + n if signal n has ended it."""
     words = [word for word in argv if word != "--json"]
-    if not words or "--help" in words or "-h" in words:
+    if not words or asks_for_help(words):
         print(USAGE)
         return 0
     kind, words = words[0], words[1:]

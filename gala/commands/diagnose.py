@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gala.commands.trusted import check_run
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options
 from gala.diagnostics.finding import Finding
 from gala.diagnostics.registry import DIAGNOSTICS
@@ -56,7 +57,7 @@ Options = make_dataclass(
 
 def main(argv: Sequence[str]) -> int:
     """``RUN`` and the settings of ``Options``. Returns 0."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     options: Any = parse_options(Options, argv[1:])

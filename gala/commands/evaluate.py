@@ -13,6 +13,7 @@ from typing import Any, Literal
 from gala.commands.trusted import check_run
 from gala.config.bounds import NOT_NEGATIVE, bounded, check_bounds
 from gala.config.derived import whose
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options
 from gala.runs.evaluations import append_evaluation
 from gala.runs.run_dir import RunDir, curves_command
@@ -59,7 +60,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """``RUN`` and the settings of ``Options``. Returns 0; 1 if the episodes were played, but not filmed."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     options = parse_options(Options, [word for word in argv[1:] if word != "--json"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from gala.commands.trusted import check_run
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
@@ -60,7 +61,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """``RUN`` and the settings of ``Options``. Returns 0."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     if "format=torchscript" in argv:

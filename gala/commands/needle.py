@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options, split_settings
 from gala.config.preset_files import nearest, nearest_setting
 from gala.config.schema import flatten
@@ -51,7 +52,7 @@ class Options:
 def main(argv: Sequence[str]) -> int:
     """Returns 0, or 128 + n if signal n has ended it. Raises ValueError for bad input."""
     words = [word for word in argv if word != "--dry-run"]
-    if not words or words[0] in ("-h", "--help") or "--help" in words:
+    if not words or asks_for_help(words):
         print(USAGE)
         return 0
     if words[0] == "report":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gala.config.derived import gradient_memory
-from gala.config.own_words import divided, take_paths
+from gala.config.own_words import asks_for_help, divided, take_paths
 from gala.config.parse import parse_options
 from gala.config.preset_files import nearest
 from gala.config.schema import Config
@@ -81,7 +81,7 @@ class CurveOptions:
 
 def main(argv: Sequence[str]) -> int:
     """Runs, perhaps a figure's name, and the settings of ``Options`` or ``CurveOptions``. Returns 0."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     plain, settings = take_paths(argv)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from gala.commands.trusted import check_run
 from gala.config.bounds import AT_LEAST_ONE, NOT_NEGATIVE, Bound, bounded, check_bounds
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
@@ -57,7 +58,7 @@ class RecordOptions:
 
 def main(argv: Sequence[str]) -> int:
     """``RUN`` and the settings of ``RecordOptions``. Returns 0, or 128 + the number of the signal that ended it."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     options = parse_options(RecordOptions, argv[1:])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gala.commands.trusted import check_run
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
@@ -25,7 +26,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """``RUN``. Returns 0, or 1 if a learner ended elsewhere."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     options, run_dir = parse_options(Options, argv[1:]), RunDir.open(argv[0])

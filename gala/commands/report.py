@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options
 from gala.runs.run_dir import RunDir
 
@@ -33,7 +34,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """``RUN`` and the settings of ``Options``. Returns 0."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     options = parse_options(Options, argv[1:])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from gala.commands.trusted import check_run, is_yes
 from gala.config import derived
+from gala.config.own_words import asks_for_help
 from gala.config.parse import override, split_settings
 from gala.config.schema import Config
 from gala.config.validate import validate
@@ -51,7 +52,7 @@ _SCHEDULES = ("hold", "stretch", "restart")
 def main(argv: Sequence[str]) -> int:
     """``RUN``, ``checkpoint=NAME``, ``schedule=NAME`` and settings from ``MAY_CHANGE``. Returns the exit
     status of the training."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     run_dir = RunDir.open(argv[0])

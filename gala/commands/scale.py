@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gala.config.derived import exchanges_messages, is_lock_step
-from gala.config.own_words import take_paths
+from gala.config.own_words import asks_for_help, take_paths
 from gala.config.parse import parse_options, split_settings
 from gala.runs.lock import is_held
 from gala.runs.run_dir import RunDir
@@ -31,7 +31,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """Leaves the request in the run directory and waits until the training process has taken it. Returns 0."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     plain, settings = take_paths(argv)

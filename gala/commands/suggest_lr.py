@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gala.commands.trusted import check_run
 from gala.config.derived import averaged_envs, gradient_memory
-from gala.config.own_words import divided
+from gala.config.own_words import asks_for_help, divided
 from gala.config.parse import override, parse_options
 from gala.config.schema import Config
 from gala.config.validate import validate
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     """RUN or preset=NAME, ``Options``, settings, ``--json``. Returns 0, 1 if the short training failed, or 128 + n if
     signal n has ended it."""
     words = [word for word in argv if word != "--json"]
-    if not words or words[0] in ("-h", "--help"):
+    if not words or asks_for_help(words):
         print(USAGE)
         return 0
     path = words[0] if "=" not in words[0] and not words[0].startswith("--") else ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gala.config.idle import refuse_idle
+from gala.config.own_words import asks_for_help
 from gala.config.parse import dump_config, parse_options, print_help
 from gala.config.supervised import SupervisedConfig, validate
 from gala.runs.checkpoints import write_atomically
@@ -26,7 +27,7 @@ WIDTH = 80
 def main(argv: Sequence[str]) -> int:
     """Settings as ``key=value`` or ``--key value``, and ``--dry-run``. Exit status 0, 1 if a learner failed."""
     words = [word for word in argv if word != "--dry-run"]
-    if "--help" in words or "-h" in words:
+    if asks_for_help(words):
         print_help("gala supervised", SupervisedConfig)
         return 0
     config = parse_options(SupervisedConfig, words)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options, split_settings
 from gala.config.preset_files import nearest_setting
 from gala.config.schema import Config, flatten
@@ -46,7 +47,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0, or 128 + n if signal n has ended it."""
-    if not argv or "--help" in argv or "-h" in argv:
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     options, words, ranges = sort_words(argv)

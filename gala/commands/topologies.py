@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """Prints the list, or the edges of each round over one period. Returns 0."""
-    if argv and argv[0] in ("-h", "--help"):
+    if argv and asks_for_help(argv):
         print(USAGE)
         return 0
     from gala.gossip.graphs.by_name import choose_topology, is_file

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from gala.config.derived import is_lean, is_one_pass, network_threads, threads_per_learner
 from gala.config.idle import idle_lines
+from gala.config.own_words import asks_for_help
 from gala.config.parse import dump_config, print_help, split_settings
 from gala.config.schema import Config
 from gala.config.tuned import tuned_path
@@ -20,7 +21,7 @@ from gala.training.new_run import prepare
 def main(argv: Sequence[str]) -> int:
     """Settings as ``key=value`` or ``--key value``, and ``--dry-run``. Returns the exit status of the training."""
     words = [word for word in argv if word != "--dry-run"]
-    if "--help" in words or "-h" in words:
+    if asks_for_help(words):
         print_help("gala train")
         return 0
     dry_run = len(words) < len(argv)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gala.config.bounds import check_bounds
-from gala.config.own_words import divided
+from gala.config.own_words import asks_for_help, divided
 from gala.config.parse import dump_tree, parse_options
 from gala.config.validate import validate
 from gala.runs.checkpoints import write_atomically
@@ -33,7 +33,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status 0, 1 if a learner failed, or 128 + n if signal n has ended it."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     own, given = divided(argv, Options)

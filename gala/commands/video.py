@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gala.config.own_words import asks_for_help
 from gala.config.parse import override, parse_options, print_help
 from gala.config.preset_files import nearest
 from gala.config.video import VideoConfig, validate
@@ -116,7 +117,7 @@ def _reporting(train: Callable[[], int]) -> int:
 
 
 def _train(words: Sequence[str]) -> int:
-    if "--help" in words or "-h" in words:
+    if asks_for_help(words):
         print_help("gala video train", VideoConfig)
         return 0
     config = parse_options(VideoConfig, words)

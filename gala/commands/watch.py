@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gala.config.bounds import POSITIVE, bounded, check_bounds
+from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options
 from gala.runs.following import Follower
 from gala.runs.run_dir import RunDir
@@ -39,7 +40,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """``RUN`` and the settings of ``Options``. Returns 0; 1 if the run was killed."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     options = parse_options(Options, argv[1:])

@@ -10,6 +10,11 @@ from pathlib import Path
 from gala.config.parse import split_settings
 
 
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether ``--help`` or ``-h`` is among the words."""
+    return "--help" in words or "-h" in words
+
+
 def divided(words: Sequence[str], options: type) -> tuple[list[str], list[str]]:
     """(what ``options``, a dataclass, has a field for; all else), each as KEY=VALUE, whichever way it was written.
     Raises ValueError in one line."""

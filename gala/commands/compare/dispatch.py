@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gala.commands.compare.words import USAGE, Words, cells, sort_words
+from gala.config.own_words import asks_for_help
 from gala.experiments.algorithms import BASELINE
 from gala.experiments.comparison import Terms, check, check_task
 from gala.experiments.rows import Row, name_groups, read_rows
@@ -19,7 +20,7 @@ ROWS = "results.jsonl"
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0 when there is a report, 1 after a failed training, 128 + n if signal n has ended it."""
-    if not argv or "--help" in argv or "-h" in argv:
+    if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
     words = sort_words([word for word in argv if word != "--dry-run"])

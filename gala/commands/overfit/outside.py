@@ -11,7 +11,6 @@ from typing import Any
 
 from gala.commands.overfit.verdict import conclude
 from gala.commands.overfit.words import (
-    asks_for_help,
     command_line,
     default_out,
     pairs,
@@ -19,7 +18,7 @@ from gala.commands.overfit.words import (
     sort_words,
     without_out,
 )
-from gala.config.own_words import take_paths
+from gala.config.own_words import asks_for_help, take_paths
 from gala.overfit.csv_tables import read_table
 from gala.overfit.options import ScoreOptions, TaskOptions, check_delta
 from gala.overfit.scores import KNOWN, NEEDED, Row, check_reference, conditions_of, read_scores, told_conditions

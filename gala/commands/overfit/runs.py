@@ -12,9 +12,9 @@ from gala_envs.contexts import ContextSet
 
 from gala.commands.overfit.judged import Sets, afford, begin_study, head_of
 from gala.commands.overfit.verdict import conclude
-from gala.commands.overfit.words import asks_for_help, show_help, sort_words
+from gala.commands.overfit.words import show_help, sort_words
 from gala.commands.waiting import waiting
-from gala.config.own_words import take_paths
+from gala.config.own_words import asks_for_help, take_paths
 from gala.config.parse import parse_options
 from gala.diagnostics.overfitting.audit import audit_sets
 from gala.diagnostics.overfitting.policies import JudgedPolicy

@@ -11,7 +11,7 @@ from gala_envs.contexts import Context, ContextSet
 from gala_envs.families import make_family
 from gala_envs.splits import split
 
-from gala.commands.overfit.words import asks_for_help
+from gala.config.own_words import asks_for_help
 from gala.diagnostics.overfitting.audit import duplicates
 from gala.diagnostics.overfitting.episodes import Row, evaluate
 from gala.diagnostics.overfitting.generalisation import judge

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from gala_envs.splits import split as split_family
 
-from gala.commands.overfit.words import asks_for_help, pairs, show_help, sort_words, take_family
+from gala.commands.overfit.words import pairs, show_help, sort_words, take_family
 from gala.commands.waiting import waiting
-from gala.config.own_words import take_paths
+from gala.config.own_words import asks_for_help, take_paths
 from gala.diagnostics.overfitting.audit import audit_sets
 from gala.overfit.options import AuditOptions, SplitOptions
 from gala.overfit.study import SETS, read_sets

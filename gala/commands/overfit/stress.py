@@ -14,9 +14,9 @@ from gala_envs.identity import assert_disjoint
 from gala.build.trust import check_trusted, family_code
 from gala.commands.overfit.judged import Sets, afford, begin_study, head_of
 from gala.commands.overfit.verdict import conclude
-from gala.commands.overfit.words import asks_for_help, show_help, sort_words
+from gala.commands.overfit.words import show_help, sort_words
 from gala.commands.waiting import waiting
-from gala.config.own_words import take_paths
+from gala.config.own_words import asks_for_help, take_paths
 from gala.diagnostics.overfitting import probes
 from gala.diagnostics.overfitting.policies import RandomPolicy
 from gala.evaluation.load import checkpoint_hash

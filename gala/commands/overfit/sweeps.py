@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from gala.commands.overfit.verdict import conclude
 from gala.commands.overfit.words import (
-    asks_for_help,
     command_line,
     default_out,
     resumable,
@@ -16,6 +15,7 @@ from gala.commands.overfit.words import (
     take_family,
     without_out,
 )
+from gala.config.own_words import asks_for_help
 from gala.overfit.judging import check_reference
 from gala.overfit.options import SweepOptions
 from gala.overfit.sweep import Sweep, budget_s, check, conditions, config_of, draw_all, open_study, training_words

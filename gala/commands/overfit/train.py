@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gala.build.auto import fitted_config
-from gala.commands.overfit.words import asks_for_help, default_out, resumable, show_help, sort_words
+from gala.commands.overfit.words import default_out, resumable, show_help, sort_words
 from gala.commands.waiting import waiting
+from gala.config.own_words import asks_for_help
 from gala.config.validate import validate
 from gala.experiments.jobs import TrainingJob, check_settings, train_all
 from gala.overfit.options import TrainOptions

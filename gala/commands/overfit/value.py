@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from gala_envs.contexts import ContextSet
 
-from gala.commands.overfit.words import asks_for_help, show_help, sort_words
+from gala.commands.overfit.words import show_help, sort_words
 from gala.commands.waiting import waiting
-from gala.config.own_words import take_paths
+from gala.config.own_words import asks_for_help, take_paths
 from gala.diagnostics.overfitting import probes
 from gala.overfit.header import SIGNS
 from gala.overfit.judging import env_options, judge, load_agent

@@ -21,11 +21,6 @@ from gala.plugins import loading
 T = TypeVar("T")
 
 
-def asks_for_help(words: Sequence[str]) -> bool:
-    """Whether ``--help`` or ``-h`` is among the words."""
-    return "--help" in words or "-h" in words
-
-
 def show_help(subcommand: str, options: type) -> int:
     """Every option of a subcommand with its meaning. Returns 0, the exit status."""
     print_help(f"gala overfit {subcommand}", options)
