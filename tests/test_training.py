@@ -127,9 +127,19 @@ def test_a_simulator_that_raises_ends_the_run_with_its_traceback_once(tmp_path):
     assert err.count('raise KeyError("the simulator broke")') == 1 and err.count("learner 0 failed") == 1
 
 
-def test_a_simulator_that_crashes_in_c_code_ends_the_run_with_the_line_of_python_that_called_it(tmp_path):
-    code, _, err = Gala(tmp_path / "run", *TINY, "env.id=helper_envs:Crashes-v0", "algo=a2c").end()
-    assert code == 1 and "learner 0 was killed by SIGSEGV; the run has ended." in err
+@pytest.mark.parametrize(
+    ("vectorization", "ended"),
+    [
+        ("sync", "learner 0 was killed by SIGSEGV; the run has ended."),
+        ("async", "] died: killed by SIGSEGV\n"),
+    ],
+)
+def test_a_simulator_that_crashes_in_c_code_ends_the_run_with_the_line_of_python_that_called_it(
+    tmp_path, vectorization, ended
+):
+    words = ["env.id=helper_envs:Crashes-v0", "algo=a2c", f"env.vectorization={vectorization}"]
+    code, _, err = Gala(tmp_path / "run", *TINY, *words).end()
+    assert code == 1 and ended in err
     assert "Segmentation fault" in err and re.search(r'helper_envs.py", line \d+ in step', err), err
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import multiprocessing
-import os
 import signal
 import threading
 import traceback
@@ -18,11 +16,12 @@ import gymnasium as gym
 import numpy as np
 
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
-from gala_envs.masks import gives_masks, num_choices, read_mask
+from gala_envs.gymnasium_row import row_builder
+from gala_envs.masks import gives_masks
 from gala_envs.parts import join_mask, with_mask
 from gala_envs.snapshots import State, Unrestorable, get_state, python_state, set_python_state, set_state
 from gala_envs.spaces import action_adapter, observation_adapter, stack_observations
-from gala_envs.trial import fault_of_step, told
+from gala_envs.trial import fault_of_step
 
 _MODES = {"same-step": gym.vector.AutoresetMode.SAME_STEP, "next-step": gym.vector.AutoresetMode.NEXT_STEP}
 _CLOSE_S = 5.0
@@ -67,7 +66,7 @@ class GymnasiumEnv:
         masked = action_masks == "on" or (action_masks == "auto" and self._guard(lambda: _gives_masks(build)))
         if isinstance(masked, ValueError):
             raise ValueError(f"{id}: {masked}")
-        rows = [_row_builder(i, id, build, max_episode_steps, masked) for i in range(num_envs)]
+        rows = [row_builder(i, id, build, max_episode_steps, masked) for i in range(num_envs)]
         vector = gym.vector.AsyncVectorEnv if vectorization == "async" else gym.vector.SyncVectorEnv
         self._env = self._guard(lambda: vector(rows, autoreset_mode=_MODES[autoreset]))
         try:
@@ -170,7 +169,8 @@ class GymnasiumEnv:
             )
         except (EOFError, BrokenPipeError, ConnectionResetError):
             dead = [i for i, process in enumerate(self._processes) if process.exitcode is not None or _gone(process)]
-            message = f"{self.id}: the process of rows {dead} died; it was killed (out of memory?) or could not start"
+            ends = sorted({_how_it_ended(self._processes[i].exitcode) for i in dead})
+            message = f"{self.id}: the process of rows {dead} died: {'; '.join(ends)}"
         except gym.error.DependencyNotInstalled as error:
             kind, message = ValueError, f"{self.id}: {error}"
         except (EnvError, gym.error.Error) as error:
@@ -210,89 +210,17 @@ def _gone(process: Any) -> bool:
     return process.exitcode is not None
 
 
+def _how_it_ended(code: int) -> str:
+    """``code``: what it ended with, -n if signal n has ended it."""
+    if code >= 0:
+        return f"it ended with {code}, or could not start"
+    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+    return f"killed by {name}" + " (out of memory?)" * (-code == signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def _quiet() -> Any:
     """Gymnasium prints a failed row's traceback as a warning, once per row; ours is in the error itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="gymnasium")
         yield
-
-
-class _Row:
-    """One simulator. Its failures name the row and keep the original traceback as text, across processes too.
-
-    The original exception must not cross: one that does not pickle leaves Gymnasium waiting for it for ever.
-    """
-
-    def __init__(self, env: gym.Env, row: int, name: str, masked: bool) -> None:
-        """``masked``: observations become {"obs": ..., "mask": of the actions that it allows}."""
-        self._env, self.name = env, f"{name}, row {row}"
-        self.last: Any = None
-        """What ``step`` has returned."""
-        self._choices = num_choices(action_adapter(env.action_space, name)[0]) if masked else ()
-        if self._choices:
-            mask = gym.spaces.MultiBinary(sum(self._choices))
-            self.observation_space = gym.spaces.Dict({"obs": env.observation_space, "mask": mask})
-
-    @property
-    def simulator(self) -> gym.Env:
-        return self._env
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._env, name)
-
-    def reset(self, **kwargs: Any) -> Any:
-        result = self._call(self._env.reset, **kwargs)
-        return result if not self._choices else (self._with_mask(*result), result[1])
-
-    def step(self, action: Any) -> Any:
-        self.last = self._call(self._env.step, action)
-        try:
-            obs, reward, terminated, truncated, info = self.last
-            over = bool(terminated or truncated)
-        except (TypeError, ValueError):
-            raise EnvError(f"{self.name}: {fault_of_step(self.last, self._env.observation_space)}") from None
-        if over:
-            # The reset that follows in the same call may write into the array that this observation lies in.
-            obs = copy.deepcopy(obs)
-        if self._choices:
-            obs = self._with_mask(obs, info, over)
-        return obs, reward, terminated, truncated, info
-
-    def _with_mask(self, obs: Any, info: dict[str, Any], over: bool = False) -> dict[str, Any]:
-        try:
-            return {"obs": obs, "mask": read_mask(self._env, info, self._choices, over).astype(np.int8)}
-        except ValueError as error:
-            raise EnvError(f"{self.name}: {error}") from None
-
-    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(*args, **kwargs)
-        except (Exception, SystemExit) as error:
-            what = f"{method.__name__}()"
-            own = error.__traceback__.tb_next if error.__traceback__ else None  # past this frame of ours
-            lines = "".join(traceback.format_exception(error.with_traceback(own) if own else error)).rstrip()
-            text = f"{self.name}: {what} raised {told(error, what)}\n{lines}"
-        raise EnvError(text)
-
-
-def _row_builder(
-    row: int, name: str, build: Callable[[], gym.Env], max_episode_steps: int, masked: bool
-) -> Callable[[], Any]:
-    owner = os.getpid()
-
-    def make() -> Any:
-        if os.getpid() != owner:
-            # Ctrl-C reaches the whole process group, and a fork inherits its owner's handlers; the owner decides.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        env = build()
-        if max_episode_steps:
-            env = gym.wrappers.TimeLimit(_without_time_limit(env), max_episode_steps)
-        return _Row(env, row, name, masked)
-
-    return make
-
-
-def _without_time_limit(env: gym.Env) -> gym.Env:
-    return env.env if isinstance(env, gym.wrappers.TimeLimit) else env

@@ -1,0 +1,103 @@
+"""One row of a batch of Gymnasium's, in the process that owns the batch or in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import faulthandler
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from gala_envs.contract import EnvError
+from gala_envs.masks import num_choices, read_mask
+from gala_envs.spaces import action_adapter
+from gala_envs.trial import fault_of_step, told
+
+
+class Row:
+    """One simulator. Its failures name the row and keep the original traceback as text, across processes too.
+
+    The original exception must not cross: one that does not pickle leaves Gymnasium waiting for it for ever.
+    """
+
+    def __init__(self, env: gym.Env, row: int, name: str, masked: bool) -> None:
+        """``masked``: observations become {"obs": ..., "mask": of the actions that it allows}."""
+        self._env, self.name = env, f"{name}, row {row}"
+        self.last: Any = None
+        """What ``step`` has returned."""
+        self._choices = num_choices(action_adapter(env.action_space, name)[0]) if masked else ()
+        if self._choices:
+            mask = gym.spaces.MultiBinary(sum(self._choices))
+            self.observation_space = gym.spaces.Dict({"obs": env.observation_space, "mask": mask})
+
+    @property
+    def simulator(self) -> gym.Env:
+        return self._env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def reset(self, **kwargs: Any) -> Any:
+        result = self._call(self._env.reset, **kwargs)
+        return result if not self._choices else (self._with_mask(*result), result[1])
+
+    def step(self, action: Any) -> Any:
+        self.last = self._call(self._env.step, action)
+        try:
+            obs, reward, terminated, truncated, info = self.last
+            over = bool(terminated or truncated)
+        except (TypeError, ValueError):
+            raise EnvError(f"{self.name}: {fault_of_step(self.last, self._env.observation_space)}") from None
+        if over:
+            # The reset that follows in the same call may write into the array that this observation lies in.
+            obs = copy.deepcopy(obs)
+        if self._choices:
+            obs = self._with_mask(obs, info, over)
+        return obs, reward, terminated, truncated, info
+
+    def _with_mask(self, obs: Any, info: dict[str, Any], over: bool = False) -> dict[str, Any]:
+        try:
+            return {"obs": obs, "mask": read_mask(self._env, info, self._choices, over).astype(np.int8)}
+        except ValueError as error:
+            raise EnvError(f"{self.name}: {error}") from None
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except (Exception, SystemExit) as error:
+            what = f"{method.__name__}()"
+            own = error.__traceback__.tb_next if error.__traceback__ else None  # past this frame of ours
+            lines = "".join(traceback.format_exception(error.with_traceback(own) if own else error)).rstrip()
+            text = f"{self.name}: {what} raised {told(error, what)}\n{lines}"
+        raise EnvError(text)
+
+
+def row_builder(
+    row: int, name: str, build: Callable[[], gym.Env], max_episode_steps: int, masked: bool
+) -> Callable[[], Any]:
+    """Makes ``Row`` number ``row`` of the environment that ``build`` makes, in this process or in one of its own."""
+    owner = os.getpid()
+
+    def make() -> Any:
+        if os.getpid() != owner:
+            # Ctrl-C reaches the whole process group, and a fork inherits its owner's handlers; the owner decides.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+                faulthandler.enable()  # a crash in C code tells where Python stood; standard error may be no file
+        env = build()
+        if max_episode_steps:
+            env = gym.wrappers.TimeLimit(_without_time_limit(env), max_episode_steps)
+        return Row(env, row, name, masked)
+
+    return make
+
+
+def _without_time_limit(env: gym.Env) -> gym.Env:
+    return env.env if isinstance(env, gym.wrappers.TimeLimit) else env
