@@ -38,6 +38,12 @@ def test_every_command_explains_itself(name, capsys):
     assert f"gala {name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["presets", "envs", "doctor", "bug-report"])
+def test_help_is_no_word_to_look_for(name, capsys):
+    assert cli.main([name, "atari", "--help"]) == 0
+    assert f"gala {name}" in capsys.readouterr().out
+
+
 def test_a_misspelt_command_is_one_line(capsys):
     assert cli.main(["trian"]) == 2
     assert (

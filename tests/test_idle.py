@@ -24,6 +24,7 @@ NEEDS = {
     "optim.lr_reference_envs=4": "optim.lr_scaling=sqrt",
     "normalize.obs_clip=0.1": "normalize.obs=true",
     "normalize.reward_clip=0.1": "normalize.reward=scale",
+    "max_learners=8": "learners=2",
     "max_restarts=1": "on_failure=restart",
     "diagnose.eigenvalues=3": "diagnose.curvature=5",
 }
@@ -53,6 +54,10 @@ def test_a_setting_is_named_until_it_has_what_it_needs(word, needed):
         (["gossip.mixing=copy-average", "gossip.tau=0", "gossip.wait_timeout_s=90", "gossip.every=2"], []),
         (["gossip.tau=0", "gossip.at_bound=wait", "gossip.w_min=0.2"], ["gossip.at_bound", "gossip.w_min"]),
         (["gossip.at_bound=wait"], ["gossip.at_bound"]),
+        (["gossip.tau=0", "gossip.silent_after_s=9", "max_learners=8"], ["gossip.silent_after_s", "max_learners"]),
+        (["algo=independent", "gossip.silent_after_s=9", "max_learners=8"], ["max_learners"]),
+        (["gossip.certify=true", "max_learners=8"], ["max_learners"]),
+        (["gossip.silent_after_s=9", "max_learners=8"], []),
         (["gossip.at_bound=drop-peer", "gossip.tau=1"], []),
         (["algo=allreduce", "gossip.every=2", "--topology", "complete"], ["gossip.every", "gossip.topology"]),
     ],

@@ -15,7 +15,7 @@ from gala.config.derived import (
     certifies,
     exchanges_messages,
     gossips,
-    is_lock_step,
+    is_elastic,
     needs_process_group,
     silent_after_s,
 )
@@ -155,8 +155,7 @@ def open_store(config: Config, host: str = LOOPBACK) -> Any:
 
 def max_concurrent_learners(config: Config) -> int:
     """How many learners there can be at a time."""
-    elastic = exchanges_messages(config) and not is_lock_step(config) and not certifies(config)
-    if not elastic or make_topology(config).problem(config.learners + 1):
+    if not is_elastic(config) or make_topology(config).problem(config.learners + 1):
         return config.learners
     return config.max_learners or 2 * config.learners
 

@@ -41,7 +41,7 @@ class Private(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """``RUN``, perhaps. Returns 0."""
-    if argv and argv[0] in ("-h", "--help"):
+    if "--help" in argv or "-h" in argv:
         print(USAGE)
         return 0
     if len(argv) > 1:

@@ -28,7 +28,7 @@ EXTRAS = {
 
 def main(argv: Sequence[str]) -> int:
     """Prints one line per fact. Returns 0: what is missing is optional. Raises ValueError if there are words."""
-    if argv and argv[0] in ("-h", "--help"):
+    if "--help" in argv or "-h" in argv:
         print("usage: gala doctor\n\nShow what this machine and this installation offer to a run.")
         return 0
     if argv:

@@ -13,7 +13,7 @@ WORD, in any case; use one with env.id=ID."""
 
 def main(argv: Sequence[str]) -> int:
     """Prints ids, grouped by backend. Returns 0. Raises ValueError if there are none."""
-    if argv and argv[0] in ("-h", "--help"):
+    if "--help" in argv or "-h" in argv:
         print(USAGE)
         return 0
     from gala_envs.registry import list_env_ids

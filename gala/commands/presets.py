@@ -17,7 +17,7 @@ WIDTH = 80
 
 def main(argv: Sequence[str]) -> int:
     """Prints one line per preset. Returns 0."""
-    if argv and argv[0] in ("-h", "--help"):
+    if "--help" in argv or "-h" in argv:
         print(USAGE)
         return 0
     words = [word.lower() for word in argv]

@@ -18,7 +18,7 @@ USAGE = """usage: gala tune preset=NAME [envs=N] [minutes=2] [SETTING=VALUE ...]
 Trains the preset with several numbers of learners, threads, passes and groups
 of simulators, in turns, and keeps the fastest for this machine; it is used by
 `gala train preset=NAME learners=auto`. envs= is the number of simulators in
-all, the preset's own by default.
+all, the preset's own by default. minutes= counts from when all have started.
 Settings that change the task or the network count as part of the preset only if
 they are given to `gala train` again."""
 

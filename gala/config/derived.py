@@ -131,6 +131,11 @@ def certifies(config: Config) -> bool:
     return gossips(config) and config.gossip.certify
 
 
+def is_elastic(config: Config) -> bool:
+    """Whether learners may come and go while the others train, as far as the topology allows."""
+    return exchanges_messages(config) and not is_lock_step(config) and not certifies(config)
+
+
 def averages_parameters(config: Config) -> bool:
     """Whether the learners' parameters are averaged with each other, so that there is one policy: their consensus.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from gala.config.derived import changed_settings, exchanges_messages, gossips, is_lock_step
+from gala.config.derived import changed_settings, exchanges_messages, gossips, is_elastic, is_lock_step
 from gala.config.schema import Config, ModelConfig
 from gala.config.supervised import SgdConfig, SlowConfig, SupervisedConfig, TinyModelConfig, method_names
 
@@ -45,7 +45,7 @@ def refuse_idle(config: SupervisedConfig) -> None:
             raise ValueError(message)
 
 
-_EXCEPT = ("gossip.silent_after_s",)
+_ALONE = "gossip.silent_after_s"
 """Learners that exchange nothing still wait so long for each other at a common checkpoint."""
 _WITHOUT_LOCK_STEP = "gossip.mixing=pushsum and no gossip.tau=0"
 
@@ -64,6 +64,7 @@ def _falls(config: Config) -> bool:
 
 
 _NEEDS: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
+    (_ALONE, "learners that do not wait for each other", lambda c: not is_lock_step(c)),
     ("gossip.", "algo=gala and learners=2 or more", gossips),
     ("gossip.topology", "gossip.mixing=pushsum or copy-average", exchanges_messages),
     ("gossip.peers", "gossip.mixing=pushsum or copy-average", exchanges_messages),
@@ -87,6 +88,7 @@ _NEEDS: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
     ("normalize.obs_clip", "normalize.obs=true", lambda c: c.normalize.obs),
     ("normalize.reward_clip", "normalize.reward=scale", lambda c: c.normalize.reward == "scale"),
     ("schedule_", "optim.schedule or a2c.entropy_schedule=linear", _falls),
+    ("max_learners", "learners that `gala scale` may change: algo=gala, no gossip.certify, no lock-step", is_elastic),
     ("max_restarts", "algo=gala and on_failure=restart", lambda c: c.on_failure == "restart"),
     ("diagnose.eigenvalues", "diagnose.curvature greater than 0", lambda c: c.diagnose.curvature > 0),
 )
@@ -98,8 +100,9 @@ def idle_lines(config: Config, given: Iterable[str]) -> list[str]:
     this training does not look at. Presets and comparisons hold such as well, for other algorithms, so nothing is
     refused."""
     found, changed = dict[str, str](), {name for name, *_ in changed_settings(config)}
-    for name in (name for name in given if name in changed and name not in _EXCEPT):
+    for name in (name for name in given if name in changed):
         for beginning, needs, has_it in _NEEDS:
-            if name.startswith(beginning) and not has_it(config):
+            applies = name.startswith(beginning) if name != _ALONE else beginning == _ALONE
+            if applies and not has_it(config):
                 found.setdefault(name, f"note: {name} does nothing here; it needs {needs}")
     return list(found.values())

@@ -110,7 +110,8 @@ class Elasticity:
         mass = f", {share:.0%} of the PushSum weight went with it" if self.mailboxes else ""
         if rank in self._wanting:
             return f"it starts again from a live learner's state{mass}"
-        return f"the other {len(self.states)} go on{mass}"
+        others = len(self.states)
+        return f"the other {f'{others} go' if others > 1 else 'goes'} on{mass}"
 
     def admit(self, rank: int) -> None:
         """Start ``rank`` as soon as somebody can donate its state."""
