@@ -2,11 +2,12 @@
 
     python benchmarks/presets.py --presets mujoco/hopper classic/acrobot     what has a row of these settings is skipped
     python benchmarks/presets.py                                             all; Atari takes hours
+    python benchmarks/presets.py --presets atari/pong --run RUN              a training that is there already
     python benchmarks/presets.py --table                                     what was measured
 
-Seed 1, the preset's own env_steps or ``--at-most``; judged by a hundred episodes each of sampled and of greedy actions
-beside as many of random ones. A row has the settings, so that a test can say of every preset that it is what was run
-(`tests/bench/test_preset_rows.py`).
+Seed 1 (that of RUN), the preset's own env_steps or ``--at-most``; judged by a hundred episodes each of sampled and of
+greedy actions beside as many of random ones. A row has the settings, so that a test can say of every preset that it is
+what was run (`tests/bench/test_preset_rows.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from gala.config.parse import parse_config, schema
 from gala.config.preset_files import preset_names
 from gala.config.schema import Config
 from gala.experiments.judging import random_return
-from gala.experiments.rows import differing, settings_of
+from gala.experiments.rows import command_of, differing, known_beforehand, settings_of
+from gala.runs.run_dir import RunDir
 from gala.runs.units import number
 from gala.training.new_run import prepare
 
@@ -49,19 +50,24 @@ def changed_since(rows: Sequence[Row], preset: str) -> set[str] | None:
 
 def train(preset: str, steps: int) -> Row:
     """Raises RuntimeError with the command's own words if it fails."""
-    words, began = [f"preset={preset}", f"steps={steps}", "seed=1"], time.perf_counter()
+    words = [f"preset={preset}", f"steps={steps}", "seed=1"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gala", "train", *words, f"run={folder}/run", "log.panel=off"]
         done = subprocess.run([*command, "log.tensorboard=false"], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"gala train {' '.join(words)}:\n{done.stderr}")
-        seconds, run = time.perf_counter() - began, Run(f"{folder}/run")
-        returns = {mode: run.evaluate(episodes=EPISODES, mode=mode).return_mean for mode in ("sampled", "greedy")}
-        config = run.config
-    stock = settings_of(Config())
-    settings = {key: value for key, value in settings_of(config).items() if stock.get(key) != value}
-    row = {"preset": preset, "settings": settings, "seed": 1, "returns": returns, "seconds": round(seconds, 1)}
-    return row | {"random": random_return(config, EPISODES), "command": f"gala train {' '.join(words)}"}
+        return judged(preset, Path(folder) / "run")
+
+
+def judged(preset: str, folder: Path) -> Row:
+    """The row of the finished training in ``folder``."""
+    run, run_dir, stock = Run(folder), RunDir.open(folder), settings_of(Config())
+    known = known_beforehand(run_dir)
+    returns = {mode: run.evaluate(episodes=EPISODES, mode=mode).return_mean for mode in ("sampled", "greedy")}
+    settings = {key: value for key, value in known["settings"].items() if stock.get(key) != value}
+    row = {"preset": preset, "settings": settings, "seed": known["seed"], "returns": returns}
+    row["seconds"] = round(run_dir.read_metrics()[-1]["perf/wall_s"], 1)
+    return row | {"random": random_return(run.config, EPISODES), "command": command_of(run_dir)}
 
 
 def table(rows: list[Row]) -> str:
@@ -79,16 +85,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", choices=agents(), default=agents(), metavar="PRESET")
     parser.add_argument("--at-most", type=float, default=float("inf"), help="env_steps of a training")
+    parser.add_argument("--run", type=Path, help="a finished training of the one preset, to be judged and not trained")
     parser.add_argument("--table", action="store_true", help="print what was measured")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.run and len(options.presets) > 1:
+        parser.error("--run is of one preset: give --presets")
     kept = KeptRows(options.out, KEYS)
     if options.table:
         print(table(kept.rows))
         return
     for preset in options.presets:
         changed = changed_since(kept.rows, preset)
-        if changed is None or changed:
+        if options.run:
+            kept.add(judged(preset, options.run))
+        elif changed is None or changed:
             steps = parse_config([f"preset={preset}"]).steps
             kept.add(train(preset, int(min(steps, options.at_most))))
     kept.conclude(())

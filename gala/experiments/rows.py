@@ -59,7 +59,7 @@ def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: floa
     return {
         **known_beforehand(run_dir),
         "group": group,
-        "command": _command(run_dir),
+        "command": command_of(run_dir),
         "env_steps": meta["env_steps"],
         "updates": records[-1].get("perf/updates") if records else None,
         "seconds": seconds,
@@ -90,7 +90,7 @@ def trained_with(run_dir: RunDir) -> dict[str, Any]:
     return known
 
 
-def _command(run_dir: RunDir) -> str:
+def command_of(run_dir: RunDir) -> str:
     """What was typed, without what says where things are written."""
     words = shlex.split(read_command(run_dir.path))
     return shlex.join(word for word in words if not word.startswith(("run=", "--run=", "overwrite=", "log.")))
