@@ -4,7 +4,7 @@
 # make docs    sets everything up, then builds the documentation into site/, to be read without a network
 # make wheels  tries what a user installs, the wheel in a bare environment, with each Python that is here; some minutes
 # make mutants changes the code one place at a time, and prints the changes that no test notices; it takes an hour or more
-# All create .venv on the first call only. Another task: make train PRESET=atari/pong ARGS="steps=2e6"
+# All create .venv on the first call only. Another task: make train PRESET=mujoco/halfcheetah ARGS="steps=2e6"
 # Other Pythons: make wheels ARGS="python3.12 /path/to/python3.13"
 
 # Where the environment forbids Python to keep what it compiled, each process of a test would compile gala anew.
