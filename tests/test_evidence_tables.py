@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks/peers"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ablations
+import dead_units
 import defaults
 import hosts
 import learning_rates
@@ -75,6 +76,11 @@ def test_the_tables_of_mujoco_are_those_of_the_rows():
         rows = scored_rows(BENCHMARKS / "results" / f"{name}.jsonl")
         assert len(rows) >= 15 and module.table(rows) in page
     assert ten_tasks.mixing_table(rows) in page
+
+
+def test_the_table_of_dead_units_is_that_of_the_rows():
+    rows = [json.loads(line) for line in dead_units.RESULTS.read_text().splitlines()]
+    assert dead_units.table([row for row in rows if "seed" in row]) in (DOCS / "compare.md").read_text()
 
 
 def test_the_tables_of_time_to_a_score_are_those_of_the_rows():
