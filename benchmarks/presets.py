@@ -25,6 +25,7 @@ from gala.api.run import Run
 from gala.config.parse import parse_config, schema
 from gala.config.preset_files import preset_names
 from gala.config.schema import Config
+from gala.experiments.jobs import TrainingJob
 from gala.experiments.judging import random_return
 from gala.experiments.rows import command_of, differing, known_beforehand, settings_of
 from gala.runs.run_dir import RunDir
@@ -60,9 +61,12 @@ def train(preset: str, steps: int) -> Row:
 
 
 def judged(preset: str, folder: Path) -> Row:
-    """The row of the finished training in ``folder``."""
+    """The row of the finished training in ``folder``. Raises ValueError if it is not finished, or of other settings."""
     run, run_dir, stock = Run(folder), RunDir.open(folder), settings_of(Config())
     known = known_beforehand(run_dir)
+    others = set(differing(known["settings"], settings_of(prepare([f"preset={preset}"], start_processes=False))))
+    if others - {"steps"} or not TrainingJob(folder, ()).finished:
+        raise ValueError(f"{folder}: {', '.join(others - {'steps'}) or 'its end'} is not that of preset={preset}")
     returns = {mode: run.evaluate(episodes=EPISODES, mode=mode).return_mean for mode in ("sampled", "greedy")}
     settings = {key: value for key, value in known["settings"].items() if stock.get(key) != value}
     row = {"preset": preset, "settings": settings, "seed": known["seed"], "returns": returns}
@@ -98,7 +102,7 @@ def main() -> None:
     for preset in options.presets:
         changed = changed_since(kept.rows, preset)
         if options.run:
-            kept.add(judged(preset, options.run))
+            kept.add_new([judged(preset, options.run)])
         elif changed is None or changed:
             steps = parse_config([f"preset={preset}"]).steps
             kept.add(train(preset, int(min(steps, options.at_most))))

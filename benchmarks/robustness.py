@@ -105,7 +105,7 @@ def table(rows: Sequence[Row], study: Study) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[Row], study: Study) -> None:
+def draw(rows: Sequence[Row], study: Study, path: Path) -> None:
     """Share of trainings that solve the task against the simulators, with Wilson's 95 % intervals."""
     scalings = [scaling for scaling in SCALING if any(row["lr_scaling"] == scaling for row in rows)]
     figure, panels = plt.subplots(
@@ -130,7 +130,7 @@ def draw(rows: Sequence[Row], study: Study) -> None:
     panels[0, 0].set_ylabel(f"share of trainings that score {study.bar:g}")
     panels[0, 0].legend()
     figure.tight_layout()
-    figure.savefig(study.path.with_suffix(".png"))
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -148,7 +148,7 @@ def main() -> None:
     kept = KeptRows(options.out or study.path, KEYS)
     if options.table:
         print(table(kept.rows, study))
-        draw(kept.rows, study)
+        draw(kept.rows, study, kept.path.with_suffix(".png"))
         return
     if options.studies is None:
         parser.error("give --studies, a directory for trainings")

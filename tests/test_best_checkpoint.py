@@ -10,7 +10,7 @@ import pytest
 from gala.config.schema import Config, LogConfig
 from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.protocol import LearnerStates
-from gala.training.returns import BestRule, EpisodeWindows
+from gala.training.returns import EPISODE_WINDOW, BestRule, EpisodeWindows
 
 
 @pytest.fixture
@@ -111,3 +111,14 @@ def test_a_learner_that_is_gone_or_silent_is_not_waited_for():
         rule.add(0, range(50), [value] * 50)
         score = rule.score([0], -math.inf)
     assert score == 4.0 and rule.score([], 0.0) == 4.0
+
+
+@pytest.mark.parametrize("learners", [1, 2, 4, 8])
+def test_the_return_that_is_told_is_that_of_the_newest_episodes_however_many_learners_played_them(learners):
+    """One stream of episodes that get better and better, dealt out in turns: four learners told of 400 of them."""
+    windows = EpisodeWindows(learners)
+    for episode in range(1000):
+        windows.add(episode % learners, [float(episode)], [episode])
+    newest = range(1000 - learners * math.ceil(EPISODE_WINDOW / learners), 1000)
+    assert windows.means(range(learners)) == pytest.approx((np.mean(newest), np.mean(newest)))
+    assert windows.return_of(0) == pytest.approx(np.mean(range(0, 1000, learners)[-EPISODE_WINDOW:]))

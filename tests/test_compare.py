@@ -75,6 +75,14 @@ def test_bad_input_is_one_line_before_anything_starts(words, message, capsys, tm
     assert message in line and not list(tmp_path.iterdir())
 
 
+def test_a_preset_that_wants_a_cluster_is_refused_too(capsys, tmp_path):
+    preset = tmp_path / "far.yaml"
+    preset.write_text("base: classic/cartpole\ncluster:\n  address: auto\n")
+    for command in (["compare", "--dry-run"], ["sweep", "optim.lr=log(1e-4,1e-2)", f"out={tmp_path / 'out'}"]):
+        assert cli.main([*command, f"preset={preset}"]) == 2
+        assert "cluster.address=auto: " in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_runs_and_rows_that_are_not_there_are_one_line(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     for words, message in [
@@ -189,6 +197,10 @@ def test_a_grid_of_which_nothing_is_there_yet_is_trained_judged_and_reported(tmp
     assert status == 0, err
     assert "gala-sync against a2c: learns as well: undecided" in text and set(shown(out)) == {"a2c-s1", "gala-sync-s1"}
     assert (out / "report.html").is_file()
+    again = ("algos=a2c,gala-sync", "seeds=1", "steps=2000", "solved_return=400")
+    status, _, err = grid(out, *again).end()
+    assert status == 0, err
+    assert json.loads((out / "report.json").read_text())["threshold"] == 400, "what was typed, not what was"
 
 
 @pytest.mark.long

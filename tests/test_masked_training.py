@@ -14,6 +14,7 @@ from training import Gala
 import gala
 from gala.cli import main
 from gala.config.parse import parse_config
+from gala.experiments import judging
 from gala.experiments.judging import random_return
 from gala.processes.child import TRACEBACK, Failure
 from gala.training import new_run
@@ -82,6 +83,13 @@ def test_a_faulty_mask_is_one_line_of_a_child_and_of_the_command(tmp_path, capsy
 def test_random_actions_are_allowed_ones():
     config, _ = new_run.check(parse_config(["env.id=masked_envs:Doors"]))
     assert 0.3 * MEAN_LENGTH < random_return(config, 40) < 0.7 * MEAN_LENGTH
+
+
+def test_random_actions_that_never_end_an_episode_are_one_line(monkeypatch):
+    monkeypatch.setattr(judging, "LONGEST_EPISODE", 50)
+    config, _ = new_run.check(parse_config(["env.id=helper_envs:Endless-v0"]))
+    with pytest.raises(ValueError, match=r"has not ended after 50 decisions \(0 of 4 .* env.max_episode_steps=N"):
+        random_return(config, 4)
 
 
 @pytest.mark.long

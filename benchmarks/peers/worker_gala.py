@@ -23,7 +23,7 @@ PRESETS = {
     **{task: task for task in MINATAR},
 }
 POLL_S = 0.02
-QUIET = ["log.tensorboard=false", "log.panel=off", "log.checkpoint_interval_s=1e6"]
+QUIET = ["log.tensorboard=false", "log.panel=off", "log.checkpoint_interval_s=1e6", "log.max_records=0"]
 FOR_EVER = [
     *("steps=1000000000000000", "log.interval_s=0.5", *QUIET),
     *("env.watchdog_s=600", "gossip.silent_after_s=600"),

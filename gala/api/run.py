@@ -65,7 +65,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The closing figures: status (finished, stopped, interrupted, failed), stopped_by (of one that is stopped:
         "on_record has returned False", or "... has raised" what), env_steps, frames, updates, wall_s,
-        env_steps_per_s, episodes, return_mean (the mean over learners of each one's last 100 episodes of training, or
+        env_steps_per_s, episodes, return_mean (of the last 100 episodes of training, as many of each learner; or
         None), learners, failures.
 
         Raises:

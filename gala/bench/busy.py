@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,42 +15,45 @@ OTHERS, STEAL, MOVED = 0.05, 0.02, 0.10
 
 
 class Taken(NamedTuple):
-    """Seconds of processor time of the whole machine, of this process and its descendants, and the clock."""
+    """Seconds of processor time of the cores that this process may run on and of it and its descendants, the clock, and
+    the number of those cores."""
 
     busy_s: float
     steal_s: float
     own_s: float
     clock_s: float
+    cores: int
 
 
 def taken() -> Taken:
     """Since the machine started. Descendants that have ended count as others', so take it while they live."""
-    times = psutil.cpu_times()
-    steal_s = float(getattr(times, "steal", 0.0))
-    idle_s = times.idle + getattr(times, "iowait", 0.0)
-    guests_s = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted as user time too
+    every = psutil.cpu_times(percpu=True)
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(every))
+    cores = [times._asdict() for k, times in enumerate(every) if k in mine]
+    spent = {name: float(sum(times[name] for times in cores)) for name in cores[0]}
+    steal_s, guests_s = spent.get("steal", 0.0), spent.get("guest", 0.0) + spent.get("guest_nice", 0.0)
+    busy_s = sum(spent.values()) - spent["idle"] - spent.get("iowait", 0.0) - steal_s - guests_s  # they are user's too
     me, own_s = psutil.Process(), 0.0
     for process in [me, *me.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
             used = process.cpu_times()
             own_s += used.user + used.system
-    return Taken(sum(times) - guests_s - idle_s - steal_s, steal_s, own_s, time.monotonic())
+    return Taken(busy_s, steal_s, own_s, time.monotonic(), len(cores))
 
 
-def disturbance(before: Taken, after: Taken, ceilings: Sequence[float], cores: int) -> dict[str, Any]:
+def disturbance(before: Taken, after: Taken, ceilings: Sequence[float]) -> dict[str, Any]:
     """What may have falsified a measurement between two looks.
 
     Args:
         ceilings: the roofline of each round, env_steps/s.
-        cores: that the measurement could use.
 
     Returns:
-        others and steal, as shares of ``cores``; roofline_moved, (largest - smallest) / smallest; and warnings, a line
-        for each that is too large.
+        others and steal, as shares of the cores that the measurement could run on; roofline_moved, (largest - smallest)
+        / smallest; and warnings, a line for each that is too large.
     """
-    elapsed_s = max(after.clock_s - before.clock_s, 1e-9)
+    core_s = max(after.clock_s - before.clock_s, 1e-9) * before.cores
     others_s = max(after.busy_s - before.busy_s - (after.own_s - before.own_s), 0.0)
-    others, steal = others_s / elapsed_s / cores, (after.steal_s - before.steal_s) / elapsed_s / cores
+    others, steal = others_s / core_s, (after.steal_s - before.steal_s) / core_s
     moved = max(ceilings) / min(ceilings) - 1.0 if ceilings and min(ceilings) > 0 else 0.0
     lines = {
         f"other processes took {others:.0%} of the cores": others > OTHERS,

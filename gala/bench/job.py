@@ -213,6 +213,6 @@ def for_ever(config: Config, folder: str) -> Config:
         steps=_FOR_EVER,
         run=f"{folder}/run",
         env=replace(config.env, watchdog_s=1e6),
-        gossip=replace(config.gossip, silent_after_s=1e6, wait_timeout_s=1e6),
+        gossip=replace(config.gossip, silent_after_s=1e6, wait_timeout_s=2e6),
         log=replace(config.log, interval_s=1.0, tensorboard=False, panel="off"),
     )

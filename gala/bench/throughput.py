@@ -71,7 +71,7 @@ def run(jobs: dict[str, Config], plan: Plan, say: Callable[[str], None]) -> dict
             ceilings.append(roofline.measure(plan.block_s))
             for name in names[i % len(names) :] + names[: i % len(names)]:
                 blocks[name].append(running[name].measure(plan.block_s, plan.settle_s))
-        found = disturbance(before, taken(), [c.env_steps_per_s for c in ceilings], available_cores())
+        found = disturbance(before, taken(), [c.env_steps_per_s for c in ceilings])
         facts = {name: (job.first_update_s, job.frames_per_step) for name, job in running.items()}
         best = {part: setting._asdict() for part, setting in roofline.best.items()}
     rows = [_row(name, jobs[name], blocks[name], ceilings, *facts[name]) for name in names]

@@ -14,6 +14,8 @@ from gala.config.schema import Config
 from gala.models.encoders import encoder_for
 
 AUTO = "auto"
+TUNED = ("learners", "auto")
+"""What only the preset decides, so that it cannot help to find one."""
 COMMON = {"atari": "atari/_common", "minatar": "minatar/_common", "mujoco": "mujoco/_common"}
 """What the presets of a backend have in common."""
 
@@ -31,7 +33,7 @@ def with_fitting_preset(words: Sequence[str]) -> tuple[list[str], str]:
     given = dict(split_settings(words))
     if not given.get("env.id") or given.get("preset"):
         return list(words), ""
-    config = parse_config(words)
+    config = parse_config([f"{key}={text}" for key, text in split_settings(words) if (key, text) != TUNED])
     preset = _preset_of(config) or COMMON.get(backend_of(config))
     if not preset:
         seen = _seen(probe_spaces(config))

@@ -99,6 +99,8 @@ def check_ends(words: Sequence[str], ranges: dict[str, Range]) -> Config:
     for key, chosen in ranges.items():
         for value in chosen.values[1:]:
             prepare([*words, *(f"{k}={v}" for k, v in (first | {key: value}).items())], start_processes=False)
+    if config.cluster.address:
+        raise ValueError(f"cluster.address={config.cluster.address}: trials train on this machine; leave it out")
     return config
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gala.config.bounds import check_bounds
 from gala.config.own_words import asks_for_help, divided
-from gala.config.parse import dump_tree, parse_options
+from gala.config.parse import dump_tree, parse_options, split_settings
 from gala.config.validate import validate
 from gala.runs.checkpoints import write_atomically
 
@@ -71,5 +72,6 @@ def main(argv: Sequence[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump_tree(settings(best)).encode())
     print(f"fastest: {label(best)}, {rate:,.0f} env_steps/s\nkept in {path}")
-    print(f"use it: gala train {f'preset={config.preset} ' if config.preset else ''}learners=auto")
+    task = [f"{key}={text}" for key, text in split_settings(given) if key in ("preset", "env.id")]
+    print(f"use it: gala train {shlex.join([*task, 'learners=auto'])}")
     return 0

@@ -95,8 +95,10 @@ def override(config: T, argv: Sequence[str], allowed: Sequence[str] = ()) -> T:
 def parse_options(cls: type[T], argv: Sequence[str]) -> T:
     """The options of any command, in the same two spellings, into the dataclass ``cls``; with presets if it has a
     field for their name."""
-    settings = _with_tuned(_split(argv, cls))
-    presets = [s.text for s in settings if s.key == "preset"] if "preset" in _fields(cls) else []
+    settings, presets = _split(argv, cls), list[str]()
+    if "preset" in _fields(cls):
+        settings = _with_tuned(settings)
+        presets = [s.text for s in settings if s.key == "preset"]
     preset = presets[-1] if presets and presets[-1] != "none" else ""
     if preset and not preset.endswith(".yaml") and preset_path(preset) and schema(preset) is not cls:
         raise ValueError(f"preset {preset!r} holds settings of `{COMMANDS[schema(preset)]}`")
@@ -179,12 +181,10 @@ def _split(argv: Sequence[str], cls: type = Config) -> list[Setting]:
 
 def _with_tuned(settings: list[Setting]) -> list[Setting]:
     """``learners=auto`` stands for what `gala tune` has found here, before all else that the command line says."""
-    asked = [s for s in settings if s.key == "learners" and s.text == "auto"]
-    if not asked:
+    if not (asked := [s for s in settings if s.key == "learners" and s.text == "auto"]):
         return settings
     preset = next((s.text for s in reversed(settings) if s.key == "preset"), "")
-    path = tuned_path(preset)
-    if not path.is_file():
+    if not (path := tuned_path(preset)).is_file():
         command = f"gala tune preset={preset}" if preset else "gala tune"
         raise ValueError(f"learners=auto: this machine is not tuned for it; run `{command}` first, or give a number")
     return [*_read_yaml(path), *(s for s in settings if s not in asked)]

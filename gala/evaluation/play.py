@@ -23,6 +23,15 @@ def quotas(episodes: int, num_envs: int) -> NDArray[np.int64]:
     return np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
 
 
+def refuse_endless(waited: int, longest: int, done: int, episodes: int) -> None:
+    """Raises ValueError if an episode that counts goes on for more than ``longest`` decisions."""
+    if waited > longest:
+        raise ValueError(
+            f"an episode has not ended after {longest:,} decisions ({done} of {episodes} episodes "
+            "are done); cut episodes off with env.max_episode_steps=N"
+        )
+
+
 @torch.no_grad()
 def play(
     env: Playable,
@@ -53,11 +62,7 @@ def play(
     state = policy.initial_state(n, device)
     decisions = 0
     while (unfinished := np.array([len(done) for done in played]) < quota).any():
-        if (decisions - begun)[unfinished].max() > longest:
-            raise ValueError(
-                f"an episode has not ended after {longest:,} decisions ({sum(map(len, played))} of {episodes} episodes "
-                "are done); cut episodes off with env.max_episode_steps=N"
-            )
+        refuse_endless((decisions - begun)[unfinished].max(), longest, sum(map(len, played)), episodes)
         inputs = obs if normalizer is None else normalizer(obs)
         out = policy(torch.from_numpy(np.ascontiguousarray(inputs)).to(device), state, first)
         action = policy.act(out.params, greedy=mode == "greedy", generator=generator)

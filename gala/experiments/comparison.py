@@ -223,7 +223,10 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
             f"few trainings ({each}): with fewer than 10 the intervals are rough, below {FEWEST} nothing is decided"
         )
     if "afterwards" in whence:
-        told.append("no solved return is known: the score range, and so the margin, were known only afterwards")
+        why = (
+            "no solved return is known" if comparison.terms.threshold is None else "random actions reach the threshold"
+        )
+        told.append(f"{why}: the score range, and so the margin, were known only afterwards")
     steps = [row["env_steps"] for row in rows]
     if max(steps) > 1.05 * min(steps):
         told.append(f"the trainings differ in env_steps, {min(steps):,} to {max(steps):,}: this is no equal comparison")
@@ -246,4 +249,8 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
     hardware = ("cpu", "cores", "gpus", "cores_each", "at_once")
     if len({str([(row.get("machine") or {}).get(key) for key in hardware]) for row in rows}) > 1:
         told.append("the trainings had different machines, or shares of one: seconds and joules are not comparable")
+    if any(not row.get("machine") for row in rows):
+        told.append(
+            "runs do not say on which machine they were, or beside what: seconds compare only if it was the same"
+        )
     return told

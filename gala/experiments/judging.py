@@ -15,6 +15,7 @@ from gala.build.envs import make_evaluation_env, random_actions
 from gala.config.derived import averages_parameters
 from gala.config.schema import Config
 from gala.evaluation.evaluate import MAX_PARALLEL, evaluate_run
+from gala.evaluation.play import LONGEST_EPISODE, quotas, refuse_endless
 from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
 
@@ -108,16 +109,18 @@ def _play(run_dir: RunDir, learner: int | str, episodes: int, mode: Any, seed: i
 
 def random_return(config: Config, episodes: int, seed: int = SEED) -> float:
     """Mean return of uniformly random actions, of those that are allowed, over ``episodes`` whole episodes, a fixed
-    number for each simulator."""
+    number for each simulator. Raises ValueError if they do not end an episode."""
     env = make_evaluation_env(config, min(episodes, MAX_PARALLEL))
     try:
         env.action_space.seed(seed)
         obs = env.reset(seed)
-        quota = np.full(env.num_envs, episodes // env.num_envs) + (np.arange(env.num_envs) < episodes % env.num_envs)
-        returns: list[float] = []
+        quota, begun = quotas(episodes, env.num_envs), np.zeros(env.num_envs, np.int64)
+        longest, returns, decisions = max(LONGEST_EPISODE, config.env.max_episode_steps), list[float](), 0
         while quota.any():
+            refuse_endless((decisions - begun)[quota > 0].max(), longest, len(returns), episodes)
             step = env.step(random_actions(env, obs))
-            obs = step.obs
+            obs, decisions = step.obs, decisions + 1
+            begun[step.episode_over] = decisions
             ended = np.flatnonzero(step.episode_over & (quota > 0))
             returns += [float(step.episode_return[row]) for row in ended]
             quota[ended] -= 1

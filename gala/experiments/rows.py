@@ -97,8 +97,8 @@ def command_of(run_dir: RunDir) -> str:
 
 
 def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Columns env_steps, seconds and return (the mean over learners of each one's last 100 training episodes) and,
-    where there are several learners, consensus (their distance); every k-th record and the last, about 200."""
+    """Columns env_steps, seconds and return (of the last 100 training episodes, as many of each learner) and, where
+    there are several learners, consensus (their distance); every k-th record and the last, about 200."""
     told = [r for r in records if r.get("charts/episodic_return") is not None and "perf/wall_s" in r]
     kept = told[:: max(1, math.ceil(len(told) / CURVE_POINTS))]
     kept += told[-1:] if told and kept[-1] is not told[-1] else []

@@ -41,8 +41,8 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def returns(records: Sequence[Record], title: str, path: Path) -> None:
-    """Mean return of the last 100 training episodes of each learner against env_steps: as a thin line for each, and
-    their mean, in which each counts equally.
+    """Mean return of the last 100 training episodes, as many of each learner, against env_steps; and as a thin line for
+    each learner that of its own last 100.
 
     Raises:
         ValueError: no episode has ended yet.

@@ -107,7 +107,7 @@ def write_report(run_dir: RunDir, out: Path) -> str:
         raise ValueError(f"{run_dir.path} has no records yet; let it train for longer")
     summary = _summary(run_dir)
     evaluations = read_evaluations(run_dir.path)
-    headline = _headline(run_dir, records[-1], evaluations)
+    headline = _headline(records[-1], evaluations)
     body = [
         f'<p class="headline">{html.escape(headline)}</p>',
         f"<p>{html.escape(_state(summary, records[-1]))}</p>",
@@ -135,13 +135,12 @@ def _summary(run_dir: RunDir) -> dict[str, Any]:
     return Follower(run_dir).summary() or {}
 
 
-def _headline(run_dir: RunDir, last: Record, evaluations: Sequence[Mapping[str, Any]]) -> str:
+def _headline(last: Record, evaluations: Sequence[Mapping[str, Any]]) -> str:
     if evaluations:
         return f"Evaluated: {evaluation_text(evaluations[-1])}."
     mean = last.get("charts/episodic_return")
     learned = "no episode has ended" if mean is None else f"return {number(mean)} over the last 100 training episodes"
-    each = " of each learner" if mean is not None and run_dir.config.learners > 1 else ""
-    return f"In training: {learned}{each}. Not evaluated yet: gala eval RUN, RUN being this folder."
+    return f"In training: {learned}. Not evaluated yet: gala eval RUN, RUN being this folder."
 
 
 def _state(summary: Mapping[str, Any], last: Record) -> str:

@@ -13,8 +13,9 @@ EPISODE_WINDOW = 100
 
 
 class EpisodeWindows:
-    """The last 100 episodes of each learner. Means over learners count each learner equally, however many episodes it
-    reports and whenever it does: they estimate the mean return of the learners, not that of who reported last."""
+    """The last 100 episodes of each learner, and of several learners as many in all: the newest of each, equally many,
+    so that the figure of a team is no older than that of one learner that makes all the env_steps. It estimates the
+    mean return of the learners, not that of who reported last."""
 
     def __init__(self, num_learners: int) -> None:
         self._returns = [deque[float](maxlen=EPISODE_WINDOW) for _ in range(num_learners)]
@@ -44,11 +45,13 @@ class EpisodeWindows:
         return float(np.mean(self._returns[rank])) if self._returns[rank] else None
 
     def means(self, ranks: Iterable[int]) -> tuple[float, float] | None:
-        """(return, length), each the mean over the learners in ``ranks`` of a learner's mean; None without episodes."""
+        """(return, length), each the mean over the learners in ``ranks`` of a learner's mean over its newest episodes,
+        100 in all; None without episodes."""
         told = [rank for rank in ranks if self._returns[rank]]
         if not told:
             return None
-        means = [[np.mean(window[rank]) for rank in told] for window in (self._returns, self._lengths)]
+        newest = slice(-math.ceil(EPISODE_WINDOW / len(told)), None)
+        means = [[np.mean([*window[rank]][newest]) for rank in told] for window in (self._returns, self._lengths)]
         return float(np.mean(means[0])), float(np.mean(means[1]))
 
 

@@ -279,8 +279,7 @@ def _episodes(summary: dict[str, Any]) -> str:
     count = summary.get("episodes", EPISODE_WINDOW)
     if count < EPISODE_WINDOW:
         return f"all {count} episodes" if count > 1 else "its one episode"
-    each = " of each learner" if len(summary["learners"]) > 1 else ""
-    return f"the last {EPISODE_WINDOW} episodes{each}"
+    return f"the last {EPISODE_WINDOW} episodes"
 
 
 def _unsaved(env_steps: int, saved_steps: int | None) -> str:

@@ -1,5 +1,6 @@
 """Ratios, rankings, losses and counters: what a report claims, against closed forms."""
 
+import os
 import subprocess
 import sys
 import time
@@ -111,17 +112,31 @@ def test_a_processor_counter_that_starts_over_goes_on_and_its_parts_are_not_coun
 
 
 def test_what_others_took_is_what_is_busy_and_not_ours():
-    before, after = Taken(100.0, 1.0, 40.0, 1000.0), Taken(118.0, 1.4, 50.0, 1010.0)
-    found = disturbance(before, after, [100.0, 109.0, 102.0], 4)
+    before, after = Taken(100.0, 1.0, 40.0, 1000.0, 4), Taken(118.0, 1.4, 50.0, 1010.0, 4)
+    found = disturbance(before, after, [100.0, 109.0, 102.0])
     assert found["others"] == pytest.approx(8.0 / 40) and found["steal"] == pytest.approx(0.01)
     assert found["roofline_moved"] == pytest.approx(0.09)
     assert found["warnings"] == ["other processes took 20% of the cores"]
-    alone = disturbance(before, Taken(111.0, 2.0, 50.5, 1010.0), [100.0, 112.0], 4)
+    alone = disturbance(before, Taken(111.0, 2.0, 50.5, 1010.0, 4), [100.0, 112.0])
     assert alone["warnings"] == [
         "the host took 2% of the cores for other machines (steal)",
         "the roofline moved by 12% between the rounds",
     ]
-    assert disturbance(before, Taken(110.5, 1.0, 50.0, 1010.0), [100.0, 101.0], 4)["warnings"] == []
+    assert disturbance(before, Taken(110.5, 1.0, 50.0, 1010.0, 4), [100.0, 101.0])["warnings"] == []
+
+
+def test_cores_that_this_process_may_not_use_are_not_counted():
+    """On a shared node the others may be busy without taking anything from us."""
+    mine = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, mine[:1])
+    try:
+        before = taken()
+        time.sleep(0.5)
+        after = taken()
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert (before.cores, taken().cores) == (1, len(mine))
+    assert after.busy_s - before.busy_s <= after.clock_s - before.clock_s + 0.05
 
 
 def test_a_process_of_ours_is_counted_as_ours_and_one_that_is_not_as_others():

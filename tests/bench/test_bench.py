@@ -69,6 +69,16 @@ def test_the_roofline_counts_rows_of_all_processes_at_work():
         roof.close()
 
 
+def test_learners_that_wait_at_the_bound_can_be_measured(tmp_path):
+    """Times that no pause reaches must still be in their order: it was refused by numbers that nobody had given."""
+    config = parse_config([*WORDS, "learners=2", "gossip.tau=2", "gossip.at_bound=wait"])
+    job = BenchJob(config)
+    try:
+        assert job.measure(0.5).env_steps_per_s > 0
+    finally:
+        job.close()
+
+
 @pytest.mark.long
 def test_bench_throughput_writes_what_it_prints(tmp_path, capsys):
     out = tmp_path / "bench"

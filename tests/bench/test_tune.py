@@ -7,6 +7,7 @@ import pytest
 from gala.bench import tune
 from gala.bench.job import Block
 from gala.bench.tune import candidates, variants
+from gala.build.auto import fitted_config
 from gala.cli import main
 from gala.config.parse import parse_config
 from gala.config.tuned import tuned_path
@@ -93,6 +94,18 @@ def test_what_was_tuned_is_used_and_the_command_line_wins(capsys):
     assert config.learners in (1, 2) and config.envs_per_learner == 3 and config.torch_threads >= 1
     assert config.learners * parse_config([PRESET, "learners=auto"]).envs_per_learner == 2
     assert config.a2c.num_steps == parse_config([PRESET]).a2c.num_steps
+
+
+def test_what_was_tuned_is_found_for_an_environment_that_has_a_preset(capsys):
+    path = tuned_path("classic/cartpole")
+    path.parent.mkdir(parents=True)
+    path.write_text("learners: 3\n")
+    assert fitted_config(["env.id=CartPole-v1", "--learners", "auto"]).learners == 3
+    assert main(["train", "env.id=Acrobot-v1", "learners=auto", "--dry-run"]) == 2
+    assert "run `gala tune preset=classic/acrobot` first" in capsys.readouterr().err
+    for words in (["compare", "preset=classic/cartpole"], ["bench", "throughput", "preset=classic/cartpole"]):
+        assert main([*words, "learners=auto"]) == 2
+        assert "learners=auto: wants" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_line(capsys):

@@ -102,7 +102,7 @@ def test_the_page_is_whole_and_fetches_nothing(run):
 
 def test_the_page_says_what_the_run_says(run):
     text = html.unescape(re.sub(r"<[^>]+>", " ", page_of(run)))
-    told = "In training: return 500 over the last 100 training episodes of each learner."
+    told = "In training: return 500 over the last 100 training episodes."
     assert f"{told} Not evaluated yet: gala eval RUN, RUN being this folder." in text
     assert "finished: 5,000 env_steps (5,000 frames), 500 updates in 0:04: 1,250 env_steps/s, 77 episodes." in text
     assert "! spread 0.3: the learners drift apart" in text and "✓ entropy 0.19" in text

@@ -81,7 +81,7 @@ def _grid(words: Words, command: str, *, dry_run: bool) -> int:
     read, facts = counters(), {key: fact for key, fact in machine_facts().items() if key != "versions"}
     plan = Plan(out, options.episodes, options.mode, at_once, cores // at_once, facts, lambda: joules(read))
     grid = Grid(grid_cells, plan)
-    terms(words, [{"group": cell.group, "solved_return": cell.config.solved_return} for cell in grid_cells])
+    fixed = terms(words, [{"group": cell.group, "solved_return": cell.config.solved_return} for cell in grid_cells])
     grid.check()
     print("\n".join(_plan_lines(grid)), flush=True)
     if dry_run:
@@ -104,7 +104,7 @@ def _grid(words: Words, command: str, *, dry_run: bool) -> int:
     finally:
         held.close()
     progress.close()
-    return _report(words, grid.rows(), command, out)
+    return _report(words, grid.rows(), command, out, fixed)
 
 
 def _plan_lines(grid: object) -> list[str]:
@@ -186,12 +186,14 @@ def _name_of(rows: Path) -> str:
     return rows.resolve().parent.name if rows.name == ROWS else rows.stem
 
 
-def _report(words: Words, rows: Sequence[Row], command: str, out: Path | None = None) -> int:
+def _report(
+    words: Words, rows: Sequence[Row], command: str, out: Path | None = None, fixed: Terms | None = None
+) -> int:
     from gala.reports.comparison import plain, write_report
 
     if not rows:
         raise ValueError("there is no finished training to compare")
-    fixed = terms(words, rows)
+    fixed = fixed or terms(words, rows)
     check(rows, fixed)
     out = out or _out(words, f"from-{_name_of(words.rows[0])}")
     out.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,7 @@ def sort_words(argv: Sequence[str]) -> Words:
         if key in names:
             own.append(f"{key}={text}")
         elif key == "cluster.address":
-            raise ValueError(f"{key}={text}: a comparison trains on this machine, run beside run; leave it out")
+            _refuse_cluster(text)
         elif key in _FIXED:
             raise ValueError(f"{key}={text}: a comparison decides that by {_FIXED[key]}")
         elif key in known:
@@ -144,6 +144,13 @@ def _check(options: Options) -> None:
         raise ValueError(f"threshold={options.threshold} must be a number, the return that counts as solved")
 
 
+def _refuse_cluster(address: str) -> None:
+    if address:
+        raise ValueError(
+            f"cluster.address={address}: a comparison trains on this machine, run beside run; leave it out"
+        )
+
+
 def cells(words: Words) -> list[Cell]:
     """The grid, seed by seed; each algorithm's settings are checked once. Raises ValueError in one line."""
     from gala.training.new_run import prepare
@@ -157,6 +164,8 @@ def cells(words: Words) -> list[Cell]:
         if own != text:
             raise ValueError(f"{key}={text}: {name} decides that itself ({own}); leave one of the two out")
     configs = {name: prepare(given, start_processes=False) for name, given in by_name.items()}
+    for config in configs.values():
+        _refuse_cluster(config.cluster.address)  # a preset may have it
     return [
         Cell(name, seed, by_name[name], dataclasses.replace(configs[name], seed=seed))
         for seed in range(options.first_seed, options.first_seed + options.seeds)
