@@ -61,7 +61,7 @@ def test_the_default_run_directory_says_what_it_is():
 def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     pytest.importorskip("gala_envs.registry")
     monkeypatch.chdir(tmp_path)
-    words = ["preset=atari/pong", "learners=4", "steps=1e6", "optim.lr=1e-3", "--dry-run"]
+    words = ["preset=atari/pong", "learners=4", "steps=1e6", "optim.lr=1e-3", "gossip.lr_scaling=sqrt", "--dry-run"]
     assert cli.main(["train", *words]) == 0
     out = capsys.readouterr().out
     rows = dict(re.split(r" {2,}", line, maxsplit=1) for line in out.splitlines() if re.search(r"\S {2,}\S", line))

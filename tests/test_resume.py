@@ -138,6 +138,18 @@ def test_a_resumed_run_says_what_a_new_one_is_warned_of(run, resume):
     assert "warning: ekfac needs other settings; add optim.lr=0.25" in said and (code, started) == (0, ["latest"])
 
 
+def test_a_run_of_another_kind_of_device_goes_on_with_another_stream_of_actions(run):
+    """A GPU's generator has a state of 16 bytes, which no generator of a CPU takes."""
+    meta = run.checkpoint_meta("latest")
+    for rank in meta["ranks"]:
+        tensors, part = run.load_part("latest", f"learner{rank}")
+        tensors["in_progress"]["action_stream"] = torch.zeros(16, dtype=torch.uint8)
+        run.write_part("staging", f"learner{rank}", tensors, part)
+    run.commit_checkpoint("staging", ["latest"], meta)
+    code, _, err = Gala(run.path, f"steps={meta['env_steps'] + 200}", "schedule=stretch", command="resume").end()
+    assert (code, err) == (0, "")
+
+
 def test_a_run_whose_simulators_are_not_restored_says_so(run, resume):
     assert "new episodes" not in resume()[2]
     meta = run.checkpoint_meta("latest")

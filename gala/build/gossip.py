@@ -24,6 +24,7 @@ from gala.gossip.averager import GossipAverager
 from gala.gossip.event_log import EventLog
 from gala.gossip.flat import flatten_parameters
 from gala.gossip.graphs.by_name import choose_topology
+from gala.gossip.graphs.stitching import connects
 from gala.gossip.graphs.topology import Topology
 from gala.gossip.message import Mailbox, OpensMailbox
 from gala.gossip.record import Recorder, record_path
@@ -154,10 +155,12 @@ def open_store(config: Config, host: str = LOOPBACK) -> Any:
 
 
 def max_concurrent_learners(config: Config) -> int:
-    """How many learners there can be at a time."""
-    if not is_elastic(config) or make_topology(config).problem(config.learners + 1):
+    """How many learners there can be at a time: as many as the graph connects, if it connects all numbers up to it."""
+    if not is_elastic(config):
         return config.learners
-    return config.max_learners or 2 * config.learners
+    topology, places = make_topology(config), config.max_learners or 2 * config.learners
+    more = itertools.takewhile(lambda n: connects(topology, n), range(config.learners + 1, places + 1))
+    return max(more, default=config.learners)
 
 
 def make_topology(config: Config) -> Topology:

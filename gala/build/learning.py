@@ -94,7 +94,7 @@ def check_optimizer(config: Config, policy: torch.nn.Module) -> None:
     if name in OPTIMIZERS:
         return
     for p in policy.parameters():
-        p.grad = torch.ones_like(p)
+        p.grad = torch.ones_like(p) if p.requires_grad else None
     optimizer = make_optimizer(config, torch.zeros(0), policy)
     try:
         optimizer.step()

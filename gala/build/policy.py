@@ -61,6 +61,12 @@ def make_lean(config: Config, policy: ActorCritic, space: gym.Space, device: tor
     return LeanPolicy(policy, space, policy_range(space) if isinstance(space, gym.spaces.Box) else ())
 
 
+def refuse_frozen(policy: torch.nn.Module, what: str) -> None:
+    """Raises ValueError if some parameters do not learn, so that ``what`` has no gradient of all."""
+    if frozen := [name for name, p in policy.named_parameters() if not p.requires_grad]:
+        raise ValueError(f"{what} needs the gradient of all parameters, and {frozen[0]} does not learn (requires_grad)")
+
+
 class NoGpu(ValueError):
     """CUDA was asked for, and there is none."""
 

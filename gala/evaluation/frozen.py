@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gala.build.envs import Spaces, make_env
 from gala.build.learning import entropy_coefficient, learning_rate, make_reward_shaper
+from gala.build.policy import refuse_frozen
 from gala.config.derived import averages_parameters, scheduled
 from gala.config.schema import A2CConfig, Config, OptimConfig
 from gala.evaluation.load import load_policy, pooled_return_moments
@@ -54,13 +55,15 @@ class Frozen:
 def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, seed: int) -> Frozen:
     """Load the checkpoint and collect ``batches`` rollouts in a row of ``envs`` new simulators, on the CPU.
 
-    The first of them begins after a rollout that is thrown away. Normalisers are frozen.
+    The first of them begins after a rollout that is thrown away. Normalisers are frozen. Raises ValueError if some
+    parameters do not learn.
     """
     config = run_dir.config
     env = make_env(config, envs)
     try:
         spaces = Spaces(env.obs_space, env.action_space, env.frames_per_step)
         policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, "consensus")
+        refuse_frozen(policy, "gala diagnose")
         meta = run_dir.checkpoint_meta(checkpoint)
         ranks = meta["ranks"] if averages_parameters(config) else meta["ranks"][:1]
         parts = {rank: run_dir.load_part(checkpoint, f"learner{rank}")[0] for rank in ranks}

@@ -192,12 +192,13 @@ def _dense_stride(p: Tensor) -> tuple[int, ...]:
 
 
 def flatten_gradients(flat: torch.Tensor, policy: torch.nn.Module) -> None:
-    """Gives ``flat`` a ``.grad`` of which each parameter's gradient is a view, as the parameters are of ``flat``."""
+    """Gives ``flat`` a ``.grad`` of which each parameter's gradient is a view, as the parameters are of ``flat``. A
+    parameter that does not learn (``requires_grad=False``) has none, so that no optimiser decays it."""
     groups = memory_groups(dict(policy.named_parameters()))
     unique = [group[0] for group in groups]
     assert still_flat(flat, unique), "the policy's parameters are not views of the flat vector: it would never learn"
     flat.grad = torch.zeros_like(flat)
     parts = flat.grad.split([p.numel() for p in unique])
     for group, part in zip(groups, parts, strict=True):
-        for p in group:
+        for p in (p for p in group if p.requires_grad):
             p.grad = part.as_strided(p.size(), p.stride())

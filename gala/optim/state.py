@@ -59,7 +59,13 @@ def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     optimizer.load_state_dict(saved | {"state": {}})
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for index, state in tree.items():  # PyTorch's own way breaks words
-        optimizer.state[params[int(index)]] = {key: _lists(value) for key, value in state.items()}
+        param = params[int(index)]
+        optimizer.state[param] = {key: _beside(param, _lists(value)) for key, value in state.items()}
+
+
+def _beside(param: Tensor, value: Any) -> Any:
+    """A tensor on the device of ``param``; a count, which has no dimensions, stays where it is."""
+    return value.to(param.device) if isinstance(value, Tensor) and value.ndim else value
 
 
 def _is_flat(optimizer: torch.optim.Optimizer) -> bool:

@@ -60,19 +60,33 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def _cgroup_quota() -> float | None:
-    """CPUs granted by the cgroup, or None if there is no limit."""
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def _cgroup_quota(proc: Path = Path("/proc/self/cgroup"), root: Path = _CGROUPS) -> float | None:
+    """CPUs granted by this process's cgroup (v2 or v1) and those that it lies in, the least; None without a limit."""
     try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            limit = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if limit in ("max", "-1"):
+        lines = proc.read_text().splitlines()
+    except OSError:
         return None
-    return int(limit) / int(period)
+    quotas = []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "cpu" if controllers else root
+        own = top / path.lstrip("/")
+        quotas += [_quota_of(folder) for folder in (own, *own.parents) if folder.is_relative_to(top)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_of(folder: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError):
+        limit, period = (folder / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        limit, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return None if int(limit) < 0 else int(limit) / int(period)
+    return None
 
 
 def mps_serves() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gala.optim.update import LearningStep, NotFinite
 from gala.rl.a2c import A2CLoss, Coefficients, RolloutLoss, rollout_loss
@@ -55,6 +55,10 @@ class ActorLearner:
         self.collector, self.policy, self.flat = collector, policy, flat
         self.learning_step, self.coefficients, self.observe = learning_step, coefficients, observe
         self.lean = lean
+        params = list(policy.parameters()) if isinstance(policy, nn.Module) else []
+        some_frozen = not all(p.requires_grad for p in params)
+        self.decaying = [(p, p.grad) for p in params if p.requires_grad] if some_frozen else [(flat, flat.grad)]
+        """Parameters and gradients to which l2 applies."""
         self.learn_s = 0.0
         self.on_rollout: Callable[[], None] = lambda: None
         self.inspect: Callable[[Policy, Rollout, float], None] | None = None
@@ -87,5 +91,7 @@ class ActorLearner:
             grad.zero_()
             found.loss.total.backward()
         if self.coefficients.l2:
-            grad.add_(self.flat.detach(), alpha=self.coefficients.l2)
+            for params, gradient in self.decaying:
+                assert gradient is not None
+                gradient.add_(params.detach(), alpha=self.coefficients.l2)
         return found

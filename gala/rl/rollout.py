@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gala.optim.update import NotFinite
-from gala.rl.buffers import buffers_kept
+from gala.rl.buffers import buffers_kept, running_statistics
 from gala.rl.normalise import ObsNormalizer
 from gala.rl.simulators import Group, Playable, Whole
 
@@ -270,7 +270,9 @@ class Collector:
             return
         which = torch.from_numpy(time_limit).to(self.device)
         ended_in = self._observe(step.final_obs[time_limit], turn.group.rows.start + time_limit, learn=False)
-        slot.v_final[which] = policy(ended_in, turn.state[which], torch.zeros_like(which, dtype=torch.bool)).value
+        with running_statistics(policy):
+            outputs = policy(ended_in, turn.state[which], torch.zeros_like(which, dtype=torch.bool))
+        slot.v_final[which] = outputs.value
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

@@ -67,6 +67,7 @@ class InProgress:
         np.random.set_state(state["numpy"])  # the streams last: what came before may have drawn from them
         random.setstate(state["python"])
         torch.set_rng_state(tensors["torch_stream"])
-        self._generator.set_state(tensors["action_stream"])
+        if tensors["action_stream"].shape == self._generator.get_state().shape:  # a GPU's stream is no CPU's
+            self._generator.set_state(tensors["action_stream"])
         if "cuda_stream" in tensors and self._generator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["cuda_stream"], self._generator.device)

@@ -77,7 +77,7 @@ def check(config: Config) -> tuple[Config, str]:
     from gala.build.envs import probe_spaces
     from gala.build.gossip import check_exchange
     from gala.build.learning import check_optimizer
-    from gala.build.policy import has_relu, make_policy, pick_device
+    from gala.build.policy import has_relu, make_policy, pick_device, refuse_frozen
 
     check_cluster(config)
     check_tracker(config.track)
@@ -94,6 +94,8 @@ def check(config: Config) -> tuple[Config, str]:
             f"diagnose.dead_units counts units behind torch.nn.ReLU modules, and model.encoder={config.model.encoder} "
             "has none; set diagnose.dead_units=0"
         )
+    if config.diagnose.curvature or config.diagnose.noise:
+        refuse_frozen(policy, f"diagnose.{'curvature' if config.diagnose.curvature else 'noise'}")
     check_optimizer(config, policy)
     return config, chosen
 

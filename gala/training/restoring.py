@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from gala.build.envs import probe_spaces
 from gala.build.policy import make_policy
 from gala.config import derived
@@ -94,15 +96,22 @@ def check(run_dir: RunDir, config: Config, name: str) -> None:
         raise ValueError(f"{where / 'meta.json'} has no {(missing or ['ranks'])[0]}")
     if derived.is_lock_step(config) and meta["ranks"] != [*range(config.learners)]:
         raise ValueError(f"{where / 'meta.json'} has not all {config.learners} learners, which wait for each other")
-    network = make_policy(config, probe_spaces(config)).state_dict()
+    policy = make_policy(config, probe_spaces(config))
+    network, learned = policy.state_dict(), {name for name, _ in policy.named_parameters()}
     for rank in meta["ranks"]:
         tensors, _ = run_dir.load_part(name, f"learner{rank}")
         file = where / f"learner{rank}.safetensors"
         _check_network(tensors.get("policy", {}), network, str(file))
         for group, named in tensors.items():
             for key, tensor in named.items():
-                if tensor.is_floating_point() and not tensor.isfinite().all():
+                # A buffer may be a mask of -inf, a number of an optimiser no limit; what was learned is finite.
+                may_be_infinite = key not in learned if group == "policy" else tensor.ndim == 0
+                if tensor.is_floating_point() and _is_broken(tensor, may_be_infinite):
                     raise ValueError(f"{file} holds numbers that are not finite, in {group}.{key}")
+
+
+def _is_broken(tensor: Tensor, may_be_infinite: bool) -> bool:
+    return bool(tensor.isnan().any()) if may_be_infinite else not tensor.isfinite().all()
 
 
 def _check_network(saved: dict[str, Any], network: dict[str, Any], file: str) -> None:

@@ -12,6 +12,8 @@ from gossip_network import lockstep, mass, stack
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gala.build.gossip import max_concurrent_learners
+from gala.config.parse import parse_config
 from gala.gossip.averager import GossipAverager
 from gala.gossip.graphs.stitching import stitched_in_peers, stitched_shares
 from gala.gossip.graphs.topology import TOPOLOGIES, Topology, edges, uniform
@@ -65,6 +67,33 @@ def test_a_users_graph_passes_through_the_gap():
     assert stitched_shares(ring, 0, 0, 4, (0, 2, 3)) == [(2, 0.5)]
     assert stitched_shares(ring, 0, 0, 4, (0, 3)) == [(3, 0.5)]
     assert stitched_shares(ring, 3, 0, 4, (3,)) == []
+
+
+TWO_AHEAD = Topology("two ahead", lambda rank, round, n: [((rank + 2) % n, 0.5)])
+"""Connects odd numbers of learners only, and does not say so: drawn anew over four of five it would be two halves."""
+
+
+@pytest.mark.parametrize("live", [(0, 1, 2, 4), (0, 1, 3), (1, 3), (2,)])
+def test_a_users_function_passes_through_the_gap_where_it_would_fall_apart(live: tuple[int, ...]):
+    graph = nx.DiGraph()
+    graph.add_nodes_from(live)
+    for rank in live:
+        shares = stitched_shares(TWO_AHEAD, rank, 0, 5, live)
+        assert all(peer in live and peer != rank for peer, _ in shares)
+        graph.add_edges_from((rank, peer) for peer, _ in shares)
+    assert nx.is_strongly_connected(graph)
+
+
+def test_there_are_as_many_places_as_the_graph_connects():
+    def places(*words: str) -> int:
+        return max_concurrent_learners(parse_config(words))
+
+    own = "gossip.topology=test_membership:TWO_AHEAD"
+    assert places("learners=3", own) == 3 and places("learners=4", "gossip.topology=ring") == 8
+    assert places("learners=3", "gossip.topology=test_membership:UP_TO_FIVE") == 5
+
+
+UP_TO_FIVE = Topology("up to five", TOPOLOGIES["ring"].out_shares, problem=lambda n: "" if n < 6 else "too many")
 
 
 def _network(n: int, d: int = 3, slots: int | None = None) -> tuple[InProcessMailboxes, list[GossipAverager]]:

@@ -178,3 +178,17 @@ def test_a_word_is_kept_as_bytes_and_a_parameter_without_a_state_as_nothing():
     assert set(tensors) == {"0/law!str", "0/none!none", "0/no!dict"}
     assert tensors["0/none!none"].numel() == tensors["0/no!dict"].numel() == 0
     assert tensors["0/law!str"].dtype == torch.uint8 and tensors["0/law!str"].tolist() == [0xC3, 0xA9]
+
+
+def test_state_lies_where_its_parameter_lies_and_counts_stay_on_the_host():
+    """``meta`` stands for a GPU: a checkpoint is read on the CPU."""
+    p = nn.Parameter(torch.ones(2, 2))
+    optimizer = torch.optim.AdamW([p], 0.1)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    saved = {name: tensor.clone() for name, tensor in state_tensors(optimizer).items()}
+    far = nn.Parameter(torch.ones(2, 2, device="meta"))
+    elsewhere = torch.optim.AdamW([far], 0.1)
+    load_state_tensors(elsewhere, saved)
+    state = elsewhere.state[far]
+    assert (state["exp_avg"].device.type, state["step"].device.type) == ("meta", "cpu")

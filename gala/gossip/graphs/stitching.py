@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from gala.gossip.graphs.topology import Shares, Topology
+from gala.gossip.graphs.topology import Shares, Topology, get_topology
 from gala.gossip.message import Roster
 
 
@@ -40,16 +40,25 @@ class Neighbours:
         return live if len(live) == self._world_size or self._rank in live else tuple(sorted((*live, self._rank)))
 
 
+@lru_cache(maxsize=1024)
+def connects(topology: Topology, n: int) -> bool:
+    """Whether ``n`` learners can gossip over the graph."""
+    try:
+        return bool(get_topology(topology, n))
+    except ValueError:
+        return False
+
+
 def stitched_shares(topology: Topology, rank: int, round: int, n: int, live: tuple[int, ...]) -> Shares:
     """``topology.out_shares`` among the ``live`` of ``n`` ranks (joiners may lie beyond n).
 
-    A graph that exists for any number of learners is drawn anew over the live ones, in their order, and so keeps its
-    speed. One that does not (a user's file) passes through the gap: what would go to a missing peer goes, in equal
-    parts, to those whom that peer ever sends to, which leaves a strongly connected graph strongly connected.
+    A graph that connects any number of learners is drawn anew over the live ones, in their order, and so keeps its
+    speed. One that does not (a user's file, or function) passes through the gap: what would go to a missing peer goes,
+    in equal parts, to those whom that peer ever sends to, which leaves a strongly connected graph strongly connected.
     """
     if len(live) == n and live[-1] == n - 1:  # everyone, since ranks ascend
         return topology.out_shares(rank, round, n)
-    if not topology.problem(len(live)):
+    if connects(topology, len(live)):
         shares = topology.out_shares(live.index(rank), round, len(live))
         if all(peer < len(live) for peer, _ in shares):  # else it was written for n, and does not say so
             return [(live[peer], share) for peer, share in shares]
