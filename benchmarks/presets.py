@@ -16,8 +16,9 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kept_rows import KeptRows, Row
 
@@ -45,8 +46,13 @@ def agents() -> list[str]:
 def changed_since(rows: Sequence[Row], preset: str) -> set[str] | None:
     """Settings that are not those of the preset's latest row, its env_steps aside; None where it has no row."""
     found = [row["settings"] for row in rows if row["preset"] == preset]
+    return changed(found[-1], preset) if found else None
+
+
+def changed(settings: Mapping[str, Any], preset: str) -> set[str]:
+    """The names of those that are not the preset's, its env_steps aside."""
     mine = settings_of(prepare([f"preset={preset}"], start_processes=False))
-    return set(differing(found[-1], mine)) - {"steps"} if found else None
+    return set(differing(settings, mine)) - {"steps"}
 
 
 def train(preset: str, steps: int) -> Row:
@@ -64,9 +70,9 @@ def judged(preset: str, folder: Path) -> Row:
     """The row of the finished training in ``folder``. Raises ValueError if it is not finished, or of other settings."""
     run, run_dir, stock = Run(folder), RunDir.open(folder), settings_of(Config())
     known = known_beforehand(run_dir)
-    others = set(differing(known["settings"], settings_of(prepare([f"preset={preset}"], start_processes=False))))
-    if others - {"steps"} or not TrainingJob(folder, ()).finished:
-        raise ValueError(f"{folder}: {', '.join(others - {'steps'}) or 'its end'} is not that of preset={preset}")
+    others = changed(known["settings"], preset)
+    if others or not TrainingJob(folder, ()).finished:
+        raise ValueError(f"{folder}: {', '.join(sorted(others)) or 'its end'} is not that of preset={preset}")
     returns = {mode: run.evaluate(episodes=EPISODES, mode=mode).return_mean for mode in ("sampled", "greedy")}
     settings = {key: value for key, value in known["settings"].items() if stock.get(key) != value}
     row = {"preset": preset, "settings": settings, "seed": known["seed"], "returns": returns}
@@ -100,10 +106,10 @@ def main() -> None:
         print(table(kept.rows))
         return
     for preset in options.presets:
-        changed = changed_since(kept.rows, preset)
+        since = changed_since(kept.rows, preset)
         if options.run:
             kept.add_new([judged(preset, options.run)])
-        elif changed is None or changed:
+        elif since is None or since:
             steps = parse_config([f"preset={preset}"]).steps
             kept.add(train(preset, int(min(steps, options.at_most))))
     kept.conclude(())

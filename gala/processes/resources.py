@@ -60,10 +60,7 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-_CGROUPS = Path("/sys/fs/cgroup")
-
-
-def _cgroup_quota(proc: Path = Path("/proc/self/cgroup"), root: Path = _CGROUPS) -> float | None:
+def _cgroup_quota(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
     """CPUs granted by this process's cgroup (v2 or v1) and those that it lies in, the least; None without a limit."""
     try:
         lines = proc.read_text().splitlines()
