@@ -140,7 +140,14 @@ def test_a_simulator_that_crashes_in_c_code_ends_the_run_with_the_line_of_python
     words = ["env.id=helper_envs:Crashes-v0", "algo=a2c", f"env.vectorization={vectorization}"]
     code, _, err = Gala(tmp_path / "run", *TINY, *words).end()
     assert code == 1 and ended in err
-    assert "Segmentation fault" in err and re.search(r'helper_envs.py", line \d+ in step', err), err
+    assert err.count("Segmentation fault") == 1 and re.search(r'helper_envs.py", line \d+ in step', err), err
+
+
+def test_of_two_learners_that_crash_at_once_the_first_tells_where_it_stood(tmp_path):
+    words = ["env.id=helper_envs:Crashes-v0", "algo=allreduce", "learners=2"]
+    code, _, err = Gala(tmp_path / "run", *TINY, *words).end()
+    assert code == 1 and re.search(r"learner \d was killed by SIGSEGV; the run has ended.", err)
+    assert err.count("Segmentation fault") == 1 and re.search(r'helper_envs.py", line \d+ in step', err), err
 
 
 def test_a_nan_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):

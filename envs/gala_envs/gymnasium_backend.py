@@ -10,13 +10,14 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 
 from gala_envs.contract import Array, Autoreset, EnvError, EpisodeTracker, Step, check_actions, row_seeds
-from gala_envs.gymnasium_row import row_builder
+from gala_envs.gymnasium_row import LastWords, row_builder
 from gala_envs.masks import gives_masks
 from gala_envs.parts import join_mask, with_mask
 from gala_envs.snapshots import State, Unrestorable, get_state, python_state, set_python_state, set_state
@@ -63,10 +64,14 @@ class GymnasiumEnv:
         self.id, self.num_envs, self.autoreset, self._watchdog_s = id, num_envs, autoreset, watchdog_s
         build = make_env or (lambda: gym.make(id, disable_env_checker=True, **kwargs))
         self._env: Any = None
+        self._last_words: list[LastWords] = []
         masked = action_masks == "on" or (action_masks == "auto" and self._guard(lambda: _gives_masks(build)))
         if isinstance(masked, ValueError):
             raise ValueError(f"{id}: {masked}")
-        rows = [row_builder(i, id, build, max_episode_steps, masked) for i in range(num_envs)]
+        if vectorization == "async":
+            self._last_words = [LastWords() for _ in range(num_envs)]
+        paths = [words.path for words in self._last_words] or [""] * num_envs
+        rows = [row_builder(i, id, build, max_episode_steps, masked, path) for i, path in enumerate(paths)]
         vector = gym.vector.AsyncVectorEnv if vectorization == "async" else gym.vector.SyncVectorEnv
         self._env = self._guard(lambda: vector(rows, autoreset_mode=_MODES[autoreset]))
         try:
@@ -128,6 +133,8 @@ class GymnasiumEnv:
         self._env._autoreset_envs = self._waiting.copy()  # read with next-step autoreset only
 
     def close(self) -> None:
+        for words in self._last_words:
+            words.close()
         if self._env is None:
             return
         # Closing is a conversation with each process; one that does not answer is killed.
@@ -170,7 +177,9 @@ class GymnasiumEnv:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             dead = [i for i, process in enumerate(self._processes) if process.exitcode is not None or _gone(process)]
             ends = sorted({_how_it_ended(self._processes[i].exitcode) for i in dead})
-            message = f"{self.id}: the process of rows {dead} died: {'; '.join(ends)}"
+            whose = f"the process of rows {dead} died: {'; '.join(ends)}" if dead else "a process died as it was made"
+            told = filter(None, (words.read() for words in self._last_words))
+            message = "\n".join([f"{self.id}: {whose}", *islice(told, 1)])
         except gym.error.DependencyNotInstalled as error:
             kind, message = ValueError, f"{self.id}: {error}"
         except (EnvError, gym.error.Error) as error:

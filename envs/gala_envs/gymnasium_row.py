@@ -7,6 +7,8 @@ import copy
 import faulthandler
 import os
 import signal
+import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -78,10 +80,35 @@ class Row:
         raise EnvError(text)
 
 
+class LastWords:
+    """What a row's own process tells when it crashes in C code, told here and not on standard error: there, the words
+    of two that crash at once are mixed letter by letter."""
+
+    def __init__(self) -> None:
+        """Without room for temporary files, or where the system does not show descriptors as files (macOS), they are
+        told on standard error after all."""
+        self._file, self.path = None, ""
+        with contextlib.suppress(OSError):
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process that writes to it)
+            self.path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+
+    def read(self) -> str:
+        """Empty if it did not crash, or told it elsewhere."""
+        if self._file is None:
+            return ""
+        self._file.seek(0)
+        return self._file.read().decode(errors="replace").strip()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
 def row_builder(
-    row: int, name: str, build: Callable[[], gym.Env], max_episode_steps: int, masked: bool
+    row: int, name: str, build: Callable[[], gym.Env], max_episode_steps: int, masked: bool, crash_path: str = ""
 ) -> Callable[[], Any]:
-    """Makes ``Row`` number ``row`` of the environment that ``build`` makes, in this process or in one of its own."""
+    """Makes ``Row`` number ``row`` of the environment that ``build`` makes, in this process or in one of its own, which
+    tells of crashes to ``crash_path``: ``LastWords``."""
     owner = os.getpid()
 
     def make() -> Any:
@@ -89,14 +116,23 @@ def row_builder(
             # Ctrl-C reaches the whole process group, and a fork inherits its owner's handlers; the owner decides.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
-                faulthandler.enable()  # a crash in C code tells where Python stood; standard error may be no file
+            _tell_of_crashes(crash_path)
         env = build()
         if max_episode_steps:
             env = gym.wrappers.TimeLimit(_without_time_limit(env), max_episode_steps)
         return Row(env, row, name, masked)
 
     return make
+
+
+def _tell_of_crashes(path: str) -> None:
+    """A crash in C code then tells where Python stood."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):  # standard error may be no file
+        try:
+            file: Any = open(path, "wb", buffering=0)  # noqa: SIM115 (faulthandler keeps it)
+        except OSError:
+            file = sys.stderr
+        faulthandler.enable(file)
 
 
 def _without_time_limit(env: gym.Env) -> gym.Env:

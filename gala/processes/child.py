@@ -41,6 +41,13 @@ class Failure(NamedTuple):
         return cls(time.monotonic_ns(), "".join(traceback.format_exception(error)) if whole else str(error))
 
 
+def enter_child(target: Callable[[Any, Connection], None], spec: Any, pipe: Connection, crash_pipe: Connection) -> None:
+    """Run ``target(spec, pipe)``, which calls ``run_child``; a crash in C code tells ``crash_pipe`` about it."""
+    os.set_blocking(crash_pipe.fileno(), False)  # who crashes waits for no reader
+    tell_of_crashes(crash_pipe.fileno())
+    target(spec, pipe)
+
+
 def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], None]) -> NoReturn:
     """Run ``body(send, commands)`` and end this process: status 0, or 1 after an exception, which the parent is sent.
 
@@ -50,7 +57,6 @@ def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], N
     """
     os.setpgid(0, 0)
     forget_safe_path()
-    tell_of_crashes()
     sys.stdout, sys.stderr = (ForgivingStream(stream) for stream in (sys.stdout, sys.stderr))
     commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()

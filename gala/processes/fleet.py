@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -11,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
 from gala.processes.addresses import LOOPBACK
+from gala.processes.child import enter_child
 from gala.processes.start import (
     ending_signals_blocked,
     kill_forkserver,
@@ -90,20 +93,25 @@ class ProcessFleet:
             self._watcher = Watcher()
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
+        self._last_words: dict[int, Connection] = {}
+        self._crash_told = False
 
     def room(self) -> int | None:
         return None
 
     def spawn(self, spec: ChildSpec) -> None:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=self._target, args=(spec, theirs), name=f"gala learner {spec.rank}")
+        last_words, crash_pipe = self._context.Pipe(duplex=False)
+        args = self._target, spec, theirs, crash_pipe
+        process = self._context.Process(target=enter_child, args=args, name=f"gala learner {spec.rank}")
         wake_helpers()
         with ending_signals_blocked(), without_main():
             process.start()
         theirs.close()
+        crash_pipe.close()
         assert process.pid is not None
         self._watcher.watch(process.pid)
-        self._processes[spec.rank], self._pipes[spec.rank] = process, ours
+        self._processes[spec.rank], self._pipes[spec.rank], self._last_words[spec.rank] = process, ours, last_words
 
     def events(self, timeout_s: float) -> list[Event]:
         pipes, processes = dict(self._pipes), dict(self._processes)
@@ -155,8 +163,21 @@ class ProcessFleet:
         _kill_group(process)  # simulators that it has left behind
         assert process.pid is not None
         self._watcher.release(process.pid)
+        self._tell_first_crash(self._last_words.pop(rank))
         code = process.exitcode
         return f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"
+
+    def _tell_first_crash(self, last_words: Connection) -> None:
+        """Where Python stood in the first child that crashed in C code; those of several, each told by itself, would be
+        mixed letter by letter."""
+        text = b""
+        with last_words, contextlib.suppress(OSError):
+            while last_words.poll() and (part := os.read(last_words.fileno(), 1 << 16)):
+                text += part
+        if text and not self._crash_told and sys.stderr is not None:
+            self._crash_told = True
+            sys.stderr.write(text.decode(errors="replace"))
+            sys.stderr.flush()
 
 
 def _read(pipe: Connection) -> tuple[list[tuple[str, Any]], bool]:

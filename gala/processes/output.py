@@ -107,12 +107,12 @@ def open_standard_descriptors() -> None:
             os.set_inheritable(null, True)
 
 
-def tell_of_crashes() -> None:
-    """A crash in C code, of a simulator say, then tells on standard error where Python stood, before the process ends
-    by its signal."""
+def tell_of_crashes(descriptor: int | None = None) -> None:
+    """A crash in C code, of a simulator say, then tells where Python stood, before the process ends by its signal: on
+    ``descriptor``, or on standard error."""
     if not faulthandler.is_enabled():
         with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):  # standard error may be no file
-            faulthandler.enable()
+            faulthandler.enable(sys.stderr if descriptor is None else descriptor)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The Gymnasium backend: spaces, failures, time limits."""
 
 import copy
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -289,6 +290,43 @@ def test_a_killed_simulator_is_an_error():
         for _ in range(3):
             env.step(np.zeros(2, int))
     assert not multiprocessing.active_children()
+
+
+class Crashing(Counting):
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+        self.crash("init")
+
+    def crash(self, where):
+        if where == self.where and multiprocessing.parent_process() is not None:
+            ctypes.string_at(0)
+
+    def reset(self, **kwargs):
+        self.crash("reset")
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.crash("step")
+        return super().step(action)
+
+
+@pytest.mark.parametrize(
+    ("where", "whose"),
+    [
+        ("step", r"the process of rows \[.*\] died: killed by SIGSEGV"),
+        ("reset", r"the process of rows \[.*\] died: killed by SIGSEGV"),
+        ("init", "a process died as it was made"),
+    ],
+)
+def test_of_simulators_that_crash_at_once_one_tells_where_it_stood(where, whose, capfd):
+    with pytest.raises(EnvError, match=f"^Crashes: {whose}") as info:
+        env = GymnasiumEnv("Crashes", 4, vectorization="async", action_masks="off", make_env=lambda: Crashing(where))
+        env.reset(0)
+        env.step(np.zeros(4, int))
+    assert str(info.value).count("Segmentation fault") == 1 and '.py", line' in str(info.value)
+    assert f"in {'__init__' if where == 'init' else where}" in str(info.value)
+    assert not multiprocessing.active_children() and "Segmentation" not in capfd.readouterr().err
 
 
 def test_ctrl_c_does_not_reach_the_simulators():
