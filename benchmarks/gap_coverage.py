@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from gala.bench.machine import machine_facts
 from gala.experiments.gap_warnings import warnings_for
 from gala.experiments.statistics import gap_interval
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 
 DESIGNS, RUNS, TRAIN, TEST = ("crossed", "nested"), (3, 5, 10), (1, 10, 100), 200
 GAP_SDS, SCORES = (0.0, 0.3, 1.0), ("gaussian", "lognormal", "rare", "binary .5", "binary .97")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gala.bench.machine import machine_facts
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 
 Row = dict[str, Any]
 

@@ -27,7 +27,7 @@ from overfit_protocols import STUDIES, gaps, more, returns
 from scipy import stats
 from studies import Results, done
 
-from gala.plain_yaml import read_json
+from gala.files.plain_yaml import read_json
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "sharpness_and_gaps.jsonl"

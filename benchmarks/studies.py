@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gala.diagnostics.overfitting.generalisation import GapGroup
-from gala.plain_yaml import read_json
+from gala.files.plain_yaml import read_json
 from gala.reports.overfitting import judged
 
 KEYS = (

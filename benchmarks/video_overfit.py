@@ -22,7 +22,7 @@ from kept_rows import KeptRows
 
 from gala import cli
 from gala.diagnostics.overfitting.surprise import summarise
-from gala.plain_yaml import read_json
+from gala.files.plain_yaml import read_json
 from gala.reports.overfitting import judged
 from gala.runs.checkpoints import Checkpoints
 from gala.supervised.video_settings import read_settings

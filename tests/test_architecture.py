@@ -13,24 +13,24 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 60, 8
 ARGUMENTS_ALLOWED = {"gala.gossip.averager.__init__": 13}
 
 ENVS = "gala_envs"
-_FOUNDATIONS = ("plugins", "gossip", "models", "optim", "rl", "processes", "config", ENVS)
-_SETTINGS = ("plain_yaml", *_FOUNDATIONS, "build", "runs")
+_FOUNDATIONS = ("files", "plugins", "gossip", "models", "optim", "rl", "processes", "config", ENVS)
+_SETTINGS = (*_FOUNDATIONS, "build", "runs")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "plain_yaml": (),
+    "files": (),
     "plugins": (),
-    "gossip": ("plain_yaml", "plugins"),
+    "gossip": ("files", "plugins"),
     "models": ("plugins", ENVS),
     "optim": (),
     "processes": (),
     "rl": ("optim",),
-    "config": ("plain_yaml", "plugins", "processes"),
-    "runs": ("plain_yaml", "config"),
-    "build": ("plain_yaml", *_FOUNDATIONS),
-    "supervised": ("config", "runs", "gossip", "models", "optim", "processes"),
+    "config": ("files", "plugins", "processes"),
+    "runs": ("files", "config"),
+    "build": _FOUNDATIONS,
+    "supervised": ("files", "config", "runs", "gossip", "models", "optim", "processes"),
     "training": _SETTINGS,
     "cluster": (*_SETTINGS, "training"),
     "evaluation": _SETTINGS,
-    "experiments": ("config", "processes", "runs", "build", "evaluation"),
+    "experiments": ("files", "config", "processes", "runs", "build", "evaluation"),
     "diagnostics": (
         *("config", "gossip", "build"),
         "experiments",
@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         ENVS,
     ),
     "bench": (*_SETTINGS, "training"),
-    "reports": ("plain_yaml", "config", "diagnostics", "experiments", "gossip", "runs"),
+    "reports": ("files", "config", "diagnostics", "experiments", "gossip", "runs"),
     "overfit": (*_SETTINGS, "diagnostics", "evaluation", "experiments"),
     "commands": (
         *(*_SETTINGS, "training", "evaluation", "experiments", "diagnostics"),

@@ -87,7 +87,7 @@ def test_it_works_without_a_run_and_of_one_that_was_killed(tmp_path, capsys):
 
 def test_the_files_around_it_are_there_and_parse():
     root = Path(__file__).parent.parent
-    from gala.plain_yaml import read_yaml
+    from gala.files.plain_yaml import read_yaml
 
     cff = read_yaml(root / "CITATION.cff")
     assert cff["cff-version"] == "1.2.0" and {"message", "title", "authors", "license", "version"} <= cff.keys()

@@ -14,8 +14,9 @@ from gala_envs.contexts import Context, ContextSet
 from training import TINY, Gala, parts, status
 
 from gala import cli
+from gala.files.whole import append_whole, write_atomically
+from gala.gossip.record import read_record
 from gala.gossip.transport.anonymous_memory import anonymous_memory
-from gala.runs.checkpoints import append_whole, write_atomically
 from gala.runs.run_dir import RunDir
 
 END_S = 120.0
@@ -52,6 +53,36 @@ def test_a_training_outlives_a_full_disk_and_loses_no_record(tmp_path):
     assert (code, err, status(run)) == (130, "", "interrupted") and "can be written to again" in "".join(told) + out
     steps = [json.loads(line)["global_step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and len(parts(run)) == 2
+
+
+@pytest.mark.parametrize("kept", ["gossip.record=true", "gossip.certify=true"])
+def test_what_learners_write_of_their_exchanges_waits_for_the_disk(tmp_path, kept):
+    gala = Gala(tmp_path / "run", *WORDS, kept)
+    gala.wait_for_checkpoint()
+    files = lambda: sorted((gala.run / "gossip").iterdir())  # noqa: E731
+    limit(gala, 10)
+    sizes = [file.stat().st_size for file in files()]
+    reported = gala.process.stdout
+    assert reported is not None
+    while "cannot be written" not in (line := reported.readline()):
+        assert line, gala.process.communicate()
+    limit(gala, resource.RLIM_INFINITY)
+    gala.wait_for_checkpoint(after=RunDir.open(gala.run).checkpoint_meta("latest")["env_steps"])
+    gala.ctrl_c()
+    code, _, err = gala.end(END_S)
+    assert (code, err) == (130, "") and all(
+        file.stat().st_size > size for file, size in zip(files(), sizes, strict=True)
+    )
+    for file in files():
+        if kept == "gossip.record=true":
+            updates = [progress for kind, _, progress, _ in read_record(file) if kind == "u"]
+            assert updates == sorted(set(updates)) and len(updates) > 1, "none is missing, none twice"
+        else:
+            events = [json.loads(line) for line in file.read_text().splitlines()]
+            updates = sorted({event[4] for event in events if event[0] == "update"})
+            assert updates == [*range(updates[0], updates[-1] + 1)] and len(updates) > 1, "none is missing"
+            puts = [tuple(event) for event in events if event[0] == "put"]
+            assert len(puts) == len(set(puts)), "none is there twice"
 
 
 @pytest.mark.parametrize("trouble", [pytest.param("full", marks=pytest.mark.long), "gone"])

@@ -6,7 +6,7 @@ import pytest
 from test_evaluate import make_run
 
 from gala import cli
-from gala.plain_yaml import parse_json
+from gala.files.plain_yaml import parse_json
 
 NESTED = "[" * 100_000 + "]" * 100_000
 BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True))

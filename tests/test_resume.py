@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -203,6 +204,21 @@ def test_from_a_named_checkpoint_on_the_rest_is_given_up_also_if_the_run_is_kill
         assert resume()[0] == 2, "and never from what was given up"
 
 
+def test_a_copy_that_dropped_the_links_goes_on_and_loses_nothing(finished, run, resume):
+    whole = RunDir.open(finished)
+    for link in (path for path in (run.path / "checkpoints").iterdir() if path.is_symlink()):
+        link.unlink()
+    assert run.checkpoints.names() == ["latest", "stored000001"]
+    assert hashes(run, "latest") == hashes(whole, "latest") and hashes(run, "stored000001") == hashes(whole, "step500")
+    assert resume()[:2] == (0, ["latest"]) and len(run.read_metrics()) == len(whole.read_metrics())
+    commit(run, "latest", 950)
+    assert hashes(run, "stored000001") == hashes(whole, "step500"), "it has its name from now on"
+    assert resume("checkpoint=stored000001")[:2] == (0, ["stored000001"]) and run.checkpoints.names() == [
+        "latest",
+        "stored000001",
+    ]
+
+
 def test_a_best_that_is_older_stays_and_a_second_one_that_is_given_up_replaces_none(run, resume):
     for _ in range(2):
         commit(run, "best", 950)
@@ -279,6 +295,32 @@ def test_a_schedule_goes_on_as_chosen(run, resume, choice):
     assert at(3_000) == 0.0 and (at(2_000) == 0.0) == (choice == "hold")
     if choice == "restart":
         assert at((done + 3_000) / 2) == pytest.approx(0.5)
+
+
+def test_a_choice_of_schedule_can_be_taken_back(run, resume):
+    done = run.checkpoint_meta("latest")["env_steps"]
+    assert "schedule=restart raises it" in resume(schedule="hold")[2]
+    assert "nothing is learned" in resume(schedule="")[2], "as it was said"
+    assert "nothing is learned" not in resume(schedule="restart")[2], "what was told to do"
+    assert RunDir.open(run.path).config.schedule_from == done
+
+
+def test_words_of_its_own_are_understood_in_both_spellings_and_patience_may_grow(run, resume):
+    assert resume("--checkpoint", "step500", "--env.watchdog_s", "300", "max_restarts=2")[:2] == (0, ["step500"])
+    config = RunDir.open(run.path).config
+    assert (config.env.watchdog_s, config.max_restarts) == (300.0, 2)
+    assert "checkpoint needs a value" in resume("--checkpoint", schedule="")[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_a_run_is_not_changed_to_need_one_and_one_that_does_is_played(run, resume, capsys):
+    before = content(run.path)
+    assert "PyTorch sees no CUDA GPU here" in resume("device=cuda")[2] and content(run.path) == before
+    run.replace_config(dataclasses.replace(run.config, device="cuda"))
+    assert main(["eval", str(run.path), "episodes=1"]) == 0
+    assert main(["eval", str(run.path), "episodes=1", "device=cuda"]) == 2
+    assert "use device=auto or device=cpu" in capsys.readouterr().err
+    assert resume("device=auto")[0] == 0
 
 
 def test_the_checkpoint_of_another_run_is_refused(run, resume, tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from gala.config.parse import load_config
 from gala.config.schema import Config, LogConfig
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 from gala.runs.events import LAYOUT
 from gala.runs.run_dir import RunDir
 

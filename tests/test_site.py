@@ -24,7 +24,7 @@ def test_every_setting_has_its_row_with_default_and_meaning():
     for cls, named in zip(COMMANDS, (rows, *others), strict=True):
         assert set(named) == set(flatten(cls()))
     default, values, meaning = rows["gossip.w_min"].split(" | ")
-    assert (default, values) == ("`0.1`", "number, at least 0 and below 1")
+    assert (default, values) == ("`0.1`", "number, greater than 0 and below 1")
     assert meaning.startswith("A learner whose PushSum weight")
     assert rows["gossip.topology"].startswith("`ring` | text") and "`module:attribute`" in rows["optim.name"]
     assert rows["steps"].endswith("env_steps (agent decisions) over all learners.")

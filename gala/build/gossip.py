@@ -77,9 +77,11 @@ def _endpoint(config: Config, handle: OpensMailbox, rank: int) -> Mailbox:
     return Overlapped(mailbox, rank) if config.gossip.overlap else mailbox
 
 
-def make_event_log(config: Config, averager: GossipAverager | ShardedAverager | None) -> EventLog | None:
+def make_event_log(config: Config, averager: GossipAverager | ShardedAverager | None, run: str) -> EventLog | None:
     """Records what a learner exchanges, for the certificate, if there is to be one."""
-    return EventLog(averager) if certifies(config) and isinstance(averager, GossipAverager) else None
+    if not (certifies(config) and isinstance(averager, GossipAverager)):
+        return None
+    return EventLog(averager, None if config.cluster.address else Path(run) / "gossip")  # it may be on another machine
 
 
 def make_recorder(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gymnasium as gym
 import torch
 from gala_envs.parts import without_mask
@@ -81,6 +83,13 @@ def pick_device(config: Config, rank: int) -> torch.device:
     if config.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", rank % torch.cuda.device_count())
+
+
+def pick_device_to_play(config: Config, asked: str) -> torch.device:
+    """For the policy of a run that may have been trained elsewhere: ``asked``, a ``Config.device``; auto is as the run
+    had it, and the CPU where a run on GPUs lies on a machine without. Raises NoGpu as ``pick_device``."""
+    wanted = config.device if asked == "auto" and config.device != "cuda" else asked
+    return pick_device(dataclasses.replace(config, device=wanted), 0)
 
 
 def count_parameters(config: Config, spaces: Spaces) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from gala_envs.families import is_family
 
 from gala.config.schema import Config, flatten
-from gala.plain_yaml import parse_json
+from gala.files.plain_yaml import parse_json
 from gala.plugins import loading, naming
 
 _KNOWN = re.compile(r"torch\.optim:\w+|(ale_py|minatar|gymnasium|gymnasium_robotics):[\w/]+-v\d+")

@@ -18,7 +18,7 @@ from gala.config.parse import parse_options
 from gala.config.preset_files import nearest
 from gala.config.schema import Config
 from gala.config.validate import validate
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 
 USAGE = """usage: gala bench throughput preset=NAME [algos=a2c,allreduce,...]
                        [learners=1,2,4,8] [envs=64] [rounds=7] [block_s=8]

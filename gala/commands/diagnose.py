@@ -17,10 +17,10 @@ from gala.config.parse import parse_options
 from gala.diagnostics.finding import Finding
 from gala.diagnostics.registry import DIAGNOSTICS
 from gala.evaluation.frozen import Frozen, load_frozen
+from gala.files.whole import write_atomically
 from gala.processes.output import is_terminal
 from gala.reports.diagnosis import draw, page
 from gala.reports.figures import check_matplotlib
-from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
 from gala.runs.writable import make_folder
 

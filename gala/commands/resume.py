@@ -17,6 +17,7 @@ from gala.training.new_run import say, starting
 from gala.training.tracking import check_tracker
 
 _PLACE_AND_PACE = ("steps", "cluster.address", "device", "torch_threads", "env.threads")
+_PATIENCE = ("env.watchdog_s", "gossip.wait_timeout_s", "log.checkpoint_interval_s", "max_restarts")
 _WATCHING: tuple[str, ...] = (
     "log.panel",
     "log.interval_s",
@@ -26,7 +27,7 @@ _WATCHING: tuple[str, ...] = (
     "diagnose.noise",
 )
 _WATCHING += ("diagnose.dead_units", "track", "log.video_every")
-MAY_CHANGE = (*_PLACE_AND_PACE, *_WATCHING)
+MAY_CHANGE = (*_PLACE_AND_PACE, *_PATIENCE, *_WATCHING)
 """What may differ in the second part of a run; anything else would make it another experiment."""
 
 USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [schedule=hold|stretch|restart]
@@ -41,6 +42,8 @@ are newer than it are dropped: those steps are lived through again. A newer best
 is kept as given-up-best, to be evaluated.
 
 May be changed: {", ".join(_PLACE_AND_PACE)},
+{", ".join(_PATIENCE[:2])},
+{", ".join(_PATIENCE[2:])},
 {", ".join(_WATCHING[:3])},
 {", ".join(_WATCHING[3:6])},
 {", ".join(_WATCHING[6:])}."""
@@ -56,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     run_dir = RunDir.open(argv[0])
-    own, rest = split(argv[1:])
+    own, rest = _split(argv[1:])
     check_run(run_dir, is_yes(own.get("trust", "false")), "resume", argv)
     _check_address(run_dir, rest)
     run_dir.claim()  # before anything is chosen: who trains here until then writes checkpoints and settings
@@ -74,11 +77,15 @@ def main(argv: Sequence[str]) -> int:
 def _prepare(run_dir: RunDir, own: Mapping[str, str], words: Sequence[str]) -> tuple[Config, str]:
     """(settings, name of the checkpoint to go on from, or nothing); the run directory stands there afterwards. Raises
     ValueError, before it is changed."""
+    from gala.build.policy import pick_device
+
     config = override(run_dir.config, words, MAY_CHANGE)
     _check_address(run_dir, words)
     config = dataclasses.replace(config, run=str(run_dir.path))  # the directory may have been moved
     validate(config)
     check_tracker(config.track)
+    if config.cluster.address in ("", "local"):  # elsewhere, learners' machines may have what this one has not
+        pick_device(config, 0)
     from gala.training import restoring, supervisor
 
     name, lines = restoring.choose(run_dir, config, own.get("checkpoint", ""))
@@ -111,11 +118,11 @@ def _check_address(run_dir: RunDir, words: Sequence[str]) -> None:
     )
 
 
-def split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """(what is this command's own, settings of the run)."""
-    pairs = [word.removeprefix("--").partition("=") for word in words]
-    own = {key: value for key, _, value in pairs if key in _OWN}
-    return own, [word for word, (key, _, _) in zip(words, pairs, strict=True) if key not in _OWN]
+def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """(what is this command's own, settings of the run). Raises ValueError in one line."""
+    given = split_settings(words)
+    own = {key: text for key, text in given if key in _OWN}
+    return own, [f"{key}={text}" for key, text in given if key not in _OWN]
 
 
 def _held_at_nothing(config: Config, done_steps: int) -> list[str]:
@@ -136,7 +143,7 @@ def _extended(before: Config, config: Config, done_steps: int, choice: str) -> C
         raise ValueError(f"schedule={choice}: wants hold, stretch or restart")
     decays = {"learning rate": learning_rate, "entropy coefficient": entropy_coefficient}
     decays = {name: of for name, of in decays.items() if of(config)(0.0) != of(config)(1.0)}
-    if not decays or not done_steps or config.steps == before.steps:
+    if not decays or not done_steps or (config.steps == before.steps and not choice):
         return config
     ends = {
         "hold": dataclasses.replace(config, schedule_to=before.schedule_to or before.steps),

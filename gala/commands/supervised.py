@@ -15,7 +15,7 @@ from gala.config.idle import refuse_idle
 from gala.config.own_words import asks_for_help
 from gala.config.parse import dump_config, parse_options, print_help
 from gala.config.supervised import SupervisedConfig, validate
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 
 if TYPE_CHECKING:
     from gala.supervised.comparison.data import DataSet

@@ -12,7 +12,7 @@ from gala.config.bounds import check_bounds
 from gala.config.own_words import asks_for_help, divided
 from gala.config.parse import dump_tree, parse_options, split_settings
 from gala.config.validate import validate
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 
 USAGE = """usage: gala tune preset=NAME [envs=N] [minutes=2] [SETTING=VALUE ...]
 

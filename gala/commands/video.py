@@ -15,8 +15,9 @@ from gala.config.own_words import asks_for_help
 from gala.config.parse import override, parse_options, print_help
 from gala.config.preset_files import nearest
 from gala.config.video import VideoConfig, validate
+from gala.files.whole import append_whole, write_atomically
 from gala.processes.resources import check_processes
-from gala.runs.checkpoints import Checkpoints, append_whole, write_atomically
+from gala.runs.checkpoints import Checkpoints
 from gala.runs.writable import make_folder
 from gala.supervised.video_records import METRICS, forget_after
 from gala.supervised.video_settings import (
@@ -138,7 +139,7 @@ def _train(words: Sequence[str]) -> int:
 
 def _resume(out: Path, words: Sequence[str]) -> int:
     from gala.runs.lock import lock
-    from gala.supervised.video_checkpoint import FOLDER, LATEST, recover_latest
+    from gala.supervised.video_checkpoint import FOLDER, LATEST
 
     read_settings(out)
     with lock(out):  # before anything is read: who trains here until then writes settings and checkpoints
@@ -148,7 +149,6 @@ def _resume(out: Path, words: Sequence[str]) -> int:
         config = dataclasses.replace(config, data=found.data, out=str(out))
         _check(config)
         checkpoints = Checkpoints(out / FOLDER)
-        recover_latest(checkpoints)
         resumed = bool(checkpoints.names())
         if resumed:
             done = int(checkpoints.meta(LATEST)["iteration"])

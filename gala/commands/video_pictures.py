@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from numpy.typing import NDArray
 
 from gala.config.video import VideoConfig
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 
 if TYPE_CHECKING:
     from gala.models.vrnn import VRNN

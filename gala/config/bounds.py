@@ -27,7 +27,9 @@ LEARNING_RATE = Bound(lambda v: 0 <= v <= 1e6, "between 0 and 1e6")
 POSITIVE_RATE = Bound(lambda v: 0 < v <= 1e6, "greater than 0 and at most 1e6")
 """More may not fit into the single precision of parameters."""
 UNIT = Bound(lambda v: 0 <= v <= 1, "between 0 and 1")
+INSIDE_UNIT = Bound(lambda v: 0 < v < 1, "greater than 0 and below 1")
 BELOW_ONE = Bound(lambda v: 0 <= v < 1, "at least 0 and below 1")
+MILESTONES = Bound(lambda v: 0 <= v <= 1000, "between 0 and 1000")
 LOG_STD = Bound(lambda v: -10 <= v <= 10, "between -10 and 10")
 
 

@@ -28,7 +28,7 @@ from gala.config.schema import Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
 from gala.config.video import VideoConfig
-from gala.plain_yaml import control_character, read_yaml, shortened
+from gala.files.plain_yaml import control_character, read_yaml, shortened
 from gala.plugins import loading, naming
 
 HELP = "Settings are key=value or --key value, and override those of preset=NAME."

@@ -13,6 +13,7 @@ from gala.config.bounds import (
     AT_LEAST_ONE,
     BELOW_ONE,
     LOG_STD,
+    MILESTONES,
     NOT_NEGATIVE,
     POSITIVE,
     STEPS,
@@ -142,7 +143,7 @@ class LogConfig:
     ones evenly over the run. TensorBoard gets ever fewer from then on. 0 keeps all, about 120 MB a day."""
     checkpoint_interval_s: float = bounded(120.0, POSITIVE)
     """Seconds between checkpoints; `gala resume` goes on from the last one."""
-    keep_milestones: int = bounded(4, NOT_NEGATIVE)
+    keep_milestones: int = bounded(4, MILESTONES)
     """Evenly spaced checkpoints that are kept for good; latest and best are kept besides."""
     video_every: int = bounded(0, NOT_NEGATIVE)
     """About every so many env_steps, a film of the greedy policy in RUN/films, of the next checkpoint; 0 makes none."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gala.config.bounds import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, POSITIVE_RATE, Bound, bounded
+from gala.config.bounds import (
+    AT_LEAST_ONE,
+    BELOW_ONE,
+    INSIDE_UNIT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_RATE,
+    Bound,
+    bounded,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class GossipConfig:
     """Encoding of messages, with error feedback."""
     overlap: bool = False
     """Exchange in a thread of its own while the next rollout is collected; what arrives is absorbed an update later."""
-    w_min: float = bounded(0.1, BELOW_ONE)
+    w_min: float = bounded(0.1, INSIDE_UNIT)
     """A learner whose PushSum weight would fall under this share of the mean keeps it for the round."""
     max_unread_weight: float = bounded(0.5, POSITIVE)
     """A learner for which more than this share of the mean weight waits unread is full, as is one that has not read our

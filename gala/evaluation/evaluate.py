@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from gala.build.envs import Spaces, make_evaluation_env
-from gala.build.policy import pick_device
-from gala.config.schema import Config
+from gala.build.policy import pick_device_to_play
 from gala.evaluation.film import check_drawable, check_encoder, record_episode
 from gala.evaluation.load import load_policy
 from gala.evaluation.play import LONGEST_EPISODE, Mode, play
@@ -58,7 +57,7 @@ def evaluate_run(
     try:
         spaces = Spaces(env.obs_space, env.action_space, env.frames_per_step)
         policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, learner)
-        policy.to(pick_device(config if device == "auto" else _on(config, device), 0))
+        policy.to(pick_device_to_play(config, device))
         longest = max(LONGEST_EPISODE, config.env.max_episode_steps)
         with _progress(episodes) as progress:
             returns, lengths = play(
@@ -146,7 +145,3 @@ def _progress(episodes: int) -> Iterator[Callable[[int, int], None]]:
         yield show
     finally:
         print(f"\r{_CLEAR}", end="", file=sys.stderr, flush=True)
-
-
-def _on(config: Config, device: str) -> Config:
-    return dataclasses.replace(config, device=device)

@@ -27,9 +27,9 @@ from gala.evaluation import weights
 from gala.evaluation.card import hub_header, model_card
 from gala.evaluation.load import checkpoint_hash, load_policy
 from gala.evaluation.weights import CARD, Description
+from gala.files.whole import write_atomically
 from gala.models.actor_critic import ActorCritic, num_parameters
 from gala.rl.normalise import ObsNormalizer
-from gala.runs.checkpoints import write_atomically
 from gala.runs.evaluations import evaluation_text, read_evaluations
 from gala.runs.run_dir import RunDir, versions
 

@@ -13,7 +13,7 @@ from gala_envs.contract import BatchedEnv, Step, check_actions
 from numpy.typing import NDArray
 
 from gala.build.envs import Spaces, make_evaluation_env
-from gala.build.policy import pick_device
+from gala.build.policy import pick_device_to_play
 from gala.config.schema import Config
 from gala.evaluation.frames import Framing, framing
 from gala.evaluation.load import checkpoint_hash, load_policy
@@ -156,9 +156,7 @@ def record_run(
         if writer.episodes == asked.episodes:
             return
         policy, normalizer = load_policy(run_dir, config, spaces, asked.checkpoint, asked.learner)
-        policy.to(
-            pick_device(config if asked.device == "auto" else dataclasses.replace(config, device=asked.device), 0)
-        )
+        policy.to(pick_device_to_play(config, asked.device))
         longest = max(LONGEST_EPISODE, config.env.max_episode_steps)
         while (left := asked.episodes - writer.episodes) > 0:
             seed = int(np.random.SeedSequence([asked.seed, len(writer.chunks)]).generate_state(1)[0])

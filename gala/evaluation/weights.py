@@ -23,10 +23,11 @@ from gala import __version__
 from gala.build.learning import normalizer_of
 from gala.build.trust import check_trusted
 from gala.config.schema import ModelConfig
+from gala.files.plain_yaml import parse_json, shortened
+from gala.files.whole import write_atomically
 from gala.models.actor_critic import ActorCritic, build_actor_critic
-from gala.plain_yaml import parse_json, shortened
 from gala.rl.normalise import ObsNormalizer, RunningMoments
-from gala.runs.checkpoints import pack, write_atomically
+from gala.runs.checkpoints import pack
 
 FORMAT = 1
 CARD = "model_card.md"

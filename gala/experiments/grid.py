@@ -17,7 +17,7 @@ from gala.config.schema import Config
 from gala.experiments.jobs import Job, TrainingJob, run_all
 from gala.experiments.judging import JudgingJob
 from gala.experiments.rows import Row, differing, make_row, read_rows, settings_of, write_rows
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 from gala.runs.run_dir import RunDir
 
 RESULTS = "results.jsonl"

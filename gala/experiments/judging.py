@@ -16,7 +16,7 @@ from gala.config.derived import averages_parameters
 from gala.config.schema import Config
 from gala.evaluation.evaluate import MAX_PARALLEL, evaluate_run
 from gala.evaluation.play import LONGEST_EPISODE, quotas, refuse_endless
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 from gala.runs.run_dir import RunDir
 
 SEED = 1000

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gala.config.schema import Config, flatten
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 from gala.runs.command_file import read_command
 from gala.runs.run_dir import RunDir
 

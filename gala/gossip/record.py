@@ -19,42 +19,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gala.gossip.pending_lines import PendingLines
+
 Entry = tuple[str, int, float, tuple[int, ...]]
 
 
 class Recorder:
-    """Collects the entries of one learner; ``flush`` appends them to ``path``."""
+    """Collects the entries of one learner; ``write`` appends them to ``path``."""
 
     def __init__(self, path: Path, in_the_middle: bool) -> None:
-        self._path, self._lines = path, ["r\n"] if in_the_middle else []
+        self._path, self._lines = path, PendingLines(["r"] if in_the_middle else [])
 
     def update(self, progress: float) -> None:
         """An update begins, where schedules stand at ``progress``."""
-        self._lines.append(f"u {progress!r}\n")
+        self._lines.add(f"u {progress!r}")
 
     def drain(self) -> None:
         """What is absorbed from here on belongs to no update."""
-        self._lines.append("d\n")
+        self._lines.add("d")
 
     def put(self, dst: int, weight: float) -> None:
-        self._lines.append(f"p {dst} {weight!r}\n")
+        self._lines.add(f"p {dst} {weight!r}")
 
     def take(self, src: int, count: int) -> None:
-        self._lines.append(f"t {src} {count}\n")
+        self._lines.add(f"t {src} {count}")
 
     def take_back(self) -> None:
-        self._lines.append("b\n")
+        self._lines.add("b")
 
     def pool(self, publications: Sequence[int]) -> None:
         """Statistics were pooled: of each rank those of its ``publications[rank]``-th update, 0 if it had none."""
-        self._lines.append(f"m {','.join(map(str, publications))}\n")
+        self._lines.add(f"m {','.join(map(str, publications))}")
 
-    def flush(self) -> None:
-        """Appends what is new. Raises OSError."""
-        self._path.parent.mkdir(exist_ok=True)
-        with self._path.open("a") as file:
-            file.writelines(self._lines)
-        self._lines.clear()
+    def write(self) -> str:
+        """Appends what is new; says in words why it cannot now, or nothing."""
+        return self._lines.write(self._path)
 
 
 def record_path(run: Path, rank: int) -> Path:

@@ -72,8 +72,8 @@ def check_reference_folder(folder: Path, sets: Mapping[str, ContextSet]) -> None
     taken = {identity(family, context) for its in sets.values() for context in its}
     if shared := [context.uid for context in many if identity(family, context) in taken]:
         raise ValueError(f"{path} shares {len(shared)} MDPs with the sets ({shared[0]}, ...); {remedy}")
-    if (run / "checkpoints" / "latest").exists():
-        others = set(trained_on(RunDir.open(run), "latest")) - set(many.uids)
+    if (run / "config.yaml").is_file() and "latest" in (its := RunDir.open(run)).checkpoints.names():
+        others = set(trained_on(its, "latest")) - set(many.uids)
         if others:
             raise ValueError(f"{run} has trained on {len(others)} MDPs that {path} does not hold; {remedy}")
 

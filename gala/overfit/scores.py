@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gala.diagnostics.overfitting.tables import SETS, by_context, scores
+from gala.files.plain_yaml import shortened
 from gala.overfit.csv_tables import check_filled, read_table
-from gala.plain_yaml import shortened
 
 NEEDED = ("run", "context", "set", "return")
 KNOWN = (*NEEDED, "policy", "success", "episode")

@@ -16,8 +16,8 @@ from gala_envs.contexts import ContextSet
 from gala_envs.identity import assert_disjoint
 
 from gala.build.trust import check_trusted, family_code
-from gala.plain_yaml import parse_json, read_json, read_text, shortened
-from gala.runs.checkpoints import write_atomically
+from gala.files.plain_yaml import parse_json, read_json, read_text, shortened
+from gala.files.whole import write_atomically
 from gala.runs.run_dir import versions
 
 Row = dict[str, Any]

@@ -18,13 +18,13 @@ from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.evaluation.load import checkpoint_hash
 from gala.experiments.jobs import TrainingJob, check_settings, train_all
+from gala.files.whole import write_atomically
 from gala.overfit.header import header
 from gala.overfit.judging import baselines, curves, env_options, judge, load_agent
 from gala.overfit.leakage import check_training
 from gala.overfit.options import SweepOptions
 from gala.overfit.study import FEWEST_TEST, Study
 from gala.processes.resources import available_cores
-from gala.runs.checkpoints import write_atomically
 from gala.runs.run_dir import RunDir
 
 Say = Callable[[str], None]

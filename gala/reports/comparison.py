@@ -12,9 +12,9 @@ from typing import Any
 
 from gala.experiments.comparison import COSTS, Terms, analyse
 from gala.experiments.rows import Row, finite
+from gala.files.whole import write_atomically
 from gala.reports.comparison_figures import by_group, draw
 from gala.reports.page import items, page, picture, table
-from gala.runs.checkpoints import write_atomically
 
 Analysis = Mapping[str, Any]
 UNKNOWN = "-"

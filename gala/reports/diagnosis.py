@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gala.diagnostics.finding import Curves, Finding
+from gala.files.whole import write_atomically
 from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes, save
 from gala.reports.page import page as one_page
 from gala.reports.page import picture, table
-from gala.runs.checkpoints import write_atomically
 
 _COLORS = (BLUE, ORANGE, GREY)
 

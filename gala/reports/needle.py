@@ -21,9 +21,9 @@ from gala.experiments.needle import (
 )
 from gala.experiments.needle_grid import AXES
 from gala.experiments.rows import Row, finite
+from gala.files.whole import write_atomically
 from gala.reports.needle_figures import Example, draw
 from gala.reports.page import page, picture, table
-from gala.runs.checkpoints import write_atomically
 
 Analysis = Mapping[str, Any]
 _NAMES = {setting: axis for axis, setting in AXES.items()}

@@ -13,12 +13,12 @@ from typing import Any
 
 from gala.diagnostics.overfitting import oracle, surprise
 from gala.diagnostics.overfitting.generalisation import SIGN, GapGroup, judge, verdict_on
-from gala.plain_yaml import parse_json, read_json
+from gala.files.plain_yaml import parse_json, read_json
+from gala.files.whole import write_atomically
 from gala.reports.figures import HALF_PAGE, figure_with_axes, save
 from gala.reports.overfitting_figures import PANELS, Study
 from gala.reports.overfitting_page import BODY, STYLE
 from gala.reports.page import cell_text, image_tag, page
-from gala.runs.checkpoints import write_atomically
 
 COLOR = {"OVERFIT": "var(--no)", "NO-GAP": "var(--yes)", "INCONCLUSIVE": "var(--open)"}
 _COLUMNS = ("mean", "95% interval", "IQM", "worst 10%", "solved", "random", "reference", "MDPs", "episodes")

@@ -14,10 +14,10 @@ from urllib.parse import quote
 from gala.config.derived import PLACE, changed_settings
 from gala.config.schema import Config, flatten
 from gala.experiments.rows import trained_with
+from gala.files.whole import write_atomically
 from gala.reports import charts
 from gala.reports.charts import Line, chart
 from gala.reports.page import items, page, table
-from gala.runs.checkpoints import write_atomically
 from gala.runs.command_file import read_command
 from gala.runs.evaluations import evaluation_text, read_evaluations
 from gala.runs.following import Follower

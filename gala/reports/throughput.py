@@ -11,10 +11,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from gala.files.whole import write_atomically
 from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes, save
 from gala.reports.page import items, picture, table
 from gala.reports.page import page as one_page
-from gala.runs.checkpoints import write_atomically
 
 Record = dict[str, Any]
 NOT_MEASURABLE = "not measurable here"

@@ -7,21 +7,22 @@ so a reader sees the old checkpoint or the new one and never a mixture. Stored c
 then deleted.
 
 On a file system without links a name is a file that holds the number; where a copy has followed the links, a name is a
-folder. Both are read, and replaced by the next commit. Other files, such as file managers leave, are ignored.
+folder. Both are read, and replaced by the next commit. Where a copy has dropped the links, the newest that is stored is
+``latest``, and the others are ``stored<number>``. Other files, such as file managers leave, are ignored.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gala.plain_yaml import parse_json
+from gala.files.plain_yaml import parse_json
+from gala.files.whole import fsync_folder, write_atomically
+from gala.runs.checkpoint_names import CheckpointNames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,7 @@ class Checkpoints:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._names = CheckpointNames(root)
 
     def write_part(self, staging: str, part: str, tensors: Tensors, meta: Mapping[str, Any]) -> None:
         """Save ``{group: {name: tensor}}`` and JSON ``meta`` of one learner into ``staging``, invisible as yet.
@@ -71,42 +73,37 @@ class Checkpoints:
         write_atomically(folder / "meta.json", json.dumps({**whole, "sha256": _digest(whole)}, indent=2).encode())
         store = self.root / ".store"
         store.mkdir(exist_ok=True)
+        self._names.write_lost()
         target = store / self._next_number()
         folder.rename(target)
-        _fsync(store)
+        fsync_folder(store)
         for name in names:
-            self._point(name, target.name)
-        _fsync(self.root)
+            self._names.point(name, target.name)
+        fsync_folder(self.root)
         self._delete_unnamed()
 
     def point(self, name: str, at: str) -> None:
         """Let ``name`` lead to the checkpoint that ``at`` leads to, whatever it led to before."""
+        self._names.write_lost()
         folder, store = self._resolve(at), self.root / ".store"
         if folder.parent != store.resolve():  # a copy that has followed the links
             copy = store / f".{at}"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(folder, copy)
             folder = copy.rename(store / self._next_number())
-        self._point(name, folder.name)
-        _fsync(self.root)
+        self._names.point(name, folder.name)
+        fsync_folder(self.root)
         self._delete_unnamed()
 
     def drop(self, name: str) -> None:
         """Forget a name, and the checkpoint too if it has no other."""
-        path = self.root / name
-        if path.is_dir() and not path.is_symlink():
-            old = self.root / f".{name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            path.unlink()
+        self._names.write_lost()
+        self._names.drop(name)
         self._delete_unnamed()
 
     def names(self) -> list[str]:
         """Every checkpoint that can be loaded by name."""
-        names = [p.name for p in self.root.glob("[!.]*") if _is_name(p)] if self.root.is_dir() else []
-        return sorted(names, key=lambda name: (name.rstrip("0123456789"), len(name), name))  # step600, step1200
+        return self._names.all()
 
     def meta(self, name: str) -> dict[str, Any]:
         """What was given to ``commit``, with ``schema`` and ``files``. Raises ValueError in one line."""
@@ -159,45 +156,22 @@ class Checkpoints:
 
     def _damaged(self, path: Path) -> ValueError:
         others = (
-            ", ".join(name for name in self.names() if self._target(name) != path.parent.resolve()) or "there is none"
+            ", ".join(name for name in self.names() if self._names.target(name) != path.parent.resolve())
+            or "there is none"
         )
         return ValueError(f"{path} is damaged (size or SHA-256 differ); other checkpoints: {others}")
 
     def _resolve(self, name: str) -> Path:
         if name not in self.names():
             raise ValueError(f"{self.root} has no checkpoint {name!r}; it has {', '.join(self.names()) or 'none yet'}")
-        return self._target(name)
-
-    def _target(self, name: str) -> Path:
-        """The folder behind a name."""
-        path = self.root / name
-        if path.is_file():
-            return (self.root / ".store" / path.read_text().strip()).resolve()
-        return path.resolve()
-
-    def _point(self, name: str, number: str) -> None:
-        """Let ``name`` lead to a stored checkpoint from now on."""
-        new, path = self.root / f".{name}.tmp", self.root / name
-        new.unlink(missing_ok=True)
-        try:
-            new.symlink_to(Path(".store") / number)
-        except OSError:  # a file system without links
-            write_atomically(new, number.encode())
-        if path.is_dir() and not path.is_symlink():  # a copy that has followed the links
-            old = self.root / f".{name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-            new.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            new.rename(path)
+        return self._names.target(name)
 
     def _next_number(self) -> str:
         stored = (int(p.name) for p in (self.root / ".store").iterdir() if p.name.isdigit())
         return f"{1 + max(stored, default=0):06d}"
 
     def _delete_unnamed(self) -> None:
-        used = {self._target(name).name for name in self.names()}
+        used = {self._names.target(name).name for name in self.names()}
         for path in (self.root / ".store").iterdir():
             if path.name.isdigit() and path.name not in used:
                 shutil.rmtree(path, ignore_errors=True)
@@ -205,15 +179,6 @@ class Checkpoints:
 
 def _is_part(name: str) -> bool:
     return name.startswith("learner") and name.endswith((".safetensors", ".json"))
-
-
-def _is_name(path: Path) -> bool:
-    """Whether an entry of the folder names a checkpoint, in one of the three ways."""
-    if path.is_symlink():
-        return True
-    if path.is_dir():
-        return (path / "meta.json").is_file()
-    return path.suffix != ".tmp" and path.stat().st_size < 20 and path.read_bytes().strip().isdigit()
 
 
 def _digest(meta: Mapping[str, Any]) -> str:
@@ -245,48 +210,6 @@ def unpack(data: bytes) -> dict[str, dict[str, Tensor]]:
         group, _, leaf = key.partition(".")
         tensors.setdefault(group, {})[leaf] = tensor
     return tensors
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path``: temporary name, fsync, rename. After a crash it holds the old bytes or the new ones; after an
-    error, which is raised, the old ones, and the temporary file is gone."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        _remove(temporary)
-        raise
-    _fsync(path.parent)
-
-
-def _remove(path: Path) -> None:
-    """What is gone, or cannot be reached any more, needs no removing."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def append_whole(path: Path, data: bytes) -> None:
-    """Append ``data`` to the file, or nothing of it. Raises OSError."""
-    with path.open("ab", buffering=0) as file:
-        before, left = file.tell(), memoryview(data)
-        try:
-            while left:
-                left = left[file.write(left) :]
-        except OSError:
-            file.truncate(before)
-            raise
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

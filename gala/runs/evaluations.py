@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gala.plain_yaml import parse_json
-from gala.runs.checkpoints import append_whole
+from gala.files.plain_yaml import parse_json
+from gala.files.whole import append_whole
 
 FILE = "evaluations.jsonl"
 _NUMBERS = ("return_mean", "return_std", "length_mean")

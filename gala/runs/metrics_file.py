@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gala.plain_yaml import parse_json
+from gala.files.plain_yaml import parse_json
+from gala.files.whole import append_whole, write_atomically
 from gala.runs import thinning
-from gala.runs.checkpoints import append_whole, write_atomically
 
 
 class MetricsFile:

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from gala.plain_yaml import parse_json
+from gala.files.plain_yaml import parse_json
 from gala.runs.command_file import COMMAND, read_command
 from gala.runs.lock import LOCK
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 from gala.runs.rollouts import MANIFEST, SCHEMA, Chunk, RolloutFacts, chunk_name, digest, read_file, read_manifest
 
 README = """# Rollouts of {source}

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gala.plain_yaml import parse_json
+from gala.files.plain_yaml import parse_json
 
 MANIFEST, SCHEMA = "rollouts.json", 1
 _UNPACKED, _HEADER_BYTES = ".unpacked", 4096

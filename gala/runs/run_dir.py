@@ -25,9 +25,10 @@ from typing import IO, TYPE_CHECKING, Any
 from gala import __version__
 from gala.config.parse import dump_config, load_config
 from gala.config.schema import Config
-from gala.plain_yaml import parse_json, read_json
+from gala.files.plain_yaml import parse_json, read_json
+from gala.files.whole import write_atomically
 from gala.runs import thinning
-from gala.runs.checkpoints import Checkpoints, write_atomically
+from gala.runs.checkpoints import Checkpoints
 from gala.runs.command_file import COMMAND, read_command
 from gala.runs.lock import lock
 from gala.runs.metrics_file import MetricsFile
@@ -38,12 +39,8 @@ if TYPE_CHECKING:
 
     from gala.runs.checkpoints import Tensors
 
-PACKAGES = (
-    *("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "ray", "safetensors"),
-    "scikit-learn",
-)
-
-
+PACKAGES: tuple[str, ...] = ("gala-rl", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "minatar", "envpool", "ray")
+PACKAGES += ("safetensors", "scikit-learn")
 SCHEMA = 1
 """Which files a run directory has, and what they mean. It grows when an older gala could not read a newer run any more.
 It is in versions.json, and 1 where that says nothing. Checkpoints have one of their own."""

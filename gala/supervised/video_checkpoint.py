@@ -12,12 +12,13 @@ from gala.config.video import VideoConfig
 from gala.models.vrnn import VRNN
 from gala.optim.ekfac import EKFAC
 from gala.optim.slowmo import SlowMo
-from gala.runs.checkpoints import Checkpoints, write_atomically
+from gala.runs.checkpoint_names import LATEST
+from gala.runs.checkpoints import Checkpoints
 from gala.supervised.loop import SupervisedLearner
 from gala.supervised.video import make_model
 from gala.supervised.video_settings import find_data, kept_settings, read_settings
 
-FOLDER, LATEST, STAGING = "checkpoints", "latest", "staging"
+FOLDER, STAGING = "checkpoints", "staging"
 
 
 def part_name(rank: int) -> str:
@@ -28,14 +29,6 @@ def part_name(rank: int) -> str:
 def identity(config: VideoConfig) -> dict[str, Any]:
     """What every checkpoint of a training says of it."""
     return {"learners": config.learners, "settings": kept_settings(config)}
-
-
-def recover_latest(checkpoints: Checkpoints) -> None:
-    """Where no name is left, the newest checkpoint that is stored gets its name again: a copy has dropped the links, or
-    a kill came before the first one was named."""
-    stored = sorted(file.parent.name for file in (checkpoints.root / ".store").glob("[0-9]*/meta.json"))
-    if stored and not checkpoints.names():
-        write_atomically(checkpoints.root / LATEST, stored[-1].encode())
 
 
 def refuse_edited(config: VideoConfig, checkpoints: Checkpoints) -> None:
@@ -106,7 +99,6 @@ def load_consensus(config: VideoConfig, out: Path, model: VRNN) -> int:
     iterations that the slowest has done. Raises ValueError: there is no checkpoint, it is damaged, or was trained with
     other settings."""
     checkpoints = Checkpoints(out / FOLDER)
-    recover_latest(checkpoints)
     meta = checkpoints.meta(LATEST)
     if (saved := meta.get("learners", config.learners)) != config.learners:
         raise ValueError(

@@ -6,7 +6,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 
 METRICS = "metrics.jsonl"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gala.config.parse import dump_config, load_options
 from gala.config.video import VideoConfig
-from gala.runs.checkpoints import write_atomically
+from gala.files.whole import write_atomically
 from gala.runs.rollouts import is_rollouts, rollouts_digest
 
 SETTINGS, DATA = "config.yaml", "data.json"

@@ -159,8 +159,10 @@ class CommonCheckpoint:
         states = set(present.values())
         if not self.names and states and "starting" not in states and "finished" not in states:
             steps = self.board.total_env_steps()
-            if self._milestones and steps >= self._milestones[0]:
-                self.request(["latest", f"step{self._milestones.pop(0)}"])
+            due = [milestone for milestone in self._milestones if steps >= milestone]
+            if due:
+                self._milestones = self._milestones[len(due) :]
+                self.request(["latest", f"step{due[-1]}"])
             elif now > self._next:
                 self.request(["latest"])
         if states == {"finished"} or (self.names and states and states <= {"paused", "finished"}):

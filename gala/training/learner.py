@@ -90,7 +90,7 @@ class LearnerProcess:
         optimizer = make_optimizer(config, self.flat, self.policy)
         slowmo = make_slowmo(config, optimizer)
         ekfac = make_ekfac(config, self.policy)
-        self.event_log = make_event_log(config, self.averager)
+        self.event_log = make_event_log(config, self.averager, spec.run_path)
         self.recorder = make_recorder(config, self.averager, spec.run_path, bool(spec.resume_from or spec.donated))
         normalizer = make_normalizer(config, spaces)
         shape_reward, return_scaler = make_reward_shaper(config)
@@ -248,10 +248,9 @@ class LearnerProcess:
         if self.diagnosis is not None:
             record |= self.diagnosis.tags(record["interval_s"])
         if self.event_log is not None:
-            here = Path(self.spec.run_path) / "gossip"  # not on a cluster: the run directory may be elsewhere
-            record["events"] = self.event_log.flush(None if self.config.cluster.address else here)
+            record["events"] = self.event_log.take()
         if self.recorder is not None:
-            self.recorder.flush()
+            self.recorder.write()
         self.send(("metrics", record))
 
     def _save(self) -> str:
@@ -260,8 +259,9 @@ class LearnerProcess:
             self.recorder.drain()
         if self.averager is not None:
             self.averager.drain()
-        if self.recorder is not None:
-            self.recorder.flush()
+        for log in (self.recorder, self.event_log):
+            if log is not None and (trouble := log.write()):
+                return trouble  # a checkpoint without what led to it could not be replayed
         meta: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
         if self.averager is not None:
             meta |= {"gossip": self.averager.state_dict(), "slice_weights": self.averager.slice_weights()}

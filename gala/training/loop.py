@@ -160,7 +160,8 @@ class Run:
                 for rank in self.states.ranks():
                     self.fleet.tell(rank, "exit")
                 self.fleet.join(_GRACE_S)
-                return self.ended_early or "finished"
+                done = self.board.total_env_steps() >= self.config.steps  # whoever was asked to end meanwhile
+                return "finished" if done else self.ended_early or "finished"
 
     def _handle(self, event: Event) -> None:
         rank, kind, body = event

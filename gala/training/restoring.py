@@ -10,9 +10,10 @@ from gala.build.envs import probe_spaces
 from gala.build.policy import make_policy
 from gala.config import derived
 from gala.config.schema import Config
+from gala.runs.checkpoint_names import LATEST
 from gala.runs.run_dir import RunDir
 
-LATEST, BEST = "latest", "best"
+BEST = "best"
 _GIVEN_UP = "given-up-best"
 _NEEDED = ("env_steps", "ranks", "progress", "moments", "weights", "return_mean")
 

@@ -98,15 +98,15 @@ def test_a_learner_that_begins_anew_voids_it():
 
 def test_logs_are_kept_one_line_per_event(tmp_path):
     (averager, _) = start(torch.zeros(2, D), w_min=0.01)
-    log = EventLog(averager)
+    log = EventLog(averager, tmp_path / "gossip")
     averager.flat.add_(1.0)
     averager.step()
     log.mark(1)
-    events = log.flush(tmp_path / "gossip")
+    events = log.take()
     assert [event[0] for event in events] == ["update", "put", "update", "mark"]
     assert events[0][3] == pytest.approx(D**0.5) and events[2][3] == 0.0
     averager.step()
-    events += log.flush(tmp_path / "gossip")
+    events += log.take()
     lines = (tmp_path / "gossip" / "learner0-from0.jsonl").read_text().splitlines()
     assert [tuple(json.loads(line)) for line in lines] == events and len(events) == 5
 
@@ -116,13 +116,13 @@ def test_the_log_of_a_process_is_named_after_the_update_at_which_it_began_and_is
     """Two processes go on from one checkpoint, since the first was killed before the next."""
     for lines in (3, 2):
         (averager, _) = start(torch.zeros(2, D), every=every)
-        log = EventLog(averager)
+        log = EventLog(averager, tmp_path / "gossip")
         averager.load_state_dict({"weight": 1.0, "updates": 12, "counts": {}})
         for number in range(lines):
             log.mark(number + 1)
             averager.step()
-        log.flush(tmp_path / "gossip")
-        log.flush(tmp_path / "gossip")
+        log.take()
+        log.take()
     whole = {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "gossip").iterdir()}
     assert whole.keys() == {"learner0-from12.jsonl", "learner0-from12-part2.jsonl"}
     marks = [json.loads(line) for line in (tmp_path / "gossip/learner0-from12-part2.jsonl").read_text().splitlines()]

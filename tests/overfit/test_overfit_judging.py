@@ -16,6 +16,7 @@ from test_evaluate import make_run
 from gala.cli import main
 from gala.config.parse import load_config
 from gala.evaluation.load import return_moments, return_scale
+from gala.files.whole import write_atomically
 from gala.overfit.judging import baselines, check_reference, env_options, judge, load_agent
 from gala.overfit.leakage import check_reference_run
 from gala.overfit.options import JudgeOptions, SweepOptions
@@ -23,7 +24,6 @@ from gala.overfit.reference import check_reference_folder, reference_folder, wit
 from gala.overfit.study import Study
 from gala.overfit.sweep import draw_all
 from gala.rl.normalise import RunningMoments
-from gala.runs.checkpoints import write_atomically
 from gala.runs.distinct import check_distinct
 from gala.runs.run_dir import RunDir
 

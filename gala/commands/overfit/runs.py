@@ -22,6 +22,7 @@ from gala.diagnostics.overfitting.python_policies import check_distinct_policies
 from gala.diagnostics.overfitting.tables import scores
 from gala.evaluation.load import checkpoint_hash
 from gala.experiments.statistics import gap_interval
+from gala.files.plain_yaml import read_json
 from gala.overfit.judging import (
     baselines,
     check_reference,
@@ -37,7 +38,6 @@ from gala.overfit.leakage import check_oracle, check_played, check_training, com
 from gala.overfit.options import EvalOptions, JudgeOptions, ReportOptions
 from gala.overfit.reference import with_reference
 from gala.overfit.study import Study, read_sets
-from gala.plain_yaml import read_json
 from gala.runs.distinct import check_distinct
 from gala.runs.run_dir import RunDir
 

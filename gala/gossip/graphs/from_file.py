@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gala.files.plain_yaml import read_text, read_yaml, shortened
 from gala.gossip.graphs.topology import Shares, Topology, get_topology, shares_problem
-from gala.plain_yaml import read_text, read_yaml, shortened
 
 _Round = dict[int, Shares]
 
