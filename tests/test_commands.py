@@ -12,7 +12,7 @@ from gala.commands import plot
 from gala.config.schema import Config, EnvConfig, LogConfig, OptimConfig
 from gala.config.tuned import tuned_path
 from gala.runs.run_dir import RunDir
-from gala.training.new_run import default_run
+from gala.training.new_run import default_run, open_new
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a CUDA GPU")
 
@@ -56,6 +56,21 @@ def test_doctor_counts_the_cores_of_its_affinity_mask_not_of_the_machine():
 def test_the_default_run_directory_says_what_it_is():
     config = Config(env=EnvConfig(id="ALE/Pong-v5"), seed=3)
     assert default_run(config, "20260102-030405") == "runs/ale-pong-v5-gala-s3-20260102-030405"
+
+
+def test_two_runs_of_one_second_have_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Config(run="runs/x-20260102-030405")
+    runs = [open_new(config, ["optim.lr=1e-3"]) for _ in range(3)]
+    assert [str(run.path) for run in runs] == [config.run, f"{config.run}-2", f"{config.run}-3"]
+    assert [RunDir.open(run.path).config.run for run in runs] == [str(run.path) for run in runs]
+    with pytest.raises(ValueError, match="already exists"):
+        open_new(config, [f"run={config.run}"])
+    (tmp_path / "a_file").touch()
+    with pytest.raises(ValueError, match="cannot make the run directory"):
+        open_new(Config(run="a_file/x"), [])
+    for run in runs:
+        run.close()
 
 
 def test_dry_run_prints_settings_and_arithmetic_and_leaves_nothing(tmp_path, monkeypatch, capsys):

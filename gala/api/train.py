@@ -71,18 +71,17 @@ def train(
 
 def _train(config: Config, words: Sequence[str], callbacks: Callbacks) -> Run:
     from gala.processes.output import forgiving_output
-    from gala.runs.run_dir import RunDir
     from gala.training import supervisor
     from gala.training.advice import advice
-    from gala.training.new_run import say
+    from gala.training.new_run import open_new, say
     from gala.training.telemetry import closing_lines, saved_steps
 
     for line in advice(config):
         say(line)
     supervisor.connect_cluster(config)
-    run_dir = RunDir.create(config, words, config.overwrite)
+    run_dir = open_new(config, words)
     with forgiving_output():
-        summary = supervisor.run_training(config, run_dir, callbacks=callbacks)
+        summary = supervisor.run_training(run_dir.config, run_dir, callbacks=callbacks)
         print(
             "\n".join(closing_lines(summary, str(run_dir.path), saved_steps(run_dir), run_dir.config.log.tensorboard))
         )

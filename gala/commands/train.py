@@ -13,9 +13,8 @@ from gala.config.parse import dump_config, print_help, split_settings
 from gala.config.schema import Config
 from gala.config.tuned import tuned_path
 from gala.processes.resources import available_cores
-from gala.runs.run_dir import RunDir
 from gala.training.advice import advice
-from gala.training.new_run import prepare
+from gala.training.new_run import open_new, prepare
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     from gala.training import supervisor
 
     supervisor.connect_cluster(config)
-    return supervisor.train(config, RunDir.create(config, words, config.overwrite))
+    run_dir = open_new(config, words)
+    return supervisor.train(run_dir.config, run_dir)
 
 
 def notes(config: Config, words: Sequence[str]) -> list[str]:

@@ -100,6 +100,22 @@ def check(config: Config) -> tuple[Config, str]:
     return config, chosen
 
 
+def open_new(config: Config, words: Sequence[str]) -> RunDir:
+    """The directory of a run that ``prepare`` has checked, whose ``config`` counts from here on: where ``words`` do not
+    name it and another training has begun in the same second, it gets a number. Raises ValueError as ``RunDir.create``.
+    """
+    named = config.overwrite or "run" in dict(split_settings(words))
+    first = config.run
+    for i in range(2, 1000):
+        try:
+            return RunDir.create(config, words, config.overwrite)
+        except ValueError:
+            if named or not Path(config.run).exists():
+                raise
+            config = dataclasses.replace(config, run=f"{first}-{i}")
+    raise ValueError(f"{config.run} and all before it exist; give another run=")
+
+
 def default_run(config: Config, stamp: str) -> str:
     """runs/<environment>-<algo>-s<seed>-<time>."""
     env = config.env.id.rpartition(":")[2] if loading.is_path(config.env.id) else config.env.id
