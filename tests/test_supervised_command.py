@@ -65,7 +65,7 @@ def end(process, children):
 
 def test_a_comparison_prints_a_table_writes_it_and_is_not_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = [*TINY, "method=sgp,local-sgd,overlap-sgp", "seeds=1,2", "out=out"]
+    words = [*TINY, "method=sgp,local-sgd,overlap-sgp", "overlap_tau=2", "seeds=1,2", "out=out"]
     assert cli.main(["supervised", "preset=digits/slowmo", *words]) == 0
     text, err = capsys.readouterr()
     assert err == "" and max(map(len, text.splitlines())) <= 80

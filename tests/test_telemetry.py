@@ -33,6 +33,21 @@ def test_a_learners_record_becomes_rates_and_shares_of_its_interval():
     assert tags["charts/episodic_return"] == 2.0 and (tags["env_steps"], tags["updates"]) == (900, 9)
 
 
+def test_what_learners_have_counted_stays_counted_when_they_are_gone(board):
+    telemetry = Telemetry(2, 4)
+    for rank, sent in enumerate((30.0, 12.0)):
+        telemetry.add(rank, learner_record([1.0], **{"gossip/sent": sent, "gossip/full_peers": 1.0}))
+    assert telemetry.record(board, (0, 1))["gossip/sent"] == 42.0
+    telemetry.forget(1)
+    assert telemetry.record(board, (0,))["gossip/sent"] == 42.0
+    resumed = Telemetry(2, 4)
+    resumed.load_state(json.loads(json.dumps(telemetry.state())))
+    resumed.add(0, learner_record([1.0], **{"gossip/sent": 31.0, "gossip/full_peers": 1.0}))
+    resumed.add(1, learner_record([1.0], **{"gossip/sent": 2.0, "gossip/full_peers": 0.0}))  # restarted
+    record = resumed.record(board, (0, 1))
+    assert (record["gossip/sent"], record["gossip/full_peers"]) == (45.0, 2.0)
+
+
 def test_the_window_is_the_last_hundred_episodes_of_each_learner():
     telemetry, history = Telemetry(2, 4), ([], [])
     for i in range(12):

@@ -109,7 +109,8 @@ def consensus(vectors: Sequence[Tensor], weights: Sequence[Slices]) -> Tensor:
         (length,) = {length for length, _ in slices}
         total = sum(weight for _, weight in slices)
         rows = torch.stack([vector[start : start + length] for vector in vectors])
-        shares = torch.tensor([weight / total for _, weight in slices], dtype=rows.dtype)
+        # None at all: of a run of copy-average by an earlier version, in which all had been restarted.
+        shares = torch.tensor([weight / total if total else 1 / len(rows) for _, weight in slices], dtype=rows.dtype)
         mean[start : start + length] = shares @ rows
         start += length
     assert start == mean.numel()

@@ -190,13 +190,13 @@ class GossipAverager:
         return True
 
     def join(self, updates: int = 0) -> None:
-        """Take part in a running job with weight 0, which leaves its average alone; ``updates`` is a live peer's count.
-
-        Raises ValueError in lockstep, where every learner has a place from the start."""
+        """Take part in a running job with weight 0, which leaves its average alone (a copy has the weight of all);
+        ``updates`` is a live peer's count. Raises ValueError in lockstep, where all have a place from the start."""
         if self.bound.lockstep:
             raise ValueError("learners cannot join a synchronous run (tau=0); use tau=1 or more, or none")
         self.updates, self.fingerprint = updates, without_start(self.fingerprint)
-        self._mass.begin_with_none()
+        if self.mixing == "pushsum":
+            self._mass.begin_with_none()
 
     def stats(self) -> dict[str, float]:
         """This learner's weight, and its traffic: see ``Exchange.stats``. Nothing of a callable, which has its own."""

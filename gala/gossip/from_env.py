@@ -62,7 +62,8 @@ def init_from_env(
         transport: ``auto``, ``shared-memory``, or ``tcp``, which works on one machine too.
         host: for ``tcp``, this machine's address at which the others reach it; by default the one on the way to
             ``MASTER_ADDR``, which is loopback where that is.
-        silent_after_s: a rank that gives no sign for so long is left out of the graph until it does.
+        silent_after_s: a rank that gives no sign for so long is left out of the graph until it does; with ``tau=0``
+            all wait for it.
         timeout_s: how long the processes wait for each other here.
         settings: further arguments of ``GossipAverager``.
 

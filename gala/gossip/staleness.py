@@ -34,7 +34,13 @@ class StalenessBound:
             raise ValueError(f"wait_timeout_s must be positive, not {self.wait_timeout_s}")
 
     def check(self, mailbox: Mailbox) -> None:
-        """Raises ValueError if a peer that is dead would be noticed only after the one that waits for it has raised."""
+        """In lockstep, nobody who is merely silent is left out from now on: it would be rounds behind for ever.
+
+        Raises:
+            ValueError: a peer that is dead would be noticed only after the one that waits for it has raised.
+        """
+        if self.lockstep and hasattr(mailbox.roster, "wait_for_all"):
+            mailbox.roster.wait_for_all()
         silent_after_s = getattr(mailbox.roster, "silent_after_s", math.inf)
         if self.at_bound == "wait" and self.tau and self.wait_timeout_s <= silent_after_s < math.inf:
             raise ValueError(

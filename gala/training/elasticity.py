@@ -107,7 +107,8 @@ class Elasticity:
     def consequence(self, rank: int) -> str:
         """What follows from the last death, in words."""
         share = self.failures[-1]["lost_share"]
-        mass = f", {share:.0%} of the PushSum weight went with it" if self.mailboxes else ""
+        has_mass = self.mailboxes is not None and self.config.gossip.mixing == "pushsum"
+        mass = f", {share:.0%} of the PushSum weight went with it" * has_mass
         if rank in self._wanting:
             return f"it starts again from a live learner's state{mass}"
         others = len(self.states)

@@ -45,6 +45,7 @@ class Telemetry:
         self._clipped_records = 0
         self._spent_s = dict.fromkeys(("all", *STAGES), 0.0)  # of all learners together
         self._silent: set[int] = set()  # who is known to make no updates
+        self._gone = dict.fromkeys(_COUNTED, 0.0)  # counted by learners that are gone
 
     def add(self, rank: int, record: dict[str, Any]) -> dict[str, Any]:
         """Takes in one learner's record and returns it as tags of that learner."""
@@ -77,17 +78,20 @@ class Telemetry:
         env_steps it had done when."""
         wall_s, step = time.monotonic() - self.started, 1 + len(self._steady) // _MARKS_KEPT
         state = {"episodes": self.episodes.state(), "wall_s": wall_s, "spent_s": dict(self._spent_s)}
-        return state | {"steady": self._steady[::step]}
+        return state | {"steady": self._steady[::step], "gone": self._gone}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
         self.episodes.load_state(state["episodes"])
         self.started = time.monotonic() - state["wall_s"]
         self._spent_s.update(state.get("spent_s", {}))
+        self._gone.update(state.get("gone", {}))
         self._steady = [(float(wall_s), int(steps)) for wall_s, steps in state.get("steady", [])]
 
     def forget(self, rank: int) -> None:
-        """This learner is gone: its last tags are no news any more."""
+        """This learner is gone: its last tags are no news any more, but what it has counted stays counted."""
+        for tag in _COUNTED:
+            self._gone[tag] += self.latest[rank].get(tag, 0.0)
         self.latest[rank], self._ages[rank] = {}, {}
         self._silent.discard(rank)
         if self.certificate is not None:
@@ -139,6 +143,7 @@ class Telemetry:
         known = [tags for tags in self.latest if tags]
         for tag in sorted({tag for tags in known for tag in tags if "/" in tag} - set(record)):
             record[tag] = _REDUCE.get(tag, np.mean)([tags[tag] for tags in known if tag in tags])
+        record |= {tag: record[tag] + gone for tag, gone in self._gone.items() if tag in record}
         record.pop("diagnose/noise_scale", None)
         if record.get("diagnose/gradient_signal", 0.0) > 0:  # a ratio of means, as in each learner
             record["diagnose/noise_scale"] = record["diagnose/gradient_noise"] / record["diagnose/gradient_signal"]
@@ -225,20 +230,14 @@ class Telemetry:
         }
 
 
-_SUMMED: tuple[str, ...] = (
-    "sent",
-    "received",
-    "bytes_sent",
-    "bytes_per_s",
-    "kept_rounds",
-    "full_peers",
-    "refused_puts",
-    "taken_back",
+_COUNTED = tuple(
+    f"gossip/{name}"
+    for name in ("sent", "received", "bytes_sent", "kept_rounds", "full_peers", "refused_puts", "taken_back")
 )
-_SUMMED += ("lost_weight",)
-_REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max, "gossip/quiet_rounds": np.max} | {
-    f"gossip/{name}": np.sum for name in _SUMMED
-}
+"""Counters of a learner's process, which only grow."""
+_REDUCE: dict[str, Any] = {"gossip/message_age_max": np.max, "gossip/quiet_rounds": np.max} | dict.fromkeys(
+    (*_COUNTED, "gossip/bytes_per_s", "gossip/lost_weight"), np.sum
+)
 """How the record of all learners is made from theirs; by their mean where nothing is said."""
 
 

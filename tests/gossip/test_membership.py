@@ -226,6 +226,29 @@ def test_a_silent_learner_is_stitched_out_gets_its_mail_taken_back_and_returns(m
     assert (stack(averagers) - stack(averagers)[0]).abs().max() < 1e-9
 
 
+def test_in_lockstep_nobody_is_left_out_for_being_silent(monkeypatch):
+    now_s = [1000.0]
+    monkeypatch.setattr("time.monotonic_ns", lambda: int(now_s[0] * 1e9))
+    boxes, started = _network(2)
+    averagers = [_averager(boxes, a.flat, a.rank, silent_after_s=0.1, tau=0, wait_timeout_s=0.2) for a in started]
+    for averager in averagers:
+        averager.send()
+    for averager in averagers:
+        averager.receive()
+    now_s[0] += 0.15
+    averagers[0].send()
+    with pytest.raises(TimeoutError, match="has waited"):
+        averagers[0].receive()
+
+
+def test_the_copies_of_one_that_joins_count_like_those_of_others():
+    boxes, started = _network(2)
+    joiner = _averager(boxes, started[0].flat, 0, mixing="copy-average")
+    joiner.join(updates=3)
+    joiner.step()
+    assert joiner.weight == 1.0 and joiner.slice_weights() == [(joiner.flat.numel(), 1.0)]
+
+
 def test_a_learner_that_waits_at_its_bound_does_not_wait_for_the_dead():
     boxes, started = _network(3)
     averager = _averager(boxes, started[0].flat, 0, tau=1, at_bound="wait", wait_timeout_s=1e-9)

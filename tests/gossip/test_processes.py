@@ -10,7 +10,8 @@ import torch
 from gossip_network import lockstep, stack, start
 
 from gala.gossip.averager import GossipAverager
-from gala.gossip.transport.endpoint import open_endpoint
+from gala.gossip.transport import burial
+from gala.gossip.transport.endpoint import open_block, open_endpoint
 from gala.gossip.transport.shared_memory import SharedMemoryMailboxes
 
 N, D, ROUNDS = 3, 20_000, 60
@@ -106,6 +107,27 @@ def _wait_for(reached) -> None:  # type: ignore[no-untyped-def]
     while not reached():
         assert time.monotonic() < deadline, "a learner stands still"
         time.sleep(0.01)
+
+
+def test_a_death_whose_burial_was_cut_off_by_another_is_found_again(monkeypatch):
+    world = SharedMemoryMailboxes.create(4, 200_000, watch=True)
+    process = mp.get_context("fork").Process(target=_run_for_ever, args=(world.handle, 2))
+    process.start()
+    _wait_for(lambda: world.progress()[2] > 0)
+    process.kill()
+    process.join()
+
+    def cut_off(*_):  # type: ignore[no-untyped-def]
+        raise SystemExit
+
+    block = open_block(world.handle)
+    with monkeypatch.context() as patched, block.found_dead(2) as dead:
+        patched.setattr(burial, "pass_on_orphans", cut_off)
+        assert dead
+        with pytest.raises(SystemExit):
+            burial.bury(block, 2)
+    assert open_endpoint(world.handle, 2).newcomer, "or its weight would come out of nothing"
+    world.close()
 
 
 def test_killing_one_of_four_learners_stops_nobody():

@@ -18,7 +18,7 @@ def bury(block: Block, rank: int) -> float:
         box = block.box(block.edges[at])
         with block.locked(box):
             table.weight[rank] = intents.weight(rank, box, float(table.weight[rank]))
-    intents.forget(rank)
+    intents.settle(rank)
     cut_off = 0.0
     for edge in (e for e in block.edges if rank in e):
         box = block.box(edge)
@@ -32,6 +32,7 @@ def bury(block: Block, rank: int) -> float:
     orphaned = pass_on_orphans(block, rank)
     lost = table.bury(rank, cut_off - before + orphaned)
     intents.buried[rank] += in_unit(lost, table.highest_unit(), 0)
+    intents.forget(rank)  # last: until then another, if this process is killed, finds it dead and does all of it again
     return lost
 
 

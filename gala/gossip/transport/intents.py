@@ -51,6 +51,10 @@ class Intents:
         reached = box.ints[Box.VERSION if self._kind[rank] == PUT else Box.TAKEN]
         return float(self._after[rank]) if reached == self._version[rank] else published
 
+    def settle(self, rank: int) -> None:
+        """The published weight of ``rank``, who was killed, is right now."""
+        self._kind[rank] = NOTHING
+
     def forget(self, rank: int) -> None:
         """``rank`` was written off, or another takes its place."""
         self._kind[rank] = NOTHING

@@ -79,6 +79,11 @@ class _Roster:
         self.highest_unit, self.beat = self._of_table.highest_unit, self._of_table.beat
         self.silent_after_s = silent_after_s
 
+    def wait_for_all(self) -> None:
+        """See ``TableRoster``."""
+        self._of_table.wait_for_all()
+        self.silent_after_s = self._of_table.silent_after_s
+
     def departed(self) -> tuple[int, ...]:
         """Also those who have started again since they died, as long as there is something to take back."""
         return tuple(sorted({*self._of_table.departed(), *self._outbox.returned()}))

@@ -6,6 +6,7 @@ the others see, since a sender splits its own mass only and a receiver absorbs w
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -117,6 +118,10 @@ class TableRoster:
     def __init__(self, table: Table, rank: int, silent_after_s: float) -> None:
         self._table, self._rank, self.silent_after_s = table, rank, silent_after_s
         self._everyone = tuple(range(len(table.state)))
+
+    def wait_for_all(self) -> None:
+        """However long a rank gives no sign, it takes part until it has died or ended."""
+        self.silent_after_s = math.inf
 
     def live(self) -> tuple[int, ...]:
         absent = (self._table.state != PRESENT) | self._table.silent(self.silent_after_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -152,7 +153,7 @@ def make_mailboxes(config: SupervisedConfig, method: str) -> SharedMemoryMailbox
     n = config.learners
     if METHODS[method].exchanges != "parameters" or n == 1:
         return None
-    return SharedMemoryMailboxes.create(n, num_parameters(config))
+    return SharedMemoryMailboxes.create(n, num_parameters(config), silent_after_s=math.inf)  # who dies ends the job
 
 
 def num_parameters(config: SupervisedConfig) -> int:
