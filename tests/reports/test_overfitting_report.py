@@ -123,6 +123,16 @@ def test_leaks_audits_and_checkpoints_stand_before_the_numbers(tmp_path):
         assert told in page and page.index(told) < page.index("<table>")
 
 
+@pytest.mark.parametrize(
+    "overfit, told", [(0.0, "at every N tried"), (0.05, "at every N tried"), (0.2, "from N = "), (9.0, "by N = 800")]
+)
+def test_a_gap_that_is_small_from_the_start_is_said_to_be_so(tmp_path, overfit, told):
+    """No gap at all has a fit that does not fall."""
+    study(tmp_path / "s", overfit=overfit)
+    write_report(tmp_path / "s", tmp_path / "s" / "report.html")
+    assert f"below 0.05 {told}" in (tmp_path / "s" / "report.html").read_text()
+
+
 def test_a_gap_that_rounds_to_nothing_has_no_sign(tmp_path):
     rows = study(tmp_path / "s", n_train=(60,), overfit=0.0)
     rows = [r | {"return": 0.9 + 1e-5 * (r["set"] == "test")} if r["policy"] == "agent" else r for r in rows]
