@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,11 +94,9 @@ def gap_against_n(study: Study, axes: Any) -> str | None:
     by_condition = {c: groups for c, groups in _conditions(study).items() if len(groups) > 1}
     if not by_condition:
         return "there is one number of training MDPs; `gala overfit sweep` varies it"
-    for i, ((condition, groups), color) in enumerate(zip(by_condition.items(), CYCLE, strict=False)):
-        # shifted a little, so that intervals stand side by side
-        n = np.array([g.n_train or 0 for g in groups]) * 1.03 ** (
-            i - (len(by_condition) - 1) / 2
-        )  # intervals side by side
+    for i, ((condition, groups), color) in enumerate(zip(by_condition.items(), cycle(CYCLE), strict=False)):
+        shift = 1.03 ** (i - (len(by_condition) - 1) / 2)  # intervals side by side
+        n = np.array([g.n_train or 0 for g in groups]) * shift
         low, mid, high = (np.array(v) for v in zip(*(g.judged for g in groups), strict=True))
         axes.errorbar(
             n, mid, [mid - low, high - mid], marker="o", ms=4, capsize=3, color=color, label=condition or "gap"
@@ -149,7 +148,7 @@ def capacity(study: Study, axes: Any) -> str | None:
     by_condition = {c: g for c, g in by_condition.items() if g}
     if not by_condition:
         return "no rewards were randomised; `gala overfit flip` does that"
-    for (condition, groups), color in zip(by_condition.items(), CYCLE, strict=False):
+    for (condition, groups), color in zip(by_condition.items(), cycle(CYCLE), strict=False):
         n = [g.n_train or 0 for g in groups]
         axes.plot(n, [g.train_normalised for g in groups], "o-", ms=4, color=color, label=f"{condition}, train")
         axes.plot(n, [g.test_normalised for g in groups], "o--", ms=4, color=color, label="test")

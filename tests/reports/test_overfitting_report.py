@@ -1,6 +1,7 @@
 """The report of a study: every number on the page comes from the rows, and nothing is fetched from outside."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from gala.diagnostics.overfitting.generalisation import judge
+from gala.reports.figures import figure_with_axes
 from gala.reports.overfitting import write_report
-from gala.reports.overfitting_figures import PANELS
+from gala.reports.overfitting_figures import PANELS, Study, capacity, gap_against_n
 
 
 def study(folder, *, overfit=0.5, runs=5, n_train=(5, 20, 80), condition=""):
@@ -178,6 +180,18 @@ def test_a_study_of_randomised_rewards_shows_the_capacity(tmp_path):
     write_report(tmp_path / "s", tmp_path / "s" / "report.html", figures=("png", "svg"))
     assert (tmp_path / "s" / "figures" / "capacity.png").is_file()
     assert (tmp_path / "s" / "figures" / "capacity.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("panel, lines_of_each", [(gap_against_n, 1), (capacity, 2)])
+def test_more_conditions_than_colours_are_all_drawn(tmp_path, panel, lines_of_each):
+    rows = study(tmp_path / "s", condition="flip=0.5")
+    result = judge(rows)
+    names = [f"flip=0.{k}" for k in range(1, 9)]
+    groups = [dataclasses.replace(g, condition=name) for name in names for g in result["groups"]]
+    _, axes = figure_with_axes()
+    assert panel(Study({}, rows, [], result | {"groups": groups}), axes) is None
+    labels = axes.get_legend_handles_labels()[1]
+    assert len(labels) == 8 * lines_of_each and all(any(label.startswith(name) for label in labels) for name in names)
 
 
 def test_two_runs_give_no_report(tmp_path):
