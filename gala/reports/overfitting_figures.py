@@ -205,33 +205,34 @@ def robustness(study: Study, axes: Any) -> str | None:
     if not stressed:
         return "no changes were tried; `gala overfit stress` does that"
     base = next(g for g in study.result["groups"] if not g.robustness)
+    if any(
+        g.condition.partition("=")[0] not in STRESS for g in stressed
+    ):  # what has no strength has no place on an axis
+        _bars(axes, [base, *stressed])
+        return None
     for kind, marker in zip(STRESS, "os^", strict=True):
         some = [(float(g.condition.split("=")[1]), g) for g in stressed if g.condition.startswith(kind)]
         if not some:
             continue
-        points = [(1.0 if kind == "init_mult" else 0.0, base), *sorted(some, key=lambda p: p[0])]
+        points = sorted([(1.0 if kind == "init_mult" else 0.0, base), *some], key=lambda p: p[0])
         for name, style in (("train", "-"), ("test", "--")):
             y = [g.sets[name]["mean"].estimate for _, g in points]
             axes.plot([p[0] for p in points], y, marker + style, ms=4, color=COLORS[name], label=f"{kind}, {name}")
-    variants = [base, *(g for g in stressed if g.condition.startswith("easier"))]
-    if len(variants) == len(stressed) + 1:
-        _bars(axes, variants)
-        return None
     axes.set(xlabel="strength of the change", ylabel="return")
     axes.legend(fontsize=7)
     return None
 
 
 def _bars(axes: Any, groups: Sequence[GapGroup]) -> None:
-    """Scores of the MDPs as they are, and of each easier variant."""
+    """Scores of the MDPs as they are, and under each change."""
     for shift, name in ((-0.2, "train"), (0.2, "test")):
         means = [g.sets[name]["mean"] for g in groups]
         reach = [[m.estimate - m.low for m in means], [m.high - m.estimate for m in means]]
         places = np.arange(len(groups)) + shift
         axes.bar(places, [m.estimate for m in means], 0.4, yerr=reach, color=COLORS[name], label=name, capsize=3)
-    names = [g.condition.removeprefix("easier=") or "as it is" for g in groups]
-    axes.set_xticks(range(len(groups)), names, fontsize=8)
-    axes.set(xlabel="easier variants", ylabel="return")
+    slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(groups) > 3 else {}
+    axes.set_xticks(range(len(groups)), [g.condition or "as it is" for g in groups], fontsize=8, **slanted)
+    axes.set(xlabel="changes of the MDPs", ylabel="return")
     axes.legend(fontsize=7)
 
 

@@ -11,7 +11,7 @@ import pytest
 from gala.diagnostics.overfitting.generalisation import judge
 from gala.reports.figures import figure_with_axes
 from gala.reports.overfitting import write_report
-from gala.reports.overfitting_figures import PANELS, Study, capacity, gap_against_n
+from gala.reports.overfitting_figures import PANELS, Study, capacity, gap_against_n, robustness
 
 
 def study(folder, *, overfit=0.5, runs=5, n_train=(5, 20, 80), condition=""):
@@ -192,6 +192,28 @@ def test_more_conditions_than_colours_are_all_drawn(tmp_path, panel, lines_of_ea
     assert panel(Study({}, rows, [], result | {"groups": groups}), axes) is None
     labels = axes.get_legend_handles_labels()[1]
     assert len(labels) == 8 * lines_of_each and all(any(label.startswith(name) for label in labels) for name in names)
+
+
+def stressed(folder, changes):
+    """Axes with the panel of a stress test that tried these ``changes``."""
+    rows = study(folder, n_train=(20,))
+    mine = [r for r in rows if r["policy"] == "agent"]
+    rows += [r | {"condition": change, "return": r["return"] / 2} for change in changes for r in mine]
+    _, axes = figure_with_axes()
+    assert robustness(Study({}, rows, [], judge(rows, stress=True)), axes) is None
+    return axes
+
+
+def test_a_change_without_a_strength_is_a_bar_beside_all_others(tmp_path):
+    changes = ["sticky=0.25", "easier=cue:1.0", "random_start"]
+    axes = stressed(tmp_path / "s", changes)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["as it is", *sorted(changes)]
+    assert len(axes.patches) == 2 * 4 and axes.get_legend_handles_labels()[1] == ["train", "test"]
+
+
+def test_the_mdps_as_they_are_lie_at_their_place_among_the_strengths(tmp_path):
+    axes = stressed(tmp_path / "s", ["init_mult=0.5", "init_mult=2", "sticky=0.25"])
+    assert {tuple(line.get_xdata()) for line in axes.lines} == {(0.5, 1.0, 2.0), (0.0, 0.25)}
 
 
 def test_two_runs_give_no_report(tmp_path):
