@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import yaml
+
 from gala.experiments.comparison import Terms, analyse
 from gala.experiments.rows import read_rows
 
@@ -19,6 +21,15 @@ def test_the_table_of_what_was_measured_is_that_of_its_rows():
         found = groups[name]
         assert [f"{x:.2f}" for x in found["score"]] == [low, score, high]
         assert f"{round(found['to_threshold_env_steps'][1], -3):,.0f}" == env_steps
+
+
+def test_every_threshold_that_a_preset_sets_itself_is_told():
+    text = (ROOT / "docs" / "compare.md").read_text()
+    told = " ".join(re.search(r"the preset's `solved_return`:(.*?)Others have none", text, re.DOTALL)[1].split())
+    for path in (ROOT / "configs").glob("*/*.yaml"):
+        if yaml.safe_load(path.read_text()).get("solved_return"):
+            family = {"classic": "classic control", "mujoco": "MuJoCo"}.get(path.parent.name)
+            assert (family or path.stem.title()) in told, path
 
 
 def test_the_comparison_with_other_libraries_says_why_not():

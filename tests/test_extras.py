@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gala.commands import doctor
 from gala.config.extras import install
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,12 @@ def test_without_the_distribution_the_clone_is_named(monkeypatch):
     for requires in (missing, lambda name: None):
         monkeypatch.setattr(metadata, "requires", requires)
         assert install("plot") == "pip install '.[plot]' in the clone of gala"
+
+
+def test_the_doctor_looks_for_every_extra_of_those_who_use_gala():
+    assert set(doctor.EXTRAS) == set(EXTRAS) - {"docs", "dev"}
+    for extra, (_, package) in doctor.EXTRAS.items():
+        assert any(re.match(rf"{package.lower()}\b", need.replace("_", "-")) for need in EXTRAS[extra])
 
 
 def test_every_extra_that_the_code_names_is_there():

@@ -46,9 +46,20 @@ def _gpu_joules(handle: Any) -> float:
 
 
 def _cpu_counters(root: Path) -> list[Callable[[], float]]:
-    """Whole packages only (``intel-rapl:0``): their parts (``intel-rapl:0:0``) are counted within them."""
+    """Whole packages only (``intel-rapl:0``, named package-0): their parts (``intel-rapl:0:0``) are counted within
+    them, and they within the whole platform's counter (psys). Where no zone is named so, all but psys."""
     paths = [p for p in sorted(root.glob("intel-rapl:*/energy_uj")) if p.parent.name.count(":") == 1]
-    return [_Rapl(path) for path in paths if os.access(path, os.R_OK)]
+    names = {path: _zone_name(path.parent) for path in paths}
+    packages = [path for path in paths if names[path].startswith("package")]
+    found = packages or [path for path in paths if not names[path].startswith("psys")]
+    return [_Rapl(path) for path in found if os.access(path, os.R_OK)]
+
+
+def _zone_name(zone: Path) -> str:
+    try:
+        return (zone / "name").read_text().strip()
+    except OSError:
+        return ""
 
 
 class _Rapl:

@@ -17,6 +17,8 @@ EXTRAS = {
     "envpool": ("envpool", "envpool"),
     "video": ("imageio_ffmpeg", "imageio-ffmpeg"),
     "plot": ("matplotlib", "matplotlib"),
+    "diagnose": ("scipy", "scipy"),
+    "sweep": ("optuna", "optuna"),
     "supervised": ("sklearn", "scikit-learn"),
     "track": ("wandb", "wandb"),
     "export": ("onnx", "onnx"),

@@ -42,7 +42,7 @@ def judge(frozen: Frozen) -> Finding:
         summary["stable_product"] = stable_product(gradient_memory(frozen.config))
     density = curvature.spectral_density(product, here, _LANCZOS_STEPS, 4, torch.Generator().manual_seed(_SEED))
     gradient = curvature.gradient(losses["total"], params)
-    summary["gradient_in_top"] = landscape.share_in(top.vectors, gradient)
+    summary["gradient_in_top"] = landscape.share_in(top.vectors, gradient) if gradient.any() else 0.0
     scans = _scans(frozen, losses["total"], gradient, top)
     between = _between(frozen, losses["total"], here, top.vectors)
     figures = [
@@ -61,7 +61,16 @@ def judge(frozen: Frozen) -> Finding:
 
 
 def _top(product: curvature.Product, like: Tensor, count: int) -> curvature.Eigenpairs:
-    return curvature.top_eigenpairs(product, like, count, tolerance=1e-3)
+    """Zeros for a matrix of zeros, as a policy's is that always acts the same. Raises ValueError: none were found."""
+    try:
+        return curvature.top_eigenpairs(product, like, count, tolerance=1e-3)
+    except RuntimeError as error:
+        if not type(error).__name__.startswith("Arpack"):
+            raise
+        probe = torch.randn(like.shape, generator=torch.Generator().manual_seed(_SEED)).to(like)
+        if not product(probe).any():
+            return curvature.Eigenpairs(like.new_zeros(count), torch.eye(like.numel(), count).to(like))
+        raise ValueError(f"no eigenvalues were found ({str(error).strip().splitlines()[0]})") from error
 
 
 def _trace(product: curvature.Product, like: Tensor) -> dict[str, float]:

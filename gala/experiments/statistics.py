@@ -213,7 +213,9 @@ class PowerLaw(NamedTuple):
         return self.a * np.asarray(n, np.float64) ** -self.b + self.c
 
     def reaches(self, gap: float) -> float:
-        """The N from which the gap is below ``gap``; infinity if the fit never gets there."""
+        """The N from which the gap is below ``gap``; 0 if it is so everywhere, infinity if the fit never gets there."""
+        if self.a <= 0 < self.b and self.c < gap:  # it does not fall, and what it rises to is below
+            return 0.0
         if self.a <= 0 or self.b <= 0 or gap <= self.c:
             return math.inf
         return float((self.a / (gap - self.c)) ** (1 / self.b))

@@ -210,8 +210,9 @@ def _trend(condition: str, t: dict[str, Any]) -> str:
         text += f"; fit {t['law'].a:.2f} N^-{t['law'].b:.2f} + {t['law'].c:.2f}; "
         # A power law says nothing far beyond the N that it was fitted to.
         if t["n05"] is not None:
-            known = t["n05"] <= 10 * t["n"][-1]
-            text += f"below 0.05 from N = {t['n05']:,.0f}" if known else f"not below 0.05 by N = {10 * t['n'][-1]:,}"
+            least, most, reached = t["n"][0], 10 * t["n"][-1], t["n05"]
+            known = f"below 0.05 from N = {reached:,.0f}" if reached > least else "below 0.05 at every N tried"
+            text += known if reached <= most else f"not below 0.05 by N = {most:,}"
     if t["capacity"] is None:
         return text + "."
     text += "; normalised train score "

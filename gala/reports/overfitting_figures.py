@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,11 +94,9 @@ def gap_against_n(study: Study, axes: Any) -> str | None:
     by_condition = {c: groups for c, groups in _conditions(study).items() if len(groups) > 1}
     if not by_condition:
         return "there is one number of training MDPs; `gala overfit sweep` varies it"
-    for i, ((condition, groups), color) in enumerate(zip(by_condition.items(), CYCLE, strict=False)):
-        # shifted a little, so that intervals stand side by side
-        n = np.array([g.n_train or 0 for g in groups]) * 1.03 ** (
-            i - (len(by_condition) - 1) / 2
-        )  # intervals side by side
+    for i, ((condition, groups), color) in enumerate(zip(by_condition.items(), cycle(CYCLE), strict=False)):
+        shift = 1.03 ** (i - (len(by_condition) - 1) / 2)  # intervals side by side
+        n = np.array([g.n_train or 0 for g in groups]) * shift
         low, mid, high = (np.array(v) for v in zip(*(g.judged for g in groups), strict=True))
         axes.errorbar(
             n, mid, [mid - low, high - mid], marker="o", ms=4, capsize=3, color=color, label=condition or "gap"
@@ -149,7 +148,7 @@ def capacity(study: Study, axes: Any) -> str | None:
     by_condition = {c: g for c, g in by_condition.items() if g}
     if not by_condition:
         return "no rewards were randomised; `gala overfit flip` does that"
-    for (condition, groups), color in zip(by_condition.items(), CYCLE, strict=False):
+    for (condition, groups), color in zip(by_condition.items(), cycle(CYCLE), strict=False):
         n = [g.n_train or 0 for g in groups]
         axes.plot(n, [g.train_normalised for g in groups], "o-", ms=4, color=color, label=f"{condition}, train")
         axes.plot(n, [g.test_normalised for g in groups], "o--", ms=4, color=color, label="test")
@@ -206,33 +205,34 @@ def robustness(study: Study, axes: Any) -> str | None:
     if not stressed:
         return "no changes were tried; `gala overfit stress` does that"
     base = next(g for g in study.result["groups"] if not g.robustness)
+    if any(
+        g.condition.partition("=")[0] not in STRESS for g in stressed
+    ):  # what has no strength has no place on an axis
+        _bars(axes, [base, *stressed])
+        return None
     for kind, marker in zip(STRESS, "os^", strict=True):
         some = [(float(g.condition.split("=")[1]), g) for g in stressed if g.condition.startswith(kind)]
         if not some:
             continue
-        points = [(1.0 if kind == "init_mult" else 0.0, base), *sorted(some, key=lambda p: p[0])]
+        points = sorted([(1.0 if kind == "init_mult" else 0.0, base), *some], key=lambda p: p[0])
         for name, style in (("train", "-"), ("test", "--")):
             y = [g.sets[name]["mean"].estimate for _, g in points]
             axes.plot([p[0] for p in points], y, marker + style, ms=4, color=COLORS[name], label=f"{kind}, {name}")
-    variants = [base, *(g for g in stressed if g.condition.startswith("easier"))]
-    if len(variants) == len(stressed) + 1:
-        _bars(axes, variants)
-        return None
     axes.set(xlabel="strength of the change", ylabel="return")
     axes.legend(fontsize=7)
     return None
 
 
 def _bars(axes: Any, groups: Sequence[GapGroup]) -> None:
-    """Scores of the MDPs as they are, and of each easier variant."""
+    """Scores of the MDPs as they are, and under each change."""
     for shift, name in ((-0.2, "train"), (0.2, "test")):
         means = [g.sets[name]["mean"] for g in groups]
         reach = [[m.estimate - m.low for m in means], [m.high - m.estimate for m in means]]
         places = np.arange(len(groups)) + shift
         axes.bar(places, [m.estimate for m in means], 0.4, yerr=reach, color=COLORS[name], label=name, capsize=3)
-    names = [g.condition.removeprefix("easier=") or "as it is" for g in groups]
-    axes.set_xticks(range(len(groups)), names, fontsize=8)
-    axes.set(xlabel="easier variants", ylabel="return")
+    slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(groups) > 3 else {}
+    axes.set_xticks(range(len(groups)), [g.condition or "as it is" for g in groups], fontsize=8, **slanted)
+    axes.set(xlabel="changes of the MDPs", ylabel="return")
     axes.legend(fontsize=7)
 
 

@@ -100,6 +100,7 @@ def test_a_processor_counter_that_starts_over_goes_on_and_its_parts_are_not_coun
         folder.mkdir(exist_ok=True)
         (folder / "energy_uj").write_text(f"{microjoules}\n")
         (folder / "max_energy_range_uj").write_text("10000000\n")
+        (folder / "name").write_text("core\n" if zone.count(":") > 1 else f"package-{zone[-1]}\n")
 
     assert joules(_cpu_counters(tmp_path)) is None
     for zone in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
@@ -109,6 +110,30 @@ def test_a_processor_counter_that_starts_over_goes_on_and_its_parts_are_not_coun
     for zone in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
         write(zone, 1_500_000)
     assert joules(counters) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    "names, counted",
+    [
+        (["package-0", "psys", "package-1"], 2),
+        (["psys", "package-0"], 1),
+        (["package-0", "dram"], 1),
+        (["socket", "psys"], 1),
+        ([None, None], 2),
+        ([None, "psys"], 1),
+    ],
+)
+def test_the_whole_platforms_counter_is_not_added_to_those_of_the_packages_within_it(tmp_path, names, counted):
+    for zone, name in enumerate(names):
+        folder = tmp_path / f"intel-rapl:{zone}"
+        folder.mkdir()
+        for file, text in (("energy_uj", "0"), ("max_energy_range_uj", "10000000"), ("name", name)):
+            if text is not None:
+                (folder / file).write_text(f"{text}\n")
+    counters = _cpu_counters(tmp_path)
+    for zone in range(len(names)):
+        (tmp_path / f"intel-rapl:{zone}" / "energy_uj").write_text("1000000\n")
+    assert joules(counters) == counted
 
 
 def test_what_others_took_is_what_is_busy_and_not_ours():

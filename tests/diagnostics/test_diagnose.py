@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from training import TINY, Gala
 
 from gala import cli
 from gala.config.schema import OptimConfig
-from gala.diagnostics import gradient_noise
+from gala.diagnostics import gradient_noise, sharpness
 from gala.diagnostics import iterative_inference as ii
 from gala.diagnostics.curvature import flat
 from gala.diagnostics.gradient_diversity import group_gradients
@@ -160,6 +161,29 @@ def test_what_cannot_be_told_is_refused_before_the_others_are_looked_at(run, cap
     DIAGNOSTICS["diversity"].check(frozen)
     with pytest.raises(ValueError, match="say envs=4 or more"):
         DIAGNOSTICS["diversity"].check(dataclasses.replace(frozen, points={}))
+
+
+def test_a_policy_that_always_acts_the_same_has_a_fisher_matrix_of_zeros(run):
+    """ARPACK cannot start on one."""
+    frozen = load_frozen(RunDir.open(run), "latest", envs=2, batches=1, seed=4)
+    with torch.no_grad():
+        frozen.policy.policy_head.bias[0] = 1e6
+    found = sharpness.judge(dataclasses.replace(frozen, points={}))
+    assert found.numbers["points"]["consensus"]["policy Fisher"] == 0.0 and not math.isnan(found.numbers["top"][0])
+
+
+def test_products_that_are_no_numbers_are_said_to_have_no_eigenvalues_and_a_matrix_of_zeros_has_zeros():
+    like = torch.zeros(100)
+    values, vectors = sharpness._top(lambda v: 0.0 * v, like, 3)
+    assert torch.equal(values, torch.zeros(3)) and torch.equal(vectors.T @ vectors, torch.eye(3))
+    with pytest.raises(ValueError, match="no eigenvalues were found"):
+        sharpness._top(lambda v: math.nan * v, like, 1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sharpness._top(_out_of_memory, like, 1)
+
+
+def _out_of_memory(v):
+    raise RuntimeError("out of memory")
 
 
 def test_the_scale_of_the_optimiser_is_in_the_order_of_the_parameters():

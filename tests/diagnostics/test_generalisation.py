@@ -132,6 +132,30 @@ def test_changes_of_the_mdp_are_robustness_and_get_no_verdict():
     assert [g.verdict for g in said] == ["NO-GAP", "NO-GAP"]
 
 
+@pytest.mark.parametrize("change", ["sigma=0.1", "init_mult=2", "easier=cue:1.0", "random_start"])
+def test_no_change_of_a_stress_test_heads_the_report_or_counts_as_a_comparison(change):
+    """Other MDPs, on which nobody played the reference: its gap is in units of return."""
+    base = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] - 0.1 * (name == "test") * (run > 0))
+    changed = rows(lambda name, k, run: 100.0 * (name == "train"), condition=change, baselines=False)
+    changed = [r | {"context": f"changed-{r['context']}"} for r in changed]
+    found = judge(base + changed, stress=True)
+    assert found["headline"] == judge(base)["headline"] and found["headline"].condition == ""
+    assert found["groups"][1].verdict is None and found["groups"][1].in_return
+
+
+@pytest.mark.parametrize("gap, heads", [(0.0, ""), (100.0, "own")])
+def test_gaps_in_units_of_return_are_not_compared_with_normalised_ones(gap, heads):
+    """A gap of 4 in units of return may be smaller than one of 0.4 of the task; but a report hides no gap."""
+    rng = np.random.default_rng(0)
+    scaled = rows(lambda name, k, run: OPTIMAL[f"{name}{k}"] + 0.01 * rng.normal())
+    own = rows(lambda name, k, run: gap * (name == "train") + 40.0 * rng.normal(), condition="own", baselines=False)
+    own = [r | {"context": f"own-{r['context']}"} for r in own]
+    found = judge(scaled + own)
+    assert [g.in_return for g in found["groups"]] == [False, True]
+    assert found["groups"][1].judged.estimate > found["groups"][0].judged.estimate
+    assert found["headline"].condition == heads and found["verdict"] == ("OVERFIT" if heads else "NO-GAP")
+
+
 def test_training_sets_that_some_runs_share_are_refused():
     """Where they counted as draws of their own, 14 of 100 tables of noise showed a gap."""
     played = own_sets(lambda name, k, run: float(k % 3 + run), runs=4)

@@ -197,10 +197,12 @@ def test_ranks_are_shuffled_within_runs():
 
 
 def test_a_power_law_that_never_falls_reaches_nothing_and_a_constant_below_0_is_not_fitted():
-    for law in (st.PowerLaw(0.0, 1.0, 0.0), st.PowerLaw(1.0, 0.0, 0.0), st.PowerLaw(1.0, 1.0, 0.05)):
+    for law in (st.PowerLaw(0.0, 1.0, 0.05), st.PowerLaw(1.0, 0.0, 0.0), st.PowerLaw(1.0, 1.0, 0.05)):
         assert law.reaches(0.05) == math.inf
+    for law in (st.PowerLaw(0.0, 1.0, 0.0), st.PowerLaw(-1.0, 1.0, 0.0), st.PowerLaw(-1.0, 1.0, 0.04)):
+        assert law.reaches(0.05) == 0.0, "below it everywhere"
     assert st.PowerLaw(1.0, 2.0, 0.0).reaches(0.04) == pytest.approx(5.0)
-    assert st.PowerLaw(-1.0, 1.0, 0.0).reaches(0.05) == st.PowerLaw(1.0, -1.0, 0.0).reaches(0.05) == math.inf
+    assert st.PowerLaw(-1.0, 1.0, 0.06).reaches(0.05) == st.PowerLaw(1.0, -1.0, 0.0).reaches(0.05) == math.inf
     n, gaps = np.array([1.0, 4.0, 16.0]), np.array([0.9, 0.35, 0.05])
     law, best = st.fit_power_law(n, gaps), (math.inf, 0.0, 0.0)
     for b in np.arange(2, 301) / 100:  # least squares of a alone, for each exponent

@@ -1,6 +1,7 @@
 """The report of a study: every number on the page comes from the rows, and nothing is fetched from outside."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from gala.diagnostics.overfitting.generalisation import judge
+from gala.reports.figures import figure_with_axes
 from gala.reports.overfitting import write_report
-from gala.reports.overfitting_figures import PANELS
+from gala.reports.overfitting_figures import PANELS, Study, capacity, gap_against_n, robustness
 
 
 def study(folder, *, overfit=0.5, runs=5, n_train=(5, 20, 80), condition=""):
@@ -123,6 +125,16 @@ def test_leaks_audits_and_checkpoints_stand_before_the_numbers(tmp_path):
         assert told in page and page.index(told) < page.index("<table>")
 
 
+@pytest.mark.parametrize(
+    "overfit, told", [(0.0, "at every N tried"), (0.05, "at every N tried"), (0.2, "from N = "), (9.0, "by N = 800")]
+)
+def test_a_gap_that_is_small_from_the_start_is_said_to_be_so(tmp_path, overfit, told):
+    """No gap at all has a fit that does not fall."""
+    study(tmp_path / "s", overfit=overfit)
+    write_report(tmp_path / "s", tmp_path / "s" / "report.html")
+    assert f"below 0.05 {told}" in (tmp_path / "s" / "report.html").read_text()
+
+
 def test_a_gap_that_rounds_to_nothing_has_no_sign(tmp_path):
     rows = study(tmp_path / "s", n_train=(60,), overfit=0.0)
     rows = [r | {"return": 0.9 + 1e-5 * (r["set"] == "test")} if r["policy"] == "agent" else r for r in rows]
@@ -168,6 +180,40 @@ def test_a_study_of_randomised_rewards_shows_the_capacity(tmp_path):
     write_report(tmp_path / "s", tmp_path / "s" / "report.html", figures=("png", "svg"))
     assert (tmp_path / "s" / "figures" / "capacity.png").is_file()
     assert (tmp_path / "s" / "figures" / "capacity.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("panel, lines_of_each", [(gap_against_n, 1), (capacity, 2)])
+def test_more_conditions_than_colours_are_all_drawn(tmp_path, panel, lines_of_each):
+    rows = study(tmp_path / "s", condition="flip=0.5")
+    result = judge(rows)
+    names = [f"flip=0.{k}" for k in range(1, 9)]
+    groups = [dataclasses.replace(g, condition=name) for name in names for g in result["groups"]]
+    _, axes = figure_with_axes()
+    assert panel(Study({}, rows, [], result | {"groups": groups}), axes) is None
+    labels = axes.get_legend_handles_labels()[1]
+    assert len(labels) == 8 * lines_of_each and all(any(label.startswith(name) for label in labels) for name in names)
+
+
+def stressed(folder, changes):
+    """Axes with the panel of a stress test that tried these ``changes``."""
+    rows = study(folder, n_train=(20,))
+    mine = [r for r in rows if r["policy"] == "agent"]
+    rows += [r | {"condition": change, "return": r["return"] / 2} for change in changes for r in mine]
+    _, axes = figure_with_axes()
+    assert robustness(Study({}, rows, [], judge(rows, stress=True)), axes) is None
+    return axes
+
+
+def test_a_change_without_a_strength_is_a_bar_beside_all_others(tmp_path):
+    changes = ["sticky=0.25", "easier=cue:1.0", "random_start"]
+    axes = stressed(tmp_path / "s", changes)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["as it is", *sorted(changes)]
+    assert len(axes.patches) == 2 * 4 and axes.get_legend_handles_labels()[1] == ["train", "test"]
+
+
+def test_the_mdps_as_they_are_lie_at_their_place_among_the_strengths(tmp_path):
+    axes = stressed(tmp_path / "s", ["init_mult=0.5", "init_mult=2", "sticky=0.25"])
+    assert {tuple(line.get_xdata()) for line in axes.lines} == {(0.5, 1.0, 2.0), (0.0, 0.25)}
 
 
 def test_two_runs_give_no_report(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ from gala.experiments.gap_warnings import warnings_for
 
 SIGN = "gap = J_train - J_test; positive = overfit"
 STRESS = ("sticky", "sigma", "init_mult")
-"""Conditions of a stress test that have a strength, as in ``sticky=0.25``; ``easier=...`` has none."""
+"""Conditions of a stress test that have a strength, as in ``sticky=0.25``."""
+CHANGES = (*STRESS, "easier", "random_start")
+"""All of them: ``easier=...`` and ``random_start`` have none."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,16 @@ def judge(
 ) -> dict[str, Any]:
     """All groups of (condition, number of training MDPs), and the verdict of the one that heads the report.
 
-    That is, of each condition's group with the most training MDPs, the one with the largest gap. Of several conditions
-    each is held to the level that so many comparisons need (Bonferroni): without any gap one in forty tables says
-    OVERFIT, however many conditions it has.
+    That is, of each condition's group with the most training MDPs, the one with the largest gap. Gaps in units of
+    return are not compared with normalised ones, which come first unless the others alone are OVERFIT. Of several
+    conditions each is held to the level that so many comparisons need (Bonferroni): without any gap one in forty tables
+    says OVERFIT, however many conditions it has.
 
     Args:
         solved: the return at which the task counts as solved, for the scale where no reference was played.
         random: the same of the random policy.
-        stress: the rows are of ``gala overfit stress``: its conditions (sticky=, sigma=, init_mult=, easier=) speak of
-            robustness, and get scores and no verdict. In any other table a condition of that name is one of training.
+        stress: the rows are of ``gala overfit stress``: its conditions (those of ``CHANGES``) speak of robustness, and
+            get scores and no verdict. In any other table a condition of that name is one of training.
 
     Raises:
         ValueError: no rows of an agent, or none without a change, fewer than 3 runs, or no train or test scores.
@@ -98,7 +102,7 @@ def judge(
     if bad := [r for r in rows if r["return"] is None or not np.isfinite(r["return"])]:
         raise ValueError(f"{len(bad)} returns are not finite, as in context {bad[0]['context']}: nothing can be judged")
     keys = sorted({(r["condition"], r["n_train"]) for r in agents}, key=lambda k: (k[0], k[1] or 0))
-    changed = {c for c, _ in keys if stress and c.partition("=")[0] in (*STRESS, "easier")}
+    changed = {c for c, _ in keys if stress and c.partition("=")[0] in CHANGES}
     compared, groups = len({c for c, _ in keys} - changed), []
     for condition, n_train in keys:
         mine = [r for r in agents if (r["condition"], r["n_train"]) == (condition, n_train)]
@@ -115,7 +119,9 @@ def judge(
             "a stress test needs the scores of its MDPs as they are, and these rows hold changed ones only"
         )
     largest = {g.condition: g for g in sorted(judged, key=lambda g: g.n_train or 0)}
-    head = max(largest.values(), key=lambda g: g.judged.estimate)
+    by_unit = sorted(largest.values(), key=lambda g: (g.in_return, -g.judged.estimate))
+    heads = [next(same) for _, same in groupby(by_unit, key=lambda g: g.in_return)]
+    head = max(heads, key=lambda g: g.verdict == "OVERFIT")
     trends = {c: _trend([g for g in judged if g.condition == c]) for c in sorted({g.condition for g in judged})}
     return {
         "verdict": head.verdict,
