@@ -56,12 +56,14 @@ def lines(study: Study) -> list[str]:
     margin = "" if head.in_return else f"; delta {study.result['delta']:g}"
     told.append(f"  gap {mid:+z.3f} [{low:+z.3f}, {high:+z.3f}], {kind(head)}{margin}")
     told += _wrap(why(study))
-    for g in _ordered(study):
-        if g is not head:
-            interval = f"{g.judged.estimate:+z.3f} [{g.judged.low:+z.3f}, {g.judged.high:+z.3f}]"
-            train, test = (g.sets[s]["mean"].estimate for s in ("train", "test"))
-            brief = " ".join(filter(None, [g.condition, f"N={g.n_train}"]))
-            told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
+    others = _ordered(study)[1:]
+    for g in others:
+        mark = "*" * (g.in_return != head.in_return)
+        interval = f"{g.judged.estimate:+z.3f} [{g.judged.low:+z.3f}, {g.judged.high:+z.3f}]{mark}"
+        train, test = (g.sets[s]["mean"].estimate for s in ("train", "test"))
+        brief = " ".join(filter(None, [g.condition, f"N={g.n_train}"]))
+        told.append(f"  {brief:<23} {interval:<24} train {train:.2f} test {test:.2f}")
+    told += [f"  * {g.unit}" for g in others if g.in_return != head.in_return][:1]
     if gap := study.result["oracle"]:
         told += _wrap(oracle.told_of(gap, head, study.result["delta"]))
     if study.surprise:
@@ -72,7 +74,7 @@ def lines(study: Study) -> list[str]:
 
 def kind(group: GapGroup) -> str:
     """What the judged gap is a difference of."""
-    return f"{'adjusted, ' if group.adjusted else ''}{'in units of return' if group.in_return else 'normalised'}"
+    return f"{'adjusted, ' if group.adjusted else ''}{group.unit}"
 
 
 def _wrap(text: str) -> list[str]:
@@ -162,7 +164,8 @@ def _overview(study: Study) -> str:
     for g in sorted(study.result["groups"], key=_order):
         low, mid, high = g.judged
         scores = "".join(number(g.sets[s]["mean"].estimate, 2) for s in ("train", "test"))
-        interval = f'<td data-value="{low!r} {high!r}">{low:+z.3f} to {high:+z.3f}</td>'
+        unit = f", {g.unit}" * (g.in_return != study.head.in_return)
+        interval = f'<td data-value="{low!r} {high!r}">{low:+z.3f} to {high:+z.3f}{unit}</td>'
         verdict = g.verdict or "robustness"
         body += f"<tr><td>{html.escape(name(g))}</td><td>{verdict}</td>{number(mid)}{interval}{scores}</tr>"
     trends = [_trend(c, t) for c, t in study.result["trends"].items() if t]

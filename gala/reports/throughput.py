@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import textwrap
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def notes(record: Record) -> list[str]:
         f"{record['envs']} simulators in all, {record['cores']} cores; medians of {plan['rounds']} rounds of "
         f"{plan['block_s']:g} s each, in turns; ratios are paired by round, with their 95% interval.",
         f"Fast to slow: {order}"
-        + (" (=: cannot be told from the first of them)." if any(len(g) > 1 for g in groups) else "."),
+        + (" (=: of these, not all can be told apart)." if any(len(g) > 1 for g in groups) else "."),
         f"Roofline: {roof['env_steps_per_s']:,.0f} env_steps/s; core-microseconds per env_step: {parts}.",
         *(f"{row['name']}: {_loss(row)}." for row in [best]),
         f"Energy: {'counters of this machine' if _has_energy(record) else NOT_MEASURABLE}.",
@@ -182,12 +183,11 @@ def plain(record: Record) -> str:
 
 
 def ranking(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Groups from fast to slow. A row opens a new group only where it is slower than the first of the group above it,
-    whatever noise there is; within a group no order is claimed."""
+    """Groups from fast to slow. Each row is slower than every row of all groups above its own, whatever noise there is;
+    within a group no order is claimed, though some of it may be known."""
     groups: list[list[dict[str, Any]]] = []
     for row in sorted(rows, key=lambda r: -r["env_steps_per_s"]):
-        if groups and row["against"][groups[-1][0]["name"]] != "slower":
-            groups[-1].append(row)
-        else:
-            groups.append([row])
+        open_to = (any(row["against"][other["name"]] != "slower" for other in group) for group in groups)
+        first = next((i for i, undecided in enumerate(open_to) if undecided), len(groups))
+        groups[first:] = [[*chain.from_iterable(groups[first:]), row]]
     return [[row["name"] for row in group] for group in groups]

@@ -43,12 +43,18 @@ def test_no_order_is_claimed_where_intervals_overlap():
         return {"name": name, "env_steps_per_s": rate, "against": against}
 
     rows = [
-        row("slow", 100.0, fast="slower", near="undecided", same="slower"),
+        row("slow", 100.0, fast="slower", near="slower", same="slower"),
         row("fast", 200.0, slow="faster", near="undecided", same="faster"),
         row("near", 190.0, slow="faster", fast="undecided", same="undecided"),
         row("same", 180.0, slow="faster", fast="slower", near="undecided"),
     ]
-    assert ranking(rows) == [["fast", "near"], ["same"], ["slow"]]
+    assert ranking(rows) == [["fast", "near", "same"], ["slow"]], "same cannot be told from near, nor near from fast"
+    rows[0]["against"]["fast"] = "undecided"
+    assert ranking(rows) == [["fast", "near", "same", "slow"]]
+    apart = [row(str(k), 10.0 - k, **{str(j): "slower" for j in range(k)}) for k in range(3)]
+    assert ranking(apart) == [["0"], ["1"], ["2"]]
+    apart[2]["against"]["0"] = "undecided"
+    assert ranking(apart) == [["0", "1", "2"]], "nor is an order claimed over one that lies between them"
 
 
 def test_blocks_too_short_for_a_report_of_a_learner_still_have_their_rates_told():

@@ -194,6 +194,28 @@ def test_more_conditions_than_colours_are_all_drawn(tmp_path, panel, lines_of_ea
     assert len(labels) == 8 * lines_of_each and all(any(label.startswith(name) for label in labels) for name in names)
 
 
+def test_a_gap_in_another_unit_than_the_first_says_so(tmp_path):
+    """Of MDPs that neither the random policy nor the reference has played."""
+    rows = study(tmp_path / "s", n_train=(20,))
+    told = write_report(tmp_path / "s", tmp_path / "s" / "report.html")
+    assert not any("units of return" in line for line in told["lines"])
+    mine = [r for r in rows if r["policy"] == "agent"]
+    own = [r | {"condition": "own", "context": f"own-{r['context']}", "return": 9 + r["return"]} for r in mine]
+    also = [r | {"condition": "also"} for r in mine]
+    (tmp_path / "s" / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (*rows, *own, *also)))
+    told = write_report(tmp_path / "s", tmp_path / "s" / "report.html")
+    lines, page = told["lines"], (tmp_path / "s" / "report.html").read_text()
+    assert told["headline"].condition in ("", "also") and all(len(line) <= 80 for line in lines)
+    starred = [line.split()[0] for line in lines if "]*" in line]
+    assert starred == ["own"] and lines.count("  * in units of return") == 1
+    cells = dict(
+        re.findall(r"<tr><td>([^<]*)20 training MDPs</td><td>[^<]*</td><td[^>]*>[^<]*</td>(<td.*?</td>)", page)
+    )
+    assert {name for name, cell in cells.items() if ", in units of return</td>" in cell} == {"own, "} and len(
+        cells
+    ) == 3
+
+
 def stressed(folder, changes):
     """Axes with the panel of a stress test that tried these ``changes``."""
     rows = study(folder, n_train=(20,))

@@ -71,6 +71,11 @@ class GapGroup:
     n_train: int | None = None
     robustness: bool = False
 
+    @property
+    def unit(self) -> str:
+        """What its gap is measured in, in words."""
+        return "in units of return" if self.in_return else "normalised"
+
 
 def judge(
     rows: Sequence[Row],
