@@ -57,6 +57,15 @@ def test_short_episodes_do_not_count_more_than_long_ones(tmp_path):
     assert result["return_ci95"] == pytest.approx(stats.t.interval(0.95, 31, 50.5, std / 32**0.5))
 
 
+def test_what_an_environment_prints_is_no_part_of_the_json(tmp_path, capsys):
+    make_run(tmp_path / "run", "env.id=helper_envs:Chatty-v0")
+    capsys.readouterr()
+    assert cli.main(["eval", str(tmp_path / "run"), "episodes=2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["episodes"] == 2, out[:300]
+    assert "a simulator that says much" in err
+
+
 def test_one_episode_has_no_interval_and_a_cut_episode_is_told(tmp_path, capsys):
     run, _ = make_run(tmp_path / "run", "env.id=helper_envs:TwoLengths-v0")
     assert evaluate.evaluate_run(run, episodes=1)["return_ci95"] == [None, None]

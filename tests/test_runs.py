@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gala.commands.plot import FIGURES
 from gala.config.parse import load_config
 from gala.config.schema import Config, LogConfig
 from gala.files.whole import write_atomically
@@ -239,6 +240,8 @@ def test_overwrite_deletes_only_what_a_run_of_ours_has_and_follows_no_link(tmp_p
     (run.path / "learner0").symlink_to(tmp_path / "elsewhere")
     (run.path / ".DS_Store").write_text("x")
     (run.path / "diagnose").mkdir()  # of `gala diagnose`
+    for figure in FIGURES:  # of `gala plot`
+        (run.path / f"{figure}.png").touch()
     again = RunDir.create(run.config, [], overwrite=True)
     assert again.checkpoints.names() == [] and (tmp_path / "elsewhere/kept").exists()
     assert not (run.path / "learner0").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -75,16 +76,17 @@ def main(argv: Sequence[str]) -> int:
     run_dir, problems = with_episode_limit(run_dir, options.env.max_episode_steps), []
     results: dict[str, dict[str, Any]] = {}
     for mode in ("greedy", "sampled") if options.mode == "both" else (options.mode,):
-        result = evaluate_run(
-            run_dir,
-            checkpoint=options.checkpoint,
-            learner=learner,
-            episodes=options.episodes,
-            mode=mode,
-            seed=options.seed,
-            device=options.device,
-            video=Path(options.video) if options.video and not results else None,
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # what an environment prints is no part of the answer
+            result = evaluate_run(
+                run_dir,
+                checkpoint=options.checkpoint,
+                learner=learner,
+                episodes=options.episodes,
+                mode=mode,
+                seed=options.seed,
+                device=options.device,
+                video=Path(options.video) if options.video and not results else None,
+            )
         problems.append(result.pop("video_problem", ""))
         results[mode] = result
     trouble = _keep(run_dir, options, results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,5 +100,5 @@ def _gone(run_dir: RunDir, panel: Panel, any_yet: bool) -> int:
     panel.close()
     records = "" if any_yet else " and no records"
     panel.message(f"{run_dir.path}: its process is gone, and has left no summary{records}: it was killed")
-    panel.message(f"go on       gala resume {run_dir.path}")
+    panel.message(f"go on       gala resume {shlex.quote(str(run_dir.path))}")
     return EXIT_GONE

@@ -13,7 +13,7 @@ from gala.runs.lock import LOCK
 _OURS = re.compile(
     r"config\.yaml|command\.txt|versions\.json|metrics\.jsonl|summary\.json|wanted_learners|checkpoints|diagnose|gossip|learner\d+"
     r"|evaluations\.jsonl|report\.html|films|wandb"
-    rf"|events\.out\.tfevents\..*|(returns|epsilon-ball)\.(png|svg)|{re.escape(LOCK)}|.*\.tmp"
+    rf"|events\.out\.tfevents\..*|(returns|epsilon-ball|sharpness|noise-scale)\.(png|svg)|{re.escape(LOCK)}|.*\.tmp"
 )
 _BEGUN = re.compile(r"command\.txt|versions\.json|.*\.tmp")
 """What a run directory may hold before its config.yaml."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from typing import Any
@@ -81,7 +82,8 @@ def run_training(
                 lambda: _train_and_close(run, resume_from, saved), lambda: run.end_request.signal
             )
     except RunFailed as failure:
-        kept = f"\nThe last checkpoint is kept: gala resume {run_dir.path}" if run_dir.checkpoints.names() else ""
+        resume = f"gala resume {shlex.quote(str(run_dir.path))}"
+        kept = f"\nThe last checkpoint is kept: {resume}" * bool(run_dir.checkpoints.names())
         raise RunFailed(f"{failure}{kept}") from None
     finally:
         is_finished = summary.get("status") == "finished"
