@@ -68,7 +68,7 @@ def main() -> None:
             lines.append(json.dumps({"benchmark": "variants", **row, "machine": machine_facts()}))
             print(
                 f"{task:<20} {name:<14} {ratio.median:5.2f} [{ratio.low:.2f}, {ratio.high:.2f}] x {BASE[name]:<8}"
-                f"{'' if name == BASE[name] else verdict(ratio)}"
+                f"{'' if name == BASE[name] else verdict(ratio, options.rounds)}"
             )
         RESULTS.write_text("\n".join(lines) + "\n")
 

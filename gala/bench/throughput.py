@@ -176,5 +176,7 @@ def _compare(rows: list[dict[str, Any]], blocks: dict[str, list[Block]]) -> None
         ratio = paired_ratio(rates[row["name"]], rates[base])
         row |= {"base": base, "ratio": ratio.median, "ratio_interval": [ratio.low, ratio.high]}
         row["against"] = {
-            other: verdict(paired_ratio(rates[row["name"]], rates[other])) for other in rates if other != row["name"]
+            other: verdict(paired_ratio(rates[row["name"]], rates[other]), len(rates[other]))
+            for other in rates
+            if other != row["name"]
         }

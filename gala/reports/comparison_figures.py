@@ -18,6 +18,8 @@ RETURN = "return, last 100 episodes"
 _LONG_NAME = 40
 """Characters of a line's name, of which twice as many are as wide as a figure."""
 _LINE_INCHES = 0.16
+_ROW_NAME = 24
+"""Characters of a line of a row's name, which are as wide as a third of a figure."""
 
 
 def by_group(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -58,6 +60,17 @@ def _name_lines(axes: Any) -> None:
     names = [textwrap.fill(name, 2 * _LONG_NAME, break_on_hyphens=False) for name in names]
     axes.figure.set_figheight(axes.figure.get_figheight() + _LINE_INCHES * "\n".join(names).count("\n") + _LINE_INCHES)
     axes.legend(lines, names, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+
+
+def _name_rows(axes: Any, names: Sequence[str]) -> None:
+    """Names of rows from the top down, on several lines where they are long, in a figure that is high enough."""
+    told = [textwrap.fill(name, _ROW_NAME, break_on_hyphens=False) for name in names]
+    most = max((name.count("\n") + 1 for name in told), default=1)
+    around = 1.2  # inches of title and of the horizontal axis
+    higher = around + len(told) * (most + 0.5) * _LINE_INCHES
+    axes.figure.set_figheight(max(axes.figure.get_figheight(), higher))
+    axes.set_yticks(range(len(told)), told, fontsize=8 if most > 1 else None)
+    axes.set_ylim(len(told) - 0.5, -0.5)
 
 
 def draw(rows: Sequence[Row], analysis: Mapping[str, Any], folder: Path) -> list[tuple[Path, str]]:
@@ -101,8 +114,7 @@ def _intervals(axes: Any, analysis: Mapping[str, Any]) -> None:
         if math.isfinite(low) and math.isfinite(high):
             axes.plot([low, high], [i, i], color=color, lw=7, alpha=0.35, solid_capstyle="butt")
         axes.plot(middle, i, "o", color=color, ms=6)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    _name_rows(axes, names)
     _threshold(axes, analysis, vertical=True)
     axes.set(xlabel=f"return, {analysis['mode']} actions", title=f"{analysis['task']}: score")
 
@@ -124,6 +136,6 @@ def _improvements(axes: Any, analysis: Mapping[str, Any]) -> None:
         axes.plot([low, high], [i, i], color=colors[name], lw=7, alpha=0.35, solid_capstyle="butt")
         axes.plot(middle, i, "o", color=colors[name], ms=6)
     axes.axvline(0.5, color="black", lw=0.8, ls=":")
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set(xlim=(-0.02, 1.02), xlabel=f"P(score > {analysis['baseline']})", title="Probability of improvement")
+    _name_rows(axes, names)
+    label = textwrap.fill(f"P(score > {analysis['baseline']})", _LONG_NAME, break_on_hyphens=False)
+    axes.set(xlim=(-0.02, 1.02), xlabel=label, title="Probability of improvement")

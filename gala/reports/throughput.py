@@ -18,11 +18,13 @@ from gala.reports.page import items, picture, table
 from gala.reports.page import page as one_page
 
 Record = dict[str, Any]
+FEWEST_ROUNDS = 6
+"""As many as a ranking needs (``gala.bench.ratios``): of fewer an interval is the range."""
 NOT_MEASURABLE = "not measurable here"
 HEADER = ("variant", "steps/s", "against", "roof", "cpu", "GiB", "age", "J/Mframe")
 STAGES = {"simulate": BLUE, "act": ORANGE, "learn": "#55a868", "gossip": "#c44e52", "other": GREY}
 _CAPTIONS = {
-    "rates": "env_steps/s with their 95 % interval, against the number of learners.",
+    "rates": "env_steps/s with their interval, against the number of learners.",
     "shares": "What a learner's time goes into.",
     "power": "env_steps/s against the machine's power.",
 }
@@ -78,20 +80,25 @@ def notes(record: Record) -> list[str]:
     """What the table says, in sentences."""
     roof, rows, plan = record["roofline"], record["rows"], record["plan"]
     parts = ", ".join(f"{part} {1e6 * s:,.0f}" for part, s in roof["core_s_per_env_step"].items())
-    groups = ranking(rows)
-    order = " > ".join(" = ".join(group) for group in groups)
     best = max(rows, key=lambda row: row["env_steps_per_s"])
+    few = plan["rounds"] < FEWEST_ROUNDS
     disturbed = record.get("disturbance", {}).get("warnings", ())
     return [
         *([f"The machine was busy: {'; '.join(disturbed)}. Measure again on an idle one."] if disturbed else ()),
         f"{record['envs']} simulators in all, {record['cores']} cores; medians of {plan['rounds']} rounds of "
-        f"{plan['block_s']:g} s each, in turns; ratios are paired by round, with their 95% interval.",
-        f"Fast to slow: {order}"
-        + (" (=: of these, not all can be told apart)." if any(len(g) > 1 for g in groups) else "."),
+        f"{plan['block_s']:g} s each, in turns; ratios are paired by round, with their "
+        + ("range." if few else "95% interval."),
+        _order(rows) if not few else f"Nothing is ranked: a 95% interval needs {FEWEST_ROUNDS} rounds or more.",
         f"Roofline: {roof['env_steps_per_s']:,.0f} env_steps/s; core-microseconds per env_step: {parts}.",
         *(f"{row['name']}: {_loss(row)}." for row in [best]),
         f"Energy: {'counters of this machine' if _has_energy(record) else NOT_MEASURABLE}.",
     ]
+
+
+def _order(rows: Sequence[Record]) -> str:
+    groups = ranking(rows)
+    told = " (=: of these, not all can be told apart)" if any(len(group) > 1 for group in groups) else ""
+    return f"Fast to slow: {' > '.join(' = '.join(group) for group in groups)}{told}."
 
 
 def _has_energy(record: Record) -> bool:

@@ -1,5 +1,6 @@
 """Ratios, rankings, losses and counters: what a report claims, against closed forms."""
 
+import math
 import os
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from scipy import stats
 
 from gala.bench.busy import Taken, disturbance, taken
 from gala.bench.energy import _cpu_counters, joules
-from gala.bench.ratios import Interval, median_interval, paired_ratio, verdict
+from gala.bench.ratios import FEWEST_ROUNDS, Interval, median_interval, paired_ratio, verdict
 from gala.bench.roofline import Ceiling, average, settings
 from gala.bench.throughput import losses, variants
 from gala.config.parse import parse_config
+from gala.reports import throughput as page
 from gala.reports.throughput import notes, ranking
 
 
@@ -33,9 +35,25 @@ def test_a_machine_that_wanders_does_not_hide_a_difference_that_every_round_show
     speed = rng.uniform(0.5, 2.0, size=9)  # of the machine, round by round
     a, b = 110 * speed, 100 * speed
     assert paired_ratio(a, b) == pytest.approx((1.1, 1.1, 1.1))
-    assert verdict(paired_ratio(a, b)) == "faster" and verdict(paired_ratio(b, a)) == "slower"
+    assert verdict(paired_ratio(a, b), 9) == "faster" and verdict(paired_ratio(b, a), 9) == "slower"
     noise = rng.permutation([0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.0, 0.97])
-    assert verdict(paired_ratio(b * noise, b)) == "undecided"
+    assert verdict(paired_ratio(b * noise, b), 9) == "undecided"
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5, 6])
+def test_too_few_rounds_decide_nothing_and_rank_nothing(rounds):
+    """Of two equal variants one is ahead in all of five rounds in 6% of cases, and in one round always."""
+    assert verdict(paired_ratio([2.0] * rounds, [1.0] * rounds), rounds) == ("faster" if rounds == 6 else "undecided")
+    assert page.FEWEST_ROUNDS == FEWEST_ROUNDS == 1 + math.floor(math.log2(2 / 0.05))
+    row = {"losses": {}, "joules_per_million_frames": None, "roofline_fraction": 0.5}
+    row |= {"roofline_fraction_interval": [0.4, 0.6]}
+    rows = [row | {"name": "a2c", "env_steps_per_s": 2.0, "against": {"gala": "faster"}}]
+    rows += [row | {"name": "gala", "env_steps_per_s": 1.0, "against": {"a2c": "slower"}}]  # as old records say
+    roof = {"env_steps_per_s": 4.0, "core_s_per_env_step": {"simulate": 1e-3}}
+    record = {"roofline": roof, "rows": rows, "plan": {"rounds": rounds, "block_s": 1.0}, "envs": 4, "cores": 2}
+    told = " ".join(notes(record))
+    few = "with their range. Nothing is ranked: a 95% interval needs 6 rounds or more."
+    assert (few if rounds < 6 else "with their 95% interval. Fast to slow: a2c > gala.") in told
 
 
 def test_no_order_is_claimed_where_intervals_overlap():

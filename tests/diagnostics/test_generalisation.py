@@ -271,6 +271,27 @@ def test_runs_with_training_sets_of_their_own_are_judged_as_nested():
     assert together.design == "one training set for all runs"
 
 
+@pytest.mark.parametrize("name, told", [("val", "validation"), ("extrap", "extrapolation")])
+def test_runs_may_have_validation_sets_of_their_own_and_of_any_size_but_share_no_part_of_them(name, told):
+    played = own_sets(lambda name, k, run: float(k % 3 + run))
+    mine = [r for r in played if r["set"] == "train"]
+
+    def others(kept, rename):
+        return [r | {"set": name, "context": rename(r)} for r in mine if kept(r, int(r["context"][-1]))]
+
+    own = others(lambda r, k: k >= r["run"], lambda r: f"{name}{r['run']}-{r['context'][-1]}")
+    found = judge([*played, *own])["headline"]
+    scores = [[float(k % 3 + run) for k in range(run, 5)] for run in range(4)]
+    assert found.sets[name]["mean"] == pytest.approx(st.mean_interval(scores, nested=True))
+    assert found.sets[name]["contexts"] == 5 + 4 + 3 + 2 and found.judged == judge(played)["headline"].judged
+    same = others(lambda r, k: True, lambda r: f"{name}{r['context'][-1]}")
+    crossed = [[float(k % 3 + run) for k in range(5)] for run in range(4)]
+    within = np.clip(st.mean_interval(crossed), 0.0, 5.0)  # no mean is outside of all returns
+    assert judge([*played, *same])["headline"].sets[name]["mean"] == pytest.approx(within)
+    with pytest.raises(ValueError, match=f"^run 1 lacks the {told} context {name}0 of run 0, with which it shares"):
+        judge([*played, *others(lambda r, k: k >= r["run"], lambda r: f"{name}{r['context'][-1]}")])
+
+
 def test_a_rate_of_success_counts_mdps_and_not_episodes():
     """300 episodes of 60 MDPs, by five runs: no more certain than 60 trials."""
     played = rows(lambda name, k, run: 1.0)

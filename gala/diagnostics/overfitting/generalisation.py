@@ -162,7 +162,7 @@ def _group(
     adjusted = _divided(st.gap_interval(own_train, own_test, nested=nested), scale) if known else None
     judged = adjusted or _divided(raw, scale)
     reached = np.array([r["return"] for r in (*agents, *others)])
-    table = {n: _summary(n, x, agents, (random, reference), nested and n == "train") for n, x in by_set.items()}
+    table = {n: _summary(n, x, agents, (random, reference)) for n, x in by_set.items()}
     for summary in table.values():
         summary["mean"] = _inside(summary["mean"], reached.min(), reached.max())
     train_mean = table["train"]["mean"].estimate
@@ -241,16 +241,14 @@ def _inside(interval: st.Interval, low: float, high: float) -> st.Interval:
     return st.Interval(max(interval.low, float(low)), interval.estimate, min(interval.high, float(high)))
 
 
-def _summary(
-    name: str, by_run: Scores, agents: Sequence[Row], baselines: tuple[Mapping, Mapping], nested: bool
-) -> dict[str, Any]:
+def _summary(name: str, by_run: Scores, agents: Sequence[Row], baselines: tuple[Mapping, Mapping]) -> dict[str, Any]:
     every = flat(by_run)
     wins = [r["success"] for r in agents if r["set"] == name and r["success"] is not None]
     ids = contexts_of(by_run)
     return {
         "contexts": len(ids),
         "episodes": sum(r["set"] == name for r in agents),
-        "mean": st.mean_interval(rows_of(by_run), nested=nested),
+        "mean": st.mean_interval(rows_of(by_run), nested=is_nested(by_run, name)),
         "iqm": st.iqm(every),
         "worst": st.cvar([np.mean([by[c] for by in by_run.values() if c in by]) for c in ids]),
         # Episodes of one MDP, and runs on it, are no independent trials: as many as there are MDPs.

@@ -32,24 +32,28 @@ def check_tables(train: Scores, test: Scores) -> None:
         raise ValueError("the runs were tested on different contexts; a gap needs one test set for all of them")
 
 
-def is_nested(train: Scores) -> bool:
-    """Whether each run has training contexts of its own; False: all have the same.
+_IN_WORDS = {"train": "training", "val": "validation", "extrap": "extrapolation"}
+
+
+def is_nested(by_run: Scores, name: str = "train") -> bool:
+    """Whether each run has contexts of its own in the set of this ``name``; False: all have the same.
 
     Raises:
         ValueError: neither. The runs that share some would count as independent draws of them, and noise as a gap.
     """
-    sets = {frozenset(by) for by in train.values()}
+    sets = {frozenset(by) for by in by_run.values()}
     if len(sets) == 1:
         return False
-    if len(sets) == len(train) and sum(map(len, sets)) == len(frozenset().union(*sets)):
+    if len(sets) == len(by_run) and sum(map(len, sets)) == len(frozenset().union(*sets)):
         return True
-    own = {run: set(by) for run, by in train.items()}
+    own = {run: set(by) for run, by in by_run.items()}
     lacking = [(a, b) for a in own for b in own if own[a] & own[b] and own[b] - own[a]]
-    told = "some runs share their training contexts, and others have their own"
+    of_set = _IN_WORDS.get(name, name)
+    told = f"some runs share their {of_set} contexts, and others have their own"
     if lacking:
         a, b = lacking[0]
-        told = f"run {a} lacks the training context {min(own[b] - own[a])} of run {b}, with which it shares others"
-    raise ValueError(f"{told}; give all runs the same training contexts, or each run contexts of its own")
+        told = f"run {a} lacks the {of_set} context {min(own[b] - own[a])} of run {b}, with which it shares others"
+    raise ValueError(f"{told}; give all runs the same {of_set} contexts, or each run contexts of its own")
 
 
 def copies(train: Scores, test: Scores, best: Mapping[str, float]) -> list[str]:
