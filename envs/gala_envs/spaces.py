@@ -68,15 +68,16 @@ def _vector(space: gym.Space, name: str, key: str = "") -> _Vector:
         return _joined(space, name, key)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         sizes, start = np.ravel(getattr(space, "nvec", space.n if hasattr(space, "n") else 0)), np.ravel(space.start)
-        codes = [np.eye(n, dtype=np.float32) for n in sizes]
-        width = int(sizes.sum())
+        width, first = int(sizes.sum()), np.cumsum(sizes) - sizes
 
         def one_hot(obs: Any) -> Array:
             places = np.asarray(obs).reshape(-1, len(sizes)) - start
             if len(outside := np.argwhere((places < 0) | (places >= sizes))):
                 row = int(outside[0][0])
                 raise EnvError(f"{name}, row {row}: the observation {(places + start)[row].tolist()} is not in {space}")
-            return np.concatenate([code[column] for code, column in zip(codes, places.T, strict=True)], 1)
+            codes = np.zeros((len(places), width), np.float32)
+            codes[np.arange(len(places))[:, None], first + places] = 1.0
+            return codes
 
         return _Vector(np.zeros(width, np.float32), np.ones(width, np.float32), one_hot, (Part(key, 0, (width,)),))
     if isinstance(space, gym.spaces.MultiBinary):

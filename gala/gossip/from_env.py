@@ -128,6 +128,9 @@ def _start_equal(averager: GossipAverager, box: Mailbox, store: Any, timeout_s: 
         box.put(rank + 1, averager.flat, 1.0, 0, replace=True)  # a copy, which carries no mass
     store.set(f"equal/{rank}", "")
     store.wait([f"equal/{last}"])
+    store.set(f"through/{rank}", "")
+    if rank == 0:  # which may be the one that serves the store, as long as it holds it
+        store.wait([f"through/{other}" for other in range(last + 1)])
 
 
 def _read_env(transport: Transport) -> _Place:

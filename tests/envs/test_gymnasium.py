@@ -204,6 +204,13 @@ def test_a_space_without_a_number_is_refused_by_name(empty):
         action_adapter(empty, "rooms")
 
 
+def test_a_space_of_many_values_takes_memory_for_the_batch_alone():
+    space, convert = observation_adapter(gym.spaces.Discrete(1_000_000, start=5), "x")  # its square would be 4 TB
+    codes = convert(np.array([5, 1_000_004, 17]))
+    assert space.shape == (1_000_000,) and codes.shape == (3, 1_000_000) and codes.dtype == np.float32
+    assert codes.argmax(1).tolist() == [0, 999_999, 12] and codes.sum() == 3.0
+
+
 def test_unsupported_spaces_name_the_way_out():
     with pytest.raises(ValueError, match="Text observations are not supported; wrap the environment"):
         of_spaces(gym.spaces.Dict(a=gym.spaces.Text(3)))

@@ -48,6 +48,25 @@ def test_it_shares_the_store_of_a_process_group_where_no_agent_serves_one(tmp_pa
     assert re.findall(r"\w*equal", said) == ["equal"] * 4
 
 
+def test_the_first_rank_serves_the_store_until_the_last_one_is_through(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gc, os, sys, time, torch, torch.distributed as dist\n"
+        "from gala.gossip.from_env import init_from_env\n"
+        f"os.environ.update(RANK=sys.argv[1], WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', "
+        f"MASTER_PORT='{free_port()}')\n"
+        "wait = dist.PrefixStore.wait\n"
+        "def late(self, keys, *rest):\n"
+        "    time.sleep(2.0 * (keys == ['equal/1']))\n"
+        "    wait(self, keys, *rest)\n"
+        "if sys.argv[1] == '1':\n    dist.PrefixStore.wait = late\n"
+        "averager = init_from_env(torch.nn.Linear(2, 2))\n"
+        "gc.collect()\ntime.sleep(3.0)\naverager.close()\nprint('through')\n"
+    )
+    said = run(f"python {script} 0", f"python {script} 1")
+    assert said.count("through") == 2
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("transport", ["shared-memory", "tcp"])
 def test_models_that_differ_are_refused(tmp_path, transport):
