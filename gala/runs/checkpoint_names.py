@@ -38,20 +38,25 @@ class CheckpointNames:
             new.symlink_to(Path(".store") / number)
         except OSError:  # a file system without links
             write_atomically(new, number.encode())
-        if path.is_dir() and not path.is_symlink():  # a copy that has followed the links
-            self.drop(name)
+        aside = self._move_aside(path)
         new.rename(path)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def drop(self, name: str) -> None:
         """Forget a name, which must be written."""
         path = self._root / name
+        aside = self._move_aside(path)
+        path.unlink(missing_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _move_aside(self, path: Path) -> Path:
+        """A name that is a folder, of a copy that has followed the links, is out of the way at once; its contents, at
+        the place that is returned, take longer to delete."""
+        aside = self._root / f".{path.name}.old"
         if path.is_dir() and not path.is_symlink():
-            old = self._root / f".{name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            path.unlink()
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+        return aside
 
     def write_lost(self) -> None:
         """Before anything changes: what has no name then is deleted."""
