@@ -125,7 +125,7 @@ def test_the_spread_is_told_as_a_share_of_the_mean_of_the_parameters():
     telemetry = Telemetry(2, 1)
     assert "gossip/relative_spread" not in telemetry.record(board, [0, 1])  # nothing is published: a mean of zero
     for rank, row in enumerate(([3.0, 4.0], [3.0, 2.0])):
-        board.publish_params(rank, np.array(row, np.float32))
+        board.publish_params(rank, np.array(row, np.float32), 1.0)
     record = telemetry.record(board, [0, 1])
     assert record["gossip/relative_spread"] == pytest.approx(1.0 / 18**0.5)  # 1 from (3, 3) each
     board.close()

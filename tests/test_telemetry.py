@@ -84,8 +84,8 @@ def test_the_record_of_the_run_sums_means_and_finds_extremes(board):
         1, learner_record([], **{"gossip/weight": 1.75, "losses/entropy": 0.4, "gossip/message_age_max": 7.0})
     )
     board.progress[:, ENV_STEPS], board.progress[:, UPDATES] = (900, 500), (9, 5)
-    board.publish_params(0, np.array([1.0, 2.0, 3.0], np.float32))
-    board.publish_params(1, np.array([3.0, 2.0, -1.0], np.float32))
+    board.publish_params(0, np.array([1.0, 2.0, 3.0], np.float32), 1.0)
+    board.publish_params(1, np.array([3.0, 2.0, -1.0], np.float32), 1.0)
     before = time.monotonic()
     r = telemetry.record(board, range(board.handle.num_learners))
     slow, fast = 400 / (before - telemetry.started), 400 / (before - telemetry.started + 1.0)
@@ -149,14 +149,14 @@ def test_bound_and_distance_are_of_the_same_published_parameters(board):
     telemetry = Telemetry(2, 4)
     start = np.zeros(3, np.float32)
     for rank, row in enumerate(([3.0, 0, 0], [0, 4.0, 0])):
-        number = board.publish_params(rank, np.array(row, np.float32))
+        number = board.publish_params(rank, np.array(row, np.float32), 1.0)
         norm = float(np.linalg.norm(row - start))
         log = [("update", rank, rank, norm, 1, 1, 0), ("mark", rank, rank, 0.0, number, 1, 0)]
         telemetry.add(rank, learner_record([], events=log))
     r = telemetry.record(board, [0, 1])
     assert r["gossip/consensus_distance"] == pytest.approx(2.5)  # both are ||(3, -4)|| / 2 from their mean
     assert r["gossip/epsilon_bound"] == pytest.approx((3 + 4) / 2) and r["epsilon_marks"] == (1, 1)
-    number = board.publish_params(1, np.array([9.0, 9, 9], np.float32))
+    number = board.publish_params(1, np.array([9.0, 9, 9], np.float32), 1.0)
     assert telemetry.record(board, [0, 1])["gossip/consensus_distance"] == r["gossip/consensus_distance"]
     telemetry.add(1, learner_record([], events=[("update", 1, 1, 20.0, 2, 1, 0), ("mark", 1, 1, 0.0, number, 1, 0)]))
     later = telemetry.record(board, [0, 1])

@@ -75,10 +75,10 @@ class LearnerBoard:
         self.beats = member.mirror.beats
         self.total_env_steps, self.read_moments = member.mirror.total_env_steps, member.mirror.read_moments
 
-    def publish_params(self, rank: int, flat: NDArray) -> int:
-        """Returns which publication of this life it was, from 1 on."""
+    def publish_params(self, rank: int, flat: NDArray, stamp: float) -> int:
+        """See ``BoardForLearner``; numbers count from 1 on in each life."""
         self._publications += 1
-        self._member.publish_params(flat, self._publications)
+        self._member.publish_params(flat, self._publications, stamp)
         return self._publications
 
     def publish_moments(self, rank: int, moments: NDArray) -> None:

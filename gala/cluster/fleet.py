@@ -16,11 +16,12 @@ from ray.exceptions import ActorUnavailableError, RayError
 
 from gala.cluster.actor import LearnerActor, MailboxHandle, SavedPart
 from gala.cluster.hub import Rows
-from gala.cluster.member import HUB_TIMEOUT_S
 from gala.cluster.mirror import Mirror
+from gala.cluster.patience import answer_of
 from gala.cluster.placement import Share
 from gala.cluster.rayctl import actor
 from gala.config import derived
+from gala.gossip.awake_clock import AwakeClock
 from gala.processes.fleet import Event
 from gala.runs.checkpoints import pack
 from gala.runs.run_dir import RunDir
@@ -44,7 +45,7 @@ class ParentBoard:
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
-        self.mirror = Mirror(ray.get(hub.rows.remote(), timeout=HUB_TIMEOUT_S))
+        self.mirror = Mirror(answer_of(hub.rows.remote()))
         self.progress, self.control = self.mirror.progress, self.mirror.control
         self.beats = self.mirror.beats
         self.total_env_steps, self.read_moments = self.mirror.total_env_steps, self.mirror.read_moments
@@ -53,16 +54,18 @@ class ParentBoard:
         """Rows of a saved board, which may have had fewer; raises ValueError if it had more."""
         if len(progress) > len(self.progress):
             raise ValueError(f"{len(progress)} learners were saved, and there is room for {len(self.progress)}")
-        ray.get(self._hub.restore.remote(np.array(progress), np.array(moments)), timeout=HUB_TIMEOUT_S)
-        self.mirror.apply(ray.get(self._hub.rows.remote(), timeout=HUB_TIMEOUT_S))
+        answer_of(self._hub.restore.remote(np.array(progress), np.array(moments)))
+        self.mirror.apply(answer_of(self._hub.rows.remote()))
 
-    def read_params(self, ranks: Sequence[int]) -> NDArray:
-        """A copy [len(ranks), d] of the newest snapshot of each; zeros where none was published."""
-        return ray.get(self._hub.params.remote(list(ranks)), timeout=HUB_TIMEOUT_S).copy()
+    def read_params(self, ranks: Sequence[int]) -> tuple[NDArray, NDArray]:
+        """Copies [k, d] of snapshots of one moment, as nearly as there are any, and the stamps [k] of each; zeros where
+        none was published."""
+        rows, stamps = answer_of(self._hub.params.remote(list(ranks)))
+        return rows.copy(), stamps
 
     def read_publication(self, rank: int) -> tuple[NDArray, int]:
         """The newest parameters [d] of a rank, and their number; 0 before the first."""
-        params, number = ray.get(self._hub.publication.remote(rank), timeout=HUB_TIMEOUT_S)
+        params, number = answer_of(self._hub.publication.remote(rank))
         return params.copy(), int(number)
 
     def close(self) -> None:
@@ -110,8 +113,8 @@ class ParentMailboxes:
 
     def _ask(self, change: str, *args: Any) -> Any:
         """What the hub says to a change; it is seen here at once, and not with the next poll."""
-        answer = ray.get(getattr(self._hub, change).remote(*args), timeout=HUB_TIMEOUT_S)
-        self._mirror.apply(ray.get(self._hub.rows.remote(), timeout=HUB_TIMEOUT_S))
+        answer = answer_of(getattr(self._hub, change).remote(*args))
+        self._mirror.apply(answer_of(self._hub.rows.remote()))
         return answer
 
 
@@ -127,6 +130,7 @@ class RayFleet:
         self._start_by: dict[int, float] = {}
         self._unsaved: dict[int, str] = {}
         self._epoch = 0
+        self._clock = AwakeClock()
 
     def spawn(self, spec: LearnerSpec) -> None:
         self._epoch += 1
@@ -137,7 +141,7 @@ class RayFleet:
         spec = dataclasses.replace(spec, config=derived.with_threads(spec.config, self._share.threads))
         options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "scheduling_strategy": "SPREAD"}
         learner = self._class.options(**options).remote(spec, self._hub, self._epoch, saved)
-        ray.get(self._hub.enlist.remote(rank, self._epoch, [learner]), timeout=HUB_TIMEOUT_S)
+        answer_of(self._hub.enlist.remote(rank, self._epoch, [learner]))
         self._actors[rank], self._lives[rank] = learner, learner.run.remote()
         self._start_by[rank] = time.monotonic() + START_TIMEOUT_S
 
@@ -173,7 +177,7 @@ class RayFleet:
         lives = list(self._lives.values())
         ended = ray.wait(lives, num_returns=len(lives), timeout=0)[0] if lives else []
         try:
-            said, rows = ray.get(self._hub.poll.remote(self._board.control), timeout=HUB_TIMEOUT_S)
+            said, rows = answer_of(self._hub.poll.remote(self._board.control))
         except RayError:
             return [
                 Event(rank, "died", "was lost with the Ray cluster") for rank in list(self._lives) if self._end(rank)
@@ -201,7 +205,9 @@ class RayFleet:
         now = time.monotonic()
         for rank in [rank for rank in self._start_by if rows.unseen_s[rank] >= 0]:
             del self._start_by[rank]
-        lost = [rank for rank in self._lives if rows.unseen_s[rank] > LOST_AFTER_S]
+        self._clock.look(now)
+        awake = self._clock.since_gap_s > LOST_AFTER_S  # else nobody could visit: the whole job was suspended
+        lost = [rank for rank in self._lives if awake and rows.unseen_s[rank] > LOST_AFTER_S]
         silent = f"was lost: it gave no sign of life for {LOST_AFTER_S:g} s"
         gone = [Event(rank, "died", silent) for rank in lost if self._end(rank)]
         late = [rank for rank, start_by in self._start_by.items() if now > start_by]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala.gossip.transport.roster import ABSENT, Table
-from gala.training.board import UPDATES
+from gala.training.board import UPDATES, slots_of_one_moment
 
 
 class Row(NamedTuple):
@@ -61,7 +61,7 @@ class Hub:
         self._progress, self._beats = np.zeros((places, 2), np.int64), np.zeros((places, 2), np.int64)
         self._sent_updates = np.zeros(places, np.int64)
         self._moments = np.zeros((places, num_moments))
-        self._params = np.zeros((places, num_params), np.float32)
+        self._params, self._stamps = np.zeros((places, 2, num_params), np.float32), np.zeros((places, 2))
         self._control = np.zeros(2, np.int64)
         self._table = Table.local(places)
         self._table.state[present:], self._table.weight[present:] = ABSENT, 0.0
@@ -126,18 +126,22 @@ class Hub:
         self._fingerprints[rank] = fingerprint
         return self._fingerprints
 
-    def publish_params(self, rank: int, epoch: int, flat: NDArray, number: int) -> None:
-        """``number`` says which publication of this life it is, from 1 on."""
+    def publish_params(self, rank: int, epoch: int, flat: NDArray, number: int, stamp: float) -> None:
+        """``flat`` [d] as of ``stamp``; ``number`` says which publication of this life it is, from 1 on."""
         if epoch == self._epochs[rank]:
-            self._params[rank], self._publications[rank] = flat, number
+            slot = number % self._stamps.shape[1]
+            self._params[rank, slot], self._stamps[rank, slot] = flat, stamp
+            self._publications[rank] = number
 
     def publication(self, rank: int) -> tuple[NDArray, int]:
         """The newest parameters [d] of ``rank``, and their number; 0 before the first."""
-        return self._params[rank], self._publications[rank]
+        number = self._publications[rank]
+        return self._params[rank, number % self._stamps.shape[1]], number
 
-    def params(self, ranks: list[int]) -> NDArray:
-        """[len(ranks), d], the newest of each."""
-        return self._params[ranks]
+    def params(self, ranks: list[int]) -> tuple[NDArray, NDArray]:
+        """Parameters [len(ranks), d] of one moment, as nearly as there are any, and the stamps of each."""
+        chosen = ranks, slots_of_one_moment(self._stamps[ranks])
+        return self._params[chosen], self._stamps[chosen]
 
     def poll(self, control: NDArray) -> tuple[list[tuple[int, str, Any]], Rows]:
         """For the parent: what was said since its last call, and rows at least as new."""

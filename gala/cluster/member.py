@@ -12,6 +12,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
 
 from gala.cluster.hub import Row
 from gala.cluster.mirror import Mirror
+from gala.cluster.patience import HUB_TIMEOUT_S, answer_of
 from gala.gossip.message import Message
 from gala.gossip.transport.inbox import Envelope, Inbox
 from gala.gossip.transport.outbox import DeliveryStatus, Outbox
@@ -21,7 +22,6 @@ SYNC_S = 0.05
 """Pause between two visits to the hub: about how old a peer's progress, state and moments are."""
 UNREACHABLE_AFTER_S = 3.0
 """One whose thread has not visited the hub for so long is not waited for with envelopes."""
-HUB_TIMEOUT_S = 60.0
 _REPEATS = 10
 """How often Ray repeats a call to the hub when the connection to it broke; the hub knows repeats by their number."""
 
@@ -72,7 +72,7 @@ class Member:
 
     def start(self) -> None:
         """Get the hub's rows, and keep them fresh from now on."""
-        self.mirror = Mirror(ray.get(self._hub.rows.remote(), timeout=HUB_TIMEOUT_S), self.rank)
+        self.mirror = Mirror(answer_of(self._hub.rows.remote()), self.rank)
         self.sync()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._visit, name="gala link", daemon=True)
@@ -88,13 +88,13 @@ class Member:
         with self._order:
             heard = self._heard
             answer = self._hub.sync.remote(self.rank, self.epoch, self._row(), heard)
-        rows, commands = ray.get(answer, timeout=HUB_TIMEOUT_S)
+        rows, commands = answer_of(answer)
         with self._hearing:
             for command in commands[self._heard - heard :]:
                 self.commands.put(command)
                 self._heard += 1
         if rows.epochs != self._epochs:
-            self.carrier.learners = ray.get(self._hub.learners.remote(), timeout=HUB_TIMEOUT_S)
+            self.carrier.learners = answer_of(self._hub.learners.remote())
             for rank, (old, new) in enumerate(zip(self._epochs, rows.epochs, strict=False)):
                 if old and old != new:
                     self.outbox.forget(rank)
@@ -134,10 +134,10 @@ class Member:
 
     def agree(self, fingerprint: int) -> list[int]:
         """See ``Hub.agree``. Waits for the hub."""
-        return list(ray.get(self._hub.agree.remote(self.rank, fingerprint), timeout=HUB_TIMEOUT_S))
+        return list(answer_of(self._hub.agree.remote(self.rank, fingerprint)))
 
-    def publish_params(self, flat: NDArray, number: int) -> None:
-        self._hub.publish_params.remote(self.rank, self.epoch, flat, number)
+    def publish_params(self, flat: NDArray, number: int, stamp: float) -> None:
+        self._hub.publish_params.remote(self.rank, self.epoch, flat, number, stamp)
 
     def publish_moments(self, moments: NDArray) -> None:
         self.mirror.moments[self.rank] = self._moments = moments

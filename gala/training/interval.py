@@ -1,7 +1,8 @@
-"""What one learner sums up between two log records."""
+"""When a learner reports, and what it sums up between two reports."""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -9,6 +10,44 @@ import torch
 
 from gala.rl.actor_learner import ActorLearner, UpdateResult
 from gala.rl.returns import explained_variance
+
+
+class LogGrid:
+    """Moments at which a learner publishes its parameters, the same ones for all learners, so that parameters of one
+    moment can be compared: in lock-step every so many updates, a power of two; else when the wall clock, which all
+    machines share, passes a multiple of the interval.
+
+    Args:
+        interval_s: at most so long from one to the next, as far as updates allow.
+        updates: that this learner has done by now.
+    """
+
+    def __init__(self, interval_s: float, lock_step: bool, updates: int) -> None:
+        self._interval_s, self._lock_step = interval_s, lock_step
+        self._period_updates = 1
+        self._last_s, self._last_updates = time.monotonic(), updates
+        self._tick = self._ticks()
+
+    def stamp(self, updates: int) -> float:
+        """The moment of what a learner publishes after so many updates: their number, or the time in seconds."""
+        return float(updates) if self._lock_step else time.time()
+
+    def reached(self, updates: int) -> bool:
+        """Asked after each update: whether to report now."""
+        if not self._lock_step:
+            before, self._tick = self._tick, self._ticks()
+            return before != self._tick
+        passed_s = max(time.monotonic() - self._last_s, 1e-9)
+        fits = 2 ** int(math.log2(max((updates - self._last_updates) * self._interval_s / passed_s, 1.0)))
+        if passed_s > self._interval_s:  # it has become slower
+            self._period_updates = min(self._period_updates, fits)
+        if updates % self._period_updates:
+            return False
+        self._period_updates, self._last_s, self._last_updates = fits, time.monotonic(), updates
+        return True
+
+    def _ticks(self) -> int:
+        return int(time.time() / self._interval_s)
 
 
 class IntervalStats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,7 +36,7 @@ from gala.runs.checkpoints import pack, unpack
 from gala.runs.run_dir import RunDir
 from gala.training.board import UPDATES, Board
 from gala.training.in_progress import InProgress
-from gala.training.interval import IntervalStats
+from gala.training.interval import IntervalStats, LogGrid
 from gala.training.learner_state import LearnerState
 from gala.training.pooling import MomentPool
 from gala.training.protocol import Command, LearnerChannels, LearnerSpec, State
@@ -141,6 +140,7 @@ class LearnerProcess:
             self.in_progress.restore(in_progress)
         else:
             self.in_progress.begin(*derived.seeds(self.config, self.rank, self.env_steps))
+        self.log_grid = LogGrid(self.config.log.interval_s, self.lock_step, self.updates)
         self._publish()
         self.send(("ready", None))
         while self.spec.waits and not self.stopped and (command := self.commands.get()) != "begin":
@@ -158,7 +158,7 @@ class LearnerProcess:
                 self.recorder.pool(pooled)
             self.board.progress[self.rank] = (self.env_steps, self.updates)
             self.interval.add(result)
-            if time.monotonic() - self.interval.started > self.config.log.interval_s:
+            if self.log_grid.reached(self.updates):
                 self._report(lr)
         if self.interval.results:  # an empty record would take the place of the last one, in the closing figures
             self._report(self.learning_rate(self._progress()))
@@ -231,7 +231,8 @@ class LearnerProcess:
             self.averager.rest(resting)
 
     def _publish(self) -> None:
-        number = self.board.publish_params(self.rank, self.flat.detach().cpu().numpy())
+        stamp = self.log_grid.stamp(self.updates)
+        number = self.board.publish_params(self.rank, self.flat.detach().cpu().numpy(), stamp)
         if self.event_log is not None:
             self.event_log.mark(number)
 

@@ -59,8 +59,9 @@ class BoardForLearner(Protocol):
 
     def total_env_steps(self) -> int: ...
 
-    def publish_params(self, rank: int, flat: NDArray) -> int:
-        """Returns which publication it was, from 1 on."""
+    def publish_params(self, rank: int, flat: NDArray, stamp: float) -> int:
+        """``flat`` [d], as of ``stamp``: see ``gala.training.interval.LogGrid``. Returns which publication it was, from
+        1 on."""
         ...
 
     def publish_moments(self, rank: int, moments: NDArray) -> None: ...
@@ -88,8 +89,9 @@ class BoardForRun(Protocol):
         """Rows of a saved board; raises ValueError if there are more than fit."""
         ...
 
-    def read_params(self, ranks: Sequence[int]) -> NDArray:
-        """A copy [len(ranks), d] of the newest snapshot of each; zeros where none was published."""
+    def read_params(self, ranks: Sequence[int]) -> tuple[NDArray, NDArray]:
+        """Copies [k, d] of snapshots of one moment, as nearly as there are any, and the stamps [k] of each; zeros where
+        none was published."""
         ...
 
     def read_publication(self, rank: int) -> tuple[NDArray, int]:

@@ -12,6 +12,7 @@ from gala.build.gossip import make_mailboxes, max_concurrent_learners
 from gala.build.learning import num_moments
 from gala.build.policy import count_parameters
 from gala.build.trust import remember
+from gala.config import derived
 from gala.config.schema import Config
 from gala.config.validate import check_cluster
 from gala.processes.fleet import Fleet, ProcessFleet
@@ -70,7 +71,8 @@ def run_training(
     panel = Panel(config, config.steps, config.log.panel)
     if resume_from:
         board.restore(saved["progress"], saved["moments"])
-    telemetry = Telemetry(max_concurrent_learners(config), spaces.frames_per_step, board.total_env_steps())
+    places, lock_step = max_concurrent_learners(config), derived.is_lock_step(config)
+    telemetry = Telemetry(places, spaces.frames_per_step, board.total_env_steps(), lock_step)
     tracking = Tracking(config.track, run_dir, panel.message)
     run = Run(config, run_dir, board, telemetry, panel, fleet, mailboxes, callbacks)
     filming = Filming(config, run_dir, panel.message)

@@ -31,9 +31,10 @@ STAGES = ("simulate", "act", "learn", "gossip")
 class Telemetry:
     """Keeps the last episodes of each learner, and the rates; makes one record per logging interval."""
 
-    def __init__(self, num_learners: int, frames_per_step: int, start_steps: int = 0) -> None:
+    def __init__(self, num_learners: int, frames_per_step: int, start_steps: int = 0, lock_step: bool = False) -> None:
         self.frames_per_step = frames_per_step
         self.episodes = EpisodeWindows(num_learners)
+        self._lock_step, self._apart = lock_step, dict[str, Any]()
         self.latest: list[dict[str, Any]] = [{} for _ in range(num_learners)]
         self.started = self._last_time = time.monotonic()
         self._last_steps = self.start_steps = start_steps
@@ -161,9 +162,11 @@ class Telemetry:
 
     def _distance(self, board: BoardForRun, ranks: Sequence[int]) -> dict[str, Any]:
         """How far the learners are apart, also as a share of the norm of their mean; with a certificate, that and its
-        bound for the same parameters, which ``epsilon_marks`` names in the event logs of the learners."""
-        params = board.read_params(ranks)
-        told: dict[str, Any] = {"gossip/consensus_distance": rms_consensus_distance(params)}
+        bound for the same parameters, which ``epsilon_marks`` names in the event logs of the learners. In lock-step
+        after the same update, or as it was told last."""
+        params, stamps = board.read_params(ranks)
+        same = not (self._lock_step and np.ptp(stamps))
+        told = {"gossip/consensus_distance": rms_consensus_distance(params)} if same else self._apart
         if self.certificate is not None:
             places = len(board.progress)
             for rank in range(places):
@@ -176,8 +179,9 @@ class Telemetry:
                     "gossip/epsilon_bound": scale * measured.bound,
                     "epsilon_marks": measured.marks,
                 }
-        if (size := float(np.linalg.norm(params.mean(0)))) > 0:
+        if told and (size := float(np.linalg.norm(params.mean(0)))) > 0:
             told["gossip/relative_spread"] = told["gossip/consensus_distance"] / size
+        self._apart = told
         return told
 
     def _means(self) -> tuple[float, float] | None:

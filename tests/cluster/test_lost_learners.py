@@ -40,10 +40,9 @@ def hub(monkeypatch):
     from gala.cluster import rayctl
 
     rayctl.keep_to_loopback()  # before the import of Ray, for those tests of this process that start it
-    from gala.cluster import fleet, member
+    from gala.cluster import member
 
-    for module in (fleet, member):
-        monkeypatch.setattr(module.ray, "get", lambda answer, timeout=0: answer)
+    monkeypatch.setattr(member.ray, "get", lambda answer, timeout=0: answer)
     return Called(Hub(places=3, present=3, num_params=2, num_moments=1))
 
 
@@ -86,8 +85,8 @@ def test_what_arrives_of_a_learner_that_was_declared_lost_counts_for_nothing(hub
     assert not reader.inbox.deliver(envelope(1, 2, 3)) and reader.inbox.deliver(envelope(1, 3, 2))
 
     lost.say("metrics", "of the lost")
-    lost.publish_params(np.full(2, 5.0), 1)
-    assert hub.poll.remote(np.zeros(2, np.int64))[0] == [] and not hub.params.remote([1]).any()
+    lost.publish_params(np.full(2, 5.0), 1, 1.0)
+    assert hub.poll.remote(np.zeros(2, np.int64))[0] == [] and not hub.params.remote([1])[0].any()
 
 
 def test_what_a_learner_said_before_it_was_declared_lost_is_not_heard_after():
@@ -216,6 +215,54 @@ def test_who_has_not_visited_the_hub_for_a_while_is_not_reached(hub, monkeypatch
     assert time.perf_counter() - began < 10.0, "and not for the 20 s that an envelope may take"
 
 
+@ray_only
+def test_nobody_is_lost_who_was_suspended_with_all_the_others(hub, monkeypatch):
+    """A laptop that sleeps, a job that is stopped for a while: the parent wakes up before the learners do."""
+    from gala.cluster import fleet as fleets
+
+    ended, now = [], [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    fleet = fleets.RayFleet(hub, None, None, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(fleet, "_end", lambda rank: ended.append(rank) or "was lost")
+    fleet._lives = dict.fromkeys(range(3))
+    rows = hub.rows.remote()
+
+    def pass_s(seconds: float, unseen_s: list[float]) -> None:
+        for _ in range(int(seconds)):
+            now[0] += 1.0
+            fleet._late(rows._replace(unseen_s=np.array(unseen_s)))
+
+    pass_s(100, [0.1, 0.1, 0.1])
+    now[0] += 600.0
+    fleet._late(rows._replace(unseen_s=np.array([600.0, 600.0, 600.0])))
+    pass_s(2, [601.0, 601.0, 0.1])
+    pass_s(10, [0.1, 602.0, 0.1])
+    assert ended == []
+    pass_s(25, [0.1, 620.0, 0.1])
+    assert set(ended) == {1}, "who does not come back once all are awake"
+
+
+@ray_only
+def test_the_hub_has_its_time_to_answer_whenever_it_is_awake(hub, monkeypatch):
+    from gala.cluster import patience
+
+    now, calls = [0.0], []
+
+    def get(call, timeout):
+        calls.append(timeout)
+        now[0] += 7200.0 if len(calls) == 2 else timeout
+        if call is None or len(calls) < 20:
+            raise patience.GetTimeoutError
+        return call
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(patience.ray, "get", get)
+    assert patience.answer_of("rows") == "rows" and now[0] > 7200.0
+    with pytest.raises(patience.GetTimeoutError):
+        patience.answer_of(None)
+    assert patience.HUB_TIMEOUT_S <= len(calls) - 20 <= patience.HUB_TIMEOUT_S + 2
+
+
 def test_whoever_was_lost_is_told_and_not_the_error_that_its_peers_had(monkeypatch):
     from gala.config.schema import ClusterConfig
     from gala.processes.fleet import Event
@@ -237,10 +284,15 @@ def test_a_publication_is_known_by_its_number():
     hub = Hub(places=2, present=2, num_params=2, num_moments=1)
     assert hub.publication(1)[1] == 0
     hub.enlist(1, 5, [None])
-    hub.publish_params(1, 5, np.full(2, 3.0), 1)
-    hub.publish_params(1, 4, np.full(2, 9.0), 8)
+    hub.publish_params(1, 5, np.full(2, 3.0), 1, 1.0)
+    hub.publish_params(1, 4, np.full(2, 9.0), 8, 8.0)
     params, number = hub.publication(1)
     assert params.tolist() == [3.0, 3.0] and number == 1
+    hub.enlist(0, 6, [None])
+    for update in (1, 2):
+        hub.publish_params(0, 6, np.full(2, 2.0 + update), update, float(update))
+    assert [x.tolist() for x in hub.params([0, 1])] == [[[3.0, 3.0]] * 2, [1.0, 1.0]], "rank 1 has done one update"
+    assert hub.params([0])[0].tolist() == [[4.0, 4.0]]
 
 
 def test_learners_listen_where_the_store_is_reached():
