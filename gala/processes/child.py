@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
+from gala.processes.frames import write_frame
 from gala.processes.output import ForgivingStream, tell_of_crashes
 from gala.processes.start import forget_safe_path
 
@@ -61,12 +63,13 @@ def run_child(pipe: Connection, body: Callable[[Send, queue.SimpleQueue[Any]], N
     commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, commands), daemon=True).start()
     status = 0
+    send = functools.partial(write_frame, pipe)
     try:
-        body(pipe.send, commands)
+        body(send, commands)
     except Exit:
         pass
     except BaseException as error:
-        pipe.send(("error", Failure.of(error)))
+        send(("error", Failure.of(error)))
         status = 1
     # Simulator and communication threads may be stuck in C++: a plain return would wait for them.
     os._exit(status)

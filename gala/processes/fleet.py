@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from gala.processes.addresses import LOOPBACK
 from gala.processes.child import enter_child
+from gala.processes.frames import FrameReader
 from gala.processes.start import (
     ending_signals_blocked,
     kill_forkserver,
@@ -93,6 +94,7 @@ class ProcessFleet:
             self._watcher = Watcher()
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
+        self._readers: dict[int, FrameReader] = {}
         self._last_words: dict[int, Connection] = {}
         self._crash_told = False
 
@@ -112,6 +114,7 @@ class ProcessFleet:
         assert process.pid is not None
         self._watcher.watch(process.pid)
         self._processes[spec.rank], self._pipes[spec.rank], self._last_words[spec.rank] = process, ours, last_words
+        self._readers[spec.rank] = FrameReader(ours)
 
     def events(self, timeout_s: float) -> list[Event]:
         pipes, processes = dict(self._pipes), dict(self._processes)
@@ -120,7 +123,7 @@ class ProcessFleet:
         for rank, pipe in pipes.items():
             ended = processes[rank].sentinel in ready
             if pipe in ready or ended:  # its last words, if it had any, say more than its exit code
-                said, open_ = _read(pipe)
+                said, open_ = self._readers[rank].read()
                 events += [Event(rank, kind, body) for kind, body in said]
                 if ended or not open_:
                     events.append(Event(rank, "died", self._bury(rank)))
@@ -158,6 +161,7 @@ class ProcessFleet:
     def _bury(self, rank: int) -> str:
         process = self._processes.pop(rank)
         self._pipes.pop(rank).close()
+        self._readers.pop(rank).close()
         wake_helpers()  # the forkserver tells of its exit status
         process.join(_GRACE_S)  # its pipe closes a moment before that is there
         _kill_group(process)  # simulators that it has left behind
@@ -178,17 +182,6 @@ class ProcessFleet:
             self._crash_told = True
             sys.stderr.write(text.decode(errors="replace"))
             sys.stderr.flush()
-
-
-def _read(pipe: Connection) -> tuple[list[tuple[str, Any]], bool]:
-    """All that waits in the pipe, and whether its other end is open."""
-    said = []
-    try:
-        while pipe.poll():
-            said.append(pipe.recv())
-    except (EOFError, OSError):
-        return said, False
-    return said, True
 
 
 def _kill_group(process: BaseProcess) -> None:
