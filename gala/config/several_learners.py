@@ -53,7 +53,8 @@ class GossipConfig:
     at_bound: Literal["proceed", "wait", "drop-peer"] = "proceed"
     """At the staleness bound: go on; wait for the peer that is late; or go on and send it no more until it reads."""
     wait_timeout_s: float = bounded(60.0, POSITIVE)
-    """A learner that waits this long for another one (tau=0, at_bound=wait) ends with an error that names it."""
+    """A learner that waits this long for another one (tau=0, at_bound=wait) ends with an error that names it. For
+    the first update of each it waits 300 s, or this long if that is more."""
     silent_after_s: float = bounded(30.0, POSITIVE)
     """A learner that finished no update for so long is left out of the graph until it does; longer than any update."""
     certify: bool = False

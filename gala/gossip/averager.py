@@ -49,7 +49,7 @@ class GossipAverager:
             0 is synchronous gossip, bit-identical to one process that computes all learners in lockstep, without floor.
         at_bound: ``proceed``; ``wait`` until the message comes or the peer has done as many updates as this learner;
             ``drop-peer``: never wait, and let a peer leave tau + 1 messages unread, and not one, before it is full.
-        wait_timeout_s: how long ``wait`` and tau=0 wait before they raise.
+        wait_timeout_s: how long ``wait`` and tau=0 wait, once all have begun, before they raise.
         mixing: ``pushsum``; ``copy-average``, GALA's Algorithm 1 (send copies, average once every in-peer has sent);
             ``none``; or a callable that averages the flat vector over all learners in place, an all-reduce say.
 
@@ -116,7 +116,7 @@ class GossipAverager:
 
         Raises:
             FloatingPointError: this learner's parameters are not finite; nothing was sent.
-            TimeoutError: the peer that a bound made us wait for stayed silent for ``wait_timeout_s``.
+            TimeoutError: a bound made us wait for a peer for ``wait_timeout_s``: see ``StalenessBound.wait_until``.
             RuntimeError: parameters were moved (``module.to``), replaced or added since the averager was built.
         """
         self.send()

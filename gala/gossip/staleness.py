@@ -13,6 +13,8 @@ from gala.gossip.message import Mailbox, Message
 
 AtBound = Literal["proceed", "wait", "drop-peer"]
 _POLL_S = 1e-4
+START_TIMEOUT_S = 300.0
+"""How long a learner that waits gives the others to begin: to start, to load, to compile, to do one update."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,27 @@ class StalenessBound:
     def wait_until(self, ready: Callable[[], bool], rank: int, peer: int, box: Mailbox) -> None:
         """Poll ``ready`` until it holds.
 
+        One that waits for a late starter is itself waited for, by others whose own peers have begun. So until everybody
+        has done an update, only those who have not are at fault; they have ``START_TIMEOUT_S``, or ``wait_timeout_s``
+        if that is longer.
+
         Raises:
-            TimeoutError: it did not hold within ``wait_timeout_s``, as far as this process was awake; names both
-                learners.
+            TimeoutError: it did not hold within ``wait_timeout_s`` since all have begun, as far as this process was
+                awake; names both learners. Or somebody has not begun in time; names those.
         """
-        clock = AwakeClock()
+        clock, late = AwakeClock(), [peer]
         while not ready():
             box.roster.beat()  # or its peers would leave out a healthy learner that waits for a stopped one
+            if late and not (late := _not_begun(rank, box)):
+                clock = AwakeClock()
             clock.look(time.monotonic())
-            if clock.total_s > self.wait_timeout_s:
+            patience_s = max(START_TIMEOUT_S, self.wait_timeout_s) if late else self.wait_timeout_s
+            if clock.total_s > patience_s:
+                waited = f"learner {rank} has waited {patience_s:g} s for"
+                if late:
+                    raise TimeoutError(f"{waited} the first update of learners {late}: see whether they have started")
                 raise TimeoutError(
-                    f"learner {rank} has waited {self.wait_timeout_s:g} s for learner {peer}, which is at update "
+                    f"{waited} learner {peer}, which is at update "
                     f"{box.progress(peer)} (we are at {box.progress(rank) + 1}): it is dead or very slow. Use "
                     "at_bound=proceed or drop-peer, a larger tau, or a longer wait_timeout_s"
                 )
@@ -95,3 +107,8 @@ class StalenessBound:
 
         self.wait_until(ready, rank, src, box)
         return found
+
+
+def _not_begun(rank: int, box: Mailbox) -> list[int]:
+    """Those that take part, and of whose updates ``rank`` has seen none."""
+    return [other for other in box.roster.live() if other != rank and not box.progress(other)]

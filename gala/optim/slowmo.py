@@ -93,6 +93,14 @@ class SlowMo:
         self._handle_buffers()
         return True
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin a block at the parameters as they are now, with u = 0, as the first block does. For one whose
+        parameters were replaced as a whole, by those of others: the way there is no movement for momentum to keep."""
+        for p, slow, u in zip(self._params(), self._slow, self._u, strict=True):
+            slow.copy_(p)
+            u.zero_()
+
     def state_dict(self) -> dict[str, Any]:
         """Update count, slow parameters and slow momentum, in the order of the optimiser's parameters."""
         self._params()

@@ -21,10 +21,18 @@ class NotFinite(FloatingPointError):
 
 
 class Step(Protocol):
-    """Moves parameters once per update: an averager (``gala.gossip.averager.GossipAverager``) or a slow momentum
-    (``gala.optim.slowmo.SlowMo``)."""
+    """Moves parameters once per update: an averager (``gala.gossip.averager.GossipAverager``). One that knows
+    learners that join has a ``weight``: 0 until its parameters have become those of others."""
 
     def step(self) -> object: ...
+
+
+class SlowStep(Protocol):
+    """Moves parameters along what many updates have moved them: ``gala.optim.slowmo.SlowMo``."""
+
+    def step(self) -> object: ...
+
+    def restart(self) -> None: ...
 
 
 class LearningStep:
@@ -36,7 +44,8 @@ class LearningStep:
     3. clip: their common 2-norm is at most ``max_grad_norm``;
     4. the optimiser's step, at the learning rate of this update;
     5. the averager's step: parameters are exchanged after the step ("adapt, then combine");
-    6. the slow step, after the exchange.
+    6. the slow step, after the exchange; begun anew when a learner that joins gets its first mass, by which its
+       parameters become those of others at once.
 
     Args:
         optimizer: over the parameters whose ``.grad`` is rewritten; its state stays local.
@@ -55,10 +64,11 @@ class LearningStep:
         precondition: Callable[[float], None] | None = None,
         max_grad_norm: float = 0.0,
         averager: Step | None = None,
-        slowmo: Step | None = None,
+        slowmo: SlowStep | None = None,
     ) -> None:
         self.optimizer, self.reduce_gradients, self.precondition = optimizer, reduce_gradients, precondition
         self.max_grad_norm, self.averager, self.slowmo = max_grad_norm, averager, slowmo
+        self._joining = False
         self.exchange_s = 0.0
         """Seconds spent in the averager and in the slow step, so far."""
         self.clip_factor = 1.0
@@ -85,11 +95,22 @@ class LearningStep:
         self.clip_factor = clip_factor(size, self.max_grad_norm)
         eager.step(self.optimizer)
         started = time.perf_counter()
-        for step in (self.averager, self.slowmo):
-            if step is not None:
-                step.step()
+        self._average()
         self.exchange_s += time.perf_counter() - started
         return norm
+
+    def _average(self) -> None:
+        joining = self._joining or self._is_weightless()  # a checkpoint may bring mass between two steps
+        if self.averager is not None:
+            self.averager.step()
+        self._joining = joining and self._is_weightless()
+        if self.slowmo is not None:
+            if joining and not self._joining:
+                self.slowmo.restart()
+            self.slowmo.step()
+
+    def _is_weightless(self) -> bool:
+        return getattr(self.averager, "weight", 1.0) == 0.0
 
 
 def clip_factor(norm: float, max_norm: float) -> float:

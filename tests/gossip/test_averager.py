@@ -295,11 +295,13 @@ def test_tau_bounds_the_exchanges_without_a_mix_under_a_slow_peer():
 
 def test_waiting_for_a_dead_peer_ends_with_its_name():
     for settings in ({"tau": 0}, {"tau": 2, "at_bound": "wait"}):
-        averager = start(_values(3), wait_timeout_s=0.2, **settings)[1]
-        with pytest.raises(TimeoutError, match=r"learner 1 has waited 0\.2 s for learner 0, which is at update 0"):
+        averagers = start(_values(3), wait_timeout_s=0.2, **settings)
+        lockstep(averagers)
+        averager = averagers[1]
+        with pytest.raises(TimeoutError, match=r"learner 1 has waited 0\.2 s for learner 0, which is at update 1"):
             for _ in range(5):
                 averager.step()
-        assert averager.updates == (1 if settings["tau"] == 0 else 3)
+        assert averager.updates == (2 if settings["tau"] == 0 else 4)
 
 
 def test_drop_peer_sends_nothing_more_to_a_peer_that_does_not_read_until_it_does():

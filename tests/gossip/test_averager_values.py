@@ -319,6 +319,7 @@ def test_a_bound_counts_exchanges_in_a_row_and_begins_anew_at_each_message():
     """At most two may pass without one: the third waits, which here is an error at once."""
     averagers = start(torch.ones(2, 3, dtype=torch.float64), tau=2, at_bound="wait", wait_timeout_s=1e-9)
     a, b = averagers
+    b.mailbox.advance(1)  # it has begun
     for _ in range(3):
         b.mailbox.put(0, torch.ones(3, dtype=torch.float64), 0.25, 1)
         a.step()

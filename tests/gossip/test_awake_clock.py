@@ -27,7 +27,7 @@ def test_a_learner_that_was_suspended_while_it_waited_does_not_give_its_peer_up(
         looks.append(now[0])
         return len(looks) == 200
 
-    box = SimpleNamespace(roster=SimpleNamespace(beat=lambda: None), progress=lambda rank: 0)
+    box = SimpleNamespace(roster=SimpleNamespace(beat=lambda: None, live=lambda: (0, 1)), progress=lambda rank: 1)
     bound = StalenessBound(0, "wait", 60.0)
     if gives_up:
         with pytest.raises(TimeoutError, match=r"has waited 60 s for learner 1"):

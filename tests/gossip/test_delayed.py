@@ -177,3 +177,68 @@ def test_real_boxes_in_shared_memory_take_a_delayed_message():
     assert message is not None and message.numerator.tolist() == [1.0] * D and message.weight == 0.5
     sender.close()
     mailboxes.close()
+
+
+class Links:
+    """Learners on shared memory, each behind a link of its own, and the weight that all can see."""
+
+    def __init__(self, latencies_s, refusals=0, **settings):
+        n = len(latencies_s)
+        self.boxes = SharedMemoryMailboxes.create(n, D)
+        self.inner = [Reluctant(open_endpoint(self.boxes.handle, r), refusals) for r in range(n)]
+        self.ends = [DelayedMailbox(inner, s) for inner, s in zip(self.inner, latencies_s, strict=True)]
+        self.averagers = [
+            GossipAverager(
+                [torch.full((D,), float(r))], rank=r, world_size=n, mailbox=end, topology="complete", **settings
+            )
+            for r, end in enumerate(self.ends)
+        ]
+
+    def seen(self):
+        """(weight in the table, weight under way), while nothing moves."""
+        with contextlib.ExitStack() as still:
+            for end in self.ends:
+                still.enter_context(end._changed)
+            return self.boxes.table.total_weight(), sum(end.in_flight()[1] for end in self.ends)
+
+
+def test_a_message_counts_once_in_the_published_weight_under_way_and_in_its_box():
+    links = Links([1e-3, 1e-3], refusals=10**9)
+    links.averagers[0].step()
+    assert links.seen() == (2.0, 0.5)
+    links.inner[0].refusals = 0
+    links.ends[0].flush()
+    assert links.seen() == (2.0, 0.0) and links.boxes.in_flight()[1] == 0.5, (
+        "and the learner has published nothing since"
+    )
+    links.averagers[1].step()
+    assert links.seen() == (2.0, 0.5) and links.averagers[1].weight == 1.0
+    links.inner[1].refusals = 0
+    links.averagers[0].close()
+    links.averagers[1].close()
+    links.boxes.close()
+
+
+@pytest.mark.parametrize("mixing", ["pushsum", "copy-average"])
+def test_the_published_weight_is_all_there_is_at_any_moment(mixing):
+    links, done = Links([1e-3, 4e-3, 2e-3], mixing=mixing), threading.Event()
+
+    def learn(averager):
+        while not done.is_set():
+            averager.step()
+            time.sleep(1e-4)
+
+    threads = [threading.Thread(target=learn, args=(a,)) for a in links.averagers]
+    for thread in threads:
+        thread.start()
+    seen = []
+    for _ in range(100):
+        time.sleep(1e-3)
+        seen.append(links.seen())
+    done.set()
+    for thread in threads:
+        thread.join(200)
+    for averager in links.averagers:
+        averager.close()
+    links.boxes.close()
+    assert all(abs(total - 3) < 1e-12 for total, _ in seen) and any(under_way for _, under_way in seen)

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.optim import optimizer as optimizers
 
+from gala.gossip.averager import GossipAverager
+from gala.gossip.transport.in_process import InProcessMailboxes
 from gala.optim.rmsprop_tf import RMSpropTF
+from gala.optim.slowmo import SlowMo
 from gala.optim.update import LearningStep, clip_factor
 
 
@@ -176,3 +180,43 @@ def test_optimisers_do_not_import_the_compiler_and_step_the_same():
             optimizer.step()
         assert line == f"{p.tolist()} False"
     assert last == "True", "another PyTorch: its plain step imports no compiler, and gala.optim.eager is not needed"
+
+
+@pytest.mark.parametrize("absorbs", ["in a step", "at a checkpoint"])
+def test_a_learner_that_joins_stays_where_it_finds_the_others(absorbs):
+    """No gradient moves anybody, so nothing may move once all are at one place: the way there is no momentum."""
+    boxes, steps = InProcessMailboxes(2, 1), []
+    for rank, at in enumerate((0.0, 8.0)):
+        p = torch.tensor([at], dtype=torch.float64, requires_grad=True)
+        averager = GossipAverager([p], rank=rank, world_size=2, mailbox=boxes.endpoint(rank))
+        optimizer = torch.optim.SGD([p], lr=0.1)
+        p.grad = torch.zeros_like(p)
+        steps.append(LearningStep(optimizer, averager=averager, slowmo=SlowMo(optimizer, every=3, momentum=0.6)))
+    old, new = steps
+    new.averager.join()
+    new()
+    assert new.averager.flat.item() == 8.0 and new.averager.weight == 0.0
+    old()
+    if absorbs == "at a checkpoint":
+        new.averager.drain()
+    for _ in range(20):
+        new()
+        assert new.averager.flat.item() == 0.0 and new.averager.weight > 0.0
+        old()
+        assert old.averager.flat.item() == 0.0
+
+
+def test_the_slow_step_begins_anew_once_and_only_where_there_was_no_weight():
+    told, weights = [], iter([0.0, 0.0, 0.5, 0.5, 0.25])
+    p = torch.zeros(1, requires_grad=True)
+    p.grad = torch.zeros(1)
+
+    def mix():
+        averager.weight = next(weights)
+
+    averager = SimpleNamespace(weight=0.0, step=mix)
+    slowmo = SimpleNamespace(step=lambda: told.append("step"), restart=lambda: told.append("restart"))
+    step = LearningStep(torch.optim.SGD([p], lr=1.0), averager=averager, slowmo=slowmo)
+    for _ in range(5):
+        step()
+    assert told == ["step", "step", "restart", "step", "step", "step"]

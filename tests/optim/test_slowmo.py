@@ -247,6 +247,26 @@ def test_groups_have_learning_rates_of_their_own():
     assert results == [False, True, False, True] and (a.item(), b.item()) == (-2.5, -0.625)
 
 
+def test_begun_anew_it_is_one_that_is_built_at_that_moment():
+    mine, other = (torch.ones(2, dtype=torch.float64).requires_grad_() for _ in range(2))
+    optimizers = [_sgd([mine]), _sgd([other])]
+    slow, built = SlowMo(optimizers[0], every=3, momentum=0.5), None
+    for t in range(14):
+        if t == 7:  # after two slow steps, and in the middle of a block
+            for p in (mine, other):
+                p.data.fill_(-5.0)
+            slow.restart()
+            built = SlowMo(optimizers[1], every=3, momentum=0.5)
+            built.updates = 7
+        for p, optimizer in zip((mine, other), optimizers, strict=True):
+            p.grad = p.detach() - 3.0
+            optimizer.step()
+        slow.step()
+        if built is not None:
+            built.step()
+            assert torch.equal(mine, other)
+
+
 def _added(optimizer: torch.optim.Optimizer, p: torch.Tensor, **settings) -> torch.Tensor:  # type: ignore[no-untyped-def]
     optimizer.add_param_group({"params": [p], **settings})
     return p

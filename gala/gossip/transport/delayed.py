@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gala.gossip.message import Mailbox, Message, Roster, check_numel, total_mass
+from gala.gossip.transport.account import Account
 
 _RETRY_S = 1e-3
 
@@ -28,9 +29,9 @@ class DelayedMailbox:
 
     Messages, the update count and the end of the rank go through one queue in their order, as through a cable: a peer
     that waits for a message (tau=0) must not learn from the update count that the message should be there already.
-    The sender never waits. Mass is conserved: it is in the queue, in the box, or with a learner. Latency only, no
-    bandwidth: a message of any size takes the same time. Message ages are what the receiver can know, so
-    updates that are still under way do not count in them.
+    The sender never waits. Mass is conserved: it is in the queue, in the box, or with a learner. What is in the queue
+    counts in the weight that this rank publishes. Latency only, no bandwidth: a message of any size takes the same
+    time. Message ages are what the receiver can know, so updates that are still under way do not count in them.
 
     A thread delivers; one endpoint, one thread.
 
@@ -48,17 +49,20 @@ class DelayedMailbox:
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._closed = False
+        self._account = Account(inner.roster, self._under_way, self._changed)
         threading.Thread(target=self._deliver_all, daemon=True, name="gala link").start()
 
     @property
     def roster(self) -> Roster:
         """Who takes part is known at once, as if by another channel."""
-        return self._inner.roster
+        return self._account
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
         check_numel(numerator, self.numel)
         message = Message(numerator.detach().clone(), weight, sent_at, 1)
-        self._send(lambda: self._inner.put(dst, message.numerator, weight, sent_at, replace), dst, message)
+        self._account.copies = replace
+        with self._account.moving(sent=message):
+            self._send(lambda: self._inner.put(dst, message.numerator, weight, sent_at, replace), dst, message)
         return True
 
     def advance(self, updates: int) -> None:
@@ -68,11 +72,11 @@ class DelayedMailbox:
         self._send(lambda: _done(lambda: self._inner.rest(resting)))
 
     def take(self, src: int) -> Message | None:
-        return self._inner.take(src)
+        return self._account.take(lambda: self._inner.take(src))
 
     def take_back(self, dst: int) -> Message | None:
         """What has arrived in the box towards ``dst``; what is under way can be taken back once it is there."""
-        return self._inner.take_back(dst)
+        return self._account.take(lambda: self._inner.take_back(dst))
 
     def senders(self) -> Sequence[int]:
         return self._inner.senders()
@@ -100,7 +104,7 @@ class DelayedMailbox:
     def in_flight(self) -> tuple[Tensor, float]:
         """The mass under way from this rank: (sum of numerators [d] in float64, sum of weights). It is in no box."""
         with self._changed:
-            return total_mass((event.message for event in self._queue if event.message), self.numel)
+            return total_mass(self._under_way(), self.numel)
 
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until all that was sent has arrived.
@@ -122,6 +126,9 @@ class DelayedMailbox:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _under_way(self) -> list[Message]:
+        return [event.message for event in self._queue if event.message]
 
     def _send(self, deliver: Callable[[], bool], dst: int = -1, message: Message | None = None) -> None:
         self._check()
@@ -150,8 +157,11 @@ class DelayedMailbox:
                 return False
             wait_s = self._queue[0].due_s - time.monotonic()
             if wait_s <= 0.0:
-                if self._queue[0].deliver():
-                    self._queue.popleft()
+                with self._account.moving():
+                    arrived = self._queue[0].deliver()
+                    if arrived:
+                        self._queue.popleft()
+                if arrived:
                     self._changed.notify_all()
                     return True
                 wait_s = _RETRY_S

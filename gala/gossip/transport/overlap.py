@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from gala.gossip.message import Mailbox, Message, Roster, unit_of
-from gala.gossip.push_sum import in_unit
+from gala.gossip.message import Mailbox, Message, Roster
+from gala.gossip.transport.account import Account
 
 _FLUSH_TRIES = 20  # a box that a stopped peer holds must not hang a learner that comes to rest
-
-
-class _Account:
-    """The inner roster, to which a learner's weight is published with what lies between it and its boxes: that dies
-    with it too, and without it the mean weight, the floor and the cap that follow from it would be too low.
-
-    Args:
-        between: the weight that lies there, in a unit.
-    """
-
-    def __init__(self, inner: Roster, between: Callable[[int], float]) -> None:
-        self._inner, self._between = inner, between
-        self._lock = threading.RLock()
-        self._own: float | None = None  # nothing was published yet: what the table says is not ours to change
-        self._unit = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def publish(self, weight: float, unit: int = 0) -> None:
-        with self._lock:
-            self._own, self._unit = weight, unit
-            self._inner.publish(weight + self._between(unit), unit)
-
-    @contextlib.contextmanager
-    def moving(self, gain: float = 0.0, unit: int = 0) -> Iterator[None]:
-        """Around a move of mass: the learner itself has ``gain`` more after it, the boxes what is then missing."""
-        with self._lock:
-            yield
-            if self._own is not None:
-                self._own += in_unit(gain, unit, self._unit)
-                self._inner.publish(self._own + self._between(self._unit), self._unit)
 
 
 class Overlapped:
@@ -69,10 +35,10 @@ class Overlapped:
         self._fetched: dict[int, Message] = {}  # by source; of both, the thread's while it has its turn
         self._ready: dict[int, Message] = {}  # what an earlier round has fetched
         self._turn = threading.Condition()
-        self._due = self._closed = self._copies = False
+        self._due = self._closed = False
         self._failure: BaseException | None = None
         self._advanced = False
-        self._account = _Account(inner.roster, self._between)
+        self._account = Account(inner.roster, self._between)
         self._thread = threading.Thread(target=self._run, name="gossip", daemon=True)
         self._thread.start()
 
@@ -80,41 +46,29 @@ class Overlapped:
     def roster(self) -> Roster:
         return self._account
 
-    def _between(self, unit: int) -> float:
-        """Weight of the copies that are not in their boxes yet, and of what was fetched and is not absorbed."""
-        if self._copies:
-            return 0.0
-        messages = [message for message, _ in self._outgoing.values()]
-        messages += [*self._fetched.values(), *self._ready.values()]
-        return sum(in_unit(message.weight, unit_of(message.sent_at), unit) for message in messages)
+    def _between(self) -> list[Message]:
+        """The copies that are not in their boxes yet, and what was fetched and is not absorbed."""
+        outgoing = [message for message, _ in self._outgoing.values()]
+        return [*outgoing, *self._fetched.values(), *self._ready.values()]
 
     def put(self, dst: int, numerator: Tensor, weight: float, sent_at: int, replace: bool = False) -> bool:
         self._wait()
         if dst in self._outgoing and not replace:
             return False
-        self._copies = replace
+        self._account.copies = replace
         message = Message(numerator.detach().clone(), weight, sent_at, 1)
-        with self._account.moving(*_mass(message, -1.0)):
+        with self._account.moving(sent=message):
             self._outgoing[dst] = message, replace
         return True
 
     def take(self, src: int) -> Message | None:
-        message = self._ready.get(src)
-        if message is not None:
-            with self._account.moving(*_mass(message)):
-                del self._ready[src]
-        return message
+        return self._account.take(lambda: self._ready.pop(src, None))
 
     def take_back(self, dst: int) -> Message | None:
         self._wait()
-        message = self._inner.take_back(dst)
-        if message is not None:
-            with self._account.moving(*_mass(message)):
-                return message
-        if dst in self._outgoing:
-            message = self._outgoing[dst][0]
-            with self._account.moving(*_mass(message)):
-                del self._outgoing[dst]
+        message = self._account.take(lambda: self._inner.take_back(dst))
+        if message is None and dst in self._outgoing:
+            message = self._account.take(lambda: self._outgoing.pop(dst)[0])
         return message
 
     def senders(self) -> Sequence[int]:
@@ -200,7 +154,7 @@ class Overlapped:
     def _round(self) -> None:
         self._deliver()
         for src in self._inner.senders():
-            if self._copies or src not in self._fetched:
+            if self._account.copies or src not in self._fetched:
                 with self._account.moving():
                     message = self._inner.take(src)
                     if message is not None:
@@ -208,7 +162,7 @@ class Overlapped:
 
     def _hand_over(self) -> None:
         for src in list(self._fetched):
-            if self._copies or src not in self._ready:  # mass that was not absorbed yet stays by itself
+            if self._account.copies or src not in self._ready:  # mass that was not absorbed yet stays by itself
                 self._ready[src] = self._fetched.pop(src)
 
     def _deliver(self) -> None:
@@ -216,7 +170,3 @@ class Overlapped:
             with self._account.moving():
                 if self._inner.put(dst, message.numerator, message.weight, message.sent_at, replace):
                     del self._outgoing[dst]
-
-
-def _mass(message: Message, sign: float = 1.0) -> tuple[float, int]:
-    return sign * message.weight, unit_of(message.sent_at)
