@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from gala.build import envs
 from gala.build.auto import with_fitting_preset
 from gala.build.envs import Spaces
 from gala.cli import main
@@ -190,3 +191,15 @@ def test_a_preset_says_how_many_learners_gossip_and_the_start_says_why(words, le
     line = new_run.who_learns(config, words)
     assert config.learners == learners and line.startswith(said) and len(line) <= 80 * bool(said)
     assert gossips(config) == (learners > 1 and config.algo == "gala")
+
+
+def test_a_command_builds_a_simulator_once_to_see_what_it_is_like(monkeypatch, capsys):
+    """Each took its time for every question: one of a user's own that starts in five seconds took twenty."""
+    built = []
+    probe = envs._probe
+    monkeypatch.setattr(envs, "_probe", lambda config: built.append(config.env.id) or probe(config))
+    words = ["preset=classic/cartpole", "env.id=helper_envs:Walk-v0", "env.action_masks=off"]
+    for _ in range(2):
+        assert main(["train", *words, "--dry-run"]) == 0
+    assert built == ["helper_envs:Walk-v0"] * 2, "and what a command has seen is forgotten with it"
+    capsys.readouterr()

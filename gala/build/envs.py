@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +151,20 @@ def _try_own(config: Config) -> None:
             slow.cancel()
 
 
+_remembered: ContextVar[dict[str, Spaces] | None] = ContextVar("_remembered", default=None)
+
+
+@contextlib.contextmanager
+def remembering_spaces() -> Iterator[None]:
+    """Within it, ``probe_spaces`` builds each environment once. A training asks four times: that is a second of Atari's
+    ROMs, and many of a slow simulator."""
+    token = _remembered.set({})
+    try:
+        yield
+    finally:
+        _remembered.reset(token)
+
+
 def probe_spaces(config: Config) -> Spaces:
     """Builds one simulator and closes it again, so that an impossible environment is refused before anything starts.
     One of the user's own makes a few steps too.
@@ -156,6 +172,15 @@ def probe_spaces(config: Config) -> Spaces:
     Raises:
         ValueError: it cannot be built, or does what no environment may.
     """
+    known, key = _remembered.get(), repr(config.env)
+    if known is None:
+        return _probe(config)
+    if key not in known:
+        known[key] = _probe(config)
+    return known[key]
+
+
+def _probe(config: Config) -> Spaces:
     _try_own(config)
     env = make_env(config, 1, vectorization="sync")
     try:

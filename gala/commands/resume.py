@@ -63,15 +63,17 @@ def main(argv: Sequence[str]) -> int:
     check_run(run_dir, is_yes(own.get("trust", "false")), "resume", argv)
     _check_address(run_dir, rest)
     run_dir.claim()  # before anything is chosen: who trains here until then writes checkpoints and settings
-    try:
-        run_dir.config = RunDir.open(run_dir.path).config
-        config, name = _prepare(run_dir, own, rest)
-    except BaseException:
-        run_dir.close()
-        raise
+    from gala.build.envs import remembering_spaces
     from gala.training import supervisor
 
-    return supervisor.train(config, run_dir, resume_from=name)
+    with remembering_spaces():
+        try:
+            run_dir.config = RunDir.open(run_dir.path).config
+            config, name = _prepare(run_dir, own, rest)
+        except BaseException:
+            run_dir.close()
+            raise
+        return supervisor.train(config, run_dir, resume_from=name)
 
 
 def _prepare(run_dir: RunDir, own: Mapping[str, str], words: Sequence[str]) -> tuple[Config, str]:

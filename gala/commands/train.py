@@ -23,7 +23,13 @@ def main(argv: Sequence[str]) -> int:
     if asks_for_help(words):
         print_help("gala train")
         return 0
-    dry_run = len(words) < len(argv)
+    from gala.build.envs import remembering_spaces
+
+    with remembering_spaces():
+        return _train(words, dry_run=len(words) < len(argv))
+
+
+def _train(words: Sequence[str], dry_run: bool) -> int:
     config = prepare(words, start_processes=not dry_run)
     if dry_run:
         print(dump_config(config))
