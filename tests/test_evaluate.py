@@ -246,11 +246,13 @@ def test_a_video_holds_a_frame_of_every_decision_of_one_episode(tmp_path, env_id
 
 
 def test_the_last_picture_is_of_the_end_and_not_of_the_next_episode():
-    env = film.Filmed(make("helper_envs:Catch-v0", 1), lambda obs: np.flatnonzero(obs[0].any(1)))  # the ball's row
+    frames = []
+    catch = make("helper_envs:Catch-v0", 1)
+    env = film.Filmed(catch, lambda obs: np.flatnonzero(obs[0].any(1)), frames.append)  # the ball's row
     env.reset(0)
     while not env.step(np.ones(1, int)).episode_over[0]:
         pass
-    assert [int(row) for (row,) in env.frames] == list(range(10))
+    assert [int(row) for (row,) in frames] == list(range(10)) and env.frames == 10
 
 
 def test_channels_are_drawn_in_their_colours():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,23 +27,20 @@ def draw_samples(config: VideoConfig, out: Path, model: VRNN, done: int) -> None
 
 def _write_film(path: Path, films: NDArray, context: int) -> None:
     """One that cannot be written is told in a line, and ends no training."""
-    from gala.evaluation.film import check_encoder, write_mp4
+    from gala.evaluation.film import check_encoder, mp4_file
     from gala.reports.video_page import FRAMES_PER_S, film_frames
 
     try:
         check_encoder()
     except ValueError:
         return
-    unfinished = path.with_name(f".{path.stem}.tmp.mp4")
     try:
-        write_mp4(unfinished, film_frames(films, context), FRAMES_PER_S)
-        unfinished.replace(path)
+        with mp4_file(path, FRAMES_PER_S) as show:
+            for frame in film_frames(films, context):
+                show(frame)
     except Exception as error:  # the encoder's own, of whatever kind
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         print(f"{path} was not written: {why}", file=sys.stderr)
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def draw_missing(config: VideoConfig, out: Path, model: VRNN, done: int) -> None:

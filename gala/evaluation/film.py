@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,53 +29,67 @@ FPS = 30
 class Filmed:
     """One simulator behind the ``BatchedEnv`` contract, with a picture of each observation that its policy acted on.
 
-    ``picture(obs)`` gets one observation; the last picture of an episode is of the state in which it ended.
+    ``picture(obs)`` gets one observation; the last picture of an episode is of the state in which it ended. ``show`` is
+    handed each as it is made: those of a long episode would not fit into memory.
     """
 
-    def __init__(self, env: Playable, picture: Callable[[NDArray], NDArray]) -> None:
-        self._env, self._picture = env, picture
+    def __init__(self, env: Playable, picture: Callable[[NDArray], NDArray], show: Callable[[NDArray], Any]) -> None:
+        self._env, self._picture, self._show = env, picture, show
         self.num_envs = 1
-        self.frames: list[Any] = []
+        self.frames = 0
 
     def reset(self, seed: int | None = None) -> NDArray:
         obs = self._env.reset(seed)
-        self.frames = [self._picture(obs[0])]
+        self._film(obs[0])
         return obs
 
     def step(self, actions: NDArray) -> Stepped:
         step = self._env.step(actions)
         ended = step.final_obs if step.episode_over[0] else None
-        self.frames.append(self._picture((step.obs if ended is None else ended)[0]))
+        self._film((step.obs if ended is None else ended)[0])
         return step
+
+    def _film(self, obs: NDArray) -> None:
+        self._show(self._picture(obs))
+        self.frames += 1
 
 
 def record_episode(
     config: Config, policy: ActorCritic, normalizer: ObsNormalizer | None, path: Path, *, greedy: bool, seed: int
 ) -> int:
-    """Play one whole episode and write it to ``path``: a frame per decision, and one of the start. Returns the frames.
+    """Play one whole episode and write it to ``path``: a frame per decision, and one of the start. Returns how many.
 
     Raises:
         ValueError: the extra ``video`` is missing, or the simulator cannot draw here; the message says what to do.
     """
     check_encoder()
     env, picture = _drawn(config)
-    filmed = Filmed(env, picture)
     longest = max(LONGEST_EPISODE, config.env.max_episode_steps)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        play(filmed, policy, normalizer, 1, mode="greedy" if greedy else "sampled", seed=seed, longest=longest)
+        with mp4_file(path) as show:
+            filmed = Filmed(env, picture, show)
+            play(filmed, policy, normalizer, 1, mode="greedy" if greedy else "sampled", seed=seed, longest=longest)
     finally:
         env.close()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_mp4(path, filmed.frames)
-    return len(filmed.frames)
+    return filmed.frames
 
 
-def write_mp4(path: Path, frames: Sequence[Any] | NDArray, fps: int = FPS) -> None:
-    """Pictures [H, W, 3] as an mp4, which needs the extra ``video``; see ``check_encoder``."""
+@contextlib.contextmanager
+def mp4_file(path: Path, fps: int = FPS) -> Iterator[Callable[[NDArray], Any]]:
+    """Takes picture after picture [H, W, 3]; the file is there once it is whole. Needs the extra ``video``; see
+    ``check_encoder``."""
     import imageio.v2 as imageio
 
-    # The encoder wants even sides; its own default of whole blocks of 16 would rescale an Atari screen.
-    imageio.mimwrite(path, list(frames), fps=fps, macro_block_size=2, codec="libx264")
+    unfinished = path.with_name(f".{path.stem}.tmp.mp4")
+    try:
+        # The encoder wants even sides; its own default of whole blocks of 16 would rescale an Atari screen.
+        with imageio.get_writer(unfinished, fps=fps, macro_block_size=2, codec="libx264") as writer:
+            yield writer.append_data
+        unfinished.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def film_checkpoint(run_dir: RunDir, checkpoint: str, path: Path, *, seed: int) -> int:
@@ -85,13 +100,7 @@ def film_checkpoint(run_dir: RunDir, checkpoint: str, path: Path, *, seed: int) 
     """
     config = run_dir.config
     policy, normalizer = load_policy(run_dir, config, probe_spaces(config), checkpoint, "consensus")
-    unfinished = path.with_name(f".{path.name}.tmp.mp4")
-    try:
-        frames = record_episode(config, policy, normalizer, unfinished, greedy=True, seed=seed)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return frames
+    return record_episode(config, policy, normalizer, path, greedy=True, seed=seed)
 
 
 def check_drawable(config: Config) -> None:
@@ -99,7 +108,7 @@ def check_drawable(config: Config) -> None:
     env = None
     try:
         env, picture = _drawn(config)
-        Filmed(env, picture).reset(0)
+        Filmed(env, picture, lambda frame: None).reset(0)
     except ValueError:
         raise
     except Exception as error:  # a simulator's own, of whatever kind, says that it has no pictures
