@@ -84,7 +84,8 @@ def mp4_file(path: Path, fps: int = FPS) -> Iterator[Callable[[NDArray], Any]]:
     unfinished = path.with_name(f".{path.stem}.tmp.mp4")
     try:
         # The encoder wants even sides; its own default of whole blocks of 16 would rescale an Atari screen.
-        with imageio.get_writer(unfinished, fps=fps, macro_block_size=2, codec="libx264") as writer:
+        writer: Any = imageio.get_writer(unfinished, fps=fps, macro_block_size=2, codec="libx264")
+        with writer:
             yield writer.append_data
         unfinished.replace(path)
     finally:

@@ -81,13 +81,18 @@ def judge(
     """
     frozen, rows = normalizer_hash(policy), []
     for contexts in sets:
-        episodes = max(judging.episodes, -(-FEWEST_EPISODES // len(contexts)))
+        episodes = episodes_each(contexts, judging.episodes)
         played = evaluate(policy, contexts, episodes=episodes, seed=judging.seed, gamma=gamma, **options)
         varied = varied_parameters(contexts)
         rows += [head | row | {"params": {name: row["params"][name] for name in varied}} for row in played]
     if normalizer_hash(policy) != frozen:
         raise ValueError("the observation normaliser changed during the evaluation; freeze it")
     return rows
+
+
+def episodes_each(contexts: ContextSet, episodes: int = 1) -> int:
+    """How many episodes are played on each context: ``episodes``, or as many as a small set needs."""
+    return max(episodes, -(-FEWEST_EPISODES // len(contexts)))
 
 
 def try_policy(policy: JudgedPolicy, contexts: ContextSet) -> None:

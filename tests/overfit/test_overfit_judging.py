@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from gala_envs.splits import split
 from test_evaluate import make_run
 
 from gala.cli import main
+from gala.commands.overfit import judged
 from gala.config.parse import load_config
+from gala.config.schema import Config
 from gala.evaluation.load import return_moments, return_scale
 from gala.files.whole import write_atomically
-from gala.overfit.judging import baselines, check_reference, env_options, judge, load_agent
+from gala.overfit.judging import baselines, check_reference, env_options, episodes_each, judge, load_agent
 from gala.overfit.leakage import check_reference_run
 from gala.overfit.options import JudgeOptions, SweepOptions
 from gala.overfit.reference import check_reference_folder, reference_folder, with_reference, write_many
@@ -370,3 +373,21 @@ def test_a_damaged_header_is_one_line(tmp_path, part):
     study.save()
     with pytest.raises(ValueError, match=f"study.json is damaged: {part} is no"):
         Study.create(tmp_path / "study", meta, resumes=True)
+
+
+@pytest.mark.parametrize(("budget", "kept"), [("1500s", 100), ("750s", 50)])
+def test_a_budget_is_reckoned_from_all_the_episodes_that_were_timed(budget, kept, monkeypatch):
+    """A tenth of a second each: 100 test MDPs with 40 episodes each, for a run and the two policies beside it, are
+    1,200 s; with a fifth kept in hand 1,500. Before, a sample of 800 episodes was taken for one of 50."""
+    now, notes = [0.0], []
+
+    def play(agent, sets, judging, head, **options):
+        now[0] += sum(0.1 * len(s) * episodes_each(s, judging.episodes) for s in sets)
+
+    monkeypatch.setattr(judged, "judge", play)
+    monkeypatch.setattr(judged, "load_agent", lambda *given: None)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    sets = {"test": split(make_family("bits"), {"train": 4, "test": 100}, length=10)["test"]}
+    study, run = SimpleNamespace(note=notes.append), SimpleNamespace(config=Config())
+    left = judged.afford(study, [run], sets, JudgeOptions(episodes=40, budget=budget))  # type: ignore[arg-type]
+    assert len(left["test"]) == kept and bool(notes) == (kept < 100)

@@ -10,7 +10,7 @@ from gala_envs.contexts import ContextSet
 
 from gala.commands.overfit.words import command_line, default_out, without_out
 from gala.overfit.header import header
-from gala.overfit.judging import FEWEST_EPISODES, env_options, judge, load_agent
+from gala.overfit.judging import env_options, episodes_each, judge, load_agent
 from gala.overfit.options import JudgeOptions
 from gala.overfit.study import Study
 from gala.overfit.sweep import budget_s
@@ -56,8 +56,8 @@ def afford(study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptio
     sample = sets["test"].take(20)
     started = time.monotonic()
     judge(load_agent(runs[0], sample, judging), [sample], judging, {}, **env_options(runs[0].config))
-    each_s = (time.monotonic() - started) / FEWEST_EPISODES
-    wanted = sum(max(len(s) * judging.episodes, FEWEST_EPISODES) for s in sets.values()) * (len(runs) * times + 2)
+    each_s = (time.monotonic() - started) / _episodes(sample, judging)
+    wanted = sum(_episodes(s, judging) for s in sets.values()) * (len(runs) * times + 2)
     share = min(1.0, 0.8 * seconds / (each_s * wanted))
     if share == 1.0:
         return sets
@@ -65,3 +65,7 @@ def afford(study: Study, runs: Sequence[RunDir], sets: Sets, judging: JudgeOptio
     sizes = ", ".join(f"{len(s)} {n}" for n, s in fewer.items())
     study.note(f"budget {judging.budget}: {sizes} contexts, fewer than the sets hold")
     return fewer
+
+
+def _episodes(contexts: ContextSet, judging: JudgeOptions) -> int:
+    return len(contexts) * episodes_each(contexts, judging.episodes)

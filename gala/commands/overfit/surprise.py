@@ -16,7 +16,7 @@ from gala.config.video import VideoConfig
 from gala.evaluation.frames import framing
 from gala.evaluation.load import checkpoint_hash, load_policy
 from gala.evaluation.record import MAX_PARALLEL, describe_actions, play_chunk
-from gala.overfit.judging import FEWEST_EPISODES
+from gala.overfit.judging import episodes_each
 from gala.overfit.leakage import check_training
 from gala.overfit.study import Study, read_sets
 from gala.runs.rollouts import RolloutFacts, Rollouts, open_rollouts
@@ -82,7 +82,7 @@ def _play(run: RunDir, facts: RolloutFacts, file: Path, contexts: ContextSet) ->
         if (frames.shape, describe_actions(spaces.action)) != (facts.frame, facts.action):
             raise ValueError(f"{file} has other frames or actions than the recorded rollouts")
         policy = load_policy(run, config, spaces, facts.source["checkpoint"], facts.source["learner"])
-        episodes = len(contexts) * max(1, -(-FEWEST_EPISODES // len(contexts)))
+        episodes = len(contexts) * episodes_each(contexts)
         chunk = play_chunk(env, policy, frames, episodes, seed=SEED, mode=facts.source["mode"])
     finally:
         env.close()
