@@ -141,6 +141,8 @@ class StressOptions:
     sets: str = "sets"
     n: int = 0
     """The runs of a sweep with so many training MDPs; 0: the most there are."""
+    condition: str = ""
+    """The runs of a sweep of several algorithms or flips of which to take: algo=gala, flip=0.1."""
     init_mult: tuple[float, ...] = ()
     """Initial states so many times as far from rest (families with a parameter of that name)."""
     obs_sigma: tuple[float, ...] = ()

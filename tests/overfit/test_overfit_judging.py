@@ -391,3 +391,30 @@ def test_a_budget_is_reckoned_from_all_the_episodes_that_were_timed(budget, kept
     study, run = SimpleNamespace(note=notes.append), SimpleNamespace(config=Config())
     left = judged.afford(study, [run], sets, JudgeOptions(episodes=40, budget=budget))  # type: ignore[arg-type]
     assert len(left["test"]) == kept and bool(notes) == (kept < 100)
+
+
+def test_stress_takes_the_runs_of_one_condition_of_a_sweep_of_several(tmp_path, capsys):
+    """Before, it said that a sweep of algorithms has no runs."""
+    root = tmp_path / "sweep"
+    study = Study.create(root, {"protocol": "compare", "command": "gala overfit sweep bits algos=a2c,gala"})
+    study.append("rows", [{"condition": "algo=a2c"}, {"condition": "algo=gala"}])
+    for name in ("algoa2c", "algogala"):
+        sets = write_sets(tmp_path / name, train=12, test=4)
+        (root / "sets").mkdir(exist_ok=True)
+        sets["test"].write(root / "sets" / f"{name}-test.json")
+        for k, size in enumerate((4, 4, 4, 2, 2, 2)):
+            train = ContextSet(sets["train"].contexts[4 * (k % 3) :][:size], "train")
+            cell = f"{name}-n{size}-run{k % 3}"
+            train.write(root / "sets" / f"{cell}.json")
+            fake_run(root / "runs" / cell, train, root / "sets" / f"{cell}.json", seed=k)
+    words = ["stress", root, "sticky=0.5", f"out={tmp_path / 'out'}", "trust=true"]
+    assert gala(capsys, *words)[2] == (
+        f"gala: error: {root} has no runs of one condition alone; condition=algo=a2c|algo=gala says of which\n"
+    )
+    assert "has no runs of algo=ppo; condition=algo=a2c|algo=gala" in gala(capsys, *words, "condition=algo=ppo")[2]
+    assert "with 3 training MDPs; it has 2, 4" in gala(capsys, *words, "condition=algo=gala", "n=3")[2]
+    code, _, error = gala(capsys, *words, "condition=algo=gala")
+    assert code in (0, 3, 4), error
+    rows = Study(tmp_path / "out", {}).rows()
+    assert {(r["n_train"], r["condition"]) for r in rows if r["run"] >= 0} == {(4, ""), (4, "sticky=0.5")}
+    assert {r["run"] for r in rows} == {-1, 0, 1, 2}

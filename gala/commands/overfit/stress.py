@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from gala.overfit.judging import (
 from gala.overfit.leakage import check_training, common_limit
 from gala.overfit.options import StressOptions
 from gala.overfit.reference import with_reference
-from gala.overfit.study import read_sets
+from gala.overfit.study import Study, read_sets
+from gala.overfit.sweep import slug
 from gala.runs.distinct import check_distinct
 from gala.runs.run_dir import RunDir
 
@@ -99,21 +101,7 @@ def _changes(options: StressOptions, train: ContextSet, limit: int) -> list[tupl
 def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[RunDir, Sets]]:
     """Each run with its train and its test set. Raises ValueError for fewer than 3 runs."""
     if len(paths) == 1 and (Path(paths[0]) / "study.json").is_file():
-        root = Path(paths[0])
-        set_files = sorted(root.glob("sets/n*-run*.json"))
-        sizes = {int(p.stem.split("-")[0][1:]) for p in set_files}
-        n = options.n or max(sizes, default=0)
-        if n not in sizes:
-            raise ValueError(f"{root} has no runs with {n} training MDPs; it has {', '.join(map(str, sorted(sizes)))}")
-        test = ContextSet.read(root / "sets" / "test.json")
-        check_trusted(family_code(test.family), root, trust=options.judge.trust, remedy="add judge.trust=true")
-        mine = [p for p in set_files if p.stem.startswith(f"n{n}-")]
-        pairs: list[tuple[RunDir, Sets]] = [
-            (RunDir.open(root / "runs" / p.stem), {"train": ContextSet.read(p), "test": test}) for p in mine
-        ]
-        for _, sets in pairs:
-            assert_disjoint(list(sets.values()))
-        return pairs
+        return _of_study(Path(paths[0]), options)
     if len(paths) in (1, 2):
         raise ValueError(
             f"stress needs at least 3 training runs, and {len(paths)} is given (a sweep's STUDY has a study.json); one "
@@ -121,6 +109,32 @@ def _runs_and_sets(paths: Sequence[str], options: StressOptions) -> list[tuple[R
         )
     if not paths:
         raise ValueError("usage: gala overfit stress RUN RUN RUN ... sets=DIRECTORY sticky=0.25, or stress STUDY ...")
+    if options.n or options.condition:
+        raise ValueError("n and condition choose runs of a sweep's STUDY; here the runs are named")
     read = read_sets(options.sets, trust=options.judge.trust)
     sets = {name: read[name] for name in ("train", "test")}
     return [(RunDir.open(path), sets) for path in paths]
+
+
+def _of_study(root: Path, options: StressOptions) -> list[tuple[RunDir, Sets]]:
+    begun = slug(options.condition)
+    of_condition: dict[str, dict[int, list[Path]]] = {}
+    for path in sorted(root.glob("sets/*n*-run*.json")):
+        if found := re.fullmatch(r"(.*-)?n(\d+)-run\d+", path.stem):
+            of_condition.setdefault(found[1] or "", {}).setdefault(int(found[2]), []).append(path)
+    if begun not in of_condition:
+        names = sorted({row["condition"] for row in Study(root, {}).rows()} - {""})
+        told = f"condition={'|'.join(names)} says of which" if names else "leave out condition"
+        raise ValueError(f"{root} has no runs of {options.condition or 'one condition alone'}; {told}")
+    by_size = of_condition[begun]
+    n = options.n or max(by_size)
+    if n not in by_size:
+        raise ValueError(f"{root} has no runs with {n} training MDPs; it has {', '.join(map(str, sorted(by_size)))}")
+    test = ContextSet.read(root / "sets" / f"{begun}test.json")
+    check_trusted(family_code(test.family), root, trust=options.judge.trust, remedy="add judge.trust=true")
+    pairs: list[tuple[RunDir, Sets]] = [
+        (RunDir.open(root / "runs" / path.stem), {"train": ContextSet.read(path), "test": test}) for path in by_size[n]
+    ]
+    for _, sets in pairs:
+        assert_disjoint(list(sets.values()))
+    return pairs
