@@ -108,10 +108,19 @@ def episodes_by_context(env: Any) -> dict[str, int]:
     return {uid: int(n) for uid, n in zip(env.contexts.uids, env.episodes, strict=True) if n}
 
 
-def add_episodes_by_context(env: Any, counts: dict[str, int]) -> None:
-    """Counts of an earlier part of the run. Raises ValueError if it was trained on other MDPs than these."""
+def check_trained_on(env: Any, counts: dict[str, int]) -> None:
+    """Raises ValueError if ``counts`` of the run (``episodes_by_context``) are of other MDPs than these: the name of a
+    file, kept in a run's settings, may mean another file from where they are read."""
     if foreign := set(counts) - set(env.contexts.uids if counts else ()):
-        raise ValueError(f"this run was trained on MDPs that env.contexts does not hold: {min(foreign)}, ...")
+        raise ValueError(
+            f"this run was trained on MDPs that the file of env.contexts does not hold: {min(foreign)}, ...; a "
+            "relative name counts from the current directory: go to where it was trained"
+        )
+
+
+def add_episodes_by_context(env: Any, counts: dict[str, int]) -> None:
+    """Counts of an earlier part of the run. Raises ValueError as ``check_trained_on``."""
+    check_trained_on(env, counts)
     for uid, n in counts.items():
         env.episodes[env.contexts.uids.index(uid)] += n
 

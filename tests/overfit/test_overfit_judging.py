@@ -418,3 +418,16 @@ def test_stress_takes_the_runs_of_one_condition_of_a_sweep_of_several(tmp_path, 
     rows = Study(tmp_path / "out", {}).rows()
     assert {(r["n_train"], r["condition"]) for r in rows if r["run"] >= 0} == {(4, ""), (4, "sticky=0.5")}
     assert {r["run"] for r in rows} == {-1, 0, 1, 2}
+
+
+def test_eval_plays_no_other_mdps_because_a_name_means_another_file_elsewhere(tmp_path, capsys, monkeypatch):
+    write_sets(tmp_path / "here", train=8, test=4)
+    monkeypatch.chdir(tmp_path / "here")
+    trained = ContextSet.read("train.json")
+    ContextSet(trained.contexts[:4], "train").write(tmp_path / "elsewhere" / "train.json")
+    run = fake_run(tmp_path / "run", trained, "train.json")
+    assert main(["eval", str(run.path), "episodes=8"]) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["eval", str(run.path), "episodes=8"]) == 2
+    error = capsys.readouterr().err
+    assert "trained on MDPs that the file of env.contexts does not hold" in error and error.count("\n") == 1
