@@ -42,7 +42,11 @@ def test_the_successor_of_a_writer_that_died_at_it_writes_whole_rows(kind):
 def test_parameters_are_compared_at_one_moment_whoever_has_published_last():
     """Where parameters are the update's number, all that are read together must be equal."""
     board = Board.create(3, 4, 0)
-    published = [0, 0, 0]
+    for update, rank in ((0, 0), (0, 1), (1, 1)):
+        board.publish_params(rank, np.full(4, 7.0 + update, np.float32), float(update))
+        assert board.read_params([0, 1])[0][rank].tolist() == [7.0] * 4, "the first, and not what nobody has written"
+    board.close()
+    board, published = Board.create(3, 4, 0), [0, 0, 0]
     rng = np.random.default_rng(0)
     for _ in range(200):
         rank = int(rng.choice([rank for rank in range(3) if published[rank] == min(published)]))

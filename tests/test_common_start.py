@@ -77,3 +77,10 @@ def test_a_short_run_is_not_over_before_the_second_learner_begins(tmp_path):
     assert Gala(tmp_path / "run", *words).end()[0] == 0
     (_, first), (_, second), *_ = RunDir.open(tmp_path / "run").checkpoint_meta("latest")["progress"]
     assert first > 0 and second > 0
+
+
+@pytest.mark.long
+def test_who_waits_in_lock_step_for_one_that_starts_for_long_is_not_stuck(tmp_path):
+    words = (*TINY, "algo=gala", "learners=2", "steps=2_000", "env.id=helper_envs:SlowStartOne-v0")
+    code, _, err = Gala(tmp_path / "run", *words, "gossip.tau=0", "env.watchdog_s=1").end()
+    assert (code, err) == (0, "")

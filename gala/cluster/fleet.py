@@ -143,7 +143,7 @@ class RayFleet:
         learner = self._class.options(**options).remote(spec, self._hub, self._epoch, saved)
         answer_of(self._hub.enlist.remote(rank, self._epoch, [learner]))
         self._actors[rank], self._lives[rank] = learner, learner.run.remote()
-        self._start_by[rank] = time.monotonic() + START_TIMEOUT_S
+        self._start_by[rank] = self._clock.total_s + START_TIMEOUT_S
 
     def room(self) -> int | None:
         """By free CPUs and GPUs of the whole cluster; who is about to start has not taken its share yet."""
@@ -202,15 +202,14 @@ class RayFleet:
         return event._replace(body=self._unsaved.pop(event.rank, "")) if event.kind == "saved" else event
 
     def _late(self, rows: Rows) -> list[Event]:
-        now = time.monotonic()
+        self._clock.look(time.monotonic())
         for rank in [rank for rank in self._start_by if rows.unseen_s[rank] >= 0]:
             del self._start_by[rank]
-        self._clock.look(now)
         awake = self._clock.since_gap_s > LOST_AFTER_S  # else nobody could visit: the whole job was suspended
         lost = [rank for rank in self._lives if awake and rows.unseen_s[rank] > LOST_AFTER_S]
         silent = f"was lost: it gave no sign of life for {LOST_AFTER_S:g} s"
         gone = [Event(rank, "died", silent) for rank in lost if self._end(rank)]
-        late = [rank for rank, start_by in self._start_by.items() if now > start_by]
+        late = [rank for rank, start_by in self._start_by.items() if self._clock.total_s > start_by]
         told = f"gave no sign of life in {START_TIMEOUT_S:g} s: does the cluster have free CPUs, and gala installed?"
         return gone + [Event(rank, "died", told) for rank in late if self._end(rank)]
 

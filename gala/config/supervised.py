@@ -141,7 +141,8 @@ class SupervisedConfig:
     overlap_tau: int = bounded(-1, Bound(lambda v: v == -1 or v >= 1, "-1 (no bound) or at least 1; 0 is method=sgp"))
     """overlap-sgp waits after this many iterations without a message from a peer that was due; -1: never."""
     wait_timeout_s: float = bounded(30.0, POSITIVE)
-    """A learner that waits this long for another one ends the run with an error."""
+    """A learner that waits this long for another one ends the run with an error; for the first update of each 300 s, or
+    this long if that is more."""
     optim: SgdConfig = field(default_factory=SgdConfig)
     slow: SlowConfig = field(default_factory=SlowConfig)
     tiny: TinyConfig = field(default_factory=TinyConfig)

@@ -22,7 +22,7 @@ class NotFinite(FloatingPointError):
 
 class Step(Protocol):
     """Moves parameters once per update: an averager (``gala.gossip.averager.GossipAverager``). One that knows
-    learners that join has a ``weight``: 0 until its parameters have become those of others."""
+    learners that join has ``slice_weights``: 0 where its parameters have yet to become those of others."""
 
     def step(self) -> object: ...
 
@@ -68,7 +68,7 @@ class LearningStep:
     ) -> None:
         self.optimizer, self.reduce_gradients, self.precondition = optimizer, reduce_gradients, precondition
         self.max_grad_norm, self.averager, self.slowmo = max_grad_norm, averager, slowmo
-        self._joining = False
+        self._empty = 0  # slices without weight, as far as it is known
         self.exchange_s = 0.0
         """Seconds spent in the averager and in the slow step, so far."""
         self.clip_factor = 1.0
@@ -99,18 +99,24 @@ class LearningStep:
         self.exchange_s += time.perf_counter() - started
         return norm
 
+    def notice_first_mass(self) -> None:
+        """The slow step begins anew where a learner that joins has got its first mass since the last update. Noticed in
+        each update; to be called after a drain whose result is saved."""
+        before, self._empty = self._empty, self._count_empty()
+        if self.slowmo is not None and self._empty < before:
+            self.slowmo.restart()
+
     def _average(self) -> None:
-        joining = self._joining or self._is_weightless()  # a checkpoint may bring mass between two steps
+        self._empty = max(self._empty, self._count_empty())
         if self.averager is not None:
             self.averager.step()
-        self._joining = joining and self._is_weightless()
+        self.notice_first_mass()
         if self.slowmo is not None:
-            if joining and not self._joining:
-                self.slowmo.restart()
             self.slowmo.step()
 
-    def _is_weightless(self) -> bool:
-        return getattr(self.averager, "weight", 1.0) == 0.0
+    def _count_empty(self) -> int:
+        slices = getattr(self.averager, "slice_weights", None)
+        return sum(not weight for _, weight in slices()) if slices and self.slowmo is not None else 0
 
 
 def clip_factor(norm: float, max_norm: float) -> float:

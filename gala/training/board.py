@@ -89,7 +89,8 @@ class Board:
         publication of this rank it was, from 1 on."""
         number = (int(self._sequence[0, rank]) | 1) // 2 + 1
         with self._writing(0, rank):
-            self._params[rank, number % _SNAPSHOTS], self._stamps[rank, number % _SNAPSHOTS] = flat, stamp
+            slot = (number - 1) % _SNAPSHOTS
+            self._params[rank, slot], self._stamps[rank, slot] = flat, stamp
         return number
 
     def publish_moments(self, rank: int, moments: NDArray) -> None:
@@ -106,7 +107,7 @@ class Board:
     def read_publication(self, rank: int) -> tuple[NDArray, int]:
         """The newest parameters [d] of a rank, copied, and their number; 0 if none are whole at this moment."""
         before = int(self._sequence[0, rank])
-        row = self._params[rank, before // 2 % _SNAPSHOTS].copy()
+        row = self._params[rank, (before // 2 - 1) % _SNAPSHOTS].copy()
         return row, before // 2 if before % 2 == 0 and before == self._sequence[0, rank] else 0
 
     def read_moments(self) -> NDArray:

@@ -260,6 +260,7 @@ class LearnerProcess:
             self.recorder.drain()
         if self.averager is not None:
             self.averager.drain()
+            self.learner.learning_step.notice_first_mass()
         for log in (self.recorder, self.event_log):
             if log is not None and (trouble := log.write()):
                 return trouble  # a checkpoint without what led to it could not be replayed

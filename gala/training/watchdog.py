@@ -41,8 +41,9 @@ class Watchdog:
         late = [(rank, self._idle_s[rank]) for rank in ranks if self._idle_s[rank] > self._limit(rank, ending)]
         for rank, _ in late:
             self._idle_s[rank] = 0.0  # whoever hears of it acts on it
-        simulating = [(rank, idle_s) for rank, idle_s in late if _simulates(self._board, rank)]
-        return simulating or late
+        starting = self._states.ranks("starting")
+        at_fault = [(rank, idle_s) for rank, idle_s in late if rank in starting or _simulates(self._board, rank)]
+        return at_fault if starting else at_fault or late
 
     def _limit(self, rank: int, ending: bool) -> float:
         starts = START_S if self._states.of(rank) in ("starting", "joining") else 0.0

@@ -182,7 +182,7 @@ def test_optimisers_do_not_import_the_compiler_and_step_the_same():
     assert last == "True", "another PyTorch: its plain step imports no compiler, and gala.optim.eager is not needed"
 
 
-@pytest.mark.parametrize("absorbs", ["in a step", "at a checkpoint"])
+@pytest.mark.parametrize("absorbs", ["in a step", "at a checkpoint", "at a checkpoint that is resumed"])
 def test_a_learner_that_joins_stays_where_it_finds_the_others(absorbs):
     """No gradient moves anybody, so nothing may move once all are at one place: the way there is no momentum."""
     boxes, steps = InProcessMailboxes(2, 1), []
@@ -197,8 +197,13 @@ def test_a_learner_that_joins_stays_where_it_finds_the_others(absorbs):
     new()
     assert new.averager.flat.item() == 8.0 and new.averager.weight == 0.0
     old()
-    if absorbs == "at a checkpoint":
+    if absorbs != "in a step":
         new.averager.drain()
+    if absorbs == "at a checkpoint that is resumed":
+        new.notice_first_mass()
+        saved = new.slowmo.state_dict()
+        new = LearningStep(new.optimizer, averager=new.averager, slowmo=SlowMo(new.optimizer, every=3, momentum=0.6))
+        new.slowmo.load_state_dict(saved)
     for _ in range(20):
         new()
         assert new.averager.flat.item() == 0.0 and new.averager.weight > 0.0
@@ -207,16 +212,18 @@ def test_a_learner_that_joins_stays_where_it_finds_the_others(absorbs):
 
 
 def test_the_slow_step_begins_anew_once_and_only_where_there_was_no_weight():
-    told, weights = [], iter([0.0, 0.0, 0.5, 0.5, 0.25])
+    """Of two shards, each may get its first mass in a step of its own."""
+    told, weights = [], iter([(0.0, 0.0), (0.0, 0.5), (0.0, 0.5), (0.1, 0.5), (0.2, 0.25)])
     p = torch.zeros(1, requires_grad=True)
     p.grad = torch.zeros(1)
 
     def mix():
-        averager.weight = next(weights)
+        slices[:] = [(1, weight) for weight in next(weights)]
 
-    averager = SimpleNamespace(weight=0.0, step=mix)
+    slices = [(1, 0.0), (1, 0.0)]
+    averager = SimpleNamespace(slice_weights=lambda: slices, step=mix)
     slowmo = SimpleNamespace(step=lambda: told.append("step"), restart=lambda: told.append("restart"))
     step = LearningStep(torch.optim.SGD([p], lr=1.0), averager=averager, slowmo=slowmo)
     for _ in range(5):
         step()
-    assert told == ["step", "step", "restart", "step", "step", "step"]
+    assert told == ["step", "restart", "step", "step", "restart", "step", "step"]
