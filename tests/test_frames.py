@@ -5,10 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from training import PATIENCE_S
 
+from gala.processes.child import run_child
+from gala.processes.fleet import ProcessFleet
 from gala.processes.frames import FrameReader, write_frame
 
 
@@ -55,3 +59,20 @@ def test_nobody_waits_for_the_rest_of_a_message_whose_writer_was_stopped(ends):
     assert reader.read() == ([], True)
     theirs.close()
     assert reader.read() == ([], False)
+
+
+def say_much(spec, pipe):
+    run_child(pipe, lambda send, commands: send(("much", b"x" * 50_000_000)))
+
+
+def test_a_wait_for_a_child_is_not_over_with_a_part_of_what_it_says():
+    """Who waits with a deadline takes no events for no answer in time."""
+    fleet = ProcessFleet(say_much)
+    try:
+        fleet.spawn(SimpleNamespace(rank=0))
+        first, *rest = fleet.events(PATIENCE_S)
+        assert (first.kind, len(first.body)) == ("much", 50_000_000)
+        assert [event.kind for event in rest or fleet.events(PATIENCE_S)] == ["died"]
+        assert fleet.events(0.0) == []
+    finally:
+        fleet.kill()

@@ -117,6 +117,12 @@ class ProcessFleet:
         self._readers[spec.rank] = FrameReader(ours)
 
     def events(self, timeout_s: float) -> list[Event]:
+        ends = time.monotonic() + timeout_s
+        while not (events := self._hear(max(ends - time.monotonic(), 0.0))) and time.monotonic() < ends:
+            pass  # a part of a message has come
+        return events
+
+    def _hear(self, timeout_s: float) -> list[Event]:
         pipes, processes = dict(self._pipes), dict(self._processes)
         ready = wait([*pipes.values(), *(p.sentinel for p in processes.values())], timeout=timeout_s)
         events: list[Event] = []
