@@ -45,14 +45,17 @@ def _gpu_joules(handle: Any) -> float:
     return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
 
 
-def _cpu_counters(root: Path) -> list[Callable[[], float]]:
-    """Whole packages only (``intel-rapl:0``, named package-0): their parts (``intel-rapl:0:0``) are counted within
+def cpu_counter_files(root: Path = POWERCAP) -> list[Path]:
+    """Of whole packages only (``intel-rapl:0``, named package-0): their parts (``intel-rapl:0:0``) are counted within
     them, and they within the whole platform's counter (psys). Where no zone is named so, all but psys."""
     paths = [p for p in sorted(root.glob("intel-rapl:*/energy_uj")) if p.parent.name.count(":") == 1]
     names = {path: _zone_name(path.parent) for path in paths}
     packages = [path for path in paths if names[path].startswith("package")]
-    found = packages or [path for path in paths if not names[path].startswith("psys")]
-    return [_Rapl(path) for path in found if os.access(path, os.R_OK)]
+    return packages or [path for path in paths if not names[path].startswith("psys")]
+
+
+def _cpu_counters(root: Path) -> list[Callable[[], float]]:
+    return [_Rapl(path) for path in cpu_counter_files(root) if os.access(path, os.R_OK)]
 
 
 def _zone_name(zone: Path) -> str:

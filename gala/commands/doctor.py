@@ -6,7 +6,6 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from importlib import metadata
-from pathlib import Path
 
 from gala.config.extras import install
 
@@ -74,7 +73,9 @@ def report() -> Iterator[tuple[str, str]]:
 
 
 def _rapl() -> str:
-    counters = sorted(Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj"))
+    from gala.bench.energy import cpu_counter_files
+
+    counters = cpu_counter_files()
     if not counters:
         return "no CPU energy counter here (usual in virtual machines)"
     readable = [c for c in counters if os.access(c, os.R_OK)]
