@@ -95,7 +95,7 @@ class DuringTraining:
         found = self._eigenvalues("eigenvalue", product, here, self.config.diagnose.eigenvalues)
         generator = torch.Generator().manual_seed(self.updates)
         found["hessian_trace"] = curvature.trace(product, here, _TRACE_DRAWS, generator)[0]
-        scale = optimizer_scale(self.config.optim, self.optimizer_state(), policy)
+        scale = optimizer_scale(self.config.optim, self.config.learners, self.optimizer_state(), policy)
         if scale is not None:
             bent = curvature.preconditioned(product, scale)
             found |= self._eigenvalues("preconditioned_eigenvalue", bent, here, 1)

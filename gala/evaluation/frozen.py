@@ -17,6 +17,7 @@ from gala.config.derived import averages_parameters, scheduled
 from gala.config.schema import A2CConfig, Config, OptimConfig
 from gala.evaluation.load import load_policy, pooled_return_moments
 from gala.models.actor_critic import ActorCritic
+from gala.optim.mean_adam import mean_square
 from gala.rl.rollout import Collector, Rollout
 from gala.runs.run_dir import RunDir
 
@@ -89,7 +90,7 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
         config,
         policy,
         {f"learner{rank}": _vector(policy, part["policy"]) for rank, part in parts.items()},
-        optimizer_scale(config.optim, parts[trained].get("optimizer", {}), policy),
+        optimizer_scale(config.optim, config.learners, parts[trained].get("optimizer", {}), policy),
         rollouts,
         learning_rate(config)(progress) or learning_rate(config)(0.0),
         entropy_coefficient(config)(progress),
@@ -114,9 +115,9 @@ def _vector(policy: ActorCritic, state: dict[str, Tensor]) -> Tensor:
     return torch.cat([state[name].reshape(-1) for name, _ in policy.named_parameters()])
 
 
-def optimizer_scale(optim: OptimConfig, state: dict[str, Tensor], policy: ActorCritic) -> Tensor | None:
+def optimizer_scale(optim: OptimConfig, learners: int, state: dict[str, Tensor], policy: ActorCritic) -> Tensor | None:
     """What RMSprop and Adam divide the gradient by, ``[d]`` in the order of ``policy.parameters()``; None before the
-    first step, and of other optimisers.
+    first step, and of other optimisers. ``learners``: how many average their parameters, for ``MeanAdam``.
 
     Their state lies in memory as the parameters do, channels last where those are.
     """
@@ -125,6 +126,9 @@ def optimizer_scale(optim: OptimConfig, state: dict[str, Tensor], policy: ActorC
         return None
     if optim.name == "rmsprop_tf":
         scale = (square + optim.eps).sqrt()
+    elif optim.name == "adam" and "signal" in state:
+        step = float(state["step"])
+        scale = mean_square(square, state["signal"], step, learners, optim.adam_beta2).sqrt() + optim.eps
     elif optim.name == "adam":
         scale = (square / (1 - optim.adam_beta2 ** float(state["step"]))).sqrt() + optim.eps
     elif optim.name == "rmsprop":

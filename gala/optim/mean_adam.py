@@ -11,6 +11,17 @@ from torch.optim import Optimizer
 
 from gala.optim.closure import evaluated
 
+SIGNAL_BETA = 0.99
+
+
+def mean_square(
+    v: Tensor, s: Tensor, t: float, learners: int, beta2: float, signal_beta: float = SIGNAL_BETA
+) -> Tensor:
+    """u of ``MeanAdam``, a new tensor like ``v``, from its running means as they are kept, after ``t`` steps."""
+    v_start = 1 - beta2**t
+    u = s.square().mul_(v_start / (1 - signal_beta**t) ** 2)  # on the scale of v, which is not corrected yet
+    return torch.minimum(u, v, out=u).mul_((1 - 1 / learners) / v_start).add_(v, alpha=1 / (learners * v_start))
+
 
 class MeanAdam(Optimizer):
     """Adam that divides by the second moment of the mean gradient of ``learners`` learners, of which it sees one.
@@ -43,7 +54,7 @@ class MeanAdam(Optimizer):
         eps: float = 1e-8,
         *,
         learners: int,
-        signal_beta: float = 0.99,
+        signal_beta: float = SIGNAL_BETA,
     ) -> None:
         if not (lr >= 0 and eps > 0 and learners >= 1 and all(0 <= b < 1 for b in (*betas, signal_beta))):
             raise ValueError(
@@ -73,7 +84,5 @@ class MeanAdam(Optimizer):
         m = state["exp_avg"].lerp_(gradient, 1 - b1)
         s = state["signal"].lerp_(gradient, 1 - b3)
         v = state["exp_avg_sq"].mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
-        v_start = 1 - b2**t
-        u = s.square().mul_(v_start / (1 - b3**t) ** 2)  # on the scale of v, which is not corrected yet
-        torch.minimum(u, v, out=u).mul_((1 - 1 / n) / v_start).add_(v, alpha=1 / (n * v_start))
+        u = mean_square(v, s, t, n, b2, b3)
         p.addcdiv_(m, u.sqrt_().add_(group["eps"]), value=-group["lr"] / (1 - b1**t))

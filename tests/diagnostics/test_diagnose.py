@@ -20,6 +20,7 @@ from gala.diagnostics.landscape import frozen_losses
 from gala.diagnostics.noise_scale import moments, per_environment_gradients
 from gala.diagnostics.registry import DIAGNOSTICS
 from gala.evaluation.frozen import load_frozen, optimizer_scale
+from gala.gossip.flat import flatten_parameters
 from gala.models.actor_critic import build_actor_critic
 from gala.rl.a2c import rollout_loss
 from gala.runs.run_dir import RunDir
@@ -202,13 +203,34 @@ def test_the_scale_of_the_optimiser_is_in_the_order_of_the_parameters():
     gradient = flat([p.grad for p in policy.parameters()])
     adam, optim = torch.optim.Adam([flat_params], 1e-3, (0.9, 0.99), 1e-5), OptimConfig(name="adam", adam_beta2=0.99)
     adam.step()
-    torch.testing.assert_close(optimizer_scale(optim, adam.state[flat_params], policy), gradient + 1e-5)
+    torch.testing.assert_close(optimizer_scale(optim, 1, adam.state[flat_params], policy), gradient + 1e-5)
     unmoved = {"exp_avg_sq": torch.zeros_like(flat_params), "step": torch.tensor(0.0)}
-    assert optimizer_scale(optim, unmoved, policy) is None, "before the first step there is none"
-    tf = optimizer_scale(OptimConfig(name="rmsprop_tf", eps=0.5), {"square_avg": flat_params.detach() ** 2}, policy)
+    assert optimizer_scale(optim, 1, unmoved, policy) is None, "before the first step there is none"
+    tf = optimizer_scale(OptimConfig(name="rmsprop_tf", eps=0.5), 1, {"square_avg": flat_params.detach() ** 2}, policy)
     expected = flat([p.detach() for p in policy.parameters()])
     torch.testing.assert_close(tf, (expected**2 + 0.5).sqrt())
-    assert optimizer_scale(OptimConfig(name="ekfac"), {"momentum_buffer": flat_params}, policy) is None
+    assert optimizer_scale(OptimConfig(name="ekfac"), 1, {"momentum_buffer": flat_params}, policy) is None
+
+
+def test_the_scale_of_learners_that_gossip_is_what_their_steps_were_divided_by():
+    """Read off a step: lr m / (distance moved), m corrected for its start. It was that of plain Adam, twice as much."""
+    from gala.build.learning import make_optimizer
+    from gala.config.parse import parse_config
+
+    config = parse_config(["optim.name=adam", "optim.lr=0.5", "gossip.lr_scaling=noise", "algo=gala", "learners=4"])
+    policy = torch.nn.Linear(40, 5)
+    flat_params = flatten_parameters(policy.parameters())
+    optimizer = make_optimizer(config, flat_params, policy)
+    for _ in range(30):
+        before = flat_params.detach().clone()
+        flat_params.grad = torch.randn_like(flat_params)
+        optimizer.step()
+    state = optimizer.state[flat_params]
+    mean = state["exp_avg"] / (1 - config.optim.adam_beta1**30)
+    scale = optimizer_scale(config.optim, config.learners, state, policy)
+    torch.testing.assert_close(0.5 * mean / (before - flat_params.detach()), scale, rtol=2e-3, atol=1e-4)
+    plain = (state["exp_avg_sq"] / (1 - config.optim.adam_beta2**30)).sqrt()
+    assert (scale / plain).median() < 0.8
 
 
 @pytest.mark.long
