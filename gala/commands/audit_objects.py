@@ -52,9 +52,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def random_pictures(config: Config, num_steps: int) -> tuple[NDArray, NDArray]:
-    """frames [T, C, H, W] of a random policy, row after row, and bool [T]: the frame follows none. Of Atari's stacks
-    the newest frame only. Raises ValueError if observations are no images."""
+    """frames [T, C, H, W] of a random policy, row after row, and bool [T]: the frame follows none. Of stacks the
+    newest picture only. Raises ValueError if observations are no images."""
     from gala.build.envs import make_env
+    from gala.evaluation.frames import newest_channels
 
     env = make_env(config, _ENVS)
     if len(env.obs_space.shape) != 3:
@@ -70,8 +71,7 @@ def random_pictures(config: Config, num_steps: int) -> tuple[NDArray, NDArray]:
         opens.append(step.terminated | step.truncated | ~step.valid)
     env.close()
     frames = np.stack(obs, 1).reshape(-1, *obs[0].shape[1:])
-    newest = frames[:, -1:] if config.env.id.startswith("ALE/") else frames
-    return newest, np.stack(opens, 1).ravel()
+    return frames[:, -newest_channels(config) :], np.stack(opens, 1).ravel()
 
 
 def _report(config: Config, frames: NDArray, breaks: NDArray, out: str) -> list[str]:

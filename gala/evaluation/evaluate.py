@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gala.build.envs import Spaces, check_trained_on, make_evaluation_env
+from gala.build.envs import Spaces, make_evaluation_env
 from gala.build.policy import pick_device_to_play
 from gala.evaluation.film import check_drawable, check_encoder, record_episode
-from gala.evaluation.load import load_policy
+from gala.evaluation.load import check_contexts, load_policy
 from gala.evaluation.play import LONGEST_EPISODE, Mode, play
 from gala.evaluation.student import t_quantile
 from gala.processes.output import is_terminal
@@ -57,9 +57,7 @@ def evaluate_run(
     try:
         spaces = Spaces(env.obs_space, env.action_space, env.frames_per_step)
         policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, learner)
-        if hasattr(env, "contexts"):
-            rank = run_dir.checkpoint_meta(checkpoint)["ranks"][0]
-            check_trained_on(env, run_dir.load_part(checkpoint, f"learner{rank}")[1].get("contexts", {}))
+        check_contexts(run_dir, env, checkpoint)
         policy.to(pick_device_to_play(config, device))
         longest = max(LONGEST_EPISODE, config.env.max_episode_steps)
         with _progress(episodes) as progress:

@@ -46,7 +46,7 @@ def framing(config: Config, space: gym.Space, size: int) -> Framing:
         return Framing(space.shape, "float32", None, lambda obs: obs.astype(np.float32))
     last_axis_is_colour = space.shape[-1] in (1, 3, 4) and space.shape[0] not in (1, 3, 4)
     shape = (space.shape[2], *space.shape[:2]) if last_axis_is_colour else space.shape
-    channels = _newest_channels(config) or shape[0]
+    channels = newest_channels(config) or shape[0]
     top = 1 if space.high.max() <= 1 else 255
     small = (size, size) if size and top == 255 and max(shape[1:]) > size else shape[1:]
     rows, columns = (area_weights(old, new) for old, new in zip(shape[1:], small, strict=True))
@@ -60,7 +60,7 @@ def framing(config: Config, space: gym.Space, size: int) -> Framing:
     return Framing((channels, *small), "uint8", top, make)
 
 
-def _newest_channels(config: Config) -> int:
+def newest_channels(config: Config) -> int:
     """How many channels of a stack are its newest picture; 0: nothing is stacked."""
     backend = resolve_backend(config.env.id, config.env.backend)
     family = config.env.id.partition(":")[0] if backend == "contexts" else ""

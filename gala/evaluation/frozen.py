@@ -15,7 +15,7 @@ from gala.build.learning import entropy_coefficient, learning_rate, make_reward_
 from gala.build.policy import refuse_frozen
 from gala.config.derived import averages_parameters, scheduled
 from gala.config.schema import A2CConfig, Config, OptimConfig
-from gala.evaluation.load import load_policy, pooled_return_moments
+from gala.evaluation.load import check_contexts, load_policy, pooled_return_moments
 from gala.models.actor_critic import ActorCritic
 from gala.optim.mean_adam import mean_square
 from gala.rl.rollout import Collector, Rollout
@@ -64,6 +64,7 @@ def load_frozen(run_dir: RunDir, checkpoint: str, *, envs: int, batches: int, se
     try:
         spaces = Spaces(env.obs_space, env.action_space, env.frames_per_step)
         policy, normalizer = load_policy(run_dir, config, spaces, checkpoint, "consensus")
+        check_contexts(run_dir, env, checkpoint)
         refuse_frozen(policy, "gala diagnose")
         meta = run_dir.checkpoint_meta(checkpoint)
         ranks = meta["ranks"] if averages_parameters(config) else meta["ranks"][:1]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gala.build.envs import Spaces
+from gala.build.envs import Spaces, check_trained_on
 from gala.build.learning import make_normalizer
 from gala.build.policy import make_policy
 from gala.config.derived import averages_parameters
@@ -62,6 +62,15 @@ def load_policy(
         gone = [np.asarray(row[:size]) for r, row in enumerate(meta["moments"]) if averaged and r not in own]
         normalizer.applied = RunningMoments.pooled(np.stack([*own.values(), *gone]), normalizer.shape)
     return policy.eval(), normalizer
+
+
+def check_contexts(run_dir: RunDir, env: Any, checkpoint: str) -> None:
+    """Raises ValueError if the file that the run names holds other MDPs, seen from here, than it was trained on; one
+    that was asked for in its place may hold any."""
+    named = run_dir.config.env.contexts
+    if named and named == RunDir.open(run_dir.path).config.env.contexts:
+        rank = run_dir.checkpoint_meta(checkpoint)["ranks"][0]
+        check_trained_on(env, run_dir.load_part(checkpoint, f"learner{rank}")[1].get("contexts", {}))
 
 
 def return_scale(run_dir: RunDir, checkpoint: str) -> float | None:

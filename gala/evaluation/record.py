@@ -16,7 +16,7 @@ from gala.build.envs import Spaces, make_evaluation_env
 from gala.build.policy import pick_device_to_play
 from gala.config.schema import Config
 from gala.evaluation.frames import Framing, framing
-from gala.evaluation.load import checkpoint_hash, load_policy
+from gala.evaluation.load import check_contexts, checkpoint_hash, load_policy
 from gala.evaluation.play import LONGEST_EPISODE, Mode, play, quotas
 from gala.models.actor_critic import ActorCritic
 from gala.rl.normalise import ObsNormalizer
@@ -146,6 +146,7 @@ def record_run(
     try:
         spaces = Spaces(env.obs_space, env.action_space, env.frames_per_step)
         frames = framing(config, spaces.obs, asked.size)
+        check_contexts(run_dir, env, asked.checkpoint)
         contexts = tuple(env.contexts.uids) if hasattr(env, "contexts") else ()
         source = _source(run_dir, asked) | ({"contexts_sha256": env.contexts.sha256} if contexts else {})
         facts = RolloutFacts(source, frames.shape, frames.dtype, frames.top, describe_actions(spaces.action), contexts)

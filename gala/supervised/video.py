@@ -67,7 +67,7 @@ def make_learner(
     if config.optimizer == "ekfac":
         e = config.ekfac
         arguments = {name: getattr(e, name) for name in ("damping", "decay", "basis_every", "max_dim", "kl_limit")}
-        ekfac = EKFAC(model, kind=e.kind, **arguments)
+        ekfac = EKFAC(model, kind=e.kind, kl_lr=config.lr, **arguments)
         observe = VideoFisher(ekfac, model, e.videos)
         optimizer: torch.optim.Optimizer = torch.optim.SGD(
             model.parameters(), config.lr, momentum=e.momentum, dampening=e.momentum

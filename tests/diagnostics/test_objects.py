@@ -6,6 +6,9 @@ from gala_envs.families import make_family
 from gala_envs.splits import split
 
 from gala import cli
+from gala.build.envs import make_env
+from gala.commands import audit_objects
+from gala.config.parse import parse_config
 from gala.diagnostics.objects import Found, components, smallest_moving, smallest_rare, warnings
 
 
@@ -82,6 +85,15 @@ def test_the_command_finds_the_object_of_an_exact_size(capsys, tmp_path):
     assert "warning: it is smaller than one stride: 1 px are less than 8" in out
     assert "encoder bagnet: receptive field 5 px of 9 x 9, stride 8 px" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_stacked_pictures_the_newest_is_searched():
+    """In both at once, what moves is where it was and where it is."""
+    config = parse_config(["env.id=backgrounds:classic:CartPole-v1", "model.encoder=nature_cnn"])
+    frames, _ = audit_objects.random_pictures(config, 4)
+    stacked = make_env(config, 1)
+    assert frames.shape[1:] == (3, *stacked.obs_space.shape[1:]) and stacked.obs_space.shape[0] == 6
+    stacked.close()
 
 
 def test_of_episodes_of_one_decision_it_says_what_the_contexts_say_and_that_no_picture_was_drawn(capsys, tmp_path):

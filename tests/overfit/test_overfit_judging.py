@@ -60,7 +60,8 @@ def fake_run(path, contexts, file, *words, moments=(), gone=(), seed=0):
         if moments:
             tensors["return_moments"] = {"packed": torch.tensor(moments[rank], dtype=torch.float64)}
         run.write_part("staging", f"learner{rank}", tensors, meta | {"contexts": dict.fromkeys(contexts.uids, 3)})
-    saved = {"env_steps": int(run.config.steps), "ranks": list(range(len(policies)))}
+    ranks = list(range(len(policies)))
+    saved = {"env_steps": int(run.config.steps), "ranks": ranks, "progress": [[1, 1] for _ in ranks]}
     run.commit_checkpoint("staging", ["latest"], saved | {"moments": [[0.0] * 3] * len(policies) + list(gone)})
     return run
 
@@ -420,14 +421,19 @@ def test_stress_takes_the_runs_of_one_condition_of_a_sweep_of_several(tmp_path, 
     assert {r["run"] for r in rows} == {-1, 0, 1, 2}
 
 
-def test_eval_plays_no_other_mdps_because_a_name_means_another_file_elsewhere(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "words", [("eval", "episodes=8"), ("diagnose", "envs=2", "batches=2"), ("record", "episodes=4")]
+)
+def test_no_other_mdps_are_played_because_a_name_means_another_file_elsewhere(words, tmp_path, capsys, monkeypatch):
     write_sets(tmp_path / "here", train=8, test=4)
     monkeypatch.chdir(tmp_path / "here")
     trained = ContextSet.read("train.json")
     ContextSet(trained.contexts[:4], "train").write(tmp_path / "elsewhere" / "train.json")
     run = fake_run(tmp_path / "run", trained, "train.json")
-    assert main(["eval", str(run.path), "episodes=8"]) == 0
+    command, *settings = words
+    assert main([command, str(run.path), *settings]) == 0
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert main(["eval", str(run.path), "episodes=8"]) == 2
+    capsys.readouterr()
+    assert main([command, str(run.path), *settings]) == 2
     error = capsys.readouterr().err
     assert "trained on MDPs that the file of env.contexts does not hold" in error and error.count("\n") == 1
