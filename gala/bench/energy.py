@@ -46,8 +46,8 @@ def _gpu_joules(handle: Any) -> float:
 
 
 def cpu_counter_files(root: Path = POWERCAP) -> list[Path]:
-    """Of whole packages only (``intel-rapl:0``, named package-0): their parts (``intel-rapl:0:0``) are counted within
-    them, and they within the whole platform's counter (psys). Where no zone is named so, all but psys."""
+    """Counters of whole packages only (``intel-rapl:0``, named package-0): their parts (``intel-rapl:0:0``) are counted
+    within them, and they within the whole platform's counter (psys). Where no zone is named so, all but psys."""
     paths = [p for p in sorted(root.glob("intel-rapl:*/energy_uj")) if p.parent.name.count(":") == 1]
     names = {path: _zone_name(path.parent) for path in paths}
     packages = [path for path in paths if names[path].startswith("package")]

@@ -13,7 +13,7 @@ from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
 from gala.training.advice import advice
-from gala.training.new_run import say, starting
+from gala.training.new_run import check_diagnosis, say, starting
 from gala.training.tracking import check_tracker
 
 _PLACE_AND_PACE = ("steps", "cluster.address", "device", "torch_threads", "env.threads")
@@ -79,7 +79,8 @@ def main(argv: Sequence[str]) -> int:
 def _prepare(run_dir: RunDir, own: Mapping[str, str], words: Sequence[str]) -> tuple[Config, str]:
     """(settings, name of the checkpoint to go on from, or nothing); the run directory stands there afterwards. Raises
     ValueError, before it is changed."""
-    from gala.build.policy import pick_device
+    from gala.build.envs import probe_spaces
+    from gala.build.policy import make_policy, pick_device
 
     config = override(run_dir.config, words, MAY_CHANGE)
     _check_address(run_dir, words)
@@ -88,6 +89,8 @@ def _prepare(run_dir: RunDir, own: Mapping[str, str], words: Sequence[str]) -> t
     check_tracker(config.track)
     if config.cluster.address in ("", "local"):  # elsewhere, learners' machines may have what this one has not
         pick_device(config, 0)
+    if config.diagnose != run_dir.config.diagnose:
+        check_diagnosis(config, make_policy(config, probe_spaces(config)))
     from gala.training import restoring, supervisor
 
     name, lines = restoring.choose(run_dir, config, own.get("checkpoint", ""))

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gala.config.parse import parse_config, split_settings
 from gala.config.schema import Config
@@ -77,7 +78,7 @@ def check(config: Config) -> tuple[Config, str]:
     from gala.build.envs import probe_spaces
     from gala.build.gossip import check_exchange
     from gala.build.learning import check_optimizer
-    from gala.build.policy import has_relu, make_policy, pick_device, refuse_frozen
+    from gala.build.policy import make_policy, pick_device
 
     check_cluster(config)
     check_tracker(config.track)
@@ -89,6 +90,15 @@ def check(config: Config) -> tuple[Config, str]:
     validate(config)  # what was chosen may not go with the rest
     policy = make_policy(config, spaces)
     check_exchange(config, sum(p.numel() for p in policy.parameters()))
+    check_diagnosis(config, policy)
+    check_optimizer(config, policy)
+    return config, chosen
+
+
+def check_diagnosis(config: Config, policy: Any) -> None:
+    """Raises ValueError if ``diagnose.*`` wants to know of the policy what it has not."""
+    from gala.build.policy import has_relu, refuse_frozen
+
     if config.diagnose.dead_units and not has_relu(policy):
         raise ValueError(
             f"diagnose.dead_units counts units behind torch.nn.ReLU modules, and model.encoder={config.model.encoder} "
@@ -96,8 +106,6 @@ def check(config: Config) -> tuple[Config, str]:
         )
     if config.diagnose.curvature or config.diagnose.noise:
         refuse_frozen(policy, f"diagnose.{'curvature' if config.diagnose.curvature else 'noise'}")
-    check_optimizer(config, policy)
-    return config, chosen
 
 
 def open_new(config: Config, words: Sequence[str]) -> RunDir:

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from test_evaluate import make_run
 from test_update import ENTROPY_COEF, Replayed, learner
 from torch.autograd.functional import hessian
 from torch.func import functional_call
@@ -277,6 +278,16 @@ def test_channels_of_maps_are_units():
     obs = -torch.ones(2, 3, 4, 5, 5)  # T, B, channels, height, width
     obs[1, 2, 0, 4, 4] = 1.0  # one pixel of one observation
     assert dead_share(Maps(), SimpleNamespace(obs=obs, state=None, first=None)) == 0.75
+
+
+def test_a_resumed_run_is_not_changed_by_a_measurement_that_its_network_cannot_give(tmp_path, capsys):
+    """Else every learner would fail in its first update, now and whenever it is resumed."""
+    run, _ = make_run(tmp_path / "run", "preset=classic/cartpole", "model.encoder=test_during_training:Smooth")
+    run.close()
+    before = (run.path / "config.yaml").read_bytes()
+    assert cli.main(["resume", str(run.path), "steps=1e6", "trust=true", "diagnose.dead_units=5"]) == 2
+    assert "has none; set diagnose.dead_units" in capsys.readouterr().err
+    assert (run.path / "config.yaml").read_bytes() == before
 
 
 def test_dead_units_are_measured_every_so_many_updates_and_alone():
