@@ -12,6 +12,7 @@ from gala.config.parse import parse_options
 from gala.config.supervised import SupervisedConfig
 from gala.experiments.needle import control, crossing, findings, limits, over_seeds
 from gala.experiments.needle_grid import AXES, Axes, NeedleGrid, axes_of, cells, settings_of
+from gala.optim.update import NotFinite
 from gala.reports.needle import _page
 from gala.supervised.comparison import alone
 
@@ -117,6 +118,9 @@ def test_a_grid_that_was_cut_off_goes_on(tmp_path):
     assert len(planned) == len({cell.name for cell in planned}) == 2 * (3 * 2 + 1)
     assert [cell.seed for cell in planned[:6]] == [1] * 6 and all(cell.config.seeds == (cell.seed,) for cell in planned)
 
+    def fails(cell, why):
+        raise AssertionError(f"{cell.name}: {why}")
+
     def train(config):
         if len(trained) == 5:
             trained.append("cut off")
@@ -126,9 +130,9 @@ def test_a_grid_that_was_cut_off_goes_on(tmp_path):
 
     grid, said = NeedleGrid(planned, tmp_path), []
     with pytest.raises(KeyboardInterrupt):
-        grid.run(train, lambda *told: said.append(told))
+        grid.run(train, lambda *told: said.append(told), fails)
     assert len(grid.rows()) == 5 and len(grid.left()) == 9 and said[-1][2] == 9 and said[-1][3] > 0
-    grid.run(train, lambda *told: said.append(told))
+    grid.run(train, lambda *told: said.append(told), fails)
     assert len(trained) == 15 and [row["name"] for row in grid.rows()] == [cell.name for cell in planned]
     assert said[-1][2:] == (0, pytest.approx(0.0, abs=1e-6))
     NeedleGrid(cells(BASE, Axes(widths=(8,))), tmp_path).check()
@@ -175,6 +179,27 @@ def test_a_sweep_is_planned_interrupted_continued_and_reported(tmp_path, monkeyp
     assert cli.main(["needle", "report", "out=out"]) == 0 and Path("out/results.jsonl").read_bytes() == rows_before
     row = json.loads(rows_before.splitlines()[0])
     assert row["ratio"] == 0.25 and set(row["axes"]) == {*AXES.values(), "tiny.permuted_labels"}
+
+
+def test_one_training_that_diverges_does_not_end_the_others(tmp_path, monkeypatch, capsys):
+    """The same command met it again, and never came to what is behind it."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    real, calls = alone.train_alone, []
+
+    def diverging(config):
+        calls.append(config)
+        if len(calls) in (1, 6):
+            raise NotFinite("the loss of sgd is nan in iteration 2; lower optim.lr")
+        return real(config)
+
+    monkeypatch.setattr(alone, "train_alone", diverging)
+    assert cli.main(["needle", "sweep", *TINY]) == 1
+    out = capsys.readouterr().out
+    assert "failed: the loss of sgd is nan in iteration 2" in out and "1 of 5 trainings failed, see above" in out
+    assert json.loads(Path("out/report.json").read_text())["trainings"] == 4 and max(map(len, out.splitlines())) <= 80
+    assert cli.main(["needle", "sweep", *TINY]) == 1 and len(calls) == 6
+    assert cli.main(["needle", "sweep", *TINY]) == 0 and len(calls) == 7
 
 
 @pytest.mark.parametrize(

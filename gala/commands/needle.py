@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,16 +146,27 @@ def _sweep(grid: NeedleGrid, options: Options, command: str) -> int:
             text = f"{left} left, ETA {clock(seconds_left)}"
             print(text if in_place else f"        {text}", end="" if in_place else "\n", flush=True)
 
+    failures: list[str] = []
+
+    def failed(cell: NeedleCell, why: str) -> None:
+        failures.append(cell.name)
+        text = textwrap.fill(f"{cell.name} failed: {why}", 80, subsequent_indent="  ")
+        print(f"\r\x1b[K{text}" if in_place else text, flush=True)
+
     print(f"{len(grid.left())} of {total} trainings to do; Ctrl-C loses the one that runs, no other", flush=True)
     try:
         with ending_signals():
-            grid.run(train_alone, said)
+            grid.run(train_alone, said, failed)
     except (Ended, KeyboardInterrupt) as end:
         print(f"\nstopped; this goes on where it was:\n{command}", flush=True)
         return 128 + end.number if isinstance(end, Ended) else 130
     finally:
         held.close()
-    return _report(grid, command)
+    if grid.rows() or not failures:
+        _report(grid, command)
+    if failures:
+        print(f"{len(failures)} of {total} trainings failed, see above; the same command tries them again")
+    return int(bool(failures))
 
 
 def _report(grid: NeedleGrid, command: str) -> int:

@@ -140,15 +140,24 @@ class NeedleGrid:
         return [cell for cell in self.cells if cell.name not in done]
 
     def run(
-        self, train: Callable[[SupervisedConfig], Row], said: Callable[[NeedleCell, Row, int, float], None]
+        self,
+        train: Callable[[SupervisedConfig], Row],
+        said: Callable[[NeedleCell, Row, int, float], None],
+        failed: Callable[[NeedleCell, str], None],
     ) -> None:
-        """Trains what is left; ``said`` hears of each row, with how many are left and for how many seconds."""
+        """Trains what is left; ``said`` hears of each row, with how many are left and for how many seconds, and
+        ``failed`` of those whose numbers were not finite, and why. They have no row, and the others are trained."""
         left, started = self.left(), time.monotonic()
         total, done = sum(cell.cost for cell in left), 0.0
         for k, cell in enumerate(left, 1):
             begun = time.monotonic()
             row = {"name": cell.name, "seed": cell.seed, "axes": axes_of(cell.config)}
-            row |= {"settings": settings_of(cell.config), **train(cell.config)}
+            try:
+                row |= {"settings": settings_of(cell.config), **train(cell.config)}
+            except FloatingPointError as error:
+                failed(cell, str(error))
+                done += cell.cost
+                continue
             row["seconds"] = round(time.monotonic() - begun, 3)
             write_rows(self.results, [*self.rows(), row])
             done += cell.cost

@@ -6,7 +6,6 @@ flatten forget where something is, and make the dense layer that follows H x W t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -50,7 +49,8 @@ class Attention(nn.Module):
 def log_mean_exp(x: Tensor, r: float) -> Tensor:
     """``(1/r) log mean_l exp(r x_l)`` over the last dimension: the mean for r -> 0, the maximum for r -> infinity, and
     never more than log(L) / r below it. The published code leaves out the mean's 1/L, which adds log(L) / r."""
-    return (torch.logsumexp(r * x, -1) - math.log(x.shape[-1])) / r
+    top = x.detach().amax(-1, keepdim=True)  # the result does not depend on it: no gradient
+    return top.squeeze(-1) + torch.log1p(torch.expm1(r * (x - top)).mean(-1)) / r  # log and exp of small r cancel
 
 
 def top_k_mean(x: Tensor, k: int) -> Tensor:

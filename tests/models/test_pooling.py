@@ -28,6 +28,17 @@ def test_log_mean_exp_goes_from_the_mean_to_the_maximum(maps):
     torch.testing.assert_close(log_mean_exp(x, 2.0), torch.log(torch.exp(2 * x).mean(-1)) / 2)
 
 
+@pytest.mark.parametrize("r", [1e-6, 1e-4, 1e-2, 1.0, 30.0, 1e3])
+def test_log_mean_exp_is_as_exact_in_single_precision_and_so_is_its_gradient(r):
+    """Log and exp of little cancelled: at 1e-6 it came in steps of a half."""
+    exact = torch.randn(8, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    single = exact.detach().float().requires_grad_()
+    for x in (exact, single):
+        log_mean_exp(x, r).sum().backward()
+    torch.testing.assert_close(log_mean_exp(single, r).double(), log_mean_exp(exact, r), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(single.grad.double(), torch.softmax(r * exact, -1), rtol=1e-3, atol=1e-6)
+
+
 def test_attention_is_its_formula_and_with_a_query_of_zeros_the_mean(maps):
     pool = Attention(5).double()
     torch.nn.init.normal_(pool.query.weight)
