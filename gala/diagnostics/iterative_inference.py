@@ -89,8 +89,8 @@ def unrolled(steps: Sequence[Step], stage: int, extra: int, scale: float = 1.0) 
 class Change(NamedTuple):
     """An altered network beside the whole one, on the same observations.
 
-    ``kl``: mean KL(whole || altered) of the policies. ``agreement``: share of rows with the same most probable action.
-    ``value_r2``: share of the variance of the whole network's values that the altered one's explain (NaN: there is
+    ``kl``: mean KL(whole || altered) of the policies. ``agreement``: share of rows with the same most probable action
+    (NaN: actions are real numbers, which are never quite the same). ``value_r2``: share of the variance of the whole network's values that the altered one's explain (NaN: there is
     none). ``loss``: the altered network's total loss.
     """
 
@@ -151,12 +151,15 @@ class Batch:
         """What the network does with ``steps`` in place of its own."""
         whole, features = self.outputs(run_steps(self.steps, self.start)), run_steps(steps, self.start)
         other, distribution = self.outputs(features), self._policy.distribution
-        same = distribution.mode(whole.params) == distribution.mode(other.params)
+        mode, same = distribution.mode(whole.params), float("nan")
+        if not mode.is_floating_point():
+            equal = mode == distribution.mode(other.params)
+            same = equal.reshape(*whole.value.shape, -1).all(-1).float().mean().item()
         error = (other.value - whole.value).square().sum()
         variance = (whole.value - whole.value.mean()).square().sum()
         return Change(
             distribution.kl(whole.params, other.params).mean().item(),
-            same.reshape(*whole.value.shape, -1).all(-1).float().mean().item(),
+            same,
             (1 - error / variance).item() if variance > 0 else float("nan"),
             self.losses(features)["total"].item(),
         )

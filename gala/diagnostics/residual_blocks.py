@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gala.diagnostics import iterative_inference as ii
 from gala.diagnostics.finding import Curves, Finding
 from gala.evaluation.frozen import Frozen
@@ -36,8 +38,9 @@ def judge(frozen: Frozen) -> Finding:
     kl, agreement = mean("dropped", "kl"), mean("dropped", "agreement")
     down = sum(value < 0 for value in cosine)
     most = max(range(len(names)), key=lambda i: kl[i])
-    rows = zip(names, ratio, cosine, kl, agreement, strict=True)
+    rows, told = zip(names, ratio, cosine, kl, agreement, strict=True), not math.isnan(agreement[0])
     places = list(range(1, len(names) + 1))
+    parts = ("kl", *(["agreement"] * told), "value_r2", "loss")
     return Finding(
         "Iterative inference in the residual blocks",
         [
@@ -47,8 +50,14 @@ def judge(frozen: Frozen) -> Finding:
             "against its input, and without which nothing changes, could go.",
         ],
         [
-            ["block", "|update| / |input|", "cosine to the gradient", "KL without it", "same action without it"],
-            *([n, f"{r:.3g}", f"{c:.3g}", f"{k:.3g}", f"{a:.1%}"] for n, r, c, k, a in rows),
+            [
+                "block",
+                "|update| / |input|",
+                "cosine to the gradient",
+                "KL without it",
+                *(["same action without it"] * told),
+            ],
+            *([n, f"{r:.3g}", f"{c:.3g}", f"{k:.3g}", *([f"{a:.1%}"] * told)] for n, r, c, k, a in rows),
         ],
         [
             Curves("Cosine of each block's update to the gradient", "block", "cosine", {"total": (places, cosine)}),
@@ -58,7 +67,7 @@ def judge(frozen: Frozen) -> Finding:
             "blocks": names,
             "norm_ratio": ratio,
             "cosine": {loss: mean("cosine", loss=loss) for loss in ("policy", "value", "total")},
-            "dropped": {part: mean("dropped", part) for part in ("kl", "agreement", "value_r2", "loss")},
-            "exit": {part: mean("exit", part) for part in ("kl", "agreement", "value_r2", "loss")},
+            "dropped": {part: mean("dropped", part) for part in parts},
+            "exit": {part: mean("exit", part) for part in parts},
         },
     )

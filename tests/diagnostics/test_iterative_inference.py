@@ -1,6 +1,7 @@
 """Blocks whose effect is known in closed form, gradients taken a second way, and networks cut by hand."""
 
 import math
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from gala.config.schema import A2CConfig, ModelConfig
 from gala.diagnostics import iterative_inference as ii
+from gala.diagnostics import residual_blocks
 from gala.models.actor_critic import build_actor_critic
 from gala.models.residual import ResidualStack, Step, run_steps, steps_of
 from gala.rl.a2c import rollout_loss
@@ -171,6 +173,16 @@ def test_exits_and_drops_are_networks_cut_by_hand():
             assert change.agreement == pytest.approx((p.probs.argmax(-1) == q.probs.argmax(-1)).float().mean().item())
             error = ((value - whole.value) ** 2).mean() / whole.value.var(correction=0)
             assert change.value_r2 == pytest.approx(1 - error.item(), rel=1e-4, abs=1e-4)
+
+
+def test_actions_that_are_real_numbers_are_not_asked_whether_they_are_the_same():
+    policy, rollout, batch = make_batch(gym.spaces.Box(-1.0, 1.0, (2,)))
+    found = residual_blocks.judge(
+        SimpleNamespace(policy=policy, rollouts=[rollout], coefficients=A2CConfig(), entropy_coef=0.01)
+    )
+    assert all(math.isnan(row.dropped.agreement) for row in ii.blocks(batch))
+    assert all("same action" not in column for column in found.table[0]) and len({len(row) for row in found.table}) == 1
+    assert "agreement" not in found.numbers["dropped"] and found.numbers["exit"]["kl"][0] > 0
 
 
 @torch.no_grad()
