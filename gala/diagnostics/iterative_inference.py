@@ -90,8 +90,8 @@ class Change(NamedTuple):
     """An altered network beside the whole one, on the same observations.
 
     ``kl``: mean KL(whole || altered) of the policies. ``agreement``: share of rows with the same most probable action
-    (NaN: actions are real numbers, which are never quite the same). ``value_r2``: share of the variance of the whole network's values that the altered one's explain (NaN: there is
-    none). ``loss``: the altered network's total loss.
+    (NaN: actions are real numbers, which are never quite the same). ``value_r2``: share of the variance of the whole
+    network's values that the altered one's explain (NaN: there is none). ``loss``: the altered network's total loss.
     """
 
     kl: float
