@@ -165,6 +165,15 @@ def test_a_film_that_cannot_be_written_does_not_end_the_training(error, tmp_path
     assert sorted(path.name for path in out.glob("*sample*")) == ["samples-0000002.png", "samples-0000004.png"]
 
 
+def test_a_rate_that_rises_again_is_told(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("train", *TINY, "schedule=linear", "lr=0.004", f"out={out}") == 0
+    capsys.readouterr()
+    assert run("resume", str(out), "iterations=5") == 0
+    assert "the learning rate goes from 0 to 0.0008: schedule=linear falls over all 5\n" in capsys.readouterr().out
+    assert run("resume", str(out), "iterations=5") == 0 and "rate goes" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("learners", [1, 2])
 def test_a_file_in_the_place_of_the_checkpoints_is_told_before_the_training(learners, out, capsys):
     shutil.rmtree(out / "checkpoints")

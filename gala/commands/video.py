@@ -24,6 +24,7 @@ from gala.supervised.video_settings import (
     DATA,
     MAY_CHANGE,
     SETTINGS,
+    extension_lines,
     find_data,
     read_settings,
     refuse_used,
@@ -152,8 +153,8 @@ def _resume(out: Path, words: Sequence[str]) -> int:
         resumed = bool(checkpoints.names())
         if resumed:
             done = int(checkpoints.meta(LATEST)["iteration"])
-            if config.iterations < done:
-                raise ValueError(f"{out} has done {done} iterations: iterations={config.iterations} is behind it")
+            for line in extension_lines(out, known, config, done):
+                print(line)
         else:
             print(f"{out} has no checkpoint yet: it starts anew")
             forget_after(out / METRICS, -1)

@@ -10,6 +10,7 @@ from typing import Any
 from gala.config.parse import dump_config, load_options
 from gala.config.video import VideoConfig
 from gala.files.whole import write_atomically
+from gala.optim.schedules import SCHEDULES
 from gala.runs.rollouts import is_rollouts, rollouts_digest
 
 SETTINGS, DATA = "config.yaml", "data.json"
@@ -80,6 +81,18 @@ def find_data(out: Path, config: VideoConfig, given: str = "", remedy: str = "gi
         said = "holds other rollouts than" if moved else "has changed since"
         raise ValueError(f"{folder} {said} {out} {'learned from' if moved else 'began'}; train into another out=")
     return with_absolute_data(dataclasses.replace(config, data=folder))
+
+
+def extension_lines(out: Path, known: VideoConfig, config: VideoConfig, done: int) -> list[str]:
+    """What is to be minded where a run of ``known`` settings that has done ``done`` iterations goes on with
+    ``config``'s. Raises ValueError if it has done more than these."""
+    if config.iterations < done:
+        raise ValueError(f"{out} has done {done} iterations: iterations={config.iterations} is behind it")
+    before, after = (c.lr * SCHEDULES[c.schedule](done / c.iterations) for c in (known, config))
+    if before == after:
+        return []
+    falls = f"schedule={config.schedule} falls over all {config.iterations}"
+    return [f"the learning rate goes from {before:.3g} to {after:.3g}: {falls}"]
 
 
 def _is_folder(data: str) -> bool:
