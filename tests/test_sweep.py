@@ -9,6 +9,7 @@ import pytest
 from training import TINY, Gala
 
 from gala import cli
+from gala.commands.sweep import check_ends, sort_words
 from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
@@ -29,6 +30,15 @@ def test_ranges_are_read_by_the_type_of_their_setting():
     assert parse_range("optim.lr", "1e-3") is None
 
 
+def test_a_comma_within_brackets_is_of_the_value():
+    """Before, the values were `(64`, `64)`, `(256` and `256)`: networks of one layer, trained without a word."""
+    chosen = parse_range("model.hidden", "choice((64,64),[256,[1,2]],32)")
+    assert chosen == Range("choice", ("(64,64)", "[256,[1,2]]", "32"))
+    assert parse_range("model.hidden", str(chosen)) == chosen
+    _, words, ranges = sort_words(["preset=classic/cartpole", "model.hidden=choice((64,64),(256,256))"])
+    assert check_ends(words, ranges).model.hidden == (64, 64)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -43,6 +53,9 @@ def test_ranges_are_read_by_the_type_of_their_setting():
         (["optim.name=log(1,2)"], "optim.name is no number; use choice"),
         (["optim.name=choice(adam)"], "wants two values or more"),
         (["optim.name=choice(adam,adm)"], "optim.name=adm: wants one of"),
+        (["model.hidden=choice((64,64),(256,256)"], "wants each bracket closed"),
+        (["model.hidden=choice((64,64],[256)"], "wants each bracket closed"),
+        (["model.hidden=choice(64),(256)"], "wants each bracket closed"),
         (["a2c.gamma=uniform(0.5,1.5)"], "a2c.gamma=1.5 must be between 0 and 1"),
         (["optim.lt=log(1,2)"], "did you mean 'optim.lr'?"),
         (["run=x", RANGE], "a search decides that itself"),

@@ -23,6 +23,7 @@ from gala.runs.run_dir import RunDir
 JOURNAL = "journal.log"
 REPORTS = 20
 """Intermediate returns in a trial, evenly spaced in env_steps, at which it may be pruned."""
+_CLOSED_BY = {"(": ")", "[": "]", "{": "}"}
 _RANGE = re.compile(r"(log|uniform|choice)\((.*)\)")
 
 
@@ -47,7 +48,8 @@ class Range:
 
 
 def parse_range(key: str, text: str) -> Range | None:
-    """``log(1e-4,1e-2)``, ``uniform(1,8)`` or ``choice(adam,rmsprop)``; None for a plain value.
+    """``log(1e-4,1e-2)``, ``uniform(1,8)`` or ``choice(adam,rmsprop)``; None for a plain value. A comma in
+    brackets is of the value: ``choice((64,64),(256,256))``.
 
     Raises:
         ValueError: bounds that are none.
@@ -55,7 +57,10 @@ def parse_range(key: str, text: str) -> Range | None:
     found = _RANGE.fullmatch(text.replace(" ", ""))
     if not found:
         return None
-    parts = tuple(part for part in found[2].split(",") if part)
+    try:
+        parts = tuple(filter(None, _split(found[2])))
+    except ValueError:
+        raise ValueError(f"{key}={text}: wants each bracket closed, as in choice((64,64),(256,256))") from None
     if found[1] == "choice":
         if len(set(parts)) < 2:
             raise ValueError(f"{key}={text}: wants two values or more, as in choice(adam,rmsprop)")
@@ -75,6 +80,26 @@ def parse_range(key: str, text: str) -> Range | None:
     if not (low.is_integer() and high.is_integer()):
         raise ValueError(f"{key}={text}: {key} is a whole number, and so are its ends")
     return Range(kind, (int(low), int(high)))
+
+
+def _split(text: str) -> list[str]:
+    """``(64,64),32`` -> ``(64,64)`` and ``32``: at the commas outside brackets. Raises ValueError if these do not
+    match."""
+    parts, open_brackets = [""], ""
+    for letter in text:
+        if letter == "," and not open_brackets:
+            parts.append("")
+            continue
+        parts[-1] += letter
+        if letter in _CLOSED_BY:
+            open_brackets += letter
+        elif letter in _CLOSED_BY.values():
+            if _CLOSED_BY.get(open_brackets[-1:]) != letter:
+                raise ValueError(text)
+            open_brackets = open_brackets[:-1]
+    if open_brackets:
+        raise ValueError(text)
+    return parts
 
 
 class Search(NamedTuple):
