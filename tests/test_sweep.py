@@ -3,7 +3,9 @@
 import os
 import shlex
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from training import TINY, Gala
@@ -104,6 +106,29 @@ def test_a_journal_of_another_search_is_refused_and_another_start_draws_other_tr
     assert len(set(drawn)) == 3 and all(1e-4 <= float(text) <= 1e-2 for text in drawn)
     with pytest.raises(ValueError, match="holds another search"):
         open_study(tmp_path, search._replace(words=("steps=20",)))
+
+
+def test_a_lock_that_a_kill_has_left_keeps_nobody_waiting(tmp_path, monkeypatch):
+    """Optuna's, of the journal: by a relative path it was never given up, and the next start hung for ever."""
+    monkeypatch.chdir(tmp_path)
+    out = Path("runs/sweep")
+    out.mkdir(parents=True)
+    search = Search(out, ("steps=10",), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    open_study(out, search).ask()
+    lock = out / "journal.log.lock"
+    lock.symlink_to("runs/sweep/journal.log")
+    program = "from pathlib import Path; from gala.experiments.search import open_study; "
+    program += "print(len(open_study(Path('runs/sweep')).trials))"
+    looked = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert looked.stdout == "1\n" and lock.is_symlink(), "who looks takes no lock, and none away"
+    (tmp_path / "journal.log").touch()
+    with pytest.raises(ValueError, match=r"holds no search: its journal.log is empty"):
+        open_study(tmp_path)
+    program = "from pathlib import Path; from gala.experiments.search import Range, Search, open_study; "
+    program += "s = Search(Path('runs/sweep'), ('steps=10',), {'optim.lr': Range('log', (1e-4, 1e-2))}); "
+    program += "print(open_study(s.out, s).ask().number)"
+    went_on = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert went_on.stdout == "1\n" and not lock.is_symlink()
 
 
 def test_a_run_whose_journal_is_gone_is_not_taken_for_a_new_trial(tmp_path):

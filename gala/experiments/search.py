@@ -121,7 +121,8 @@ def check_optuna() -> None:
 
 
 def open_study(out: Path, search: Search | None = None) -> Any:
-    """The study in ``out``; a new one for ``search`` if there is none.
+    """The study in ``out``, to look at; with ``search`` to go on with, a new one if there is none. Who goes on with it
+    holds the lock of ``out``.
 
     Raises:
         ValueError: there is none, or it searches something else.
@@ -134,17 +135,24 @@ def open_study(out: Path, search: Search | None = None) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if search is None and not (out / JOURNAL).is_file():
         raise ValueError(f"{out} holds no search: it has no {JOURNAL}")
-    storage = JournalStorage(JournalFileBackend(str(out / JOURNAL)))
+    journal = (out / JOURNAL).resolve()  # Optuna's lock is a link to it: a relative one would lead nowhere
+    if search is not None:
+        Path(f"{journal}.lock").unlink(missing_ok=True)  # of one that was killed: nobody else writes here
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    if search is None:
+        try:
+            return optuna.load_study(study_name="gala", storage=storage)
+        except KeyError:
+            raise ValueError(f"{out} holds no search: its {JOURNAL} is empty") from None
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=REPORTS // 4)
     study = optuna.create_study(
         study_name="gala", storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
-    if search is not None:
-        if study.user_attrs.get("search", search.fingerprint()) != search.fingerprint():
-            raise ValueError(f"{out} holds another search; choose another out=DIRECTORY")
-        study.set_user_attr("search", search.fingerprint())
-        # A sampler of the same seed would draw the same trials again after a search was cut off.
-        study.sampler = optuna.samplers.TPESampler(seed=search.seed + len(study.trials))
+    if study.user_attrs.get("search", search.fingerprint()) != search.fingerprint():
+        raise ValueError(f"{out} holds another search; choose another out=DIRECTORY")
+    study.set_user_attr("search", search.fingerprint())
+    # A sampler of the same seed would draw the same trials again after a search was cut off.
+    study.sampler = optuna.samplers.TPESampler(seed=search.seed + len(study.trials))
     return study
 
 
