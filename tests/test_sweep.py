@@ -108,6 +108,22 @@ def test_a_journal_of_another_search_is_refused_and_another_start_draws_other_tr
         open_study(tmp_path, search._replace(words=("steps=20",)))
 
 
+@pytest.mark.parametrize("torn", [b'{"op_code":4,"wor', b"\0" * 99])
+def test_a_line_of_the_journal_that_was_cut_short_ends_no_search(tmp_path, torn):
+    """Before, what was written next was glued to it, and no start could read the journal any more."""
+    search = Search(tmp_path, ("steps=10",), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    open_study(tmp_path, search).ask()
+    journal = tmp_path / "journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + torn)
+    assert len(open_study(tmp_path).trials) == 1 and journal.read_bytes() == whole + torn, "who looks writes nothing"
+    for number in (1, 2):
+        assert open_study(tmp_path, search).ask().number == number
+    assert journal.read_bytes().startswith(whole)
+    journal.write_bytes(torn)
+    assert open_study(tmp_path, search).ask().number == 0
+
+
 def test_a_lock_that_a_kill_has_left_keeps_nobody_waiting(tmp_path, monkeypatch):
     """Optuna's, of the journal: by a relative path it was never given up, and the next start hung for ever."""
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from gala.config.extras import install
 from gala.config.schema import Config, flatten
 from gala.experiments.jobs import Job, TrainingJob, check_settings, run_all
+from gala.files.whole import cut_torn_line
 from gala.runs.run_dir import RunDir
 
 JOURNAL = "journal.log"
@@ -138,6 +139,7 @@ def open_study(out: Path, search: Search | None = None) -> Any:
     journal = (out / JOURNAL).resolve()  # Optuna's lock is a link to it: a relative one would lead nowhere
     if search is not None:
         Path(f"{journal}.lock").unlink(missing_ok=True)  # of one that was killed: nobody else writes here
+        cut_torn_line(journal)
     storage = JournalStorage(JournalFileBackend(str(journal)))
     if search is None:
         try:
