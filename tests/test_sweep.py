@@ -147,6 +147,30 @@ def test_a_lock_that_a_kill_has_left_keeps_nobody_waiting(tmp_path, monkeypatch)
     assert went_on.stdout == "1\n" and not lock.is_symlink()
 
 
+def test_the_same_search_in_other_words_goes_on(tmp_path):
+    """Before, its words were compared letter by letter."""
+    words, ranges = ("preset=classic/cartpole", "steps=1e6", "gossip.tau=2"), {"a2c.num_steps": Range("log", (5, 20))}
+    ranges["optim.lr"] = Range("log", (1e-4, 1e-2))
+    search = Search(tmp_path, words, ranges)
+    open_study(tmp_path, search).ask()
+    turned = {
+        key: parse_range(key, text) for key, text in (("optim.lr", "log(0.0001,0.01)"), ("a2c.num_steps", "log(5,2e1)"))
+    }
+    for again in (("steps=1M", *words[::2]), ("preset=classic/cartpole", "gossip.tau=2", "steps=1_000_000")):
+        assert len(open_study(tmp_path, Search(tmp_path, again, turned)).trials) == 1
+    for other in (
+        search._replace(words=(*words, "seed=3")),
+        search._replace(words=words[1:]),
+        search._replace(ranges={**ranges, "optim.lr": Range("uniform", (1e-4, 1e-2))}),
+        search._replace(ranges={"optim.lr": ranges["optim.lr"]}),
+    ):
+        with pytest.raises(ValueError, match="holds another search"):
+            open_study(tmp_path, other)
+    open_study(tmp_path).set_user_attr("search", '[["no.such=1"], {}]')  # of a version that had such a setting
+    with pytest.raises(ValueError, match="holds another search"):
+        open_study(tmp_path, search)
+
+
 def test_a_run_whose_journal_is_gone_is_not_taken_for_a_new_trial(tmp_path):
     """Its trial had another learning rate than the one that the new journal would write beside its return."""
     words = ("preset=classic/cartpole", "steps=64", "optim.lr=0.5")

@@ -5,6 +5,7 @@ OUT/journal.log  OUT/runs/trial-N/
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from gala.build.auto import fitted_config
 from gala.config.extras import install
 from gala.config.schema import Config, flatten
 from gala.experiments.jobs import Job, TrainingJob, check_settings, run_all
@@ -112,7 +114,24 @@ class Search(NamedTuple):
     seed: int = 0
 
     def fingerprint(self) -> str:
+        """What the journal keeps of it."""
         return json.dumps([list(self.words), {key: str(chosen) for key, chosen in self.ranges.items()}])
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Whether that is of the same search, however it was written: 1e6 or 1M, and in whatever order."""
+        if fingerprint == self.fingerprint():
+            return True
+        words, ranges = json.loads(fingerprint)
+        try:
+            same = {key: parse_range(key, text) for key, text in ranges.items()} == dict(self.ranges)
+            return same and _settings(words) == _settings(self.words)
+        except ValueError:  # an older version had other settings
+            return False
+
+
+def _settings(words: Sequence[str]) -> Config:
+    """All of them, by whatever name of a preset."""
+    return dataclasses.replace(fitted_config(words), preset="")
 
 
 def check_optuna() -> None:
@@ -150,7 +169,7 @@ def open_study(out: Path, search: Search | None = None) -> Any:
     study = optuna.create_study(
         study_name="gala", storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
-    if study.user_attrs.get("search", search.fingerprint()) != search.fingerprint():
+    if not search.is_of(study.user_attrs.get("search", search.fingerprint())):
         raise ValueError(f"{out} holds another search; choose another out=DIRECTORY")
     study.set_user_attr("search", search.fingerprint())
     # A sampler of the same seed would draw the same trials again after a search was cut off.
