@@ -103,6 +103,27 @@ def test_runs_and_rows_that_are_not_there_are_one_line(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_report_of_several_files_of_rows_has_a_folder_of_its_own(capsys, tmp_path, monkeypatch):
+    """Before, it was written into that of the first file alone, over what was there."""
+    pytest.importorskip("matplotlib")
+    kept = Path(__file__).parents[1] / "benchmarks" / "results" / "compare" / "minatar_breakout.jsonl"
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    for name, more in (("here", 0), ("there", 100)):
+        (tmp_path / name).mkdir()
+        text = "".join(json.dumps(row | {"seed": row["seed"] + more}) + "\n" for row in rows)
+        (tmp_path / name / "results.jsonl").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "--from", "here/results.jsonl", "there/results.jsonl"]) == 0
+    assert "report: runs/compare-from-here-and-there/report.html" in capsys.readouterr().out
+    assert cli.main(["compare", "--from", "here/results.jsonl"]) == 0
+    assert "report: runs/compare-from-here/report.html" in capsys.readouterr().out
+    many = [f"{i}{'x' * 60}.jsonl" for i in range(3)]
+    for i, name in enumerate(many):
+        Path(name).write_text("".join(json.dumps(row | {"seed": row["seed"] + 100 * i}) + "\n" for row in rows))
+    assert cli.main(["compare", "--from", *many]) == 2
+    assert "say where the report goes by out=DIRECTORY" in capsys.readouterr().err
+
+
 def test_rows_of_one_seed_count_once_though_their_seconds_differ(capsys, tmp_path):
     """Two machines that were given the same seeds: three trainings would have been taken for six."""
     pytest.importorskip("matplotlib")

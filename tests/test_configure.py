@@ -17,6 +17,7 @@ from gala.config.schema import Config, flatten
 from gala.config.supervised import SupervisedConfig
 from gala.config.validate import validate
 from gala.config.video import VideoConfig
+from gala.runs.run_dir import RunDir
 
 
 def one_line_error(*argv: str) -> str:
@@ -255,3 +256,17 @@ def test_a_setting_by_the_name_that_other_libraries_have_for_it_is_named(word, m
 def test_every_hint_names_a_setting_that_there_is():
     assert set(OTHER_NAMES.values()) <= set(flatten(Config()))
     assert not set(OTHER_NAMES) & set(flatten(Config()))
+
+
+def test_a_preset_says_what_is_trained_and_not_where(tmp_path):
+    """Before, the config.yaml of a run that had replaced another led back to that run, and replaced it once more."""
+    run = tmp_path / "run"
+    RunDir.create(Config(run=str(run), overwrite=True, steps=7), [], overwrite=True).close()
+    assert load_config(run / "config.yaml") == Config(run=str(run), steps=7)
+    (run / "config.yaml").write_text(dump_config(Config(run=str(run), overwrite=True, steps=7)))  # of an older version
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(f"base: {run / 'config.yaml'}\nseed: 3\n")
+    for path in (run / "config.yaml", preset):
+        config = parse_config([f"preset={path}"])
+        assert (config.run, config.overwrite, config.steps) == ("", False, 7)
+    assert parse_config([f"preset={preset}", "run=x", "overwrite=true"]).overwrite

@@ -164,6 +164,9 @@ def test_a_preset_is_trained_for_a_moment_and_leaves_nothing(tmp_path, capsys, m
         (["nowhere/at-all", "learners=4"], "nowhere/at-all"),
         (["nowhere/at-all", "learners=4", "measure_steps=99"], "measure_steps=99: RUN has been trained"),
         (["preset=classic/cartpole", "learners=4", "checkpoint=best"], "checkpoint=best: there is no RUN"),
+        (["nowhere/lr=0.1", "learners=4"], "nowhere/lr=0.1 is not a run directory"),
+        (["--learners", "4", "nowhere/lr=0.1"], "nowhere/lr=0.1 is not a run directory"),
+        (["nowhere/lr=0.1", "nowhere/lr=0.2", "learners=4"], "nowhere/lr=0.2: one RUN at a time"),
     ],
 )
 def test_refusals_are_one_line_before_anything_starts(words, message, capsys):

@@ -3,12 +3,15 @@
 import os
 import shlex
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from training import TINY, Gala
 
 from gala import cli
+from gala.commands.sweep import check_ends, sort_words
 from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.runs.run_dir import RunDir
@@ -29,6 +32,15 @@ def test_ranges_are_read_by_the_type_of_their_setting():
     assert parse_range("optim.lr", "1e-3") is None
 
 
+def test_a_comma_within_brackets_is_of_the_value():
+    """Before, the values were `(64`, `64)`, `(256` and `256)`: networks of one layer, trained without a word."""
+    chosen = parse_range("model.hidden", "choice((64,64),[256,[1,2]],32)")
+    assert chosen == Range("choice", ("(64,64)", "[256,[1,2]]", "32"))
+    assert parse_range("model.hidden", str(chosen)) == chosen
+    _, words, ranges = sort_words(["preset=classic/cartpole", "model.hidden=choice((64,64),(256,256))"])
+    assert check_ends(words, ranges).model.hidden == (64, 64)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -43,6 +55,9 @@ def test_ranges_are_read_by_the_type_of_their_setting():
         (["optim.name=log(1,2)"], "optim.name is no number; use choice"),
         (["optim.name=choice(adam)"], "wants two values or more"),
         (["optim.name=choice(adam,adm)"], "optim.name=adm: wants one of"),
+        (["model.hidden=choice((64,64),(256,256)"], "wants each bracket closed"),
+        (["model.hidden=choice((64,64],[256)"], "wants each bracket closed"),
+        (["model.hidden=choice(64),(256)"], "wants each bracket closed"),
         (["a2c.gamma=uniform(0.5,1.5)"], "a2c.gamma=1.5 must be between 0 and 1"),
         (["optim.lt=log(1,2)"], "did you mean 'optim.lr'?"),
         (["run=x", RANGE], "a search decides that itself"),
@@ -91,6 +106,69 @@ def test_a_journal_of_another_search_is_refused_and_another_start_draws_other_tr
     assert len(set(drawn)) == 3 and all(1e-4 <= float(text) <= 1e-2 for text in drawn)
     with pytest.raises(ValueError, match="holds another search"):
         open_study(tmp_path, search._replace(words=("steps=20",)))
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code":4,"wor', b"\0" * 99])
+def test_a_line_of_the_journal_that_was_cut_short_ends_no_search(tmp_path, torn):
+    """Before, what was written next was glued to it, and no start could read the journal any more."""
+    search = Search(tmp_path, ("steps=10",), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    open_study(tmp_path, search).ask()
+    journal = tmp_path / "journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + torn)
+    assert len(open_study(tmp_path).trials) == 1 and journal.read_bytes() == whole + torn, "who looks writes nothing"
+    for number in (1, 2):
+        assert open_study(tmp_path, search).ask().number == number
+    assert journal.read_bytes().startswith(whole)
+    journal.write_bytes(torn)
+    assert open_study(tmp_path, search).ask().number == 0
+
+
+def test_a_lock_that_a_kill_has_left_keeps_nobody_waiting(tmp_path, monkeypatch):
+    """Optuna's, of the journal: by a relative path it was never given up, and the next start hung for ever."""
+    monkeypatch.chdir(tmp_path)
+    out = Path("runs/sweep")
+    out.mkdir(parents=True)
+    search = Search(out, ("steps=10",), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    open_study(out, search).ask()
+    lock = out / "journal.log.lock"
+    lock.symlink_to("runs/sweep/journal.log")
+    program = "from pathlib import Path; from gala.experiments.search import open_study; "
+    program += "print(len(open_study(Path('runs/sweep')).trials))"
+    looked = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert looked.stdout == "1\n" and lock.is_symlink(), "who looks takes no lock, and none away"
+    (tmp_path / "journal.log").touch()
+    with pytest.raises(ValueError, match=r"holds no search: its journal.log is empty"):
+        open_study(tmp_path)
+    program = "from pathlib import Path; from gala.experiments.search import Range, Search, open_study; "
+    program += "s = Search(Path('runs/sweep'), ('steps=10',), {'optim.lr': Range('log', (1e-4, 1e-2))}); "
+    program += "print(open_study(s.out, s).ask().number)"
+    went_on = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert went_on.stdout == "1\n" and not lock.is_symlink()
+
+
+def test_the_same_search_in_other_words_goes_on(tmp_path):
+    """Before, its words were compared letter by letter."""
+    words, ranges = ("preset=classic/cartpole", "steps=1e6", "gossip.tau=2"), {"a2c.num_steps": Range("log", (5, 20))}
+    ranges["optim.lr"] = Range("log", (1e-4, 1e-2))
+    search = Search(tmp_path, words, ranges)
+    open_study(tmp_path, search).ask()
+    turned = {
+        key: parse_range(key, text) for key, text in (("optim.lr", "log(0.0001,0.01)"), ("a2c.num_steps", "log(5,2e1)"))
+    }
+    for again in (("steps=1M", *words[::2]), ("preset=classic/cartpole", "gossip.tau=2", "steps=1_000_000")):
+        assert len(open_study(tmp_path, Search(tmp_path, again, turned)).trials) == 1
+    for other in (
+        search._replace(words=(*words, "seed=3")),
+        search._replace(words=words[1:]),
+        search._replace(ranges={**ranges, "optim.lr": Range("uniform", (1e-4, 1e-2))}),
+        search._replace(ranges={"optim.lr": ranges["optim.lr"]}),
+    ):
+        with pytest.raises(ValueError, match="holds another search"):
+            open_study(tmp_path, other)
+    open_study(tmp_path).set_user_attr("search", '[["no.such=1"], {}]')  # of a version that had such a setting
+    with pytest.raises(ValueError, match="holds another search"):
+        open_study(tmp_path, search)
 
 
 def test_a_run_whose_journal_is_gone_is_not_taken_for_a_new_trial(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from gala.bench.job import BenchJob
+from gala.bench.job import BenchFailed, BenchJob
 from gala.build.policy import pick_device
 from gala.config.derived import is_lean
 from gala.config.schema import Config
@@ -38,13 +38,18 @@ def candidates(config: Config, envs: int) -> list[Config]:
     allowed, refused = list[Config](), None
     for one in _shares(replace(config, on_failure="auto", max_learners=0), envs):
         try:
-            validate(replace(one, steps=max(one.steps, envs * config.a2c.num_steps)))
+            _check(one)
             allowed.append(one)
         except ValueError as error:
             refused = error
     if refused and not allowed:
         raise refused
     return allowed
+
+
+def _check(one: Config) -> None:
+    """Raises ValueError for what no training may be; one of few env_steps is tuned by more."""
+    validate(replace(one, steps=max(one.steps, one.learners * one.envs_per_learner * one.a2c.num_steps)))
 
 
 def _shares(config: Config, envs: int) -> Iterator[Config]:
@@ -63,22 +68,40 @@ def _shares(config: Config, envs: int) -> Iterator[Config]:
 
 
 def variants(config: Config) -> Iterator[Config]:
-    """Ways to run the same learners that pay on some machines: groups of simulators; on a GPU, compiled encoders."""
+    """Ways to run the same learners that pay on some machines, and that the settings allow: groups of simulators; on a
+    GPU, compiled encoders."""
+    for one in _variants(config):
+        try:
+            _check(one)
+        except ValueError:
+            continue
+        yield one
+
+
+def _variants(config: Config) -> Iterator[Config]:
     if config.envs_per_learner % 2 == 0 and config.env_groups == 1:
         yield replace(config, env_groups=2)
     if config.device != "cpu" and torch.cuda.is_available():
         one = replace(config, device="cuda")
         yield replace(one, model=replace(one.model, compile="default"))
-        if not one.model.dropout and one.model.augment == "none":  # see gala.config.validate
-            yield replace(one, model=replace(one.model, compile="cuda-graphs"), a2c=replace(one.a2c, passes="2"))
+        yield replace(one, model=replace(one.model, compile="cuda-graphs"), a2c=replace(one.a2c, passes="2"))
 
 
 def tune(config: Config, envs: int, budget_s: float, say: Callable[[str], None]) -> list[tuple[Config, float]]:
     """(configuration, env_steps/s) of all candidates, the fastest first; three quarters of the time go to the number
-    of learners, threads and passes, the rest to variants of the best."""
+    of learners, threads and passes, the rest to variants of the best. What fails is left out.
+
+    Raises:
+        BenchFailed: all have failed.
+    """
     ranked = race(candidates(config, envs), 0.75 * budget_s, say)
     best, *others = ranked
-    return race([best[0], *variants(best[0])], 0.25 * budget_s, say, turns=3) + others
+    try:
+        return race([best[0], *variants(best[0])], 0.25 * budget_s, say, turns=3) + others
+    except BenchFailed:
+        if not others:
+            raise
+        return others
 
 
 def race(
@@ -87,18 +110,34 @@ def race(
     """(configuration, env_steps/s), the fastest first. After every ``turns`` turns each, halves the field until one is
     left or the budget is used up (successive halving, arXiv 1502.07943), so that most of the time goes to the close
     ones. Each has its first turns when it is started; where many cores make many candidates, the slowest so far then
-    leave for the next, so that no more than ``_LEARNERS_PER_CORE`` learners a core are in memory."""
+    leave for the next, so that no more than ``_LEARNERS_PER_CORE`` learners a core are in memory. One that fails, for
+    want of memory say, is left out, and told in a line.
+
+    Raises:
+        BenchFailed: all have failed; what the first said.
+    """
     seen: list[list[float]] = [[] for _ in field]
     jobs: dict[int, BenchJob] = {}
-
-    def measure(those: Sequence[int]) -> None:
-        for i in [*those] * turns:
-            seen[i].append(jobs[i].measure(_BLOCK_S, settle_s=0.5).env_steps_per_s)
-            say(f"{label(field[i]):<40} {np.median(seen[i]):10,.0f} env_steps/s")
+    failed: dict[int, BenchFailed] = {}
 
     def keep(those: Sequence[int]) -> None:
         for i in [i for i in jobs if i not in those]:
             jobs.pop(i).close()
+
+    def measure(those: Sequence[int]) -> None:
+        for i in [*those] * turns:
+            if i in failed:  # in the turn before
+                continue
+            try:
+                if i not in jobs:
+                    jobs[i] = BenchJob(field[i])
+                seen[i].append(jobs[i].measure(_BLOCK_S, settle_s=0.5).env_steps_per_s)
+            except BenchFailed as failure:
+                failed[i] = failure
+                keep([j for j in jobs if j != i])
+                say(f"left out: {label(field[i])}: {str(failure).splitlines()[-1]}"[:80])
+            else:
+                say(f"{label(field[i]):<40} {np.median(seen[i]):10,.0f} env_steps/s")
 
     try:
         for i, one in enumerate(field):
@@ -107,7 +146,6 @@ def race(
             room = np.cumsum([field[j].learners for j in ranked]) <= places
             keep(ranked[: int(room.sum())])
             say(f"starting {label(one)}")
-            jobs[i] = BenchJob(one)
             measure([i])
         began = time.monotonic()
         while len(jobs) > 1 and time.monotonic() - began <= budget_s:
@@ -115,8 +153,10 @@ def race(
             measure([*jobs])
     finally:
         keep([])
+    if len(failed) == len(field):
+        raise next(iter(failed.values()))
     # Who stayed in for longer was measured better, so it comes before one that left with a lucky first turn.
-    order = sorted(range(len(field)), key=lambda i: (-len(seen[i]), -np.median(seen[i])))
+    order = sorted(set(range(len(field))) - failed.keys(), key=lambda i: (-len(seen[i]), -np.median(seen[i])))
     return [(field[i], float(np.median(seen[i]))) for i in order]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gala.commands.trusted import check_run
 from gala.config.derived import averaged_envs, gradient_memory
-from gala.config.own_words import asks_for_help, divided
+from gala.config.own_words import asks_for_help, divided, take_paths
 from gala.config.parse import override, parse_options
 from gala.config.schema import Config
 from gala.config.validate import validate
@@ -64,8 +64,11 @@ def main(argv: Sequence[str]) -> int:
     if not words or asks_for_help(words):
         print(USAGE)
         return 0
-    path = words[0] if "=" not in words[0] and not words[0].startswith("--") else ""
-    own, rest = divided(words[bool(path) :], Options)
+    paths, settings = take_paths(words)
+    if len(paths) > 1:
+        raise ValueError(f"{paths[1]}: one RUN at a time")
+    path = paths[0] if paths else ""
+    own, rest = divided(settings, Options)
     options = parse_options(Options, own)
     _check(options)
     if path and rest:

@@ -33,7 +33,7 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status 0, 1 if a learner failed, or 128 + n if signal n has ended it."""
+    """Exit status 0, 1 if all that was tried has failed, or 128 + n if signal n has ended it."""
     if not argv or asks_for_help(argv):
         print(USAGE)
         return 0

@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gala.config.schema import Config, flatten
+from gala.config.schema import PLACE, Config, flatten
 from gala.processes.resources import threads_each
-
-PLACE = ("run", "overwrite")
-"""Settings that say where a run is written, and nothing of what it is."""
 
 
 def total_envs(config: Config) -> int:

@@ -24,7 +24,7 @@ import tyro
 import yaml
 
 from gala.config.preset_files import meant, nearest, nearest_setting, preset_names, preset_path
-from gala.config.schema import Config
+from gala.config.schema import PLACE, Config
 from gala.config.supervised import SupervisedConfig
 from gala.config.tuned import tuned_path
 from gala.config.video import VideoConfig
@@ -201,7 +201,7 @@ def _read_preset(name: str, seen: tuple[str, ...] = ()) -> list[Setting]:
             inherited += _read_preset(str(beside) if beside.is_file() else base, (*seen, name))
         except ValueError as error:
             raise ValueError(str(error) if path.name in str(error) else f"{path}: base: {error}") from None
-    return inherited + [s for s in settings if s.key != "base"]
+    return inherited + [s for s in settings if s.key not in ("base", *PLACE)]  # that of a run is the place of that run
 
 
 def _read_yaml(path: Path) -> list[Setting]:

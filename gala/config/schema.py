@@ -26,6 +26,8 @@ from gala.config.learning import A2CConfig, EkfacConfig, NormalizeConfig, OptimC
 from gala.config.several_learners import ClusterConfig, DelayConfig, GossipConfig, SlowMoConfig
 
 Algo = Literal["a2c", "gala", "independent", "allreduce"]
+PLACE = ("run", "overwrite")
+"""Settings that say where a run is written, and nothing of what it is."""
 
 
 @dataclass(frozen=True)

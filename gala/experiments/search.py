@@ -5,6 +5,7 @@ OUT/journal.log  OUT/runs/trial-N/
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -15,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from gala.build.auto import fitted_config
 from gala.config.extras import install
 from gala.config.schema import Config, flatten
 from gala.experiments.jobs import Job, TrainingJob, check_settings, run_all
+from gala.files.whole import cut_torn_line
 from gala.runs.run_dir import RunDir
 
 JOURNAL = "journal.log"
 REPORTS = 20
 """Intermediate returns in a trial, evenly spaced in env_steps, at which it may be pruned."""
+_CLOSED_BY = {"(": ")", "[": "]", "{": "}"}
 _RANGE = re.compile(r"(log|uniform|choice)\((.*)\)")
 
 
@@ -47,7 +51,8 @@ class Range:
 
 
 def parse_range(key: str, text: str) -> Range | None:
-    """``log(1e-4,1e-2)``, ``uniform(1,8)`` or ``choice(adam,rmsprop)``; None for a plain value.
+    """``log(1e-4,1e-2)``, ``uniform(1,8)`` or ``choice(adam,rmsprop)``; None for a plain value. A comma in
+    brackets is of the value: ``choice((64,64),(256,256))``.
 
     Raises:
         ValueError: bounds that are none.
@@ -55,7 +60,10 @@ def parse_range(key: str, text: str) -> Range | None:
     found = _RANGE.fullmatch(text.replace(" ", ""))
     if not found:
         return None
-    parts = tuple(part for part in found[2].split(",") if part)
+    try:
+        parts = tuple(filter(None, _split(found[2])))
+    except ValueError:
+        raise ValueError(f"{key}={text}: wants each bracket closed, as in choice((64,64),(256,256))") from None
     if found[1] == "choice":
         if len(set(parts)) < 2:
             raise ValueError(f"{key}={text}: wants two values or more, as in choice(adam,rmsprop)")
@@ -77,6 +85,26 @@ def parse_range(key: str, text: str) -> Range | None:
     return Range(kind, (int(low), int(high)))
 
 
+def _split(text: str) -> list[str]:
+    """``(64,64),32`` -> ``(64,64)`` and ``32``: at the commas outside brackets. Raises ValueError if these do not
+    match."""
+    parts, open_brackets = [""], ""
+    for letter in text:
+        if letter == "," and not open_brackets:
+            parts.append("")
+            continue
+        parts[-1] += letter
+        if letter in _CLOSED_BY:
+            open_brackets += letter
+        elif letter in _CLOSED_BY.values():
+            if _CLOSED_BY.get(open_brackets[-1:]) != letter:
+                raise ValueError(text)
+            open_brackets = open_brackets[:-1]
+    if open_brackets:
+        raise ValueError(text)
+    return parts
+
+
 class Search(NamedTuple):
     """What is searched: settings that are fixed, and ranges."""
 
@@ -86,7 +114,24 @@ class Search(NamedTuple):
     seed: int = 0
 
     def fingerprint(self) -> str:
+        """What the journal keeps of it."""
         return json.dumps([list(self.words), {key: str(chosen) for key, chosen in self.ranges.items()}])
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Whether that is of the same search, however it was written: 1e6 or 1M, and in whatever order."""
+        if fingerprint == self.fingerprint():
+            return True
+        words, ranges = json.loads(fingerprint)
+        try:
+            same = {key: parse_range(key, text) for key, text in ranges.items()} == dict(self.ranges)
+            return same and _settings(words) == _settings(self.words)
+        except ValueError:  # an older version had other settings
+            return False
+
+
+def _settings(words: Sequence[str]) -> Config:
+    """All of them, by whatever name of a preset."""
+    return dataclasses.replace(fitted_config(words), preset="")
 
 
 def check_optuna() -> None:
@@ -96,7 +141,8 @@ def check_optuna() -> None:
 
 
 def open_study(out: Path, search: Search | None = None) -> Any:
-    """The study in ``out``; a new one for ``search`` if there is none.
+    """The study in ``out``, to look at; with ``search`` to go on with, a new one if there is none. Who goes on with it
+    holds the lock of ``out``.
 
     Raises:
         ValueError: there is none, or it searches something else.
@@ -109,17 +155,25 @@ def open_study(out: Path, search: Search | None = None) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if search is None and not (out / JOURNAL).is_file():
         raise ValueError(f"{out} holds no search: it has no {JOURNAL}")
-    storage = JournalStorage(JournalFileBackend(str(out / JOURNAL)))
+    journal = (out / JOURNAL).resolve()  # Optuna's lock is a link to it: a relative one would lead nowhere
+    if search is not None:
+        Path(f"{journal}.lock").unlink(missing_ok=True)  # of one that was killed: nobody else writes here
+        cut_torn_line(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    if search is None:
+        try:
+            return optuna.load_study(study_name="gala", storage=storage)
+        except KeyError:
+            raise ValueError(f"{out} holds no search: its {JOURNAL} is empty") from None
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=REPORTS // 4)
     study = optuna.create_study(
         study_name="gala", storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
-    if search is not None:
-        if study.user_attrs.get("search", search.fingerprint()) != search.fingerprint():
-            raise ValueError(f"{out} holds another search; choose another out=DIRECTORY")
-        study.set_user_attr("search", search.fingerprint())
-        # A sampler of the same seed would draw the same trials again after a search was cut off.
-        study.sampler = optuna.samplers.TPESampler(seed=search.seed + len(study.trials))
+    if not search.is_of(study.user_attrs.get("search", search.fingerprint())):
+        raise ValueError(f"{out} holds another search; choose another out=DIRECTORY")
+    study.set_user_attr("search", search.fingerprint())
+    # A sampler of the same seed would draw the same trials again after a search was cut off.
+    study.sampler = optuna.samplers.TPESampler(seed=search.seed + len(study.trials))
     return study
 
 

@@ -41,6 +41,16 @@ def append_whole(path: Path, data: bytes) -> None:
             raise
 
 
+def cut_torn_line(path: Path) -> None:
+    """Cut what follows the last newline of a file of lines: a line that a crash or a full disk has left unfinished, to
+    which the next one would be glued. None may write to it meanwhile. Nothing is done where there is no file."""
+    if not path.is_file():
+        return
+    data = path.read_bytes()
+    if (whole := data.rfind(b"\n") + 1) < len(data):
+        os.truncate(path, whole)
+
+
 def fsync_folder(folder: Path) -> None:
     """Its names are on the disk when this returns."""
     descriptor = os.open(folder, os.O_RDONLY)

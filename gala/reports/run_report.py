@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from gala.config.derived import PLACE, changed_settings
-from gala.config.schema import Config, flatten
+from gala.config.derived import changed_settings
+from gala.config.schema import PLACE, Config, flatten
 from gala.experiments.rows import trained_with
 from gala.files.whole import write_atomically
 from gala.reports import charts

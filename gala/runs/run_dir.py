@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ class RunDir:
         """Make ``config.run``. Raises ValueError if it holds anything and ``overwrite`` is False, or is no run."""
         path = Path(config.run)
         cls.check_new(path, overwrite)
-        run = cls(path, config)
+        run = cls(path, replace(config, overwrite=False))  # who trains by its config.yaml does not mean to delete it
         try:
             path.mkdir(parents=True, exist_ok=True)
             run.claim()
@@ -73,7 +74,9 @@ class RunDir:
             write_atomically(
                 path / "versions.json", _json({**versions(), "run": secrets.token_hex(8), "schema": SCHEMA})
             )
-            write_atomically(path / "config.yaml", dump_config(config).encode())  # last: its presence makes this a run
+            write_atomically(
+                path / "config.yaml", dump_config(run.config).encode()
+            )  # last: its presence makes this a run
         except OSError as error:
             run.close()
             raise ValueError(f"cannot make the run directory {path}: {error.strerror}; give another run=") from None

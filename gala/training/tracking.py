@@ -15,9 +15,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from gala.config.derived import PLACE
 from gala.config.extras import install
-from gala.config.schema import Config, flatten
+from gala.config.schema import PLACE, Config, flatten
 from gala.runs.run_dir import RunDir, flat_numbers
 
 PROJECT = "gala"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gala.bench import tune
-from gala.bench.job import Block
+from gala.bench.job import BenchFailed, Block
 from gala.bench.tune import candidates, variants
 from gala.build.auto import fitted_config
 from gala.cli import main
@@ -48,6 +48,63 @@ def test_variants_of_the_best_change_how_it_runs_and_not_what():
     config = parse_config(["preset=atari/pong", "learners=2", "envs_per_learner=8", "device=cpu"])
     assert list(variants(config)) == [replace(config, env_groups=2)]
     assert not list(variants(replace(config, envs_per_learner=7)))
+
+
+def test_variants_that_the_settings_forbid_are_not_raced(monkeypatch):
+    """Before, one of these could win, and learners=auto was refused from then on."""
+    monkeypatch.setattr(tune.torch.cuda, "is_available", lambda: True)
+    words = ["learners=2", "envs_per_learner=8"]
+    plain = parse_config(["preset=atari/pong", *words])
+    assert [c.model.compile for c in variants(plain)] == ["none", "default", "cuda-graphs"]
+    assert [c.model.compile for c in variants(parse_config(["preset=minatar/breakout_ekfac", *words]))] == ["none"]
+
+
+class Failing:
+    """In place of a BenchJob: measures as many env_steps/s as learners; ``starts`` and ``turns`` say which cannot."""
+
+    def __init__(self, config, starts, turns, alive):
+        if config.learners not in starts:
+            raise BenchFailed(f"learner 0 failed\nTraceback\nRuntimeError: out of memory, of {'many ' * 30}")
+        self.learners, self.turns, self.alive = config.learners, turns, alive
+        alive.append(self)
+
+    def measure(self, block_s, settle_s):
+        if self.learners not in self.turns:
+            raise BenchFailed("learner 1 died by SIGKILL")
+        return Block(float(self.learners), [], 0.0, 0.0, None, block_s)
+
+    def close(self):
+        self.alive.remove(self)
+
+
+def test_a_candidate_that_fails_is_left_out_and_told_in_a_line(monkeypatch):
+    """Before, all that was measured until then was lost."""
+    alive, said = list[Failing](), list[str]()
+    field = [parse_config(["preset=atari/pong", f"learners={n}", "envs_per_learner=8"]) for n in (1, 2, 3, 4)]
+    monkeypatch.setattr(tune, "BenchJob", lambda config: Failing(config, (1, 2, 3), (1, 2), alive))
+    assert [(c.learners, rate) for c, rate in tune.race(field, 60.0, said.append)] == [(2, 2.0), (1, 1.0)]
+    out = [line for line in said if "left out" in line]
+    assert len(out) == 2 and "3 x 8" in out[0] and "4 x 8" in out[1] and not alive
+    assert "learner 1 died" in out[0] and "RuntimeError: out of memory" in out[1]
+    assert max(map(len, said)) <= 80 and not any("\n" in line for line in said)
+    monkeypatch.setattr(tune, "BenchJob", lambda config: Failing(config, (1, 2, 3), (), alive))
+    with pytest.raises(BenchFailed, match="out of memory"):
+        tune.race(field[::-1], 60.0, said.append)
+    assert not alive
+
+
+def test_the_next_best_is_kept_where_the_best_fails_among_its_variants(monkeypatch):
+    alive, started = list[Failing](), list[int]()
+
+    def start(config):
+        started.append(config.learners)
+        return Failing(config, (1, 2) if started.count(2) < 2 else (1,), (1, 2), alive)
+
+    monkeypatch.setattr(tune, "BenchJob", start)
+    monkeypatch.setattr(tune, "candidates", lambda config, envs: [replace(config, learners=n) for n in (1, 2)])
+    config = parse_config(["preset=atari/pong", "envs_per_learner=7", "device=cpu"])
+    assert [(c.learners, rate) for c, rate in tune.tune(config, 14, 1.0, print)] == [(1, 1.0)]
+    assert started == [1, 2, 2] and not alive
 
 
 @pytest.mark.parametrize("cores", [2, 16, 64])

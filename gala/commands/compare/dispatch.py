@@ -181,9 +181,13 @@ def terms(words: Words, rows: Sequence[Row]) -> Terms:
     return Terms(baseline, options.judged_by, threshold, options.margin)
 
 
-def _name_of(rows: Path) -> str:
-    """What tells a file of rows from others: its folder's name, if its own is the one that all of them have."""
-    return rows.resolve().parent.name if rows.name == ROWS else rows.stem
+def _name_of(files: Sequence[Path]) -> str:
+    """What tells files of rows from others: each one's folder, if its own name is the one that all of them have. Raises
+    ValueError where that is too long for a folder."""
+    name = "-and-".join(rows.resolve().parent.name if rows.name == ROWS else rows.stem for rows in files)
+    if len(files) > 1 and len(name) > 100:
+        raise ValueError(f"{len(files)} files of rows: say where the report goes by out=DIRECTORY")
+    return name
 
 
 def _report(
@@ -195,7 +199,7 @@ def _report(
         raise ValueError("there is no finished training to compare")
     fixed = fixed or terms(words, rows)
     check(rows, fixed)
-    out = out or _out(words, f"from-{_name_of(words.rows[0])}")
+    out = out or Path(words.options.out or f"runs/compare-from-{_name_of(words.rows)}")
     out.mkdir(parents=True, exist_ok=True)
     analysis = write_report(rows, fixed, out, command)
     print(plain(analysis))
