@@ -1,4 +1,5 @@
-"""One finished training as a row of ``results.jsonl``, which says all that a report needs without the run directory."""
+"""One training as a row of ``results.jsonl``, which says all that a report needs without the run directory; one that
+failed has a row too, with no score but the reason."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ from typing import Any
 from gala.config.schema import Config, flatten
 from gala.files.whole import write_atomically
 from gala.runs.command_file import read_command
-from gala.runs.run_dir import RunDir
+from gala.runs.run_dir import RunDir, versions
 
 Row = dict[str, Any]
 CURVE_POINTS = 200
 _NO_SETTINGS = ("run", "overwrite", "seed", "preset", "solved_return", "track")
-_NEEDED = ("name", "group", "seed", "settings", "env_steps", "seconds", "evaluation", "curve")
+_BY_ALL = ("name", "group", "seed", "settings")
+_NEEDED = (*_BY_ALL, "env_steps", "seconds", "evaluation", "curve")
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -69,16 +71,29 @@ def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: floa
     }
 
 
+def make_failed_row(run: Path, config: Config, group: str, reason: str) -> Row:
+    """The row of a training that failed, before there was a directory ``run`` maybe: it has no score, and says why."""
+    known = trained_with(RunDir(run, config)) or versions()
+    return {**_beforehand(run.name, config), "group": group, "trained_with": known, "failed": reason}
+
+
+def finished(rows: Iterable[Row]) -> list[Row]:
+    """The rows that have a score: those of trainings that did not fail."""
+    return [row for row in rows if "failed" not in row]
+
+
 def known_beforehand(run_dir: RunDir) -> Row:
     """What of a run's row decides its group and the terms of a comparison, before anything is judged."""
-    config = run_dir.config
+    return {**_beforehand(run_dir.path.name, run_dir.config), "trained_with": trained_with(run_dir)}
+
+
+def _beforehand(name: str, config: Config) -> Row:
     return {
-        "name": run_dir.path.name,
+        "name": name,
         "group": "",
         "seed": config.seed,
         "settings": settings_of(config),
         "solved_return": float(config.solved_return) if config.solved_return else None,
-        "trained_with": trained_with(run_dir),
     }
 
 
@@ -113,7 +128,8 @@ def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def read_rows(path: Path, needed: Sequence[str] = _NEEDED, made_by: str = "gala compare") -> list[Row]:
-    """All whole rows; a last line that was cut short is left out. Each has the keys ``needed``.
+    """All whole rows; a last line that was cut short is left out. Each has the keys ``needed``, or, where the training
+    failed, those of all rows.
 
     Raises:
         ValueError: the file is missing, or a line is no such row; it names file and line.
@@ -130,7 +146,8 @@ def read_rows(path: Path, needed: Sequence[str] = _NEEDED, made_by: str = "gala 
             if number == len(lines):
                 continue
             raise ValueError(f"{path}, line {number}, is no JSON") from None
-        missing = [key for key in needed if not isinstance(row, dict) or key not in row]
+        wanted = _BY_ALL if isinstance(row, dict) and "failed" in row else needed
+        missing = [key for key in wanted if not isinstance(row, dict) or key not in row]
         if missing:
             raise ValueError(f"{path}, line {number}, has no {missing[0]}: it is no row of `{made_by}`")
         rows.append(row)

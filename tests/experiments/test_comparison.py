@@ -12,7 +12,8 @@ from gala import cli
 from gala.config.schema import Config
 from gala.experiments.comparison import Terms, analyse
 from gala.experiments.rows import curve, name_groups, read_rows, settings_of, write_rows
-from gala.reports.comparison import tables, write_report
+from gala.experiments.statistics import wilson
+from gala.reports.comparison import plain, tables, write_report
 
 TERMS = Terms("a2c", "sampled", 10.0, 0.1)
 
@@ -139,6 +140,36 @@ def test_versions_and_episodes_that_differ_between_groups_are_noted():
     rows[1]["seed"] = rows[0]["seed"]
     assert "a seed is there more than once in a2c:" in " ".join(analyse(rows, TERMS)["notes"])
     assert "judged by 1 to 100 episodes" in notes
+
+
+def failed_row(group: str, seed: int, reason: str = "loss inf: not finite"):
+    found = {key: row(group, seed, 0.0)[key] for key in ("name", "group", "seed", "settings", "solved_return")}
+    return found | {"trained_with": {"gala-rl": "1", "git": "0123456789abcdef"}, "failed": reason}
+
+
+def test_a_training_that_failed_is_named_and_has_not_reached_the_threshold(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = rows_of(a2c=(BETTER, {"watts": 30.0}), gala=(BETTER, {}))
+    lost = [failed_row("a2c", 7), failed_row("a2c", 8), failed_row("gala", 7, "the disk is full")]
+    write_rows(tmp_path / "results.jsonl", [*lost, *rows])
+    found = write_report(name_groups(read_rows(tmp_path / "results.jsonl")), TERMS, tmp_path, "gala compare")
+    a2c = found["groups"]["a2c"]
+    assert a2c["above_count"] == 6 and a2c["above"] == wilson(6, 8) and a2c["failed"] == [7, 8]
+    assert a2c["reached_joules"] == 6 and a2c["to_threshold_joules"].high == math.inf and len(a2c["scores"]) == 6
+    told = "trainings that failed: a2c-s7, a2c-s8 (loss inf: not finite); gala-s7 (the disk is full). Scores"
+    assert found["notes"][0].startswith(told) and "does not reach the threshold" in found["notes"][0]
+    by_title = dict(tables(found))
+    assert by_title["Scores of the trained policies"][1][2] == "6 of 8" and "6 of 8" in by_title["Reaching 10"][1][1]
+    assert "6 seeds, 2 more failed" in plain(found) and max(map(len, plain(found).splitlines())) <= 80
+    unknown = analyse([*rows, lost[0]], Terms("a2c", "sampled", None))
+    assert unknown["notes"][0].endswith("no figure counts them")
+
+
+def test_a_baseline_whose_trainings_all_failed_is_said_to_have(tmp_path):
+    with pytest.raises(ValueError, match=r"baseline=a2c \(all of its trainings failed\): wants one of gala"):
+        analyse([failed_row("a2c", 1), *rows_of(gala=(BETTER, {}))], TERMS)
+    with pytest.raises(ValueError, match="there is no finished training to compare"):
+        analyse([failed_row("a2c", 1)], TERMS)
 
 
 @pytest.mark.parametrize(

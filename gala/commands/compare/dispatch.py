@@ -19,7 +19,7 @@ ROWS = "results.jsonl"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns 0 when there is a report, 1 after a failed training, 128 + n if signal n has ended it."""
+    """Returns 0 when there is a report, 1 if a training has failed, 128 + n if signal n has ended it."""
     if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
@@ -92,19 +92,24 @@ def _grid(words: Words, command: str, *, dry_run: bool) -> int:
     progress = Progress(grid)
     try:
         with ending_signals():
-            grid.run(progress.say, progress.tick)
+            failures = grid.run(progress.say, progress.tick)
     except (Ended, KeyboardInterrupt) as end:
         progress.close()
         print(f"stopped; this goes on where it was:\n{command}", flush=True)
         return 128 + end.number if isinstance(end, Ended) else 130
-    except RuntimeError as failure:
-        progress.close()
-        print(f"{failure}\nall else is kept; this goes on where it was:\n{command}", file=sys.stderr)
-        return EXIT_FAILED
     finally:
         held.close()
     progress.close()
-    return _report(words, grid.rows(), command, out, fixed)
+    if not failures:
+        return _report(words, grid.rows(), command, out, fixed)
+    try:
+        _report(words, grid.rows(), command, out, fixed)
+    except ValueError as error:  # nothing is left to compare, or no baseline
+        print(f"no report: {error}", file=sys.stderr)
+    for name, reason in failures.items():
+        print(f"{name} failed: {reason}", file=sys.stderr)
+    print(f"all else is kept; this tries again, last, what has failed:\n{command}", file=sys.stderr)
+    return EXIT_FAILED
 
 
 def _plan_lines(grid: object) -> list[str]:

@@ -28,7 +28,8 @@ USAGE = f"""usage: gala compare preset=NAME [algos=a2c,gala] [seeds=10] [envs=64
 Compares algorithms at equal simulators and equal env_steps, or any existing
 runs, grouped by the settings in which they differ; or draws the report again
 from rows alone. Give the same command again to go on with a grid that was cut
-off: trainings resume where they were, finished ones are kept.
+off: trainings resume where they were, finished ones are kept. One that fails
+ends no other; the report names it, and the same command tries it again, last.
 
   algos      some of {", ".join(list(ALGORITHMS)[:5])},
              {", ".join(list(ALGORITHMS)[5:])}
