@@ -236,11 +236,23 @@ def _failures(comparison: Comparison) -> list[str]:
     return [f"trainings that failed: {each}. Scores and areas are of the others; {counted}"]
 
 
+def _learners_lost(rows: Sequence[Row]) -> list[str]:
+    """Which trainings finished with others than all of their learners from begin to end."""
+    told = []
+    for row in rows:
+        wanted, failures = row["settings"]["learners"], row.get("failures", 0)
+        ended = len(row.get("ranks", range(wanted)))
+        if failures or "ranks" in row:
+            failed = f"{failures} failure{'s' * (failures != 1)}, " if failures else ""
+            told.append(f"{row['name']} ({failed}{ended} of {wanted} learners at its end)")
+    return [f"learners failed, came or went: {', '.join(told)}; the score is of those at its end"] if told else []
+
+
 def notes(comparison: Comparison, whence: str) -> list[str]:
     """What a reader must know of how sure the figures are."""
     rows = [row for group in comparison.groups.values() for row in group]
     few = {group: len(found) for group, found in comparison.groups.items() if len(found) < 10}
-    told = _failures(comparison)
+    told = [*_failures(comparison), *_learners_lost(rows)]
     if few:
         each = ", ".join(f"{n} of {group}" for group, n in few.items())
         told.append(

@@ -3,6 +3,7 @@ failed has a row too, with no score but the reason."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -68,7 +69,20 @@ def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: floa
         "watts": watts,
         "evaluation": {key: judged[key] for key in ("score", "policies", "random_return")},
         "curve": curve(records),
+        **_learners_lost(run_dir, meta["ranks"]),
     }
+
+
+def _learners_lost(run_dir: RunDir, ranks: Sequence[int]) -> Row:
+    """What is not as it should be: ``failures``, how often a learner failed, if ever, and ``ranks``, those of the last
+    checkpoint, where they are not all that the settings ask for. Nothing in an ordinary run."""
+    lost: Row = {}
+    with contextlib.suppress(ValueError):  # a run whose last checkpoint is of its end may lack a summary
+        if failures := run_dir.read_summary().get("failures"):
+            lost["failures"] = len(failures)
+    if [*ranks] != [*range(run_dir.config.learners)]:
+        lost["ranks"] = [*ranks]
+    return lost
 
 
 def make_failed_row(run: Path, config: Config, group: str, reason: str) -> Row:

@@ -11,9 +11,10 @@ import pytest
 from gala import cli
 from gala.config.schema import Config
 from gala.experiments.comparison import Terms, analyse
-from gala.experiments.rows import curve, name_groups, read_rows, settings_of, write_rows
+from gala.experiments.rows import curve, make_row, name_groups, read_rows, settings_of, write_rows
 from gala.experiments.statistics import wilson
 from gala.reports.comparison import plain, tables, write_report
+from gala.runs.run_dir import RunDir
 
 TERMS = Terms("a2c", "sampled", 10.0, 0.1)
 
@@ -163,6 +164,32 @@ def test_a_training_that_failed_is_named_and_has_not_reached_the_threshold(tmp_p
     assert "6 seeds, 2 more failed" in plain(found) and max(map(len, plain(found).splitlines())) <= 80
     unknown = analyse([*rows, lost[0]], Terms("a2c", "sampled", None))
     assert unknown["notes"][0].endswith("no figure counts them")
+
+
+def test_learners_that_were_lost_are_in_the_row_and_in_the_notes(tmp_path):
+    run = RunDir.create(Config(run=str(tmp_path / "gala-s1"), learners=4), [], overwrite=False)
+    run.write_part("staging", "learner1", {}, {})
+    run.commit_checkpoint("staging", ["latest"], {"ranks": [1], "env_steps": 40})
+    judged = {"score": {}, "policies": {}, "random_return": 0.0}
+    made = make_row(run, "gala", judged, None)
+    assert made["ranks"] == [1] and "failures" not in made, "there is no summary"
+    run.write_summary({"status": "finished", "failures": [{"rank": 0}, {"rank": 2}, {"rank": 3}]})
+    made = make_row(run, "gala", judged, None)
+    run.close()
+    rows = rows_of(a2c=(BETTER, {}), gala=(BETTER, {}))
+    assert not any("learners" in note for note in analyse(rows, TERMS)["notes"])
+    rows[6] |= {key: made[key] for key in ("failures", "ranks")}
+    rows[7]["failures"], rows[8]["ranks"] = 1, [0, 1, 2, 3, 4]
+    told = "learners failed, came or went: gala-s1 (3 failures, 1 of 4 learners at its end), gala-s2 (1 failure, 4 of "
+    told += "4 learners at its end), gala-s3 (5 of 4 learners at its end); the score"
+    assert analyse(rows, TERMS)["notes"][0].startswith(told)
+    (tmp_path / "gala-s2").mkdir()
+    whole = RunDir.create(Config(run=str(tmp_path / "gala-s2"), learners=1), [], overwrite=False)
+    whole.write_part("staging", "learner0", {}, {})
+    whole.commit_checkpoint("staging", ["latest"], {"ranks": [0], "env_steps": 40})
+    whole.write_summary({"status": "finished", "failures": []})
+    assert not {"failures", "ranks"} & make_row(whole, "gala", judged, None).keys()
+    whole.close()
 
 
 def test_a_baseline_whose_trainings_all_failed_is_said_to_have(tmp_path):
