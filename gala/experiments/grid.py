@@ -175,7 +175,8 @@ class Grid:
     def _result(self, cell: Cell) -> str:
         row = next(row for row in self.plan.rows() if row["name"] == cell.name)
         scores = ", ".join(f"{mode} {score:.2f}" for mode, score in row["evaluation"]["score"].items())
-        return f"{scores}; {row['env_steps']:,} env_steps in {row['seconds']:,.0f} s"
+        took = "" if row["seconds"] is None else f" in {row['seconds']:,.0f} s"  # its records may be gone
+        return f"{scores}; {row['env_steps']:,} env_steps{took}"
 
 
 class PowerMeter:
