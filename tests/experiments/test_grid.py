@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gala import cli
 from gala.commands.compare.words import cells, sort_words
 from gala.experiments.grid import Grid, Plan
 from gala.runs.run_dir import RunDir
@@ -44,3 +45,14 @@ def test_a_training_whose_records_are_gone_has_a_row_and_a_line(made):
     cell = made.cells[0]
     made.keep(cell)
     assert made.rows()[0]["seconds"] is None and made._result(cell) == "sampled 9.00; 10,000 env_steps"
+
+
+def test_runs_are_not_compared_into_the_folder_of_their_grid(made, capsys):
+    """Its rows would lose machine, parts and watts, and the grid would judge all runs again."""
+    pytest.importorskip("matplotlib")
+    for cell in made.cells:
+        made.keep(cell)
+    before = made.plan.results.read_bytes()
+    runs = [str(made.training(cell).run) for cell in made.cells]
+    assert cli.main(["compare", *runs, "episodes=1", f"out={made.plan.out}"]) == 2
+    assert "holds a grid of trainings" in capsys.readouterr().err and made.plan.results.read_bytes() == before

@@ -154,8 +154,11 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
         JudgingJob(run.path, out / "judged" / f"{k}-{run.path.name}.json", options.episodes, options.mode)
         for k, run in enumerate(runs)
     ]
+    there = read_rows(out / ROWS) if (out / ROWS).is_file() else []
+    if any("judged" in row or "failed" in row for row in there):  # they say more than runs do: machine, parts, watts
+        raise ValueError(f"{out} holds a grid of trainings, whose rows say more; choose another out=DIRECTORY")
     names = sorted(run.path.name for run in runs)
-    holds_others = (out / ROWS).is_file() and sorted(row["name"] for row in read_rows(out / ROWS)) != names
+    holds_others = there and sorted(row["name"] for row in there) != names
     if holds_others or any(job.is_of_another_run for job in jobs):
         raise ValueError(f"{out} holds another comparison; choose another out=DIRECTORY")
     (out / "judged").mkdir(parents=True, exist_ok=True)
