@@ -76,19 +76,16 @@ class Grid:
 
     def check(self) -> None:
         """Raises ValueError if ``out`` holds trainings of other settings under the names of these."""
-        known = {row["name"]: row for row in self.plan.rows()}
+        known, done = {row["name"]: row for row in self.plan.rows()}, self.done()
         for cell in self.cells:
-            mine = settings_of(cell.config)
-            found = known[cell.name]["settings"] if cell.name in known else None
-            job = self.training(cell)
-            if found is None and (job.run / "config.yaml").is_file():
-                found = settings_of(RunDir.open(job.run).config)
-            if found is not None and (odds := differing(found, mine)):
-                odd = odds[0]
-                raise ValueError(
-                    f"{self.plan.out} holds {cell.name} with {odd}={found.get(odd)}, not {mine.get(odd)}; choose "
-                    "another out=DIRECTORY"
-                )
+            mine, job = settings_of(cell.config), self.training(cell)
+            there = [known[cell.name]["settings"]] if cell.name in known else []
+            if cell.name not in done and (job.run / "config.yaml").is_file():  # it may be resumed, with what it names
+                there.append(settings_of(RunDir.open(job.run).config))
+            for found in there:
+                if odds := differing(found, mine):
+                    told = f"{cell.name} with {odds[0]}={found.get(odds[0])}, not {mine.get(odds[0])}"
+                    raise ValueError(f"{self.plan.out} holds {told}; choose another out=DIRECTORY")
 
     def training(self, cell: Cell) -> TrainingJob:
         return TrainingJob(self.plan.out / "runs" / cell.name, (*cell.words, f"seed={cell.seed}"))

@@ -78,8 +78,10 @@ class TrainingJob(NamedTuple):
         return bool(run.checkpoint_meta("latest")["env_steps"] >= run.config.steps)
 
     def argv(self) -> list[str]:
+        """Code that a run names is trusted here: whoever trains it has typed the same settings, and compared them by
+        ``differing``. Where the code lies may have changed since, with the folder that holds code and runs."""
         if (self.run / "config.yaml").is_file():
-            return ["-m", "gala", "resume", str(self.run)]
+            return ["-m", "gala", "resume", str(self.run), "trust=true"]
         return ["-m", "gala", "train", *_QUIET, *self.words, f"run={self.run}", "overwrite=true"]
 
     def parts(self) -> int:

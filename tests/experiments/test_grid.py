@@ -1,5 +1,6 @@
 """A grid's rows and folders, without training anything."""
 
+import dataclasses
 import json
 
 import pytest
@@ -56,3 +57,19 @@ def test_runs_are_not_compared_into_the_folder_of_their_grid(made, capsys):
     runs = [str(made.training(cell).run) for cell in made.cells]
     assert cli.main(["compare", *runs, "episodes=1", f"out={made.plan.out}"]) == 2
     assert "holds a grid of trainings" in capsys.readouterr().err and made.plan.results.read_bytes() == before
+
+
+def test_a_run_that_names_other_code_than_its_row_is_not_resumed(tmp_path):
+    """A grid's own runs are resumed without asking for trust: what they name is what was typed."""
+    grid = make_grid(tmp_path / "out", "algos=a2c")
+    (cell,) = grid.cells
+    train(grid, cell)
+    grid.keep(cell)
+    grid.check()
+    other = make_grid(tmp_path / "out", "algos=a2c")
+    other.plan = dataclasses.replace(grid.plan, episodes=5)  # so that it is not done
+    other.check()
+    config = other.training(cell).run / "config.yaml"
+    config.write_text(config.read_text().replace("CartPole-v1", "theirs:Pole-v0"))
+    with pytest.raises(ValueError, match=r"holds a2c-s1 with env\.id=theirs:Pole-v0, not CartPole-v1"):
+        other.check()

@@ -122,7 +122,7 @@ def test_a_training_that_was_interrupted_is_not_finished_and_goes_on(tmp_path):
     run.append_metrics({"global_step": 50})
     run.close()
     assert not job.finished and job.env_steps() == 50
-    assert job.argv()[1:] == ["gala", "resume", str(job.run)]
+    assert job.argv()[1:] == ["gala", "resume", str(job.run), "trust=true"]
     run.write_summary({"status": "finished"})
     assert job.finished
 
