@@ -63,7 +63,10 @@ def grid(out: Path, *words: str) -> Gala:
         (["trust=true"], "trust=true is for runs that name code"),
         (["threshold=many"], "threshold=many must be a number"),
         (["margin=-1"], "margin=-1.0 must be 0 or more"),
-        (["steps=5"], "steps=5 is less than one update"),
+        (["steps=5"], "gala: error: steps=5 is less than one update"),
+        (["on_failure=restart"], "algos=a2c: on_failure=restart needs learners that do not wait for each other"),
+        (["algos=a2c,gala,independent", "gossip.certify=true"], "algos=a2c, independent: gossip.certify needs"),
+        (["max_learners=2"], "or train gala without that in another out=, and compare by --from"),
         (["runs/one"], "preset=classic/cartpole is a setting of training, which is over"),
     ],
 )
