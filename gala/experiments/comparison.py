@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gala.config.resumable import THREADS
 from gala.experiments.rows import Row, finished, version_of
 from gala.experiments.scores import (
     FEWEST,
@@ -282,6 +283,9 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
     cut_off = sum((row.get("parts") or 1) > 1 for row in rows)
     if cut_off:
         told.append(f"trainings that were stopped and went on: {cut_off}; their seconds contain each start anew")
+    known = {name: {row["settings"][name] for row in rows if name in row["settings"]} for name in THREADS}
+    if threads := [name for name, values in known.items() if len(values) > 1]:
+        told.append(f"the trainings differ in {' and '.join(threads)}: their seconds do not compare")
     hardware = ("cpu", "cores", "gpus", "cores_each", "at_once")
     if len({str([(row.get("machine") or {}).get(key) for key in hardware]) for row in rows}) > 1:
         told.append("the trainings had different machines, or shares of one: seconds and joules are not comparable")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gala.config.resumable import SAME_EXPERIMENT
 from gala.config.schema import Config, flatten
 from gala.files.whole import write_atomically
 from gala.runs.command_file import read_command
@@ -35,12 +36,18 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def differing(found: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
-    """Names of the settings in which two ``settings_of`` differ. What an earlier version did not write had its
-    default; masks of actions, which it did not know, were off."""
-    one, other = ({**_defaults(), **settings} for settings in (found, mine))
+    """Names of the settings in which two ``settings_of`` differ, and that make them two experiments: a run that was
+    resumed with more patience is the same. What an earlier version did not write had its default; masks of actions,
+    which it did not know, were off."""
+    one, other = (_deciding(settings) for settings in (found, mine))
     if {one["env.action_masks"], other["env.action_masks"]} == {"auto", "off"}:
         one["env.action_masks"] = other["env.action_masks"]
     return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+
+
+def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings_of`` without what `gala resume` may change of the same experiment, and with what a default had."""
+    return {key: value for key, value in {**_defaults(), **settings}.items() if key not in SAME_EXPERIMENT}
 
 
 @functools.cache
@@ -175,11 +182,12 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def name_groups(rows: Sequence[Row]) -> list[Row]:
     """The rows with a ``group`` each: their own names where each stands for one set of settings, with the version of
-    gala where one name has several; and otherwise the settings and versions in which they differ."""
+    gala where one name has several; and otherwise the settings and versions in which they differ. Threads, patience and
+    what watches a run tell no groups apart."""
     by_name: dict[str, set[str]] = {}
     versions: dict[str, set[str]] = {}
     for row in rows:
-        by_name.setdefault(row["group"], set()).add(json.dumps(_defaults() | row["settings"], sort_keys=True))
+        by_name.setdefault(row["group"], set()).add(json.dumps(_deciding(row["settings"]), sort_keys=True))
         versions.setdefault(row["group"], set()).add(version_of(row))
     settings_sets = [found for name in by_name for found in by_name[name]]
     if "" not in by_name and len(set(settings_sets)) == len(by_name) == len(settings_sets):
@@ -188,7 +196,7 @@ def name_groups(rows: Sequence[Row]) -> list[Row]:
             {**row, "group": f"{row['group']} version={version_of(row)}"} if row["group"] in several else row
             for row in rows
         ]
-    flat = [{**_defaults(), **row["settings"], "version": version_of(row)} for row in rows]
+    flat = [{**_deciding(row["settings"]), "version": version_of(row)} for row in rows]
     names = dict.fromkeys(name for settings in flat for name in settings)
     differing = [n for n in names if len({json.dumps(settings.get(n)) for settings in flat}) > 1]
     return [

@@ -11,7 +11,7 @@ import pytest
 from gala import cli
 from gala.config.schema import Config
 from gala.experiments.comparison import Terms, analyse
-from gala.experiments.rows import curve, make_row, name_groups, read_rows, settings_of, write_rows
+from gala.experiments.rows import curve, differing, make_row, name_groups, read_rows, settings_of, write_rows
 from gala.experiments.statistics import wilson
 from gala.reports.comparison import plain, tables, write_report
 from gala.runs.run_dir import RunDir
@@ -231,6 +231,21 @@ def test_groups_are_named_by_the_settings_in_which_runs_differ():
     named[0]["trained_with"] = {"gala-rl": "2"}
     assert {one["group"] for one in name_groups(named)} == {"a2c version=2", "a2c version=012345678", "gala"}
     assert "several versions of gala are taken together in a2c" in " ".join(analyse(named, TERMS)["notes"])
+
+
+def test_a_run_that_was_resumed_with_more_patience_stays_in_its_group():
+    runs = [{**row("a2c", s, 1.0), "group": ""} for s in (1, 2, 3, 4)]
+    for name, value in (("env.watchdog_s", 300.0), ("max_restarts", 9), ("diagnose.noise", 5), ("torch_threads", 2)):
+        assert runs[0]["settings"][name] != value
+        runs[0]["settings"][name] = value
+    assert {one["group"] for one in name_groups(runs)} == {"all"} and not differing(*(r["settings"] for r in runs[:2]))
+    notes = " ".join(analyse(name_groups(runs), Terms("all", "sampled", None))["notes"])
+    assert "differ in torch_threads: their seconds do not compare" in notes
+    runs[3]["settings"]["device"] = "cuda"  # its arithmetic is another
+    assert [one["group"] for one in name_groups(runs)] == ["device=auto"] * 3 + ["device=cuda"]
+    named = rows_of(a2c=(BETTER, {}))
+    named[0]["settings"]["torch_threads"] = 2
+    assert name_groups(named) == named
 
 
 def test_curves_are_thinned_and_keep_their_end():
