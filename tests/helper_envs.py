@@ -42,6 +42,8 @@ class Walk(gym.Env):
         bad = self.decisions == BAD_STEP
         if self.fault == "raise" and bad:
             raise KeyError("the simulator broke")
+        if self.fault == "raise one" and self.decisions == STUCK_STEP and _is_learner_1():
+            raise KeyError("the simulator of learner 1 broke")
         if self.fault == "crash" and bad:
             ctypes.string_at(0)
         if self.fault == "nan reward":
@@ -207,6 +209,7 @@ def _register(name: str, cls: type[gym.Env], **kwargs: Any) -> None:
 
 _register("Walk", Walk)
 _register("Raises", Walk, fault="raise")
+_register("RaisesOne", Walk, fault="raise one")
 _register("Crashes", Walk, fault="crash")
 _register("NanReward", Walk, fault="nan reward")
 _register("Slow", Walk, fault="slow")

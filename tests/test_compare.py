@@ -63,7 +63,10 @@ def grid(out: Path, *words: str) -> Gala:
         (["trust=true"], "trust=true is for runs that name code"),
         (["threshold=many"], "threshold=many must be a number"),
         (["margin=-1"], "margin=-1.0 must be 0 or more"),
-        (["steps=5"], "steps=5 is less than one update"),
+        (["steps=5"], "gala: error: steps=5 is less than one update"),
+        (["on_failure=restart"], "algos=a2c: on_failure=restart needs learners that do not wait for each other"),
+        (["algos=a2c,gala,independent", "gossip.certify=true"], "algos=a2c, independent: gossip.certify needs"),
+        (["max_learners=2"], "or train gala without that in another out=, and compare by --from"),
         (["runs/one"], "preset=classic/cartpole is a setting of training, which is over"),
     ],
 )
@@ -222,6 +225,20 @@ def test_a_grid_of_which_nothing_is_there_yet_is_trained_judged_and_reported(tmp
     status, _, err = grid(out, *again).end()
     assert status == 0, err
     assert json.loads((out / "report.json").read_text())["threshold"] == 400, "what was typed, not what was"
+
+
+def test_a_training_that_fails_ends_no_other_and_is_tried_again_last(tmp_path):
+    pytest.importorskip("matplotlib")
+    out, words = tmp_path / "grid", ("env.id=helper_envs:RaisesOne-v0", "algos=gala-sync,a2c", "steps=2000", "jobs=1")
+    reason = "gala-sync-s1 failed: helper_envs:RaisesOne-v0, row 0: step() raised KeyError: 'the simulator of learner 1"
+    status, text, err = grid(out, *words, "seeds=1").end()
+    assert status == 1, err
+    assert reason in err and "trainings that failed: gala-sync-s1 (helper_envs" in re.sub(r"\s+", " ", text)
+    assert (out / "report.html").is_file() and [row["name"] for row in rows_of(out)] == ["gala-sync-s1", "a2c-s1"]
+    status, text, err = grid(out, *words, "algos=gala-sync,a2c,independent", "seeds=1").end()
+    assert status == 1 and reason in err, err
+    ended = [line.split()[1] for line in text.splitlines() if re.match(r" *\d+/3 ", line)]
+    assert ended == ["independent-s1", "gala-sync-s1"], text
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ import gala
 from gala import cli
 from gala.build import trust
 from gala.config.parse import parse_config
+from gala.experiments.jobs import TrainingJob
 
 MINE = """
 import os, pathlib
@@ -159,3 +160,12 @@ def test_sets_of_a_family_that_somebody_else_names_are_refused(tmp_path, monkeyp
         assert "would run code" in capsys.readouterr().err and not Path("imported").exists()
     assert cli.main(["overfit", "split", family, "train=2", "test=2", "out=mine"]) == 0
     assert Path("imported").exists() and cli.main(["overfit", "audit", "sets"]) == 0
+
+
+def test_a_job_goes_on_with_own_code_where_it_was_moved_to(theirs, capsys):
+    """A grid's job: its settings were typed, and compared with those of the run."""
+    path, name = theirs
+    job = TrainingJob(path, (f"env.id={name}:Pole",))
+    words = job.argv()[2:]
+    assert words[:2] == ["resume", str(path)]
+    assert cli.main(words) == 2 and "would run code" not in capsys.readouterr().err

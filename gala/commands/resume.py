@@ -9,26 +9,13 @@ from gala.commands.trusted import check_run, is_yes
 from gala.config import derived
 from gala.config.own_words import asks_for_help
 from gala.config.parse import override, split_settings
+from gala.config.resumable import MAY_CHANGE, PATIENCE, PLACE_AND_PACE, WATCHING
 from gala.config.schema import Config
 from gala.config.validate import validate
 from gala.runs.run_dir import RunDir
 from gala.training.advice import advice
 from gala.training.new_run import check_diagnosis, say, starting
 from gala.training.tracking import check_tracker
-
-_PLACE_AND_PACE = ("steps", "cluster.address", "device", "torch_threads", "env.threads")
-_PATIENCE = ("env.watchdog_s", "gossip.wait_timeout_s", "log.checkpoint_interval_s", "max_restarts")
-_WATCHING: tuple[str, ...] = (
-    "log.panel",
-    "log.interval_s",
-    "log.max_records",
-    "diagnose.curvature",
-    "diagnose.eigenvalues",
-    "diagnose.noise",
-)
-_WATCHING += ("diagnose.dead_units", "track", "log.video_every")
-MAY_CHANGE = (*_PLACE_AND_PACE, *_PATIENCE, *_WATCHING)
-"""What may differ in the second part of a run; anything else would make it another experiment."""
 
 USAGE = f"""usage: gala resume RUN [checkpoint=NAME] [schedule=hold|stretch|restart]
                    [trust=true] [key=value ...]
@@ -41,12 +28,12 @@ schedule=restart over those added. Records in metrics.jsonl and checkpoints that
 are newer than it are dropped: those steps are lived through again. A newer best
 is kept as given-up-best, to be evaluated.
 
-May be changed: {", ".join(_PLACE_AND_PACE)},
-{", ".join(_PATIENCE[:2])},
-{", ".join(_PATIENCE[2:])},
-{", ".join(_WATCHING[:3])},
-{", ".join(_WATCHING[3:6])},
-{", ".join(_WATCHING[6:])}."""
+May be changed: {", ".join(PLACE_AND_PACE)},
+{", ".join(PATIENCE[:2])},
+{", ".join(PATIENCE[2:])},
+{", ".join(WATCHING[:3])},
+{", ".join(WATCHING[3:6])},
+{", ".join(WATCHING[6:])}."""
 
 _OWN = ("checkpoint", "schedule", "trust")
 _SCHEDULES = ("hold", "stretch", "restart")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gala.experiments.rows import Row, version_of
+from gala.config.resumable import THREADS
+from gala.experiments.rows import Row, finished, version_of
 from gala.experiments.scores import (
     FEWEST,
     area_under,
@@ -45,20 +46,24 @@ class Terms:
 
 
 class Comparison:
-    """The rows of one task by group, and the axes that all groups share."""
+    """The rows of one task by group, those of trainings that failed apart, and the axes that all groups share."""
 
     def __init__(self, rows: Sequence[Row], terms: Terms) -> None:
-        self.terms = terms
+        self.terms, trained = terms, finished(rows)
+        self.failed = [row for row in rows if "failed" in row]
         self.groups: dict[str, list[Row]] = {}
-        for row in sorted(rows, key=lambda row: row["group"] != terms.baseline):
+        for row in sorted(trained, key=lambda row: row["group"] != terms.baseline):
             self.groups.setdefault(row["group"], []).append(row)
-        ends = [(row["curve"][x][-1], x) for row in rows for x in ("env_steps", "seconds") if row["curve"][x]]
+        ends = [(row["curve"][x][-1], x) for row in trained for x in ("env_steps", "seconds") if row["curve"][x]]
         self.until = {
             x: min((end for end, axis in ends if axis == x), default=math.nan) for x in ("env_steps", "seconds")
         }
 
+    def failed_seeds(self, group: str) -> list[int]:
+        return [row["seed"] for row in self.failed if row["group"] == group]
+
     def scores(self, group: str) -> NDArray:
-        """``[trainings]``."""
+        """``[trainings]``, those that failed left out."""
         return np.array([row["evaluation"]["score"][self.terms.mode] for row in self.groups[group]], np.float64)
 
     def score_range(self) -> tuple[float, float, str]:
@@ -70,13 +75,15 @@ class Comparison:
         return low, high, f"from random actions to the mean of {self.terms.baseline}, known only afterwards"
 
     def cost_to_threshold(self, group: str, what: str) -> NDArray | None:
-        """What each training took to reach the threshold, infinity where it did not; None where it is not known."""
+        """What each training took to reach the threshold, infinity where it did not or failed; None where it is not
+        known."""
         rows, threshold = self.groups[group], self.terms.threshold
         if threshold is None or (what == "joules" and any(row["watts"] is None for row in rows)):
             return None
         axis = "env_steps" if what == "env_steps" else "seconds"
         taken = np.array([first_reached(r["curve"][axis], r["curve"]["return"], threshold) for r in rows])
-        return taken * np.array([row["watts"] for row in rows]) if what == "joules" else taken
+        taken = taken * np.array([row["watts"] for row in rows]) if what == "joules" else taken
+        return np.append(taken, np.full(len(self.failed_seeds(group)), math.inf))
 
     def areas(self, group: str, axis: str) -> NDArray:
         curves = [row["curve"] for row in self.groups[group]]
@@ -117,13 +124,14 @@ def analyse(rows: Sequence[Row], terms: Terms) -> dict[str, Any]:
 
 def check(rows: Sequence[Row], terms: Terms) -> None:
     """Raises ValueError, in one line, for rows that cannot be compared on these terms."""
-    if not rows:
+    if not (trained := finished(rows)):
         raise ValueError("there is no finished training to compare")
     check_task(rows)
-    groups = list(dict.fromkeys(row["group"] for row in rows))
+    groups = list(dict.fromkeys(row["group"] for row in trained))
     if terms.baseline not in groups:
-        raise ValueError(f"baseline={terms.baseline}: wants one of {', '.join(groups)}")
-    for row in rows:
+        lost = " (all of its trainings failed)" * any(row["group"] == terms.baseline for row in rows)
+        raise ValueError(f"baseline={terms.baseline}{lost}: wants one of {', '.join(groups)}")
+    for row in trained:
         if terms.mode not in row["evaluation"]["score"]:
             judged = ", ".join(row["evaluation"]["score"])
             raise ValueError(f"{row['name']} was judged {judged}, not {terms.mode}; say mode={judged.split(',')[0]}")
@@ -138,9 +146,11 @@ def check_task(rows: Sequence[Row]) -> None:
 
 def _figures(comparison: Comparison, group: str) -> Figures:
     rows, scores, threshold = comparison.groups[group], comparison.scores(group), comparison.terms.threshold
-    above = None if threshold is None else wilson(int((scores >= threshold).sum()), len(scores))
+    failed = comparison.failed_seeds(group)
+    above = None if threshold is None else wilson(int((scores >= threshold).sum()), len(scores) + len(failed))
     found: Figures = {
         "seeds": [row["seed"] for row in rows],
+        "failed": failed,
         "learners": rows[0]["settings"]["learners"],
         "envs_per_learner": rows[0]["settings"]["envs_per_learner"],
         "env_steps": float(np.median([row["env_steps"] for row in rows])),
@@ -201,7 +211,8 @@ def _against(comparison: Comparison, figures: Mapping[str, Figures], group: str,
 
 
 def answers(orders: Mapping[str, str], as_well: str, terms: Terms) -> dict[str, str]:
-    """As well, faster, more robustly than the baseline: shown, refuted or undecided.
+    """As well, faster, more robustly than the baseline: shown, refuted or undecided. A training that failed has not
+    reached the threshold.
 
     Faster: fewer seconds to the threshold, or where none is known a larger area under the curve against seconds. More
     robustly: a larger share of the seeds scores the threshold; undecided where none is known.
@@ -212,11 +223,37 @@ def answers(orders: Mapping[str, str], as_well: str, terms: Terms) -> dict[str, 
     return {"as_well": as_well, "faster": faster, "more_robustly": shown[orders["above"]]}
 
 
+def _failures(comparison: Comparison) -> list[str]:
+    """Which trainings failed, under the reason that they gave, and what the figures make of them."""
+    if not comparison.failed:
+        return []
+    names: dict[str, list[str]] = {}
+    for row in comparison.failed:
+        names.setdefault(row["failed"], []).append(row["name"])
+    each = "; ".join(f"{', '.join(those)} ({reason})" for reason, those in names.items())
+    counted = "each counts as a seed that does not reach the threshold"
+    if comparison.terms.threshold is None:
+        counted = "no figure counts them"
+    return [f"trainings that failed: {each}. Scores and areas are of the others; {counted}"]
+
+
+def _learners_lost(rows: Sequence[Row]) -> list[str]:
+    """Which trainings finished with others than all of their learners from begin to end."""
+    told = []
+    for row in rows:
+        wanted, failures = row["settings"]["learners"], row.get("failures", 0)
+        ended = len(row.get("ranks", range(wanted)))
+        if failures or "ranks" in row:
+            failed = f"{failures} failure{'s' * (failures != 1)}, " if failures else ""
+            told.append(f"{row['name']} ({failed}{ended} of {wanted} learners at its end)")
+    return [f"learners failed, came or went: {', '.join(told)}; the score is of those at its end"] if told else []
+
+
 def notes(comparison: Comparison, whence: str) -> list[str]:
     """What a reader must know of how sure the figures are."""
     rows = [row for group in comparison.groups.values() for row in group]
     few = {group: len(found) for group, found in comparison.groups.items() if len(found) < 10}
-    told = []
+    told = [*_failures(comparison), *_learners_lost(rows)]
     if few:
         each = ", ".join(f"{n} of {group}" for group, n in few.items())
         told.append(
@@ -246,6 +283,9 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
     cut_off = sum((row.get("parts") or 1) > 1 for row in rows)
     if cut_off:
         told.append(f"trainings that were stopped and went on: {cut_off}; their seconds contain each start anew")
+    known = {name: {row["settings"][name] for row in rows if name in row["settings"]} for name in THREADS}
+    if threads := [name for name, values in known.items() if len(values) > 1]:
+        told.append(f"the trainings differ in {' and '.join(threads)}: their seconds do not compare")
     hardware = ("cpu", "cores", "gpus", "cores_each", "at_once")
     if len({str([(row.get("machine") or {}).get(key) for key in hardware]) for row in rows}) > 1:
         told.append("the trainings had different machines, or shares of one: seconds and joules are not comparable")

@@ -14,9 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from gala.config.schema import Config
-from gala.experiments.jobs import Job, TrainingJob, run_all
+from gala.experiments.jobs import Job, TrainingJob, run_all, why
 from gala.experiments.judging import JudgingJob
-from gala.experiments.rows import Row, differing, make_row, read_rows, settings_of, write_rows
+from gala.experiments.rows import (
+    Row,
+    differing,
+    finished,
+    make_failed_row,
+    make_row,
+    read_rows,
+    settings_of,
+    write_rows,
+)
 from gala.files.whole import write_atomically
 from gala.runs.run_dir import RunDir
 
@@ -67,19 +76,16 @@ class Grid:
 
     def check(self) -> None:
         """Raises ValueError if ``out`` holds trainings of other settings under the names of these."""
-        known = {row["name"]: row for row in self.plan.rows()}
+        known, done = {row["name"]: row for row in self.plan.rows()}, self.done()
         for cell in self.cells:
-            mine = settings_of(cell.config)
-            found = known[cell.name]["settings"] if cell.name in known else None
-            job = self.training(cell)
-            if found is None and (job.run / "config.yaml").is_file():
-                found = settings_of(RunDir.open(job.run).config)
-            if found is not None and (odds := differing(found, mine)):
-                odd = odds[0]
-                raise ValueError(
-                    f"{self.plan.out} holds {cell.name} with {odd}={found.get(odd)}, not {mine.get(odd)}; choose "
-                    "another out=DIRECTORY"
-                )
+            mine, job = settings_of(cell.config), self.training(cell)
+            there = [known[cell.name]["settings"]] if cell.name in known else []
+            if cell.name not in done and (job.run / "config.yaml").is_file():  # it may be resumed, with what it names
+                there.append(settings_of(RunDir.open(job.run).config))
+            for found in there:
+                if odds := differing(found, mine):
+                    told = f"{cell.name} with {odds[0]}={found.get(odds[0])}, not {mine.get(odds[0])}"
+                    raise ValueError(f"{self.plan.out} holds {told}; choose another out=DIRECTORY")
 
     def training(self, cell: Cell) -> TrainingJob:
         return TrainingJob(self.plan.out / "runs" / cell.name, (*cell.words, f"seed={cell.seed}"))
@@ -94,20 +100,23 @@ class Grid:
         return {row["name"] for row in self.plan.rows() if row.get("judged") == wanted}
 
     def rows(self) -> list[Row]:
-        """Those of the cells, in their order."""
+        """Those of the cells, in their order; of what has failed too."""
         known = {row["name"]: row for row in self.plan.rows()}
         return [known[cell.name] for cell in self.cells if cell.name in known]
 
-    def run(self, say: Callable[[str], None], tick: Callable[[Sequence[Job]], None]) -> None:
+    def run(self, say: Callable[[str], None], tick: Callable[[Sequence[Job]], None]) -> dict[str, str]:
         """Trains and judges what is not done; seed by seed, so that a grid that is cut off has whole seeds.
 
-        Raises:
-            RuntimeError: a training failed.
+        One that fails has a row that says so, and the others go on. What has failed before is tried again, last: one
+        that diverges will do so again.
+
+        Returns name -> reason of what has failed.
         """
         for folder in ("runs", "judged"):
             (self.plan.out / folder).mkdir(parents=True, exist_ok=True)
         by_name = {cell.name: cell for cell in self.cells}
         done, meter = self.done(), PowerMeter(self.plan.out / "power", self.plan.read_joules)
+        failures: dict[str, str] = {}
 
         def ended(job: Job, seconds: float) -> None:
             if isinstance(job, JudgingJob):
@@ -115,13 +124,22 @@ class Grid:
                 self.keep(cell)
                 say(f"{cell.name}: {self._result(cell)}")
 
+        def failed(job: Job, message: str) -> None:
+            assert isinstance(job, TrainingJob | JudgingJob)
+            cell, of_judging = by_name[job.run.name], "judging: " * isinstance(job, JudgingJob)
+            failures[cell.name] = of_judging + why(message)
+            self.keep_failure(cell, failures[cell.name])
+            say(f"{cell.name} failed, see {job.log}")
+
         def each_second(running: Sequence[Job]) -> None:
             meter.tick(running)
             tick(running)
 
-        left = [cell for cell in self.cells if cell.name not in done]
+        failed_before = {row["name"] for row in self.plan.rows() if "failed" in row}
+        left = sorted((c for c in self.cells if c.name not in done), key=lambda cell: cell.name in failed_before)
         chains = [(self.training(cell), self.judging(cell)) for cell in left]
-        run_all(chains, self.plan.at_once, ended, pinned=True, tick=each_second)
+        run_all(chains, self.plan.at_once, ended, pinned=True, tick=each_second, failed=failed)
+        return failures
 
     def recover(self) -> None:
         """Writes the rows of cells that were judged, and then cut off."""
@@ -141,12 +159,21 @@ class Grid:
             "judged": [self.plan.episodes, self.plan.mode],
             "machine": {**self.plan.facts, **shared},
         }
-        write_rows(self.plan.results, [*(r for r in self.plan.rows() if r["name"] != cell.name), row])
+        self._put(row)
+
+    def keep_failure(self, cell: Cell, reason: str) -> None:
+        """Writes the row of a cell that has failed; one that has been judged before, otherwise, keeps its row."""
+        if cell.name not in {row["name"] for row in finished(self.plan.rows())}:
+            self._put(make_failed_row(self.training(cell).run, cell.config, cell.group, reason))
+
+    def _put(self, row: Row) -> None:
+        write_rows(self.plan.results, [*(r for r in self.plan.rows() if r["name"] != row["name"]), row])
 
     def _result(self, cell: Cell) -> str:
         row = next(row for row in self.plan.rows() if row["name"] == cell.name)
         scores = ", ".join(f"{mode} {score:.2f}" for mode, score in row["evaluation"]["score"].items())
-        return f"{scores}; {row['env_steps']:,} env_steps in {row['seconds']:,.0f} s"
+        took = "" if row["seconds"] is None else f" in {row['seconds']:,.0f} s"  # its records may be gone
+        return f"{scores}; {row['env_steps']:,} env_steps{took}"
 
 
 class PowerMeter:

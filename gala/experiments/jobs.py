@@ -6,6 +6,7 @@ What is finished is not done again, and a training that was cut off goes on from
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 from gala.build.auto import fitted_config
 from gala.experiments.rows import differing, settings_of
+from gala.files.plain_yaml import shortened
 from gala.processes.resources import available_cores
 from gala.processes.start import ending_signals_blocked, interpreter
 from gala.processes.watcher import Watcher, kill_group
@@ -26,6 +28,8 @@ from gala.runs.run_dir import RunDir
 _QUIET = ("log.panel=off", "log.tensorboard=false")
 _POLL_S, _TICK_S = 0.05, 1.0
 _STARTED = "$ python "
+_FAILED, _ADVICE = "the run has ended.", "The last checkpoint is kept"
+"""How the line ends after which ``gala train`` says why, and how the one begins that comes last."""
 
 
 class Job(Protocol):
@@ -74,8 +78,10 @@ class TrainingJob(NamedTuple):
         return bool(run.checkpoint_meta("latest")["env_steps"] >= run.config.steps)
 
     def argv(self) -> list[str]:
+        """Code that a run names is trusted here: whoever trains it has typed the same settings, and compared them by
+        ``differing``. Where the code lies may have changed since, with the folder that holds code and runs."""
         if (self.run / "config.yaml").is_file():
-            return ["-m", "gala", "resume", str(self.run)]
+            return ["-m", "gala", "resume", str(self.run), "trust=true"]
         return ["-m", "gala", "train", *_QUIET, *self.words, f"run={self.run}", "overwrite=true"]
 
     def parts(self) -> int:
@@ -183,7 +189,7 @@ def run_all(
                 if is_done:
                     ended(one.job, time.monotonic() - one.started)
                 else:
-                    _report_failure(one.job, failed)
+                    _report_failure(one, failed)
                 if is_done and one.then:
                     running.append(_start(one.then[0], one.then[1:], one.cores, parallel, watcher))
                 else:
@@ -193,11 +199,23 @@ def run_all(
         watcher.close()
 
 
-def _report_failure(job: Job, failed: Callable[[Job, str], None] | None) -> None:
-    message = f"{job.name} failed: python {' '.join(job.argv())}\n{_tail(job)}"
+def why(message: str) -> str:
+    """The reason in what ``run_all`` has told of a failed job, in one line: what a training says first when it has
+    failed, before any traceback, or else the last line."""
+    of_this_start = message.rpartition(f"\n{_STARTED}")[2]  # an earlier part may have ended with words of its own
+    told = [line.strip() for line in of_this_start.splitlines()[1:] if line.strip()]
+    told = [line for line in told if not line.startswith(_ADVICE)]
+    first = [after for line, after in itertools.pairwise(told) if line.endswith(_FAILED)]
+    return shortened([*told, *first][-1]) if told else "it said nothing"
+
+
+def _report_failure(one: _Running, failed: Callable[[Job, str], None] | None) -> None:
+    message = f"{one.job.name} failed: python {' '.join(one.job.argv())}\n{_tail(one.job)}"
+    if one.process.returncode < 0:  # it could not say so itself
+        message += f"\nit was killed by {signal.Signals(-one.process.returncode).name}"
     if failed is None:
         raise RuntimeError(message)
-    failed(job, message)
+    failed(one.job, message)
 
 
 def _end(running: Sequence[_Running]) -> None:

@@ -1,7 +1,9 @@
-"""One finished training as a row of ``results.jsonl``, which says all that a report needs without the run directory."""
+"""One training as a row of ``results.jsonl``, which says all that a report needs without the run directory; one that
+failed has a row too, with no score but the reason."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -10,15 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gala.config.resumable import SAME_EXPERIMENT
 from gala.config.schema import Config, flatten
 from gala.files.whole import write_atomically
 from gala.runs.command_file import read_command
-from gala.runs.run_dir import RunDir
+from gala.runs.run_dir import RunDir, versions
 
 Row = dict[str, Any]
 CURVE_POINTS = 200
 _NO_SETTINGS = ("run", "overwrite", "seed", "preset", "solved_return", "track")
-_NEEDED = ("name", "group", "seed", "settings", "env_steps", "seconds", "evaluation", "curve")
+_BY_ALL = ("name", "group", "seed", "settings")
+_NEEDED = (*_BY_ALL, "env_steps", "seconds", "evaluation", "curve")
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -32,12 +36,18 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def differing(found: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
-    """Names of the settings in which two ``settings_of`` differ. What an earlier version did not write had its
-    default; masks of actions, which it did not know, were off."""
-    one, other = ({**_defaults(), **settings} for settings in (found, mine))
+    """Names of the settings in which two ``settings_of`` differ, and that make them two experiments: a run that was
+    resumed with more patience is the same. What an earlier version did not write had its default; masks of actions,
+    which it did not know, were off."""
+    one, other = (_deciding(settings) for settings in (found, mine))
     if {one["env.action_masks"], other["env.action_masks"]} == {"auto", "off"}:
         one["env.action_masks"] = other["env.action_masks"]
     return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+
+
+def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings_of`` without what `gala resume` may change of the same experiment, and with what a default had."""
+    return {key: value for key, value in {**_defaults(), **settings}.items() if key not in SAME_EXPERIMENT}
 
 
 @functools.cache
@@ -66,19 +76,45 @@ def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: floa
         "watts": watts,
         "evaluation": {key: judged[key] for key in ("score", "policies", "random_return")},
         "curve": curve(records),
+        **_learners_lost(run_dir, meta["ranks"]),
     }
+
+
+def _learners_lost(run_dir: RunDir, ranks: Sequence[int]) -> Row:
+    """What is not as it should be: ``failures``, how often a learner failed, if ever, and ``ranks``, those of the last
+    checkpoint, where they are not all that the settings ask for. Nothing in an ordinary run."""
+    lost: Row = {}
+    with contextlib.suppress(ValueError):  # a run whose last checkpoint is of its end may lack a summary
+        if failures := run_dir.read_summary().get("failures"):
+            lost["failures"] = len(failures)
+    if [*ranks] != [*range(run_dir.config.learners)]:
+        lost["ranks"] = [*ranks]
+    return lost
+
+
+def make_failed_row(run: Path, config: Config, group: str, reason: str) -> Row:
+    """The row of a training that failed, before there was a directory ``run`` maybe: it has no score, and says why."""
+    known = trained_with(RunDir(run, config)) or versions()
+    return {**_beforehand(run.name, config), "group": group, "trained_with": known, "failed": reason}
+
+
+def finished(rows: Iterable[Row]) -> list[Row]:
+    """The rows that have a score: those of trainings that did not fail."""
+    return [row for row in rows if "failed" not in row]
 
 
 def known_beforehand(run_dir: RunDir) -> Row:
     """What of a run's row decides its group and the terms of a comparison, before anything is judged."""
-    config = run_dir.config
+    return {**_beforehand(run_dir.path.name, run_dir.config), "trained_with": trained_with(run_dir)}
+
+
+def _beforehand(name: str, config: Config) -> Row:
     return {
-        "name": run_dir.path.name,
+        "name": name,
         "group": "",
         "seed": config.seed,
         "settings": settings_of(config),
         "solved_return": float(config.solved_return) if config.solved_return else None,
-        "trained_with": trained_with(run_dir),
     }
 
 
@@ -113,7 +149,8 @@ def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def read_rows(path: Path, needed: Sequence[str] = _NEEDED, made_by: str = "gala compare") -> list[Row]:
-    """All whole rows; a last line that was cut short is left out. Each has the keys ``needed``.
+    """All whole rows; a last line that was cut short is left out. Each has the keys ``needed``, or, where the training
+    failed, those of all rows.
 
     Raises:
         ValueError: the file is missing, or a line is no such row; it names file and line.
@@ -130,7 +167,8 @@ def read_rows(path: Path, needed: Sequence[str] = _NEEDED, made_by: str = "gala 
             if number == len(lines):
                 continue
             raise ValueError(f"{path}, line {number}, is no JSON") from None
-        missing = [key for key in needed if not isinstance(row, dict) or key not in row]
+        wanted = _BY_ALL if isinstance(row, dict) and "failed" in row else needed
+        missing = [key for key in wanted if not isinstance(row, dict) or key not in row]
         if missing:
             raise ValueError(f"{path}, line {number}, has no {missing[0]}: it is no row of `{made_by}`")
         rows.append(row)
@@ -144,11 +182,12 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def name_groups(rows: Sequence[Row]) -> list[Row]:
     """The rows with a ``group`` each: their own names where each stands for one set of settings, with the version of
-    gala where one name has several; and otherwise the settings and versions in which they differ."""
+    gala where one name has several; and otherwise the settings and versions in which they differ. Threads, patience and
+    what watches a run tell no groups apart."""
     by_name: dict[str, set[str]] = {}
     versions: dict[str, set[str]] = {}
     for row in rows:
-        by_name.setdefault(row["group"], set()).add(json.dumps(_defaults() | row["settings"], sort_keys=True))
+        by_name.setdefault(row["group"], set()).add(json.dumps(_deciding(row["settings"]), sort_keys=True))
         versions.setdefault(row["group"], set()).add(version_of(row))
     settings_sets = [found for name in by_name for found in by_name[name]]
     if "" not in by_name and len(set(settings_sets)) == len(by_name) == len(settings_sets):
@@ -157,7 +196,7 @@ def name_groups(rows: Sequence[Row]) -> list[Row]:
             {**row, "group": f"{row['group']} version={version_of(row)}"} if row["group"] in several else row
             for row in rows
         ]
-    flat = [{**_defaults(), **row["settings"], "version": version_of(row)} for row in rows]
+    flat = [{**_deciding(row["settings"]), "version": version_of(row)} for row in rows]
     names = dict.fromkeys(name for settings in flat for name in settings)
     differing = [n for n in names if len({json.dumps(settings.get(n)) for settings in flat}) > 1]
     return [

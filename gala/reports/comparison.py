@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gala.experiments.comparison import COSTS, Terms, analyse
-from gala.experiments.rows import Row, finite
+from gala.experiments.rows import Row, finished, finite
 from gala.files.whole import write_atomically
 from gala.reports.comparison_figures import by_group, draw
 from gala.reports.page import items, page, picture, table
@@ -28,7 +28,7 @@ def write_report(rows: Sequence[Row], terms: Terms, folder: Path, command: str) 
     Raises:
         ValueError: the rows cannot be compared on these terms.
     """
-    analysis = analyse(rows, terms) | {"command": command}
+    analysis, rows = analyse(rows, terms) | {"command": command}, finished(rows)
     write_atomically(folder / "report.json", (json.dumps(finite(analysis), indent=1) + "\n").encode())
     pictures = draw(rows, analysis, folder)
     write_atomically(folder / "report.html", _page(rows, analysis, pictures).encode())
@@ -88,11 +88,17 @@ def answers(analysis: Analysis, group: str) -> str:
 
 
 def _seeds(figures: Analysis) -> str:
-    return f"{n} seeds" if (n := len(figures["seeds"])) != 1 else "1 seed"
+    told = f"{n} seeds" if (n := len(figures["seeds"])) != 1 else "1 seed"
+    return f"{told}, {len(figures['failed'])} more failed" if figures["failed"] else told
+
+
+def _begun(figures: Analysis) -> int:
+    """How many trainings there were, those that failed too."""
+    return len(figures["seeds"]) + len(figures["failed"])
 
 
 def _share(figures: Analysis) -> str:
-    return f"{figures['above_count']} of {len(figures['seeds'])}"
+    return f"{figures['above_count']} of {_begun(figures)}"
 
 
 def tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
@@ -105,7 +111,8 @@ def tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
     for name, f in groups.items():
         shape = f"{f['learners']} x {f['envs_per_learner']}"
         each = (interval_text(f["score"]), interval_text(f["mean"]), number(f["worst"]))
-        scores.append([name, shape, str(len(f["seeds"])), *each, interval_text(f["each_learner"])])
+        seeds = f"{len(f['seeds'])} of {_begun(f)}" if f["failed"] else str(len(f["seeds"]))
+        scores.append([name, shape, seeds, *each, interval_text(f["each_learner"])])
         curves.append([name, *map(interval_text, (f["auc_steps"], f["auc_seconds"], f["wall_s"]))])
         reach.append([name, f"{_share(f)} {_rate(f['above'])}", *(_cost(f, what) for what in costs)])
     against = [["", "difference of IQM", "P(improvement)", "no worse", "score", "area", "solved"]]
@@ -127,7 +134,7 @@ def _cost(figures: Analysis, what: str) -> str:
     interval = figures[f"to_threshold_{what}"]
     if interval is None:
         return "not measured"
-    return f"{interval_text(interval)} ({figures[f'reached_{what}']} of {len(figures['seeds'])})"
+    return f"{interval_text(interval)} ({figures[f'reached_{what}']} of {_begun(figures)})"
 
 
 def plain(analysis: Analysis) -> str:

@@ -11,8 +11,10 @@ import pytest
 from gala import cli
 from gala.config.schema import Config
 from gala.experiments.comparison import Terms, analyse
-from gala.experiments.rows import curve, name_groups, read_rows, settings_of, write_rows
-from gala.reports.comparison import tables, write_report
+from gala.experiments.rows import curve, differing, make_row, name_groups, read_rows, settings_of, write_rows
+from gala.experiments.statistics import wilson
+from gala.reports.comparison import plain, tables, write_report
+from gala.runs.run_dir import RunDir
 
 TERMS = Terms("a2c", "sampled", 10.0, 0.1)
 
@@ -141,6 +143,62 @@ def test_versions_and_episodes_that_differ_between_groups_are_noted():
     assert "judged by 1 to 100 episodes" in notes
 
 
+def failed_row(group: str, seed: int, reason: str = "loss inf: not finite"):
+    found = {key: row(group, seed, 0.0)[key] for key in ("name", "group", "seed", "settings", "solved_return")}
+    return found | {"trained_with": {"gala-rl": "1", "git": "0123456789abcdef"}, "failed": reason}
+
+
+def test_a_training_that_failed_is_named_and_has_not_reached_the_threshold(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = rows_of(a2c=(BETTER, {"watts": 30.0}), gala=(BETTER, {}))
+    lost = [failed_row("a2c", 7), failed_row("a2c", 8), failed_row("gala", 7, "the disk is full")]
+    write_rows(tmp_path / "results.jsonl", [*lost, *rows])
+    found = write_report(name_groups(read_rows(tmp_path / "results.jsonl")), TERMS, tmp_path, "gala compare")
+    a2c = found["groups"]["a2c"]
+    assert a2c["above_count"] == 6 and a2c["above"] == wilson(6, 8) and a2c["failed"] == [7, 8]
+    assert a2c["reached_joules"] == 6 and a2c["to_threshold_joules"].high == math.inf and len(a2c["scores"]) == 6
+    told = "trainings that failed: a2c-s7, a2c-s8 (loss inf: not finite); gala-s7 (the disk is full). Scores"
+    assert found["notes"][0].startswith(told) and "does not reach the threshold" in found["notes"][0]
+    by_title = dict(tables(found))
+    assert by_title["Scores of the trained policies"][1][2] == "6 of 8" and "6 of 8" in by_title["Reaching 10"][1][1]
+    assert "6 seeds, 2 more failed" in plain(found) and max(map(len, plain(found).splitlines())) <= 80
+    unknown = analyse([*rows, lost[0]], Terms("a2c", "sampled", None))
+    assert unknown["notes"][0].endswith("no figure counts them")
+
+
+def test_learners_that_were_lost_are_in_the_row_and_in_the_notes(tmp_path):
+    run = RunDir.create(Config(run=str(tmp_path / "gala-s1"), learners=4), [], overwrite=False)
+    run.write_part("staging", "learner1", {}, {})
+    run.commit_checkpoint("staging", ["latest"], {"ranks": [1], "env_steps": 40})
+    judged = {"score": {}, "policies": {}, "random_return": 0.0}
+    made = make_row(run, "gala", judged, None)
+    assert made["ranks"] == [1] and "failures" not in made, "there is no summary"
+    run.write_summary({"status": "finished", "failures": [{"rank": 0}, {"rank": 2}, {"rank": 3}]})
+    made = make_row(run, "gala", judged, None)
+    run.close()
+    rows = rows_of(a2c=(BETTER, {}), gala=(BETTER, {}))
+    assert not any("learners" in note for note in analyse(rows, TERMS)["notes"])
+    rows[6] |= {key: made[key] for key in ("failures", "ranks")}
+    rows[7]["failures"], rows[8]["ranks"] = 1, [0, 1, 2, 3, 4]
+    told = "learners failed, came or went: gala-s1 (3 failures, 1 of 4 learners at its end), gala-s2 (1 failure, 4 of "
+    told += "4 learners at its end), gala-s3 (5 of 4 learners at its end); the score"
+    assert analyse(rows, TERMS)["notes"][0].startswith(told)
+    (tmp_path / "gala-s2").mkdir()
+    whole = RunDir.create(Config(run=str(tmp_path / "gala-s2"), learners=1), [], overwrite=False)
+    whole.write_part("staging", "learner0", {}, {})
+    whole.commit_checkpoint("staging", ["latest"], {"ranks": [0], "env_steps": 40})
+    whole.write_summary({"status": "finished", "failures": []})
+    assert not {"failures", "ranks"} & make_row(whole, "gala", judged, None).keys()
+    whole.close()
+
+
+def test_a_baseline_whose_trainings_all_failed_is_said_to_have(tmp_path):
+    with pytest.raises(ValueError, match=r"baseline=a2c \(all of its trainings failed\): wants one of gala"):
+        analyse([failed_row("a2c", 1), *rows_of(gala=(BETTER, {}))], TERMS)
+    with pytest.raises(ValueError, match="there is no finished training to compare"):
+        analyse([failed_row("a2c", 1)], TERMS)
+
+
 @pytest.mark.parametrize(
     ("change", "terms", "message"),
     [
@@ -173,6 +231,21 @@ def test_groups_are_named_by_the_settings_in_which_runs_differ():
     named[0]["trained_with"] = {"gala-rl": "2"}
     assert {one["group"] for one in name_groups(named)} == {"a2c version=2", "a2c version=012345678", "gala"}
     assert "several versions of gala are taken together in a2c" in " ".join(analyse(named, TERMS)["notes"])
+
+
+def test_a_run_that_was_resumed_with_more_patience_stays_in_its_group():
+    runs = [{**row("a2c", s, 1.0), "group": ""} for s in (1, 2, 3, 4)]
+    for name, value in (("env.watchdog_s", 300.0), ("max_restarts", 9), ("diagnose.noise", 5), ("torch_threads", 2)):
+        assert runs[0]["settings"][name] != value
+        runs[0]["settings"][name] = value
+    assert {one["group"] for one in name_groups(runs)} == {"all"} and not differing(*(r["settings"] for r in runs[:2]))
+    notes = " ".join(analyse(name_groups(runs), Terms("all", "sampled", None))["notes"])
+    assert "differ in torch_threads: their seconds do not compare" in notes
+    runs[3]["settings"]["device"] = "cuda"  # its arithmetic is another
+    assert [one["group"] for one in name_groups(runs)] == ["device=auto"] * 3 + ["device=cuda"]
+    named = rows_of(a2c=(BETTER, {}))
+    named[0]["settings"]["torch_threads"] = 2
+    assert name_groups(named) == named
 
 
 def test_curves_are_thinned_and_keep_their_end():

@@ -12,7 +12,7 @@ from gala.config.derived import threads_per_learner
 from gala.config.parse import parse_config
 from gala.config.schema import Config
 from gala.experiments.grid import PowerMeter
-from gala.experiments.jobs import TrainingJob, check_settings, run_all
+from gala.experiments.jobs import TrainingJob, check_settings, run_all, why
 from gala.experiments.judging import JudgingJob
 from gala.experiments.rows import differing, settings_of
 from gala.processes.resources import available_cores
@@ -66,6 +66,21 @@ def test_a_job_that_fails_ends_the_others_and_its_last_words_are_the_message(tmp
     assert not pid.exists() or not Path(f"/proc/{pid.read_text()}").exists()
 
 
+def test_why_a_job_failed_is_its_last_line_of_this_start_or_the_signal(tmp_path):
+    told: dict[str, str] = {}
+    silent, loud = Python(tmp_path, "silent", "os._exit(1)"), Python(tmp_path, "loud", "raise KeyError('the reason')")
+    killed, good = Python(tmp_path, "killed", "os.kill(os.getpid(), 9)"), Python(tmp_path, "good")
+    silent.log.write_text("what an earlier part said\n")
+    chains = [[silent], [loud, Python(tmp_path, "never")], [killed], [good]]
+    run_all(chains, 1, lambda job, s: None, failed=lambda job, message: told.update({job.name: why(message)}))
+    assert told.pop("silent") != "what an earlier part said"
+    assert told == {"loud": "KeyError: 'the reason'", "killed": "it was killed by SIGKILL"}
+    assert (
+        why("x failed: python -m gala train\n$ python -m gala train\nbad\n$ python -m gala resume") == "it said nothing"
+    )
+    assert good.finished and not (tmp_path / "never").exists()
+
+
 @pytest.mark.parametrize(("told", "wanted"), [("", max(1, available_cores() // 2)), ("7", 7)])
 def test_two_jobs_at_a_time_share_the_threads_unless_the_user_has_said_how_many(tmp_path, monkeypatch, told, wanted):
     monkeypatch.setenv("OMP_NUM_THREADS", told) if told else monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -107,7 +122,7 @@ def test_a_training_that_was_interrupted_is_not_finished_and_goes_on(tmp_path):
     run.append_metrics({"global_step": 50})
     run.close()
     assert not job.finished and job.env_steps() == 50
-    assert job.argv()[1:] == ["gala", "resume", str(job.run)]
+    assert job.argv()[1:] == ["gala", "resume", str(job.run), "trust=true"]
     run.write_summary({"status": "finished"})
     assert job.finished
 

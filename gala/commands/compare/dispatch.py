@@ -19,7 +19,7 @@ ROWS = "results.jsonl"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns 0 when there is a report, 1 after a failed training, 128 + n if signal n has ended it."""
+    """Returns 0 when there is a report, 1 if a training has failed, 128 + n if signal n has ended it."""
     if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
@@ -92,19 +92,24 @@ def _grid(words: Words, command: str, *, dry_run: bool) -> int:
     progress = Progress(grid)
     try:
         with ending_signals():
-            grid.run(progress.say, progress.tick)
+            failures = grid.run(progress.say, progress.tick)
     except (Ended, KeyboardInterrupt) as end:
         progress.close()
         print(f"stopped; this goes on where it was:\n{command}", flush=True)
         return 128 + end.number if isinstance(end, Ended) else 130
-    except RuntimeError as failure:
-        progress.close()
-        print(f"{failure}\nall else is kept; this goes on where it was:\n{command}", file=sys.stderr)
-        return EXIT_FAILED
     finally:
         held.close()
     progress.close()
-    return _report(words, grid.rows(), command, out, fixed)
+    if not failures:
+        return _report(words, grid.rows(), command, out, fixed)
+    try:
+        _report(words, grid.rows(), command, out, fixed)
+    except ValueError as error:  # nothing is left to compare, or no baseline
+        print(f"no report: {error}", file=sys.stderr)
+    for name, reason in failures.items():
+        print(f"{name} failed: {reason}", file=sys.stderr)
+    print(f"all else is kept; this tries again, last, what has failed:\n{command}", file=sys.stderr)
+    return EXIT_FAILED
 
 
 def _plan_lines(grid: object) -> list[str]:
@@ -149,8 +154,11 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
         JudgingJob(run.path, out / "judged" / f"{k}-{run.path.name}.json", options.episodes, options.mode)
         for k, run in enumerate(runs)
     ]
+    there = read_rows(out / ROWS) if (out / ROWS).is_file() else []
+    if any("judged" in row or "failed" in row for row in there):  # they say more than runs do: machine, parts, watts
+        raise ValueError(f"{out} holds a grid of trainings, whose rows say more; choose another out=DIRECTORY")
     names = sorted(run.path.name for run in runs)
-    holds_others = (out / ROWS).is_file() and sorted(row["name"] for row in read_rows(out / ROWS)) != names
+    holds_others = there and sorted(row["name"] for row in there) != names
     if holds_others or any(job.is_of_another_run for job in jobs):
         raise ValueError(f"{out} holds another comparison; choose another out=DIRECTORY")
     (out / "judged").mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -28,7 +28,8 @@ USAGE = f"""usage: gala compare preset=NAME [algos=a2c,gala] [seeds=10] [envs=64
 Compares algorithms at equal simulators and equal env_steps, or any existing
 runs, grouped by the settings in which they differ; or draws the report again
 from rows alone. Give the same command again to go on with a grid that was cut
-off: trainings resume where they were, finished ones are kept.
+off: trainings resume where they were, finished ones are kept. One that fails
+ends no other; the report names it, and the same command tries it again, last.
 
   algos      some of {", ".join(list(ALGORITHMS)[:5])},
              {", ".join(list(ALGORITHMS)[5:])}
@@ -151,10 +152,27 @@ def _refuse_cluster(address: str) -> None:
         )
 
 
-def cells(words: Words) -> list[Cell]:
-    """The grid, seed by seed; each algorithm's settings are checked once. Raises ValueError in one line."""
+def _prepared(by_name: Mapping[str, Sequence[str]]) -> dict[str, Config]:
+    """Name of an algorithm -> its checked settings. Raises ValueError; what only some of them refuse says who, and
+    that a grid of their own can do without it."""
     from gala.training.new_run import prepare
 
+    configs, refused = dict[str, Config](), dict[str, str]()
+    for name, given in by_name.items():
+        try:
+            configs[name] = prepare(given, start_processes=False)
+        except ValueError as error:
+            refused[name] = str(error)
+    if not refused:
+        return configs
+    problem, who = next(iter(refused.values())), ", ".join(refused)
+    if not configs:
+        raise ValueError(problem)
+    raise ValueError(f"algos={who}: {problem}; or train {who} without that in another out=, and compare by --from")
+
+
+def cells(words: Words) -> list[Cell]:
+    """The grid, seed by seed; each algorithm's settings are checked once. Raises ValueError in one line."""
     options, names = words.options, words.options.algos.split(",")
     if len(set(names)) < len(names):
         raise ValueError(f"algos={options.algos} names one twice")
@@ -163,7 +181,7 @@ def cells(words: Words) -> list[Cell]:
         own = ALGORITHMS[name].get(key, text)
         if own != text:
             raise ValueError(f"{key}={text}: {name} decides that itself ({own}); leave one of the two out")
-    configs = {name: prepare(given, start_processes=False) for name, given in by_name.items()}
+    configs = _prepared(by_name)
     for config in configs.values():
         _refuse_cluster(config.cluster.address)  # a preset may have it
     return [
