@@ -270,7 +270,7 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
     if len({row["settings"]["learners"] * row["settings"]["envs_per_learner"] for row in rows}) > 1:
         told.append("the groups differ in their numbers of simulators")
     mixed = [group for group, found in comparison.groups.items() if len({version_of(row) for row in found}) > 1]
-    if mixed:
+    if uneven:
         told.append(f"trainings of several versions of gala are taken together in {', '.join(mixed)}")
     elif len({version_of(row) for row in rows}) > 1 and not any("version=" in group for group in comparison.groups):
         told.append("the groups were trained with different versions of gala")
@@ -283,9 +283,9 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
     cut_off = sum((row.get("parts") or 1) > 1 for row in rows)
     if cut_off:
         told.append(f"trainings that were stopped and went on: {cut_off}; their seconds contain each start anew")
-    known = {name: {row["settings"][name] for row in rows if name in row["settings"]} for name in THREADS}
-    if threads := [name for name, values in known.items() if len(values) > 1]:
-        told.append(f"the trainings differ in {' and '.join(threads)}: their seconds do not compare")
+    uneven = {name for name in THREADS for found in comparison.groups.values() if _values(found, name) > 1}
+    if uneven:
+        told.append(f"trainings of one group differ in {' and '.join(sorted(uneven))}: their seconds do not compare")
     hardware = ("cpu", "cores", "gpus", "cores_each", "at_once")
     if len({str([(row.get("machine") or {}).get(key) for key in hardware]) for row in rows}) > 1:
         told.append("the trainings had different machines, or shares of one: seconds and joules are not comparable")
@@ -294,3 +294,7 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
             "runs do not say on which machine they were, or beside what: seconds compare only if it was the same"
         )
     return told
+
+
+def _values(rows: Sequence[Row], name: str) -> int:
+    return len({row["settings"][name] for row in rows if name in row["settings"]})

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gala.config.resumable import SAME_EXPERIMENT
+from gala.config.resumable import SAME_EXPERIMENT, THREADS
 from gala.config.schema import Config, flatten
 from gala.files.whole import write_atomically
 from gala.runs.command_file import read_command
@@ -21,6 +21,7 @@ from gala.runs.run_dir import RunDir, versions
 Row = dict[str, Any]
 CURVE_POINTS = 200
 _NO_SETTINGS = ("run", "overwrite", "seed", "preset", "solved_return", "track")
+_UNTOLD = SAME_EXPERIMENT.difference(THREADS)
 _BY_ALL = ("name", "group", "seed", "settings")
 _NEEDED = (*_BY_ALL, "env_steps", "seconds", "evaluation", "curve")
 
@@ -45,9 +46,9 @@ def differing(found: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
 
 
-def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _deciding(settings: Mapping[str, Any], left_out: frozenset[str] = SAME_EXPERIMENT) -> dict[str, Any]:
     """``settings_of`` without what `gala resume` may change of the same experiment, and with what a default had."""
-    return {key: value for key, value in {**_defaults(), **settings}.items() if key not in SAME_EXPERIMENT}
+    return {key: value for key, value in {**_defaults(), **settings}.items() if key not in left_out}
 
 
 @functools.cache
@@ -182,8 +183,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def name_groups(rows: Sequence[Row]) -> list[Row]:
     """The rows with a ``group`` each: their own names where each stands for one set of settings, with the version of
-    gala where one name has several; and otherwise the settings and versions in which they differ. Threads, patience and
-    what watches a run tell no groups apart."""
+    gala where one name has several; and otherwise the settings and versions in which they differ. Patience and what
+    watches a run tell no groups apart, and threads none that have a name."""
     by_name: dict[str, set[str]] = {}
     versions: dict[str, set[str]] = {}
     for row in rows:
@@ -196,7 +197,7 @@ def name_groups(rows: Sequence[Row]) -> list[Row]:
             {**row, "group": f"{row['group']} version={version_of(row)}"} if row["group"] in several else row
             for row in rows
         ]
-    flat = [{**_deciding(row["settings"]), "version": version_of(row)} for row in rows]
+    flat = [{**_deciding(row["settings"], _UNTOLD), "version": version_of(row)} for row in rows]
     names = dict.fromkeys(name for settings in flat for name in settings)
     differing = [n for n in names if len({json.dumps(settings.get(n)) for settings in flat}) > 1]
     return [
