@@ -270,7 +270,7 @@ def notes(comparison: Comparison, whence: str) -> list[str]:
     if len({row["settings"]["learners"] * row["settings"]["envs_per_learner"] for row in rows}) > 1:
         told.append("the groups differ in their numbers of simulators")
     mixed = [group for group, found in comparison.groups.items() if len({version_of(row) for row in found}) > 1]
-    if uneven:
+    if mixed:
         told.append(f"trainings of several versions of gala are taken together in {', '.join(mixed)}")
     elif len({version_of(row) for row in rows}) > 1 and not any("version=" in group for group in comparison.groups):
         told.append("the groups were trained with different versions of gala")
