@@ -112,7 +112,7 @@ def table(rows: Sequence[Row]) -> str:
         low, middle, high = found.get("difference", (0.0, 0.0, 0.0))
         less = f"{middle:+.0f} [{low:.0f}, {high:.0f}]" if "difference" in found else ""
         apart = [row["distance_per_lr"] for row in rows if row["variant"] == variant and "distance_per_lr" in row]
-        distance = f"{np.median(apart):,.2g}" if apart and np.median(apart) > 0 else ""
+        distance = f"{np.median(apart):,.2g}" if apart else ""
         figures = [variant, f"{found['at_bar']} of {found['seeds']}", f"{found['iqm']:.0f}", less, distance]
         lines.append(f"| {' | '.join(figures)} |")
     return "\n".join(lines)
