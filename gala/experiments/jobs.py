@@ -206,7 +206,7 @@ def why(message: str) -> str:
     told = [line.strip() for line in of_this_start.splitlines()[1:] if line.strip()]
     told = [line for line in told if not line.startswith(_ADVICE)]
     first = [after for line, after in itertools.pairwise(told) if line.endswith(_FAILED)]
-    return shortened([*told, *first][-1]) if told else "it said nothing"
+    return shortened([*told, *first][-1].removesuffix(f"; {_FAILED}")) if told else "it said nothing"
 
 
 def _report_failure(one: _Running, failed: Callable[[Job, str], None] | None) -> None:
