@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gala.gossip.transport.roster import ABSENT, Table
-from gala.training.board import UPDATES, slots_of_one_moment
+from gala.training.board import UPDATES, slot_of, slots_of_one_moment
 
 
 class Row(NamedTuple):
@@ -129,14 +129,14 @@ class Hub:
     def publish_params(self, rank: int, epoch: int, flat: NDArray, number: int, stamp: float) -> None:
         """``flat`` [d] as of ``stamp``; ``number`` says which publication of this life it is, from 1 on."""
         if epoch == self._epochs[rank]:
-            slot = (number - 1) % self._stamps.shape[1]
+            slot = slot_of(number)
             self._params[rank, slot], self._stamps[rank, slot] = flat, stamp
             self._publications[rank] = number
 
     def publication(self, rank: int) -> tuple[NDArray, int]:
         """The newest parameters [d] of ``rank``, and their number; 0 before the first."""
         number = self._publications[rank]
-        return self._params[rank, (number - 1) % self._stamps.shape[1]], number
+        return self._params[rank, slot_of(number)], number
 
     def params(self, ranks: list[int]) -> tuple[NDArray, NDArray]:
         """Parameters [len(ranks), d] of one moment, as nearly as there are any, and the stamps of each."""

@@ -89,7 +89,7 @@ class Board:
         publication of this rank it was, from 1 on."""
         number = (int(self._sequence[0, rank]) | 1) // 2 + 1
         with self._writing(0, rank):
-            slot = (number - 1) % _SNAPSHOTS
+            slot = slot_of(number)
             self._params[rank, slot], self._stamps[rank, slot] = flat, stamp
         return number
 
@@ -107,7 +107,7 @@ class Board:
     def read_publication(self, rank: int) -> tuple[NDArray, int]:
         """The newest parameters [d] of a rank, copied, and their number; 0 if none are whole at this moment."""
         before = int(self._sequence[0, rank])
-        row = self._params[rank, (before // 2 - 1) % _SNAPSHOTS].copy()
+        row = self._params[rank, slot_of(before // 2)].copy()
         return row, before // 2 if before % 2 == 0 and before == self._sequence[0, rank] else 0
 
     def read_moments(self) -> NDArray:
@@ -137,7 +137,6 @@ class Board:
         self._sequence[kind, rank] = odd + 1
 
     def _read(self, kind: int, rank: int, *sources: NDArray) -> list[NDArray]:
-        rows = [source[rank].copy() for source in sources]
         for _ in range(_ATTEMPTS):
             before = int(self._sequence[kind, rank])
             rows = [source[rank].copy() for source in sources]
@@ -152,6 +151,11 @@ class Board:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def slot_of(number: int) -> int:
+    """Where a rank keeps its publication of that number, from 1 on."""
+    return (number - 1) % _SNAPSHOTS
 
 
 def slots_of_one_moment(stamps: NDArray) -> NDArray:
