@@ -25,11 +25,12 @@ from gala.experiments.scores import (
 from gala.experiments.statistics import Interval, cvar, iqm, performance_profile, wilson
 
 WORST = 0.25
-"""The mean of the worst quarter has no interval and is not ranked: of ten normal trainings, a bootstrap would hold the
-truth in 69 % of cases (of five in 41 %); those of IQM and median hold it in 93 to 96 %."""
+"""The mean of the worst quarter has no interval and is not ranked: of ten normal trainings a bootstrap would hold the
+truth in 69 % of cases, of five in 41 %; those of IQM and median hold it in 93 to 96 %."""
 MEASURES = ("score", "auc_steps", "auc_seconds", "above", "env_steps", "seconds", "joules")
-"""What groups are ordered by. The last three are what it takes to reach the threshold: less is better."""
-COSTS = MEASURES[-3:]
+"""What groups are ordered by. The last three are what it takes to reach the threshold: less is better.
+With the one before they count failed trainings, where the others, of survivors, are not ranked if there are any."""
+COSTS, COUNT_FAILED = MEASURES[-3:], MEASURES[-4:]
 Figures = dict[str, Any]
 
 
@@ -193,20 +194,21 @@ def _against(comparison: Comparison, figures: Mapping[str, Figures], group: str,
     base = comparison.terms.baseline
     x, y = comparison.scores(group), comparison.scores(base)
     enough = min(len(x), len(y)) >= FEWEST
+    whole = enough and not comparison.failed_seeds(group) + comparison.failed_seeds(base)  # survivors flatter
     difference = interval([[x], [y]], lambda a, b: iqm(a[0]) - iqm(b[0]))
     better = interval([[x], [y]], improvement)
     orders = {}
     for measure in MEASURES:
         key = f"to_threshold_{measure}" if measure in COSTS else measure
         mine, theirs = figures[group][key], figures[base][key]
-        known = enough and mine is not None and theirs is not None
+        known = (enough if measure in COUNT_FAILED else whole) and mine is not None and theirs is not None
         orders[measure] = order(mine, theirs) if known else "undecided"
     return {
         "difference": difference,
         "improvement": Interval(max(0.0, better.low), better.estimate, min(1.0, better.high)),
         "order": orders,
-        "non_inferior": non_inferior(difference, margin) if enough else "undecided",
-        "answers": answers(orders, non_inferior(difference, margin) if enough else "undecided", comparison.terms),
+        "non_inferior": (as_well := non_inferior(difference, margin) if whole else "undecided"),
+        "answers": answers(orders, as_well, comparison.terms),
     }
 
 
@@ -225,16 +227,14 @@ def answers(orders: Mapping[str, str], as_well: str, terms: Terms) -> dict[str, 
 
 def _failures(comparison: Comparison) -> list[str]:
     """Which trainings failed, under the reason that they gave, and what the figures make of them."""
-    if not comparison.failed:
-        return []
     names: dict[str, list[str]] = {}
     for row in comparison.failed:
         names.setdefault(row["failed"], []).append(row["name"])
     each = "; ".join(f"{', '.join(those)} ({reason})" for reason, those in names.items())
-    counted = "each counts as a seed that does not reach the threshold"
-    if comparison.terms.threshold is None:
-        counted = "no figure counts them"
-    return [f"trainings that failed: {each}. Scores and areas are of the others; {counted}"]
+    solved = comparison.terms.threshold is not None
+    counted = "each counts as a seed that does not reach the threshold" if solved else "no figure counts them"
+    told = f"trainings that failed: {each}. Scores and areas are of the others, and decide nothing; {counted}"
+    return [told] if names else []
 
 
 def _learners_lost(rows: Sequence[Row]) -> list[str]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SCHEMA = 2
+OTHERS = "; other checkpoints: "
+"""Ends the line on a damaged one, before the names of the others, of which nothing is known."""
 _READ_ATTEMPTS = 5
 
 
@@ -159,7 +161,7 @@ class Checkpoints:
             ", ".join(name for name in self.names() if self._names.target(name) != path.parent.resolve())
             or "there is none"
         )
-        return ValueError(f"{path} is damaged (size or SHA-256 differ); other checkpoints: {others}")
+        return ValueError(f"{path} is damaged (size or SHA-256 differ){OTHERS}{others}")
 
     def _resolve(self, name: str) -> Path:
         if name not in self.names():

@@ -8,6 +8,7 @@ learner.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -236,7 +237,7 @@ class CommonCheckpoint:
             "progress": self.board.progress.tolist(),
             "moments": self.board.read_moments().tolist(),
             "weights": self.mailboxes.weights(ranks) if self.mailboxes else [],
-            "return_mean": self.best,
+            "return_mean": self.best if math.isfinite(self.best) else None,  # JSON has no infinity
             "run": self.run_dir.identity(),
             "parent": self.parent_state(),
         }

@@ -11,6 +11,7 @@ from gala.build.policy import make_policy
 from gala.config import derived
 from gala.config.schema import Config
 from gala.runs.checkpoint_names import LATEST
+from gala.runs.checkpoints import OTHERS
 from gala.runs.run_dir import RunDir
 
 BEST = "best"
@@ -45,7 +46,8 @@ def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]
             return name, lines + new_episodes(run_dir, config, name)
     if problems:
         remedy = "to begin again, give gala train its words and overwrite=true"
-        raise ValueError(f"no checkpoint can be resumed from: {problems[0]}; {remedy}")
+        each = "; ".join(problem.partition(OTHERS)[0] for problem in problems)  # those others have been tried as well
+        raise ValueError(f"no checkpoint can be resumed from: {each}; {remedy}")
     return "", [f"{run_dir.path} has no checkpoint yet: it starts anew"]
 
 

@@ -274,7 +274,7 @@ def closing_lines(summary: dict[str, Any], run: str, saved_steps: int | None, te
         f"run       {run}",
         *([f"go on     gala resume {named}"] if summary["status"] in ("interrupted", "stopped") else []),
         *([f"evaluate  gala eval {named}"] if saved_steps is not None else []),
-        f"curves    {curves_command(run, tensorboard)}",
+        *([f"curves    {curves_command(run, tensorboard)}"] if tensorboard or mean is not None else []),
     ]
 
 

@@ -192,6 +192,16 @@ def test_learners_that_were_lost_are_in_the_row_and_in_the_notes(tmp_path):
     whole.close()
 
 
+def test_what_survivors_score_decides_nothing():
+    """Who diverges is not left to chance: five that came through would speak for the fifteen that did not."""
+    rows = rows_of(a2c=(WORSE, {}), gala=(BETTER, {}))
+    assert analyse(rows, TERMS)["against"]["gala"]["answers"]["as_well"] == "shown"
+    for group in ("gala", "a2c"):
+        against = analyse([*rows, failed_row(group, 7)], TERMS)["against"]["gala"]
+        assert against["answers"]["as_well"] == against["non_inferior"] == "undecided"
+        assert {against["order"][measure] for measure in ("score", "auc_steps", "auc_seconds")} == {"undecided"}
+
+
 def test_a_baseline_whose_trainings_all_failed_is_said_to_have(tmp_path):
     with pytest.raises(ValueError, match=r"baseline=a2c \(all of its trainings failed\): wants one of gala"):
         analyse([failed_row("a2c", 1), *rows_of(gala=(BETTER, {}))], TERMS)

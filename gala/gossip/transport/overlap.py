@@ -117,12 +117,16 @@ class Overlapped:
 
     def close(self) -> None:
         if not self._closed:
-            self._flush()
-            with self._turn:
-                self._closed = True
-                self._turn.notify_all()
-            self._thread.join()
-        self._inner.close()
+            try:
+                self._flush()
+            finally:  # after a failure of the thread too, or peers would wait for this learner's silence
+                with self._turn:
+                    self._closed = True
+                    self._turn.notify_all()
+                self._thread.join()
+                self._inner.close()
+        else:
+            self._inner.close()
 
     def _flush(self) -> None:
         self._wait()
