@@ -129,6 +129,8 @@ def test_a_checkpoint_can_be_named_and_without_a_whole_one_nothing_is_changed(ru
     before = content(run.path)
     code, started, said = resume()
     assert (code, started) == (2, []) and "no checkpoint can be resumed from" in said and content(run.path) == before
+    damaged = {(run.path / "checkpoints" / name).resolve().name for name in run.checkpoints.names()}
+    assert said.count("is damaged") == len(damaged) and "other checkpoints" not in said, "each once, and none to try"
 
 
 def test_a_resumed_run_says_what_a_new_one_is_warned_of(run, resume):

@@ -46,7 +46,8 @@ def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]
             return name, lines + new_episodes(run_dir, config, name)
     if problems:
         remedy = "to begin again, give gala train its words and overwrite=true"
-        each = "; ".join(problem.partition(OTHERS)[0] for problem in problems)  # those others have been tried as well
+        told = (problem.partition(OTHERS)[0] for problem in problems)  # the others have been tried
+        each = "; ".join(dict.fromkeys(told))
         raise ValueError(f"no checkpoint can be resumed from: {each}; {remedy}")
     return "", [f"{run_dir.path} has no checkpoint yet: it starts anew"]
 
