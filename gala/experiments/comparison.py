@@ -76,10 +76,10 @@ class Comparison:
         return low, high, f"from random actions to the mean of {self.terms.baseline}, known only afterwards"
 
     def cost_to_threshold(self, group: str, what: str) -> NDArray | None:
-        """What each training took to reach the threshold, infinity where it did not or failed; None where it is not
-        known."""
+        """What each training took to reach the threshold, infinity where it did not or failed; None if not known."""
         rows, threshold = self.groups[group], self.terms.threshold
-        if threshold is None or (what == "joules" and any(row["watts"] is None for row in rows)):
+        blank = not all(row["curve"]["return"] for row in rows)
+        if threshold is None or blank or (what == "joules" and any(row["watts"] is None for row in rows)):
             return None
         axis = "env_steps" if what == "env_steps" else "seconds"
         taken = np.array([first_reached(r["curve"][axis], r["curve"]["return"], threshold) for r in rows])

@@ -88,7 +88,7 @@ class TrainingJob(NamedTuple):
         """In how many it was trained: one, unless it was cut off. What was cut off before its run was there is none."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
         starts = [line for line in lines if line.startswith(_STARTED)]
-        anew = [i for i, line in enumerate(starts) if " train " in line]
+        anew = [i for i, line in enumerate(starts) if line.startswith(f"{_STARTED}-m gala train ")]
         return len(starts) - (anew[-1] if anew else 0)
 
     def env_steps(self) -> int:

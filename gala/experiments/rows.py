@@ -14,6 +14,7 @@ from typing import Any
 
 from gala.config.resumable import SAME_EXPERIMENT, THREADS
 from gala.config.schema import Config, flatten
+from gala.files.plain_yaml import read_json
 from gala.files.whole import write_atomically
 from gala.runs.command_file import read_command
 from gala.runs.run_dir import RunDir, versions
@@ -122,7 +123,7 @@ def _beforehand(name: str, config: Config) -> Row:
 def trained_with(run_dir: RunDir) -> dict[str, Any]:
     """The versions of all that decided the result, as the run has recorded them; nothing where it has not."""
     path = run_dir.path / "versions.json"
-    known = dict(json.loads(path.read_text())) if path.is_file() else {}
+    known = dict(read_json(path)) if path.is_file() else {}
     known.pop("run", None)
     return known
 

@@ -192,6 +192,14 @@ def test_learners_that_were_lost_are_in_the_row_and_in_the_notes(tmp_path):
     whole.close()
 
 
+def test_what_a_run_without_records_took_is_not_known():
+    rows = rows_of(a2c=(WORSE, {}), gala=(BETTER, {}))
+    rows[-1]["curve"] = {axis: [] for axis in rows[-1]["curve"]}
+    found = analyse(rows, TERMS)
+    assert found["groups"]["gala"]["to_threshold_seconds"] is None
+    assert found["against"]["gala"]["answers"]["faster"] == "undecided"
+
+
 def test_what_survivors_score_decides_nothing():
     """Who diverges is not left to chance: five that came through would speak for the fifteen that did not."""
     rows = rows_of(a2c=(WORSE, {}), gala=(BETTER, {}))
