@@ -31,9 +31,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SCHEMA = 2
-OTHERS = "; other checkpoints: "
-"""Ends the line on a damaged one, before the names of the others, of which nothing is known."""
 _READ_ATTEMPTS = 5
+
+
+class Damaged(ValueError):
+    """A checkpoint is not what was written. ``problem``: the line without the others' names, which may be no better."""
+
+    def __init__(self, path: Path, others: Sequence[str]) -> None:
+        self.problem = f"{path} is damaged (size or SHA-256 differ)"
+        super().__init__(f"{self.problem}; other checkpoints: {', '.join(others) or 'there is none'}")
 
 
 class Checkpoints:
@@ -156,12 +162,8 @@ class Checkpoints:
             raise self._damaged(folder / "meta.json")
         return meta
 
-    def _damaged(self, path: Path) -> ValueError:
-        others = (
-            ", ".join(name for name in self.names() if self._names.target(name) != path.parent.resolve())
-            or "there is none"
-        )
-        return ValueError(f"{path} is damaged (size or SHA-256 differ){OTHERS}{others}")
+    def _damaged(self, path: Path) -> Damaged:
+        return Damaged(path, [n for n in self.names() if self._names.target(n) != path.parent.resolve()])
 
     def _resolve(self, name: str) -> Path:
         if name not in self.names():

@@ -11,7 +11,7 @@ from gala.build.policy import make_policy
 from gala.config import derived
 from gala.config.schema import Config
 from gala.runs.checkpoint_names import LATEST
-from gala.runs.checkpoints import OTHERS
+from gala.runs.checkpoints import Damaged
 from gala.runs.run_dir import RunDir
 
 BEST = "best"
@@ -35,19 +35,19 @@ def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]
         check(run_dir, config, wanted)
         return wanted, new_episodes(run_dir, config, wanted)
     names = [name for name in run_dir.checkpoints.names() if not name.startswith(_GIVEN_UP)]
-    problems: list[str] = []
+    problems: list[ValueError] = []
     for name in sorted(names, key=lambda name: (name != LATEST, -_env_steps(run_dir, name), name)):
         try:
             check(run_dir, config, name)
         except ValueError as error:
-            problems.append(str(error))
+            problems.append(error)
         else:
             lines = [f"warning: {problem}" for problem in problems] + ([] if name == LATEST else [_falls(name)])
             return name, lines + new_episodes(run_dir, config, name)
     if problems:
         remedy = "to begin again, give gala train its words and overwrite=true"
-        told = (problem.partition(OTHERS)[0] for problem in problems)  # the others have been tried
-        each = "; ".join(dict.fromkeys(told))
+        told = (error.problem if isinstance(error, Damaged) else str(error) for error in problems)
+        each = "; ".join(dict.fromkeys(told))  # two names may be of one checkpoint
         raise ValueError(f"no checkpoint can be resumed from: {each}; {remedy}")
     return "", [f"{run_dir.path} has no checkpoint yet: it starts anew"]
 

@@ -112,7 +112,7 @@ class Box:
         """Empty a box whose writer was cut off. The version that its put would have ended with is never reached."""
         if self.is_dirty():
             self.reals[self.LOST] += self.reals[self.AT_RISK]
-            self.reals[self.AT_RISK] = 0.0  # who is killed before the end repairs it again
+            self.reals[self.AT_RISK] = 0.0  # or whoever goes on after a repairer that was killed would add it again
             self.ints[self.CUT_OFF] += 1
             self.ints[self.TAKEN] = self.ints[self.VERSION] + 3
             self.ints[self.VERSION] += 3

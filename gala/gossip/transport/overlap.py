@@ -116,16 +116,14 @@ class Overlapped:
         return self._inner.lost_weight()
 
     def close(self) -> None:
-        if not self._closed:
-            try:
+        try:
+            if not self._closed:
                 self._flush()
-            finally:  # after a failure of the thread too, or peers would wait for this learner's silence
-                with self._turn:
-                    self._closed = True
-                    self._turn.notify_all()
-                self._thread.join()
-                self._inner.close()
-        else:
+        finally:  # after a failure of the thread too, or peers would wait for this learner's silence
+            with self._turn:
+                self._closed = True
+                self._turn.notify_all()
+            self._thread.join()
             self._inner.close()
 
     def _flush(self) -> None:
