@@ -197,6 +197,8 @@ def test_the_closing_lines_count_episodes_and_name_what_there_is():
     few = closing_lines(SUMMARY | {"episodes": 40, "return_mean": 2.0}, "my runs/x", 5, tensorboard=False)
     assert few[0] == "finished: return 2.00 over all 40 episodes"
     assert "evaluate  gala eval 'my runs/x'" in few and few[-1] == "curves    gala plot 'my runs/x' returns"
+    none = closing_lines(SUMMARY | {"return_mean": None}, "runs/x", 5, tensorboard=False)
+    assert none[0] == "finished: no episode ended" and not any("plot" in line for line in none)
     many = closing_lines(SUMMARY | {"episodes": 100, "return_mean": 2.0}, "runs/x", 5)
     assert many[0].startswith("finished: return 2.00 over the last 100 episodes")
     assert many[-1] == "curves    tensorboard --logdir runs/x"

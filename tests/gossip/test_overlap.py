@@ -123,6 +123,10 @@ def test_an_error_in_the_thread_reaches_the_learner():
     averager.step()
     with pytest.raises(OSError, match="wire is cut"):
         averager.step()
+    with pytest.raises(OSError, match="wire is cut"):
+        averager.mailbox.close()
+    averager.mailbox._thread.join(120)
+    assert not averager.mailbox._thread.is_alive(), "closed all the same"
 
 
 def test_what_a_dead_peer_did_not_read_comes_back():
