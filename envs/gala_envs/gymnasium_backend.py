@@ -70,8 +70,8 @@ class GymnasiumEnv:
             raise ValueError(f"{id}: {masked}")
         if vectorization == "async":
             self._last_words = [LastWords() for _ in range(num_envs)]
-        paths = [words.path for words in self._last_words] or [""] * num_envs
-        rows = [row_builder(i, id, build, max_episode_steps, masked, path) for i, path in enumerate(paths)]
+        told_to = [words.told_to for words in self._last_words] or [None] * num_envs
+        rows = [row_builder(i, id, build, max_episode_steps, masked, file) for i, file in enumerate(told_to)]
         vector = gym.vector.AsyncVectorEnv if vectorization == "async" else gym.vector.SyncVectorEnv
         self._env = self._guard(lambda: vector(rows, autoreset_mode=_MODES[autoreset]))
         try:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +20,8 @@ from gala_envs.contract import EnvError
 from gala_envs.masks import num_choices, read_mask
 from gala_envs.spaces import action_adapter
 from gala_envs.trial import fault_of_step, told
+
+_IN_MEMORY = hasattr(os, "memfd_create")
 
 
 class Row:
@@ -80,17 +82,37 @@ class Row:
         raise EnvError(text)
 
 
+class CrashFile(NamedTuple):
+    """How a row's own process finds the file of its ``LastWords``: a fork has it open already, and others may see it as
+    a path, unless the system forbids that (a process that changed its user hides its descriptors)."""
+
+    descriptor: int
+    identity: tuple[int, int]
+    """Device and inode: in a process that is no fork the descriptor's number means another file, or none."""
+    path: str
+
+    def open(self) -> Any:
+        with contextlib.suppress(OSError):
+            its = os.fstat(self.descriptor)
+            if (its.st_dev, its.st_ino) == self.identity:
+                return self.descriptor
+        return open(self.path, "wb", buffering=0)
+
+
 class LastWords:
     """What a row's own process tells when it crashes in C code, told here and not on standard error: there, the words
     of two that crash at once are mixed letter by letter."""
 
     def __init__(self) -> None:
-        """Without room for temporary files, or where the system does not show descriptors as files (macOS), they are
-        told on standard error after all."""
-        self._file, self.path = None, ""
+        """Without room for temporary files they are told on standard error after all, and so are those of processes
+        that are no forks where the system does not show descriptors as files (macOS)."""
+        self._file, self.told_to = None, None
         with contextlib.suppress(OSError):
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process that writes to it)
-            self.path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+            # Open as long as the process that writes to it; memory where there is such, for a disk may be full.
+            self._file = os.fdopen(os.memfd_create("crash"), "rb") if _IN_MEMORY else tempfile.TemporaryFile()  # noqa: SIM115
+            number = self._file.fileno()
+            its = os.fstat(number)
+            self.told_to = CrashFile(number, (its.st_dev, its.st_ino), f"/proc/{os.getpid()}/fd/{number}")
 
     def read(self) -> str:
         """Empty if it did not crash, or told it elsewhere."""
@@ -105,10 +127,15 @@ class LastWords:
 
 
 def row_builder(
-    row: int, name: str, build: Callable[[], gym.Env], max_episode_steps: int, masked: bool, crash_path: str = ""
+    row: int,
+    name: str,
+    build: Callable[[], gym.Env],
+    max_episode_steps: int,
+    masked: bool,
+    crash_file: CrashFile | None = None,
 ) -> Callable[[], Any]:
     """Makes ``Row`` number ``row`` of the environment that ``build`` makes, in this process or in one of its own, which
-    tells of crashes to ``crash_path``: ``LastWords``."""
+    tells of crashes to ``crash_file``: ``LastWords``."""
     owner = os.getpid()
 
     def make() -> Any:
@@ -116,7 +143,7 @@ def row_builder(
             # Ctrl-C reaches the whole process group, and a fork inherits its owner's handlers; the owner decides.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            _tell_of_crashes(crash_path)
+            _tell_of_crashes(crash_file)
         env = build()
         if max_episode_steps:
             env = gym.wrappers.TimeLimit(_without_time_limit(env), max_episode_steps)
@@ -125,11 +152,11 @@ def row_builder(
     return make
 
 
-def _tell_of_crashes(path: str) -> None:
+def _tell_of_crashes(to: CrashFile | None) -> None:
     """A crash in C code then tells where Python stood."""
     with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):  # standard error may be no file
         try:
-            file: Any = open(path, "wb", buffering=0)  # noqa: SIM115 (faulthandler keeps it)
+            file = to.open() if to else sys.stderr
         except OSError:
             file = sys.stderr
         faulthandler.enable(file)

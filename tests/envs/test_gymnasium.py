@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from counting import Counting
 from gala_envs.contract import EnvError, check_batched_env, row_seeds
 from gala_envs.gymnasium_backend import GymnasiumEnv
+from gala_envs.gymnasium_row import LastWords
 from gala_envs.spaces import action_adapter, observation_adapter
 
 BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -334,6 +336,22 @@ def test_of_simulators_that_crash_at_once_one_tells_where_it_stood(where, whose,
     assert str(info.value).count("Segmentation fault") == 1 and '.py", line' in str(info.value)
     assert f"in {'__init__' if where == 'init' else where}" in str(info.value)
     assert not multiprocessing.active_children() and "Segmentation" not in capfd.readouterr().err
+
+
+def crash(file):
+    faulthandler.enable(file.open())
+    ctypes.string_at(0)
+
+
+@pytest.mark.parametrize("way", ["open already", "by its path"])
+def test_last_words_are_told_where_one_of_two_ways_is_closed(way):
+    words = LastWords()
+    file = words.told_to._replace(path="/nowhere") if way == "open already" else words.told_to._replace(identity=(0, 0))
+    process = multiprocessing.get_context("fork").Process(target=crash, args=(file,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGSEGV and "in crash" in words.read()
+    words.close()
 
 
 def test_ctrl_c_does_not_reach_the_simulators():
