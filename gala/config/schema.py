@@ -137,7 +137,7 @@ class LogConfig:
     """What is written down of a run, and how often."""
 
     interval_s: float = bounded(2.0, POSITIVE)
-    """Seconds between metric records."""
+    """Seconds between metric records, at most: in the first minute they are closer, so that short runs have curves."""
     tensorboard: bool = True
     """Write event files for TensorBoard too; metrics.jsonl holds the same numbers."""
     max_records: int = bounded(20_000, Bound(lambda v: v == 0 or v >= 100, "0 or at least 100"))

@@ -12,21 +12,29 @@ from gala.rl.actor_learner import ActorLearner, UpdateResult
 from gala.rl.returns import explained_variance
 
 
+def interval_at(age_s: float, most_s: float) -> float:
+    """Seconds to the next record of a run that has trained for ``age_s``: ``most_s``, or the half, the quarter ... of
+    it while that is more than a fortieth of its age, and a tenth of a second. So a training of a few seconds has a
+    curve, too; one of hours has a hundred records more."""
+    fits = most_s / max(age_s / 40, 0.1)
+    return most_s / 2 ** max(0, int(math.log2(max(fits, 1.0))))
+
+
 class LogGrid:
     """Moments at which a learner publishes its parameters, the same ones for all learners, so that parameters of one
     moment can be compared: in lock-step every so many updates, a power of two; else when the wall clock, which all
     machines share, passes a multiple of the interval.
 
     Args:
-        interval_s: at most so long from one to the next, as far as updates allow.
+        interval_s: at most so long from one to the next, as far as updates allow; see ``interval_at``.
         updates: that this learner has done by now.
     """
 
     def __init__(self, interval_s: float, lock_step: bool, updates: int) -> None:
-        self._interval_s, self._lock_step = interval_s, lock_step
+        self._most_s, self._lock_step = interval_s, lock_step
         self._period_updates = 1
-        self._last_s, self._last_updates = time.monotonic(), updates
-        self._tick = self._ticks()
+        self._began_s = self._last_s = time.monotonic()
+        self._last_updates, self._last_asked = updates, time.time()
 
     def stamp(self, updates: int) -> float:
         """The moment of what a learner publishes after so many updates: their number, or the time in seconds."""
@@ -34,20 +42,18 @@ class LogGrid:
 
     def reached(self, updates: int) -> bool:
         """Asked after each update: whether to report now."""
+        interval_s = interval_at(time.monotonic() - self._began_s, self._most_s)
         if not self._lock_step:
-            before, self._tick = self._tick, self._ticks()
-            return before != self._tick
+            before, self._last_asked = self._last_asked, time.time()
+            return int(before / interval_s) != int(self._last_asked / interval_s)
         passed_s = max(time.monotonic() - self._last_s, 1e-9)
-        fits = 2 ** int(math.log2(max((updates - self._last_updates) * self._interval_s / passed_s, 1.0)))
-        if passed_s > self._interval_s:  # it has become slower
+        fits = 2 ** int(math.log2(max((updates - self._last_updates) * interval_s / passed_s, 1.0)))
+        if passed_s > interval_s:  # it has become slower
             self._period_updates = min(self._period_updates, fits)
         if updates % self._period_updates:
             return False
         self._period_updates, self._last_s, self._last_updates = fits, time.monotonic(), updates
         return True
-
-    def _ticks(self) -> int:
-        return int(time.time() / self._interval_s)
 
 
 class IntervalStats:

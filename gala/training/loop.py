@@ -20,6 +20,7 @@ from gala.training.common_checkpoint import CommonCheckpoint
 from gala.training.common_start import CommonStart
 from gala.training.elasticity import Elasticity
 from gala.training.filming import Filming
+from gala.training.interval import interval_at
 from gala.training.panel import Panel
 from gala.training.protocol import BoardForRun, LearnerSpec, LearnerStates, MailboxesForRun
 from gala.training.returns import BestRule
@@ -64,7 +65,7 @@ class Run:
         """interrupted or stopped, once the run is asked to end before its steps are done."""
         self.best = BestRule(config.learners, config.envs_per_learner)
         self.has_run = self._has_shown_traceback = False
-        self.next_record = time.monotonic() + config.log.interval_s
+        self.next_record = 0.0
         self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
         self.checkpoint.on_commit = callbacks.on_checkpoint
         self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
@@ -145,14 +146,15 @@ class Run:
             now = time.monotonic()
             for rank in self.common_start.advance(now):
                 self.panel.message(f"learner {rank} is not ready yet: the others begin without it")
-            self.has_run = self.has_run or not self.states.ranks("starting")
+            if not self.has_run and not self.states.ranks("starting"):
+                self.has_run, self.next_record = True, now + interval_at(0.0, self.config.log.interval_s)
             if not self._end_stuck(now):
                 return self.ended_early
             self.elasticity.advance()
             self._scale_if_asked()
             if now >= self.next_record and not self.states.ranks("starting"):
-                self.next_record = now + self.config.log.interval_s
                 self._log()
+                self.next_record = self._after(now)
             if self.checkpoint.advance(now, self.mailboxes.silent() if self.mailboxes else ()):
                 self._log()
                 if self.checkpoint.unsaved:
@@ -232,6 +234,12 @@ class Run:
         shown, self._has_shown_traceback = self._has_shown_traceback, True
         last = list(itertools.takewhile(lambda line: not line.startswith("  "), reversed(error.splitlines())))
         return "\n" + (" ".join(reversed(last)) if shown else error)
+
+    def _after(self, record_s: float) -> float:
+        """When the next record is due: before the interval is over only if making one takes a twentieth of the time."""
+        now, most_s = time.monotonic(), self.config.log.interval_s
+        young_s = max(interval_at(now - self.telemetry.started, most_s), 20 * (now - record_s))
+        return record_s + min(most_s, young_s)
 
     def _log(self) -> None:
         joining = self.states.ranks("joining")  # who has not published any parameters yet

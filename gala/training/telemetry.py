@@ -22,8 +22,8 @@ from gala.training.returns import EPISODE_WINDOW, EpisodeWindows
 
 QUIET_ROUNDS = THRESHOLDS["quiet_rounds"]
 """Rounds in a row without any message, after which a person should know."""
-CLIPPED_RECORDS = 10
-"""Records in a row with most actions clipped, after which a person should know."""
+CLIPPED_RECORDS = 30
+"""Records in a row with most actions clipped, after which a person should know: a minute, or 4 s of a run's first."""
 _MARKS_KEPT = 200
 STAGES = ("simulate", "act", "learn", "gossip")
 
