@@ -24,7 +24,7 @@ import numpy as np
 from compared import bar_of, compared
 from kept_rows import KeptRows, Row
 
-from gala.experiments.comparison import Comparison, Terms
+from gala.experiments.compared import Comparison, Terms
 from gala.experiments.scores import FEWEST, area_under, first_reached, interval, non_inferior
 from gala.experiments.statistics import Interval, iqm
 

@@ -12,6 +12,7 @@ from test_evaluate import make_run
 from training import TINY, Gala, spawn
 
 from gala import cli
+from gala.commands.compare.dispatch import terms
 from gala.commands.compare.progress import Progress, short
 from gala.commands.compare.words import cells, sort_words
 from gala.config.parse import parse_config, schema
@@ -19,11 +20,14 @@ from gala.config.preset_files import preset_names
 from gala.config.schema import Config
 from gala.experiments.grid import Grid, Plan
 from gala.experiments.rows import read_rows, settings_of
+from gala.runs.lock import lock
+from gala.runs.run_dir import RunDir
 
 GRID = (
     *[word for word in TINY if not word.startswith(("steps=", "envs_per_learner=", "log.panel", "log.tensorboard"))],
     *("learners=2", "envs=4", "episodes=4"),
 )
+NAMED = [{"group": f"algo={algo}", "settings": {"algo": algo}} for algo in ("gala", "a2c")]
 SHOWN = ("group", "seed", "settings", "env_steps", "updates", "evaluation", "judged", "solved_return")
 """What of a row does not depend on time. (Points of its curve are where a record happened to be written.)"""
 
@@ -145,9 +149,26 @@ def test_runs_are_checked_before_any_is_judged(capsys, tmp_path):
     out = tmp_path / "out"
     assert cli.main(["compare", *runs, "--baseline", "typo", f"out={out}"]) == 2
     assert "baseline=typo: wants one of optim.lr=0.1, optim.lr=0.2" in capsys.readouterr().err and not out.exists()
-    other, _ = make_run(tmp_path / "other", "env.id=Acrobot-v1")
-    assert cli.main(["compare", runs[0], str(other.path), f"out={out}"]) == 2
+    assert [
+        terms(sort_words(runs), rows).baseline for rows in (NAMED, NAMED[:1], [*NAMED, NAMED[1] | {"group": "c"}])
+    ] == [
+        "algo=a2c",
+        "algo=gala",
+        "algo=gala",
+    ]
+    other = str(make_run(tmp_path / "other", "env.id=Acrobot-v1")[0].path)
+    assert cli.main(["compare", runs[0], other, f"out={out}"]) == 2
     assert "several tasks (Acrobot-v1, CartPole-v1)" in capsys.readouterr().err and not out.exists()
+
+
+def test_a_run_that_is_being_trained_is_not_judged(capsys, tmp_path):
+    """Its score would be of one moment, and what it took of another."""
+    pytest.importorskip("matplotlib")
+    runs = [str(RunDir.create(Config(run=str(tmp_path / name)), [], False).path) for name in ("a", "b")]
+    with lock(Path(runs[1])):
+        assert cli.main(["compare", *runs, f"out={tmp_path / 'out'}"]) == 2
+    assert "b is being trained; compare it when that has ended" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_progress_counts_a_training_that_has_ended_to_its_end(tmp_path):
@@ -246,7 +267,7 @@ def test_a_grid_that_is_stopped_goes_on_and_refuses_other_settings(tmp_path, cap
     pytest.importorskip("matplotlib")
     out = tmp_path / "grid"
     first = grid(out, "algos=a2c,gala-sync", "seeds=1", "steps=60000")
-    first.wait_for((out / "runs" / "gala-sync-s1" / "config.yaml").exists, "run of the second training")
+    first.wait_for((out / "runs" / "gala-sync-s1" / "metrics.jsonl").exists, "a record of the second training")
     os.killpg(first.process.pid, signal.SIGTERM)
     status, text, _ = first.end()
     assert status == 128 + signal.SIGTERM

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from gala.experiments.comparison import Terms, analyse
+from gala.experiments.compared import Terms
+from gala.experiments.comparison import analyse
 from gala.experiments.rows import read_rows
 
 ROOT = Path(__file__).parent.parent

@@ -17,6 +17,7 @@ from gala.config.schema import Config
 from gala.experiments.jobs import Job, TrainingJob, run_all, why
 from gala.experiments.judging import JudgingJob
 from gala.experiments.rows import (
+    ROWS,
     Row,
     differing,
     finished,
@@ -28,8 +29,6 @@ from gala.experiments.rows import (
 )
 from gala.files.whole import write_atomically
 from gala.runs.run_dir import RunDir
-
-RESULTS = "results.jsonl"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Plan:
 
     @property
     def results(self) -> Path:
-        return self.out / RESULTS
+        return self.out / ROWS
 
     def rows(self) -> list[Row]:
         return read_rows(self.results) if self.results.is_file() else []

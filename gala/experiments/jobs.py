@@ -23,6 +23,7 @@ from gala.files.plain_yaml import shortened
 from gala.processes.resources import available_cores
 from gala.processes.start import ending_signals_blocked, interpreter
 from gala.processes.watcher import Watcher, kill_group
+from gala.runs.checkpoints import NO_CHECKPOINT
 from gala.runs.run_dir import RunDir
 
 _QUIET = ("log.panel=off", "log.tensorboard=false")
@@ -85,11 +86,16 @@ class TrainingJob(NamedTuple):
         return ["-m", "gala", "train", *_QUIET, *self.words, f"run={self.run}", "overwrite=true"]
 
     def parts(self) -> int:
-        """In how many it was trained: one, unless it was cut off. What was cut off before its run was there is none."""
+        """In how many it was trained: one, unless it was cut off. What was cut off before its run was there, or before
+        its first checkpoint, is none."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
-        starts = [line for line in lines if line.startswith(_STARTED)]
-        anew = [i for i, line in enumerate(starts) if line.startswith(f"{_STARTED}-m gala train ")]
-        return len(starts) - (anew[-1] if anew else 0)
+        parts = 0
+        for line in lines:
+            if line.startswith(_STARTED):
+                parts = 1 if line.startswith(f"{_STARTED}-m gala train ") else parts + 1
+            elif line.endswith(NO_CHECKPOINT):
+                parts = 1
+        return parts
 
     def env_steps(self) -> int:
         """How far it has come, by its records."""

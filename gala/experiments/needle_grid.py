@@ -14,10 +14,17 @@ from typing import Any, NamedTuple
 from gala.config.parse import override
 from gala.config.schema import flatten
 from gala.config.supervised import SupervisedConfig, geometry, validate
+from gala.experiments.row_fields import NUMBER, TABLE, TEXT, WHOLE
 from gala.experiments.rows import Row, read_rows, write_rows
 
 RESULTS = "results.jsonl"
 NEEDED = ("name", "seed", "axes", "settings", "ratio", "test_accuracy", "train_accuracy")
+_FIELDS = {
+    "name": TEXT,
+    "seed": WHOLE,
+    "settings": TABLE,
+    **dict.fromkeys(("ratio", "test_accuracy", "train_accuracy"), NUMBER),
+}
 AXES = {
     "ratios": "tiny.ratio",
     "train_sizes": "tiny.train_images",
@@ -122,7 +129,7 @@ class NeedleGrid:
         """All that the directory holds. Raises ValueError if its file holds anything else."""
         if not self.results.is_file():
             return []
-        return read_rows(self.results, NEEDED, "gala needle")
+        return read_rows(self.results, NEEDED, "gala needle", _FIELDS)
 
     def check(self) -> None:
         """Raises ValueError if the directory holds trainings of other settings than these, the axes left out."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from gala.config.resumable import SAME_EXPERIMENT, THREADS
 from gala.config.schema import Config, flatten
+from gala.experiments.row_fields import OF_TRAININGS, Wanted, fault
 from gala.files.plain_yaml import read_json
 from gala.files.whole import write_atomically
 from gala.runs.command_file import read_command
@@ -21,6 +22,8 @@ from gala.runs.run_dir import RunDir, versions
 
 Row = dict[str, Any]
 CURVE_POINTS = 200
+ROWS = "results.jsonl"
+"""The file of rows in the directory of a comparison."""
 _NO_SETTINGS = ("run", "overwrite", "seed", "preset", "solved_return", "track")
 _UNTOLD = SAME_EXPERIMENT.difference(THREADS)
 _BY_ALL = ("name", "group", "seed", "settings")
@@ -58,7 +61,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: float | None) -> Row:
-    """The row of a run that has a checkpoint.
+    """The row of a run that has a checkpoint; what it did after that is not judged, and is left out.
 
     Args:
         group: what it is compared as.
@@ -66,7 +69,7 @@ def make_row(run_dir: RunDir, group: str, judged: Mapping[str, Any], watts: floa
         watts: mean power of the machine while it trained alone, where that was measured.
     """
     meta = run_dir.checkpoint_meta("latest")
-    records = run_dir.read_metrics()
+    records = [record for record in run_dir.read_metrics() if record["global_step"] <= meta["env_steps"]]
     seconds = records[-1].get("perf/wall_s", math.nan) if records else math.nan
     return {
         **known_beforehand(run_dir),
@@ -150,15 +153,21 @@ def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return columns
 
 
-def read_rows(path: Path, needed: Sequence[str] = _NEEDED, made_by: str = "gala compare") -> list[Row]:
+def read_rows(
+    path: Path,
+    needed: Sequence[str] = _NEEDED,
+    made_by: str = "gala compare",
+    fields: Mapping[str, Wanted] = OF_TRAININGS,
+) -> list[Row]:
     """All whole rows; a last line that was cut short is left out. Each has the keys ``needed``, or, where the training
-    failed, those of all rows.
+    failed, those of all rows, and they are what ``fields`` wants.
 
     Raises:
         ValueError: the file is missing, or a line is no such row; it names file and line.
     """
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        hint = f"; it is a directory, with the rows in {path / ROWS}" if (path / ROWS).is_file() else ""
+        raise ValueError(f"there is no file {path}{hint}")
     rows, lines = [], path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -173,6 +182,8 @@ def read_rows(path: Path, needed: Sequence[str] = _NEEDED, made_by: str = "gala 
         missing = [key for key in wanted if not isinstance(row, dict) or key not in row]
         if missing:
             raise ValueError(f"{path}, line {number}, has no {missing[0]}: it is no row of `{made_by}`")
+        if wrong := fault(row, fields):
+            raise ValueError(f"{path}, line {number}, {wrong}: it is no row of `{made_by}`")
         rows.append(row)
     return rows
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gala.experiments.comparison import COSTS, Terms, analyse
+from gala.experiments.compared import COSTS, Terms
+from gala.experiments.comparison import analyse
 from gala.experiments.rows import Row, finished, finite
 from gala.files.whole import write_atomically
 from gala.reports.comparison_figures import by_group, draw

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SCHEMA = 2
+NO_CHECKPOINT = "has no checkpoint yet: it starts anew"
+"""How `gala resume` says that nothing is left of what was trained before."""
 _READ_ATTEMPTS = 5
 
 

@@ -11,7 +11,7 @@ from gala.build.policy import make_policy
 from gala.config import derived
 from gala.config.schema import Config
 from gala.runs.checkpoint_names import LATEST
-from gala.runs.checkpoints import Damaged
+from gala.runs.checkpoints import NO_CHECKPOINT, Damaged
 from gala.runs.run_dir import RunDir
 
 BEST = "best"
@@ -49,7 +49,7 @@ def choose(run_dir: RunDir, config: Config, wanted: str) -> tuple[str, list[str]
         told = (error.problem if isinstance(error, Damaged) else str(error) for error in problems)
         each = "; ".join(dict.fromkeys(told))  # two names may be of one checkpoint
         raise ValueError(f"no checkpoint can be resumed from: {each}; {remedy}")
-    return "", [f"{run_dir.path} has no checkpoint yet: it starts anew"]
+    return "", [f"{run_dir.path} {NO_CHECKPOINT}"]
 
 
 def give_up_newer(run_dir: RunDir, name: str) -> list[str]:

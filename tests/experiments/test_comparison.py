@@ -10,7 +10,8 @@ import pytest
 
 from gala import cli
 from gala.config.schema import Config
-from gala.experiments.comparison import Terms, analyse
+from gala.experiments.compared import Terms
+from gala.experiments.comparison import analyse
 from gala.experiments.rows import curve, differing, make_row, name_groups, read_rows, settings_of, write_rows
 from gala.experiments.statistics import wilson
 from gala.reports.comparison import plain, tables, write_report
@@ -104,6 +105,22 @@ def test_areas_by_seconds_end_where_the_shortest_training_ends():
     assert found["groups"]["a2c"]["auc_seconds"].estimate == pytest.approx(5.0)
     assert found["groups"]["gala"]["auc_seconds"].estimate == pytest.approx(2.5)  # half way up by then
     assert found["groups"]["gala"]["auc_steps"].estimate == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("kept", "decided"), [(slice(None, None, 2), True), (slice(None, None, 4), False)])
+def test_curves_of_few_records_decide_nothing(kept, decided):
+    """The better one is, too: its score does not come from its curve."""
+    rows = rows_of(a2c=(WORSE, {}), gala=(BETTER, {"seconds": 50.0}))
+    for coarse in rows[:2]:
+        coarse["curve"] = {axis: column[kept] for axis, column in coarse["curve"].items()}
+        coarse["curve"] = {axis: column[:11] for axis, column in coarse["curve"].items()}
+    found = analyse(rows, TERMS)
+    answers, orders = (found["against"]["gala"][key] for key in ("answers", "order"))
+    assert answers == {"as_well": "shown", "faster": "shown" if decided else "undecided", "more_robustly": "shown"}
+    assert orders["env_steps"] == ("lower" if decided else "undecided")
+    assert orders["auc_steps"] == ("higher" if decided else "undecided") and orders["auc_seconds"] == "undecided"
+    told = "fewer than 10 records before the shortest training's end (a2c-s1, a2c-s2): areas and what it took"
+    assert any(note.startswith(told) for note in found["notes"])
 
 
 def test_without_a_solved_return_the_report_says_what_was_not_fixed():

@@ -17,6 +17,7 @@ from gala.experiments.judging import JudgingJob
 from gala.experiments.rows import differing, settings_of
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
+from gala.training.restoring import choose
 
 
 class Python(NamedTuple):
@@ -176,6 +177,9 @@ def test_a_training_that_was_cut_off_before_its_run_was_there_has_one_part(tmp_p
     job = TrainingJob(tmp_path / "run", ("preset=classic/cartpole",))
     assert job.parts() == 0
     begin, go_on = "$ python -m gala train seed=1 overwrite=true\nstarting ...\n", "$ python -m gala resume run\n"
-    for text, parts in ((begin, 1), (begin + begin, 1), (begin + go_on, 2), (begin + begin + go_on + go_on, 3)):
+    _, told = choose(RunDir(job.run, Config()), Config(), "")
+    anew = f"{go_on}{told[0]}\nstarting ...\n"
+    texts = {begin: 1, begin + begin: 1, begin + go_on: 2, begin + begin + go_on + go_on: 3}
+    for text, parts in (texts | {begin + anew: 1, begin + anew + go_on: 2, begin + go_on + anew: 1}).items():
         job.log.write_text(text)
         assert job.parts() == parts

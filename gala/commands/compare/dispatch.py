@@ -11,11 +11,11 @@ from pathlib import Path
 from gala.commands.compare.words import USAGE, Words, cells, sort_words
 from gala.config.own_words import asks_for_help
 from gala.experiments.algorithms import BASELINE
-from gala.experiments.comparison import Terms, check, check_task
-from gala.experiments.rows import Row, name_groups, read_rows
+from gala.experiments.compared import Terms
+from gala.experiments.comparison import check, check_task
+from gala.experiments.rows import ROWS, Row, name_groups, read_rows
 
 EXIT_FAILED = 1
-ROWS = "results.jsonl"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -126,7 +126,8 @@ def _plan_lines(grid: object) -> list[str]:
         lines.append(f"{group:<14}{c.learners:>9}{c.envs_per_learner:>10}{c.steps:>12,}{len(mine):>7}{finished:>6}")
     cores = {0: "less than 1 core", 1: "1 core"}.get(plan.cores_each, f"{plan.cores_each} cores")
     shares = f"{plan.at_once} at a time, {cores} each"
-    return [*lines, f"{len(grid.cells)} trainings, {shares}", f"out {plan.out}"]
+    count = f"{len(grid.cells)} training{'s' * (len(grid.cells) > 1)}"
+    return [*lines, f"{count}, {shares}", f"out {plan.out}"]
 
 
 def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
@@ -137,12 +138,14 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
     from gala.experiments.rows import known_beforehand, make_row, write_rows
     from gala.processes.ending import Ended, ending_signals
     from gala.runs.distinct import check_distinct
-    from gala.runs.lock import lock
+    from gala.runs.lock import is_held, lock
     from gala.runs.run_dir import RunDir
 
     runs = [RunDir.open(path) for path in words.runs]
     for run in runs:
         check_run(run, words.options.trust, "compare", argv)
+        if is_held(run.path):
+            raise ValueError(f"{run.path} is being trained; compare it when that has ended, or end it first")
     check_distinct(runs)
     for run in runs:
         run.checkpoint_meta("latest")
@@ -172,6 +175,8 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
         except RuntimeError as failure:
             print(failure, file=sys.stderr)
             return EXIT_FAILED
+        if trained_on := [job.run for job in jobs if not job.finished]:
+            raise ValueError(f"{trained_on[0]} was trained on while it was judged; compare it when that has ended")
         rows = name_groups([make_row(run, "", job.read(), None) for run, job in zip(runs, jobs, strict=True)])
         write_rows(out / ROWS, rows)
     return _report(words, rows, command, out)
@@ -181,7 +186,8 @@ def terms(words: Words, rows: Sequence[Row]) -> Terms:
     """What is fixed before the scores are looked at: by the command, or by the presets. Raises ValueError."""
     options = words.options
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    baseline = options.baseline or (BASELINE if BASELINE in groups else groups[0])
+    plain = {row["group"] for row in rows if BASELINE in (row["group"], row.get("settings", {}).get("algo"))}
+    baseline = options.baseline or (plain.pop() if len(plain) == 1 else groups[0])
     if baseline not in groups:
         raise ValueError(f"baseline={baseline}: wants one of {', '.join(groups)}")
     solved = {float(row["solved_return"]) for row in rows if row.get("solved_return") not in (None, "")}
