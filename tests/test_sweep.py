@@ -19,7 +19,8 @@ from gala.runs.run_dir import RunDir
 optuna = pytest.importorskip("optuna")
 
 from gala.experiments.jobs import TrainingJob  # noqa: E402
-from gala.experiments.search import Range, Search, Trials, open_study, parse_range  # noqa: E402
+from gala.experiments.ranges import Range, parse_range  # noqa: E402
+from gala.experiments.search import Search, Trials, open_study  # noqa: E402
 
 RANGE = "optim.lr=log(1e-4,1e-2)"
 
@@ -63,6 +64,7 @@ def test_a_comma_within_brackets_is_of_the_value():
         (["run=x", RANGE], "a search decides that itself"),
         ([], "nothing to search"),
         (["replay=1"], "replay=N wants the search"),
+        (["replay=-3", "out=x"], "replay=-3: trials count from 0"),
         (["replay=1", "out=nowhere"], "nowhere holds no search"),
     ],
 )
@@ -194,13 +196,60 @@ def test_a_finished_run_whose_journal_is_gone_is_a_trial_again(tmp_path, monkeyp
     assert [job.name for job in jobs] == ["trial-1"] and study.trials[0].state.is_finished()
 
 
-def test_a_training_that_fails_is_a_trial_that_failed_and_the_search_goes_on(tmp_path):
-    search = Search(tmp_path, ("env.id=No/Such-v0",), {"optim.lr": Range("log", (1e-4, 1e-2))})
+def test_a_preset_that_has_changed_is_another_search(tmp_path):
+    """Before, the words alone were compared: trials of two rates of entropy were one search."""
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("env:\n  id: CartPole-v1\na2c:\n  gamma: 0.9\n")
+    search = Search(tmp_path, (f"preset={preset}", "steps=64"), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    open_study(tmp_path, search).ask()
+    preset.write_text("# The same.\nenv:\n  id: CartPole-v1\na2c:\n  gamma: 0.95\n")
+    with pytest.raises(ValueError, match=r"holds another search with a2c.gamma=0.9, not 0.95; choose another out="):
+        open_study(tmp_path, search)
+    more = (f"preset={preset}", "steps=64", "a2c.gamma=0.9", "log.interval_s=1", "log.tensorboard=false")
+    assert len(open_study(tmp_path, search._replace(words=more)).trials) == 1, "what is logged decides nothing"
+
+
+@pytest.mark.parametrize("damaged", ["{bad", "5", '{"op": 3}'])
+def test_a_damaged_line_of_the_journal_is_named(tmp_path, damaged):
+    search = Search(tmp_path, ("env.id=CartPole-v1", "steps=10"), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    open_study(tmp_path, search).ask()
+    journal = tmp_path / "journal.log"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([lines[0], damaged, *lines[1:]]) + "\n")
+    for again in (search, None):
+        with pytest.raises(ValueError, match=r"journal\.log, line 2, is no line of a search's journal"):
+            open_study(tmp_path, again)
+
+
+FAILS = ("env.id=helper_envs:NanReward-v0", "steps=200_000", "torch_threads=1")
+
+
+@pytest.fixture
+def helpers(monkeypatch):
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+def test_trainings_that_fail_are_trials_that_failed_and_others_are_drawn_in_their_place(tmp_path, helpers):
+    search = Search(tmp_path, FAILS, {"optim.lr": Range("choice", ("1e-3", "2e-3"))})
     said = []
     study = open_study(tmp_path, search)
-    Trials(search, study, 2, said.append).run(2)
+    trials = Trials(search, study, 2, said.append)
+    trials.run(2)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL"]
-    assert len(said) == 2 and all("failed, see" in line for line in said)
+    assert len(said) == 2 and all("failed: " in line and "; see " in line for line in said)
+    (reason,) = trials.failures
+    assert "finite" in reason and sorted(trials.failures[reason]) == [0, 1]
+    (job,) = next(Trials(search, study, 1, said.append)._jobs())
+    assert job.name == "trial-2", "the two that failed are not counted"
+
+
+def test_a_search_whose_first_trials_all_fail_ends(tmp_path, capsys, helpers):
+    words = ["sweep", *FAILS, "optim.lr=choice(1e-3,2e-3)", f"out={tmp_path}", "trials=9", "jobs=2"]
+    assert cli.main(words) == 1
+    told = capsys.readouterr()
+    assert "trials have failed; the search ends" in told.err and "finite" in told.out
+    assert 3 <= len(open_study(tmp_path).trials) <= 4
 
 
 @pytest.mark.long

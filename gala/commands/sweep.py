@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from gala.config.own_words import asks_for_help
 from gala.config.parse import parse_options, split_settings
 from gala.config.preset_files import nearest_setting
 from gala.config.schema import Config, flatten
-from gala.experiments.search import Range, Search, Trials, best, check_optuna, command_of, open_study, parse_range
+from gala.experiments.ranges import Range, parse_range
+from gala.experiments.search import Search, Trials, best, check_optuna, command_of, open_study
 from gala.processes.output import forgiving_output
 
 USAGE = """usage: gala sweep preset=NAME KEY=RANGE ... [trials=20] [jobs=0] [pruning=true]
@@ -21,7 +23,8 @@ USAGE = """usage: gala sweep preset=NAME KEY=RANGE ... [trials=20] [jobs=0] [pru
 Searches for the settings with the highest return of the last 100 training
 episodes. Trials whose return lies below the median of the others' at the same
 env_steps are ended early, unless pruning=false. The same command goes on with a
-search that was cut off; more trials= extend it. Quote the ranges:
+search that was cut off, and draws others in the place of trials that failed;
+more trials= extend it. Quote the ranges:
 
   'optim.lr=log(1e-4,1e-2)'         evenly in the logarithm
   'a2c.gamma=uniform(0.9,0.999)'    evenly; whole numbers where the setting is
@@ -30,6 +33,7 @@ search that was cut off; more trials= extend it. Quote the ranges:
 replay=N prints the `gala train` that repeats trial N. One training is one seed:
 confirm what is found with `gala compare` on other seeds."""
 
+EXIT_FAILED = 1
 _FIXED = ("run", "overwrite", "cluster.address")
 
 
@@ -46,7 +50,7 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns 0, or 128 + n if signal n has ended it."""
+    """Returns 0 when there is a best trial, 1 if none has ended with a return, 128 + n if signal n has ended it."""
     if not argv or asks_for_help(argv):
         print(USAGE)
         return 0
@@ -85,6 +89,8 @@ def sort_words(argv: Sequence[str]) -> tuple[Options, tuple[str, ...], dict[str,
     options = parse_options(Options, own)
     if options.trials < 1 or options.jobs < 0 or options.sampler_seed < 0:
         raise ValueError("trials must be at least 1, jobs and sampler_seed 0 or more")
+    if options.replay < 0 and any(word.startswith("replay=") for word in own):
+        raise ValueError(f"replay={options.replay}: trials count from 0")
     if options.replay >= 0 and not options.out:
         raise ValueError("replay=N wants the search: gala sweep out=DIRECTORY replay=N")
     return options, tuple(fixed.values()), ranges
@@ -123,12 +129,19 @@ def _search(options: Options, words: tuple[str, ...], ranges: dict[str, Range], 
     except (Ended, KeyboardInterrupt) as end:
         print(f"stopped; this goes on where it was:\n{command}", flush=True)
         return 128 + end.number if isinstance(end, Ended) else 130
+    except RuntimeError as failure:
+        print(failure, file=sys.stderr)
+        return EXIT_FAILED
     finally:
         held.close()
+    for reason, numbers in trials.failures.items():
+        print(f"failed: trial {', '.join(map(str, numbers))} ({reason})", file=sys.stderr)
+    if trials.failures:
+        print("the same command draws others in their place", file=sys.stderr)
     found = best(study)
     if not found:
-        print("no trial has ended with a return")
-        return 0
+        print("no trial has ended with a return", file=sys.stderr)
+        return EXIT_FAILED
     print(f"best: trial {found[0].number}, return {found[0].value:.2f}; one seed, so confirm it with gala compare")
     print(command_of(study, found[0].number))
     return 0

@@ -5,104 +5,26 @@ OUT/journal.log  OUT/runs/trial-N/
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
-import math
-import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from gala.build.auto import fitted_config
 from gala.config.extras import install
-from gala.config.schema import Config, flatten
-from gala.experiments.jobs import Job, TrainingJob, check_settings, run_all
+from gala.experiments.jobs import Job, TrainingJob, check_settings, run_all, why
+from gala.experiments.ranges import Range, parse_range
+from gala.experiments.rows import differing, settings_of
 from gala.files.whole import cut_torn_line
 from gala.runs.run_dir import RunDir
 
 JOURNAL = "journal.log"
 REPORTS = 20
 """Intermediate returns in a trial, evenly spaced in env_steps, at which it may be pruned."""
-_CLOSED_BY = {"(": ")", "[": "]", "{": "}"}
-_RANGE = re.compile(r"(log|uniform|choice)\((.*)\)")
-
-
-@dataclass(frozen=True)
-class Range:
-    """What a setting is chosen from: numbers between two bounds, evenly or by their logarithm, or names."""
-
-    kind: Literal["log", "uniform", "choice"]
-    values: tuple[Any, ...]
-
-    def suggest(self, trial: Any, key: str) -> str:
-        """The text of the setting in ``trial``."""
-        if self.kind == "choice":
-            return str(trial.suggest_categorical(key, list(self.values)))
-        low, high = self.values
-        if isinstance(low, int):
-            return str(trial.suggest_int(key, low, high, log=self.kind == "log"))
-        return repr(float(trial.suggest_float(key, low, high, log=self.kind == "log")))
-
-    def __str__(self) -> str:
-        return f"{self.kind}({','.join(map(str, self.values))})"
-
-
-def parse_range(key: str, text: str) -> Range | None:
-    """``log(1e-4,1e-2)``, ``uniform(1,8)`` or ``choice(adam,rmsprop)``; None for a plain value. A comma in
-    brackets is of the value: ``choice((64,64),(256,256))``.
-
-    Raises:
-        ValueError: bounds that are none.
-    """
-    found = _RANGE.fullmatch(text.replace(" ", ""))
-    if not found:
-        return None
-    try:
-        parts = tuple(filter(None, _split(found[2])))
-    except ValueError:
-        raise ValueError(f"{key}={text}: wants each bracket closed, as in choice((64,64),(256,256))") from None
-    if found[1] == "choice":
-        if len(set(parts)) < 2:
-            raise ValueError(f"{key}={text}: wants two values or more, as in choice(adam,rmsprop)")
-        return Range("choice", parts)
-    default = flatten(Config()).get(key)
-    try:
-        low, high = (float(part) for part in parts)
-    except ValueError:
-        raise ValueError(f"{key}={text}: wants two numbers, as in {found[1]}(1e-4,1e-2)") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high and (low > 0 or found[1] == "uniform")):
-        raise ValueError(f"{key}={text}: wants a lower and a higher number{', above 0' if found[1] == 'log' else ''}")
-    if isinstance(default, bool) or not isinstance(default, int | float):
-        raise ValueError(f"{key}={text}: {key} is no number; use choice(...)")
-    kind: Literal["log", "uniform"] = "log" if found[1] == "log" else "uniform"
-    if not isinstance(default, int):
-        return Range(kind, (low, high))
-    if not (low.is_integer() and high.is_integer()):
-        raise ValueError(f"{key}={text}: {key} is a whole number, and so are its ends")
-    return Range(kind, (int(low), int(high)))
-
-
-def _split(text: str) -> list[str]:
-    """``(64,64),32`` -> ``(64,64)`` and ``32``: at the commas outside brackets. Raises ValueError if these do not
-    match."""
-    parts, open_brackets = [""], ""
-    for letter in text:
-        if letter == "," and not open_brackets:
-            parts.append("")
-            continue
-        parts[-1] += letter
-        if letter in _CLOSED_BY:
-            open_brackets += letter
-        elif letter in _CLOSED_BY.values():
-            if _CLOSED_BY.get(open_brackets[-1:]) != letter:
-                raise ValueError(text)
-            open_brackets = open_brackets[:-1]
-    if open_brackets:
-        raise ValueError(text)
-    return parts
+FEWEST_FAILED = 3
+"""Trials that fail, and none that does not, after which a search ends: the next would most likely fail, too."""
 
 
 class Search(NamedTuple):
@@ -114,24 +36,38 @@ class Search(NamedTuple):
     seed: int = 0
 
     def fingerprint(self) -> str:
-        """What the journal keeps of it."""
+        """The words, as the journal keeps them."""
         return json.dumps([list(self.words), {key: str(chosen) for key, chosen in self.ranges.items()}])
 
-    def is_of(self, fingerprint: str) -> bool:
-        """Whether that is of the same search, however it was written: 1e6 or 1M, and in whatever order."""
-        if fingerprint == self.fingerprint():
-            return True
-        words, ranges = json.loads(fingerprint)
+    def settings(self) -> dict[str, Any]:
+        """All that a trial is trained with and that is not searched: a preset may change between two starts."""
+        first = [f"{key}={chosen.values[0]}" for key, chosen in self.ranges.items()]
+        found = settings_of(fitted_config([*self.words, *first]))
+        return {key: value for key, value in found.items() if key not in self.ranges}
+
+    def other_than(self, known: Mapping[str, Any]) -> str:
+        """How the search whose ``user_attrs`` these are differs from this one, in words; empty if it does not, however
+        it was written: 1e6 or 1M, and in whatever order. Nothing is known of a new one."""
+        if "search" not in known:
+            return ""
+        words, ranges = json.loads(known["search"])
         try:
-            same = {key: parse_range(key, text) for key, text in ranges.items()} == dict(self.ranges)
-            return same and _settings(words) == _settings(self.words)
+            theirs = {key: parse_range(key, text) for key, text in ranges.items()}
+            for key in {*theirs, *self.ranges}:
+                if theirs.get(key) != self.ranges.get(key):
+                    return f" of {key} in {theirs.get(key, 'no range')}, not {self.ranges.get(key, 'any')}"
+            found = known.get("settings") or self._replace(words=tuple(words)).settings()
         except ValueError:  # an older version had other settings
-            return False
+            return ", of settings that this version does not know"
+        mine = self.settings()
+        if odds := differing(found, mine):
+            return f" with {odds[0]}={found.get(odds[0])}, not {mine.get(odds[0])}"
+        seeds = [_seed(each) for each in (words, self.words)]
+        return "" if seeds[0] == seeds[1] else f" with seed={seeds[0]}, not {seeds[1]}"
 
 
-def _settings(words: Sequence[str]) -> Config:
-    """All of them, by whatever name of a preset."""
-    return dataclasses.replace(fitted_config(words), preset="")
+def _seed(words: Sequence[str]) -> int:
+    return fitted_config(words).seed
 
 
 def check_optuna() -> None:
@@ -145,7 +81,7 @@ def open_study(out: Path, search: Search | None = None) -> Any:
     holds the lock of ``out``.
 
     Raises:
-        ValueError: there is none, or it searches something else.
+        ValueError: there is none, or it searches something else, or its journal is damaged.
     """
     check_optuna()
     import optuna
@@ -159,6 +95,7 @@ def open_study(out: Path, search: Search | None = None) -> Any:
     if search is not None:
         Path(f"{journal}.lock").unlink(missing_ok=True)  # of one that was killed: nobody else writes here
         cut_torn_line(journal)
+    check_journal(journal)
     storage = JournalStorage(JournalFileBackend(str(journal)))
     if search is None:
         try:
@@ -169,12 +106,27 @@ def open_study(out: Path, search: Search | None = None) -> Any:
     study = optuna.create_study(
         study_name="gala", storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
-    if not search.is_of(study.user_attrs.get("search", search.fingerprint())):
-        raise ValueError(f"{out} holds another search; choose another out=DIRECTORY")
+    if other := search.other_than(study.user_attrs):
+        raise ValueError(f"{out} holds another search{other}; choose another out=DIRECTORY")
     study.set_user_attr("search", search.fingerprint())
+    study.set_user_attr("settings", search.settings())
     # A sampler of the same seed would draw the same trials again after a search was cut off.
     study.sampler = optuna.samplers.TPESampler(seed=search.seed + len(study.trials))
     return study
+
+
+def check_journal(path: Path) -> None:
+    """Raises ValueError, in one line, if a line of the journal is none of Optuna's. A last one may be cut short."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            known = "op_code" in json.loads(line)
+        except (ValueError, TypeError):
+            known = False
+        if not known:
+            raise ValueError(
+                f"{path}, line {number}, is no line of a search's journal; mend it, or choose another out="
+            )
 
 
 class Trials:
@@ -187,10 +139,17 @@ class Trials:
         self._trials: dict[str, Any] = {}
         self._reported: dict[str, int] = {}
         self._pruned: set[str] = set()
+        self._replaced = len(self._failed_trials())
+        self.failures: dict[str, list[int]] = {}
+        """Reason -> numbers of the trials that have failed since this was made."""
 
     def run(self, parallel: int, tick: Callable[[Sequence[Job]], None] = lambda running: None) -> None:
-        """Until ``wanted`` trials have ended, those of earlier calls among them. A training that fails is a trial
-        that failed."""
+        """Until ``wanted`` trials have ended, those of earlier calls among them, but not those that failed then: each
+        has another in its place. A training that fails is a trial that failed.
+
+        Raises:
+            RuntimeError: the first ones have all failed; it says why.
+        """
 
         def each_second(running: Sequence[Job]) -> list[Job]:
             tick(running)
@@ -211,7 +170,7 @@ class Trials:
                 self._end(job)  # it had ended, but nobody had told
             else:
                 yield [job]
-        while len(self.study.trials) < self.wanted:
+        while len(self.study.trials) - self._replaced < self.wanted:
             if (job := self._job(self.study.ask())).finished:
                 self._end(job)  # its run was kept, and the journal not
             else:
@@ -260,7 +219,20 @@ class Trials:
     def _fail(self, job: Job, message: str) -> None:
         from optuna.trial import TrialState
 
-        self._tell(job, TrialState.FAIL, None, f"failed, see {job.log}")
+        reason = why(message)
+        self._tell(job, TrialState.FAIL, None, f"failed: {reason}; see {job.log}")
+        self.failures.setdefault(reason, []).append(self._trials[job.name].number)
+        failed = self._failed_trials()
+        if len(failed) - self._replaced >= FEWEST_FAILED and len(failed) == len(self._ended_trials()):
+            raise RuntimeError(f"all {len(failed)} trials have failed; the search ends")
+
+    def _failed_trials(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        return list(self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+
+    def _ended_trials(self) -> list[Any]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
     def _tell(self, job: Job, state: Any, value: float | None, how: str) -> None:
         trial = self._trials[job.name]
