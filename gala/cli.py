@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 from gala.processes.child import TRACEBACK
-from gala.processes.output import forgiving_output, is_terminal, open_standard_descriptors, tell_of_crashes
+from gala.processes.output import forgiving_output, is_terminal, open_standard_descriptors, printable, tell_of_crashes
 
 COMMANDS = {
     "train": ("gala.commands.train", "train a policy: gala train preset=atari/pong learners=4"),
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             if len(words) < len(given):
                 traceback.print_exception(error)
-            _say(f"gala: error: {_printable(str(error))}")
+            _say(f"gala: error: {printable(str(error))}")
             return EXIT_USAGE
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if len(words) < len(given) or not getattr(error, "says_all", False):
                 raise
             line, _, rest = str(error).partition("\n")
-            _say(f"gala: error: {_printable(line)}" + ("; --traceback says where" if rest else ""))
+            _say(f"gala: error: {printable(line)}" + ("; --traceback says where" if rest else ""))
             return EXIT_FAILED
         except OSError as error:
             if len(words) < len(given):
@@ -122,7 +122,7 @@ def _failed_file(error: OSError, of_output: bool = False) -> int:
     if of_output:
         _say(f"gala: error: {error.strerror}: the output could not be written; write it to another place")
         return EXIT_USAGE
-    name = _printable(str(error.filename2 or error.filename))  # of a file that was to be renamed: the new name
+    name = printable(str(error.filename2 or error.filename))  # of a file that was to be renamed: the new name
     if error.errno == errno.ENAMETOOLONG:
         _say(f"gala: error: a name is too long for a file: {name[:80]}...")
     elif error.errno in _OF_PLACES and error.filename is not None:
@@ -155,11 +155,6 @@ def _usage() -> str:
         "`gala COMMAND --help` says more; --traceback, where an error came from.",
     )
     return f"{title}\n\nusage: gala COMMAND ...\n\n{rows}\n\n{more}"
-
-
-def _printable(text: str) -> str:
-    """``text`` with what would end a line or move a terminal's cursor written out: words and files are quoted in it."""
-    return "".join(c if ord(c) >= 32 and not 127 <= ord(c) < 160 else ascii(c)[1:-1] for c in text)
 
 
 def _nearest(word: str) -> str:

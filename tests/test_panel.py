@@ -119,6 +119,16 @@ def test_off_means_plain_even_on_a_terminal():
     assert "\x1b" not in show([record(5)], mode="off")
 
 
+@pytest.mark.parametrize("mode", ["off", "on"])
+def test_what_an_environment_raises_moves_no_cursor(mode):
+    console = Console(file=io.StringIO(), width=80)
+    panel = Panel(Config(env=EnvConfig(id="CartPole-v1")), 100, mode, console)
+    panel.message("learner 0 failed\n\tValueError: \x1b[2J\x9b2J\r gone\x07")
+    panel.close()
+    said = console.file.getvalue()
+    assert r"ValueError: \x1b[2J\x9b2J\r gone\x07" in said and "learner 0 failed\n" in said
+
+
 def test_eta_is_the_remaining_steps_over_the_rate(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("gala.training.panel.time.monotonic", lambda: now[0])

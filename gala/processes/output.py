@@ -11,6 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 
+def printable(text: str, kept: str = "") -> str:
+    """``text`` with all that would end a line or move a terminal's cursor written out, but for the characters in
+    ``kept``: words, files and what an environment raises are quoted in it."""
+    return "".join(c if c in kept or (ord(c) >= 32 and not 127 <= ord(c) < 160) else ascii(c)[1:-1] for c in text)
+
+
 class ForgivingStream:
     """A text stream that nobody may be reading: of a closed pipe, a terminal that is gone, a full disk.
 

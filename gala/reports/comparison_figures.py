@@ -10,7 +10,7 @@ from typing import Any
 
 from gala.experiments.rows import Row
 from gala.experiments.scores import band, on_grid
-from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes, save
+from gala.reports.figures import BLUE, GREY, HALF_PAGE, ORANGE, figure_with_axes, literal, save
 
 COLORS = (BLUE, ORANGE, "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", GREY)
 AXES = {"env_steps": "env_steps over all learners", "seconds": "seconds of training"}
@@ -39,7 +39,7 @@ def draw_curves(
         told = [curve for curve in curves if curve.get(y)]
         for curve in told:
             axes.plot(curve[x], curve[y], color=color, lw=0.5, alpha=0.35)
-        label = group if len(told) == 1 else f"{group} ({len(told)} trainings)"
+        label = literal(group if len(told) == 1 else f"{group} ({len(told)} trainings)")
         try:
             grid, heights = on_grid([(curve[x], curve[y]) for curve in told])
         except ValueError:  # no part of the axis in common: the thin lines are all there is
@@ -64,7 +64,7 @@ def _name_lines(axes: Any) -> None:
 
 def _name_rows(axes: Any, names: Sequence[str]) -> None:
     """Names of rows from the top down, on several lines where they are long, in a figure that is high enough."""
-    told = [textwrap.fill(name, _ROW_NAME, break_on_hyphens=False) for name in names]
+    told = [textwrap.fill(literal(name), _ROW_NAME, break_on_hyphens=False) for name in names]
     most = max((name.count("\n") + 1 for name in told), default=1)
     around = 1.2  # inches of title and of the horizontal axis
     higher = around + len(told) * (most + 0.5) * _LINE_INCHES
@@ -122,7 +122,7 @@ def _intervals(axes: Any, analysis: Mapping[str, Any]) -> None:
 def _profiles(axes: Any, analysis: Mapping[str, Any]) -> None:
     x = analysis["profile"]["score"]
     for i, name in enumerate(analysis["groups"]):
-        axes.step(x, analysis["profile"][name], where="post", color=COLORS[i % len(COLORS)], label=name)
+        axes.step(x, analysis["profile"][name], where="post", color=COLORS[i % len(COLORS)], label=literal(name))
     _threshold(axes, analysis, vertical=True)
     axes.set(xlabel="score", ylabel="share of seeds above it", ylim=(-0.02, 1.02), title="Performance profiles")
     _name_lines(axes)
@@ -137,5 +137,5 @@ def _improvements(axes: Any, analysis: Mapping[str, Any]) -> None:
         axes.plot(middle, i, "o", color=colors[name], ms=6)
     axes.axvline(0.5, color="black", lw=0.8, ls=":")
     _name_rows(axes, names)
-    label = textwrap.fill(f"P(score > {analysis['baseline']})", _LONG_NAME, break_on_hyphens=False)
+    label = textwrap.fill(literal(f"P(score > {analysis['baseline']})"), _LONG_NAME, break_on_hyphens=False)
     axes.set(xlim=(-0.02, 1.02), xlabel=label, title="Probability of improvement")

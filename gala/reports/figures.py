@@ -40,6 +40,12 @@ def check_output(path: Path, overwrite: bool) -> None:
     make_folder(path.parent)
 
 
+def literal(name: str) -> str:
+    """``name`` for a figure, as it is: matplotlib would take what stands between two dollar signs for mathematics, and
+    leave out of a legend what begins with an underscore."""
+    return " " * name.startswith("_") + name.replace("$", r"\$")
+
+
 def returns(records: Sequence[Record], title: str, path: Path) -> None:
     """Mean return of the last 100 training episodes, as many of each learner, against env_steps; and as a thin line for
     each learner that of its own last 100.
@@ -56,7 +62,7 @@ def returns(records: Sequence[Record], title: str, path: Path) -> None:
         if each:
             axes.plot(*xy(each), color=GREY, lw=0.7, alpha=0.7)
     axes.plot(*xy(mean), color=BLUE, lw=1.6, label="all learners")
-    axes.set(xlabel="env_steps over all learners", ylabel="return, last 100 episodes", title=title)
+    axes.set(xlabel="env_steps over all learners", ylabel="return, last 100 episodes", title=literal(title))
     if len(_learners(records)) > 1:
         axes.plot([], [], color=GREY, lw=0.7, label="each learner")
         axes.legend(fontsize=8)
@@ -80,7 +86,7 @@ def epsilon_ball(records: Sequence[Record], title: str, path: Path) -> None:
     axes.plot(*xy(distance), color=BLUE, lw=1.4, label="measured, same parameters")
     within = sum(d <= b for (_, d), (_, b) in zip(distance, bound, strict=True))
     axes.set(xlabel="env_steps over all learners", ylabel="rms distance to the learners' mean", yscale="log")
-    axes.set_title(f"{title}: inside at {within} of {len(bound)} points")
+    axes.set_title(f"{literal(title)}: inside at {within} of {len(bound)} points")
     axes.legend(fontsize=8)
     save(figure, path)
 

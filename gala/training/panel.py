@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gala.config.schema import Config
+from gala.processes.output import printable
 from gala.runs.health import Finding, health
 from gala.runs.units import age_shares, clock, number, per_second, short, size, span, whole_percents
 
@@ -82,7 +83,8 @@ class Panel:
             print(self._line(record), file=self.console.file, flush=True)
 
     def message(self, text: str) -> None:
-        """A line that stays: above the live panel, or in the log."""
+        """Lines that stay: above the live panel, or in the log."""
+        text = printable(text, kept="\n\t")
         if self.live is not None:
             self.console.print(Text(text))
         else:

@@ -16,7 +16,7 @@ from gala.config import derived
 from gala.config.schema import Config
 from gala.config.validate import check_cluster
 from gala.processes.fleet import Fleet, ProcessFleet
-from gala.processes.output import forgiving_output
+from gala.processes.output import forgiving_output, printable
 from gala.processes.resources import available_cores
 from gala.runs.run_dir import RunDir
 from gala.training import learner
@@ -42,7 +42,7 @@ def train(config: Config, run_dir: RunDir, *, resume_from: str = "") -> int:
         try:
             summary = run_training(config, run_dir, resume_from=resume_from)
         except RunFailed as failure:
-            print(f"\n{failure}", file=sys.stderr)
+            print("\n" + printable(str(failure), kept="\n\t"), file=sys.stderr)
             return EXIT_FAILED
         print(
             "\n".join(closing_lines(summary, str(run_dir.path), saved_steps(run_dir), run_dir.config.log.tensorboard))

@@ -2,11 +2,14 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from gala.reports.comparison_figures import _improvements, _intervals, draw_curves
-from gala.reports.figures import HALF_PAGE, figure_with_axes, save
+from gala.reports.figures import HALF_PAGE, figure_with_axes, literal, save
 
 
 @pytest.mark.parametrize("words", [1, 9, 40])
@@ -37,3 +40,19 @@ def test_long_names_of_rows_stand_beside_their_rows_and_not_over_each_other(draw
     assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(boxes))
     label = axes.xaxis.label.get_window_extent()
     assert figure.bbox.x0 <= label.x0 and label.x1 <= figure.bbox.x1 and figure.bbox.y0 <= label.y0
+
+
+@pytest.mark.parametrize("name", ["lr=$1$_x$2$", "_hidden", "a_b", "50 %"])
+def test_names_are_drawn_as_they_are(name, tmp_path):
+    """Before, what stood between two dollar signs was set as mathematics, and `_hidden` was in no legend."""
+    pictures = []
+    for text, how in ((literal(name), {}), (name, {"parse_math": False})):
+        figure, axes = figure_with_axes()
+        axes.set_title(text.strip(), **how)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba()).copy())
+    assert (pictures[0] == pictures[1]).all()
+    draw_curves(axes, {name: [{"env_steps": [0, 1], "return": [0, 1]}]}, "env_steps")
+    (shown,) = axes.get_legend().get_texts()
+    assert shown.get_text().strip() == name.replace("$", r"\$")
