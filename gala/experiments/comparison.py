@@ -14,7 +14,7 @@ from gala.experiments.comparison_notes import notes
 from gala.experiments.rows import Row, finished
 from gala.experiments.scores import (
     FEWEST,
-    improvement,
+    improvement_interval,
     interval,
     non_inferior,
     order,
@@ -135,7 +135,6 @@ def _against(comparison: Comparison, figures: Mapping[str, Figures], group: str,
     enough = min(len(x), len(y)) >= FEWEST
     whole = enough and not comparison.failed_seeds(group) + comparison.failed_seeds(base)  # survivors flatter
     difference = interval([[x], [y]], lambda a, b: iqm(a[0]) - iqm(b[0]))
-    better = interval([[x], [y]], improvement)
     orders = {}
     for measure in MEASURES:
         key = f"to_threshold_{measure}" if measure in COSTS else measure
@@ -145,7 +144,7 @@ def _against(comparison: Comparison, figures: Mapping[str, Figures], group: str,
         orders[measure] = order(mine, theirs) if known else "undecided"
     return {
         "difference": difference,
-        "improvement": Interval(max(0.0, better.low), better.estimate, min(1.0, better.high)),
+        "improvement": improvement_interval(x, y),
         "order": orders,
         "non_inferior": (as_well := non_inferior(difference, margin) if whole else "undecided"),
         "answers": answers(orders, as_well, comparison.terms),

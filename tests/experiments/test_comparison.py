@@ -58,7 +58,7 @@ def test_a_group_that_is_better_in_everything_is_said_to_be():
         **dict.fromkeys(("env_steps", "seconds"), "lower"),
         "joules": "undecided",
     }
-    assert against["improvement"] == (1.0, 1.0, 1.0)
+    assert against["improvement"][1:] == (1.0, 1.0) and 0.6 < against["improvement"].low < 0.75
     assert found["groups"]["gala"]["above_count"] == 6 and found["groups"]["a2c"]["above_count"] == 0
     assert found["range"]["low"] == 2.0 and found["margin"]["return"] == pytest.approx(0.1 * 8.0)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from gala.experiments.scores import (
     bootstrap,
     first_reached,
     improvement,
+    improvement_interval,
     interval,
     non_inferior,
     on_grid,
@@ -142,3 +144,22 @@ def test_what_overlaps_is_not_ranked(a, b, wanted):
 )
 def test_no_worse_by_more_than_a_margin(low, high, wanted):
     assert non_inferior(Interval(low, (low + high) / 2, high), 1.0) == wanted
+
+
+@pytest.mark.parametrize(("m", "n", "shift"), [(5, 5, 0.0), (5, 5, 1.5), (10, 10, 1.0), (5, 10, 2.5)])
+def test_the_interval_of_an_improvement_holds_the_truth_as_often_as_it_says(m, n, shift):
+    """By a Monte Carlo of normal scores, of which the probability is known in closed form."""
+    rng, truth = np.random.default_rng(0), NormalDist().cdf(shift / math.sqrt(2))
+    found = [improvement_interval(rng.normal(shift, 1, m), rng.normal(0, 1, n)) for _ in range(1000)]
+    held = np.mean([each.low <= truth <= each.high for each in found])
+    assert 0.93 <= held <= 0.99
+    assert all(0 <= each.low <= each.estimate <= each.high <= 1 and each.low < each.high for each in found)
+
+
+def test_the_interval_of_an_improvement_mirrors_and_narrows():
+    few, more = (improvement_interval(np.arange(n) + 0.5 * n, np.arange(n)) for n in (5, 50))
+    back = improvement_interval(np.arange(5), np.arange(5) + 2.5)
+    assert (back.low, back.high) == pytest.approx((1 - few.high, 1 - few.low), abs=1e-3)
+    assert more.high - more.low < 0.5 * (few.high - few.low)
+    apart = improvement_interval([6, 7, 8, 9, 10], [1, 2, 3, 4, 5])
+    assert apart[1:] == (1.0, 1.0) and apart.low == pytest.approx(0.64, abs=0.01)
