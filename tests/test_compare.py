@@ -161,6 +161,15 @@ def test_runs_are_checked_before_any_is_judged(capsys, tmp_path):
     assert "several tasks (Acrobot-v1, CartPole-v1)" in capsys.readouterr().err and not out.exists()
 
 
+def test_solved_returns_that_differ_are_not_left_out_of_account():
+    """Before, no threshold was taken, and `faster` meant something else, without a word."""
+    rows = [row | {"solved_return": bar} for row, bar in zip(NAMED, (400.0, 475.0), strict=True)]
+    with pytest.raises(ValueError, match=r"several solved returns \(400, 475\); say which counts, threshold=RETURN"):
+        terms(sort_words(["a", "b"]), rows)
+    assert terms(sort_words(["a", "b", "threshold=400"]), rows).threshold == 400.0
+    assert terms(sort_words(["a", "b"]), rows[:1]).threshold == 400.0
+
+
 def test_a_run_that_is_being_trained_is_not_judged(capsys, tmp_path):
     """Its score would be of one moment, and what it took of another."""
     pytest.importorskip("matplotlib")

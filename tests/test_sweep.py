@@ -209,6 +209,17 @@ def test_a_preset_that_has_changed_is_another_search(tmp_path):
     assert len(open_study(tmp_path, search._replace(words=more)).trials) == 1, "what is logged decides nothing"
 
 
+@pytest.mark.parametrize("damaged", ['{"op_code": 99}', '{"op_code": 4}'])
+def test_a_line_that_optuna_cannot_read_is_one_line_too(tmp_path, damaged):
+    search = Search(tmp_path, ("env.id=CartPole-v1", "steps=10"), {"optim.lr": Range("log", (1e-4, 1e-2))})
+    open_study(tmp_path, search).ask()
+    with (tmp_path / "journal.log").open("a") as journal:
+        journal.write(damaged + "\n")
+    for again in (search, None):
+        with pytest.raises(ValueError, match=r"journal\.log is damaged \("):
+            open_study(tmp_path, again)
+
+
 @pytest.mark.parametrize("damaged", ["{bad", "5", '{"op": 3}'])
 def test_a_damaged_line_of_the_journal_is_named(tmp_path, damaged):
     search = Search(tmp_path, ("env.id=CartPole-v1", "steps=10"), {"optim.lr": Range("log", (1e-4, 1e-2))})

@@ -33,6 +33,18 @@ def test_a_learners_record_becomes_rates_and_shares_of_its_interval():
     assert tags["charts/episodic_return"] == 2.0 and (tags["env_steps"], tags["updates"]) == (900, 9)
 
 
+def test_a_last_record_after_which_only_the_checkpoint_was_written_keeps_the_rate(board):
+    """Before, a run's curve of its rate ended with a fall to 0."""
+    telemetry = Telemetry(2, 4)
+    board.progress[0] = (300, 3)
+    rate = telemetry.record(board, (0, 1))["charts/SPS"]
+    last = telemetry.record(board, (0, 1), over=True)
+    assert last["charts/SPS"] == rate > 0 and last["charts/frames_per_s"] == 4 * rate
+    assert telemetry.record(board, (0, 1))["charts/SPS"] == 0.0, "learners that stand still are told from a last record"
+    board.progress[0] = (600, 6)
+    assert telemetry.record(board, (0, 1), over=True)["charts/SPS"] > 0
+
+
 def test_what_learners_have_counted_stays_counted_when_they_are_gone(board):
     telemetry = Telemetry(2, 4)
     for rank, sent in enumerate((30.0, 12.0)):

@@ -80,7 +80,7 @@ class Comparison:
     def coarse(self, group: str, axis: str, until: float = math.inf) -> list[str]:
         """Names of the trainings whose curves have too few points up to ``until`` on this axis."""
         rows = self.groups[group]
-        return [row["name"] for row in rows if sum(x <= until for x in row["curve"][axis]) < FEWEST_POINTS]
+        return [row["name"] for row in rows if len({x for x in row["curve"][axis] if x <= until}) < FEWEST_POINTS]
 
     def sure(self, group: str, measure: str) -> bool:
         """Whether the curves of the group are fine enough for an area, or for what it took to reach the threshold."""

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from gala.config.parse import override
 from gala.config.schema import flatten
 from gala.config.supervised import SupervisedConfig, geometry, validate
-from gala.experiments.row_fields import NUMBER, TABLE, TEXT, WHOLE
+from gala.experiments.row_fields import COUNT, NUMBER, TABLE, TEXT
 from gala.experiments.rows import Row, read_rows, write_rows
 
 RESULTS = "results.jsonl"
 NEEDED = ("name", "seed", "axes", "settings", "ratio", "test_accuracy", "train_accuracy")
 _FIELDS = {
     "name": TEXT,
-    "seed": WHOLE,
+    "seed": COUNT,
     "settings": TABLE,
     **dict.fromkeys(("ratio", "test_accuracy", "train_accuracy"), NUMBER),
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from gala.files.plain_yaml import control_character
 
 Test = Callable[[Any], bool]
 
@@ -33,15 +34,20 @@ def fault(row: Mapping[str, Any], fields: Mapping[str, Wanted]) -> str:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _at_least(least: int) -> Test:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value < _LARGEST
+
+
+def _not_negative(value: Any) -> bool:
+    return _number(value) and value >= 0
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str)
+    """Printed as it is: nothing in it moves a cursor."""
+    return isinstance(value, str) and not control_character(value)
 
 
 def _is_table(value: Any) -> bool:
@@ -65,33 +71,49 @@ def _is_policy(value: Any) -> bool:
 
 
 def _is_judged(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and _whole(value[0]) and _text(value[1])
+    return isinstance(value, list) and len(value) == 2 and _at_least(1)(value[0]) and _text(value[1])
+
+
+def _is_evaluation(value: Any) -> bool:
+    score, policies = [value.get(key) if isinstance(value, dict) else None for key in ("score", "policies")]
+    if not (_table_of(_number)(score) and _table_of(_table_of(_is_policy))(policies)):
+        return False
+    return _number(value.get("random_return")) and set(score or ()) <= set(policies or ())
+
+
+def _are_versions(value: Any) -> bool:
+    return isinstance(value, dict) and all(_or_null(_text)(value.get(key)) for key in ("git", "gala-rl"))
 
 
 def _is_curve(value: Any) -> bool:
     columns: list[Any] = (
         [value.get(x) for x in ("env_steps", "seconds", "return")] if isinstance(value, dict) else [None]
     )
-    return all(map(_list_of(_number), columns)) and len({len(column) for column in columns}) == 1
+    if not all(map(_list_of(_number), columns)) or len({len(column) for column in columns}) > 1:
+        return False
+    return all(sorted(column) == column for column in columns[:2])
 
 
 _ABSENT = object()
-TEXT, WHOLE, NUMBER = Wanted(_text, "text"), Wanted(_whole, "whole number"), Wanted(_number, "number")
+_LARGEST = 1e100
+"""Beyond which no return or count lies that was measured, and squares do not fit a float."""
+TEXT, NUMBER = Wanted(_text, "plain text"), Wanted(_number, "number")
+COUNT, POSITIVE = Wanted(_at_least(0), "whole number from 0 on"), Wanted(_at_least(1), "whole number from 1 on")
 TABLE, TABLE_OR_NULL = Wanted(_is_table, "table"), Wanted(_or_null(_is_table), "table")
 OF_TRAININGS = {
     **dict.fromkeys(("name", "group", "failed"), TEXT),
-    **dict.fromkeys(("seed", "env_steps", "failures"), WHOLE),
-    **dict.fromkeys(("solved_return", "seconds", "watts"), Wanted(_or_null(_number), "number")),
+    **dict.fromkeys(("seed", "env_steps", "failures"), COUNT),
+    "solved_return": Wanted(_or_null(_number), "number"),
+    **dict.fromkeys(("seconds", "watts"), Wanted(_or_null(_not_negative), "number from 0 on")),
     "settings/env.id": TEXT,
-    "settings/learners": WHOLE,
-    "settings/envs_per_learner": WHOLE,
-    "evaluation/score": Wanted(_table_of(_number), "table of numbers"),
-    "evaluation/policies": Wanted(_table_of(_table_of(_is_policy)), "table of policies with a return_mean each"),
-    "evaluation/random_return": NUMBER,
-    "curve": Wanted(_is_curve, "table of env_steps, seconds and return, lists of numbers of one length"),
+    "settings/learners": POSITIVE,
+    "settings/envs_per_learner": POSITIVE,
+    "evaluation": Wanted(_is_evaluation, "random_return, score by mode, and policies with a return_mean each by mode"),
+    "curve": Wanted(_is_curve, "table of env_steps, seconds (ascending) and return, lists of numbers of one length"),
     "judged": Wanted(_or_null(_is_judged), "pair of a number of episodes and a mode"),
-    "parts": Wanted(_or_null(_whole), "whole number"),
-    "ranks": Wanted(_list_of(_whole), "list of whole numbers"),
-    **dict.fromkeys(("machine", "trained_with"), TABLE_OR_NULL),
+    "parts": Wanted(_or_null(_at_least(0)), "whole number from 0 on"),
+    "ranks": Wanted(_list_of(_at_least(0)), "list of whole numbers from 0 on"),
+    "machine": TABLE_OR_NULL,
+    "trained_with": Wanted(_or_null(_are_versions), "table of versions"),
 }
 """The rows of `gala compare`."""

@@ -96,7 +96,11 @@ def open_study(out: Path, search: Search | None = None) -> Any:
         Path(f"{journal}.lock").unlink(missing_ok=True)  # of one that was killed: nobody else writes here
         cut_torn_line(journal)
     check_journal(journal)
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+    except (AssertionError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{journal} is damaged ({told}); mend it, or choose another out=DIRECTORY") from None
     if search is None:
         try:
             return optuna.load_study(study_name="gala", storage=storage)

@@ -65,7 +65,7 @@ class Run:
         """interrupted or stopped, once the run is asked to end before its steps are done."""
         self.best = BestRule(config.learners, config.envs_per_learner)
         self.has_run = self._has_shown_traceback = False
-        self.next_record = 0.0
+        self.next_record = self._running_since_s = 0.0
         self.checkpoint = CommonCheckpoint(config, run_dir, board, fleet, mailboxes, self.states, telemetry.start_steps)
         self.checkpoint.on_commit = callbacks.on_checkpoint
         self.elasticity = Elasticity(config, self.states, fleet, mailboxes, self._spec)
@@ -147,7 +147,8 @@ class Run:
             for rank in self.common_start.advance(now):
                 self.panel.message(f"learner {rank} is not ready yet: the others begin without it")
             if not self.has_run and not self.states.ranks("starting"):
-                self.has_run, self.next_record = True, now + interval_at(0.0, self.config.log.interval_s)
+                self.has_run, self._running_since_s = True, now
+                self.next_record = now + interval_at(0.0, self.config.log.interval_s)
             if not self._end_stuck(now):
                 return self.ended_early
             self.elasticity.advance()
@@ -156,7 +157,7 @@ class Run:
                 self._log()
                 self.next_record = self._after(now)
             if self.checkpoint.advance(now, self.mailboxes.silent() if self.mailboxes else ()):
-                self._log()
+                self._log(over=True)
                 if self.checkpoint.unsaved:
                     raise RunFailed(f"the last state could not be saved: {self.checkpoint.unsaved}")
                 for rank in self.states.ranks():
@@ -238,13 +239,13 @@ class Run:
     def _after(self, record_s: float) -> float:
         """When the next record is due: before the interval is over only if making one takes a twentieth of the time."""
         now, most_s = time.monotonic(), self.config.log.interval_s
-        young_s = max(interval_at(now - self.telemetry.started, most_s), 20 * (now - record_s))
+        young_s = max(interval_at(now - self._running_since_s, most_s), 20 * (now - record_s))
         return record_s + min(most_s, young_s)
 
-    def _log(self) -> None:
+    def _log(self, over: bool = False) -> None:
         joining = self.states.ranks("joining")  # who has not published any parameters yet
         there = [rank for rank in self.states.ranks() if rank not in joining]
-        record = self.telemetry.record(self.board, there)
+        record = self.telemetry.record(self.board, there, over)
         self._warn_once(self.run_dir.append_metrics(record) or self.checkpoint.unsaved)
         self.panel.update(record)
         silent = self.checkpoint.heeded(time.monotonic(), self.mailboxes.silent()) if self.mailboxes else ()

@@ -37,7 +37,7 @@ class Telemetry:
         self._lock_step, self._apart = lock_step, dict[str, Any]()
         self.latest: list[dict[str, Any]] = [{} for _ in range(num_learners)]
         self.started = self._last_time = time.monotonic()
-        self._last_steps = self.start_steps = start_steps
+        self._last_steps, self.start_steps, self._sps = start_steps, start_steps, 0.0
         self.certificate: Certificate | None = None
         self._ages: list[dict[str, int]] = [{} for _ in range(num_learners)]
         self._steady: list[tuple[float, int]] = []  # seconds of the run, and env_steps by then
@@ -75,8 +75,7 @@ class Telemetry:
         return tags
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run goes on from, as JSON: the last episodes, the seconds that the run has taken, and how many
-        env_steps it had done when."""
+        """What a resumed run goes on from, as JSON: the last episodes, seconds of the run, env_steps done by when."""
         wall_s, step = time.monotonic() - self.started, 1 + len(self._steady) // _MARKS_KEPT
         state = {"episodes": self.episodes.state(), "wall_s": wall_s, "spent_s": dict(self._spent_s)}
         return state | {"steady": self._steady[::step], "gone": self._gone}
@@ -131,14 +130,16 @@ class Telemetry:
         why = "much of what the policy tries is one and the same action"
         return [f"warning: {share} and are clipped: {why}; try a2c.entropy_coef=0 and model.log_std_init=-0.7"]
 
-    def record(self, board: BoardForRun, ranks: Sequence[int]) -> dict[str, Any]:
-        """The aggregate over all learners, as it stands now; ``ranks`` are those that are there."""
-        now, steps = time.monotonic(), board.total_env_steps()
-        sps = (steps - self._last_steps) / max(now - self._last_time, 1e-9)
+    def record(self, board: BoardForRun, ranks: Sequence[int], over: bool = False) -> dict[str, Any]:
+        """The aggregate over all learners as it stands now; ``ranks`` are those that are there. ``over``: it is the
+        last; its rate is that of the one before, where only a checkpoint was written since."""
+        now, steps, scale = time.monotonic(), board.total_env_steps(), self.frames_per_step
+        if not (over and steps == self._last_steps):
+            self._sps = (steps - self._last_steps) / max(now - self._last_time, 1e-9)
         self._last_time, self._last_steps = now, steps
         self._steady.append((now - self.started, steps))
-        record: dict[str, Any] = {"global_step": steps, "frames": steps * self.frames_per_step}
-        record |= {"charts/SPS": sps, "charts/frames_per_s": sps * self.frames_per_step}
+        record: dict[str, Any] = {"global_step": steps, "frames": steps * scale, "charts/SPS": self._sps}
+        record["charts/frames_per_s"] = self._sps * scale
         if (means := self._means()) is not None:
             record["charts/episodic_return"], record["charts/episodic_length"] = means
         known = [tags for tags in self.latest if tags]

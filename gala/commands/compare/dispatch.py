@@ -46,7 +46,7 @@ def _read_all(paths: Sequence[Path]) -> list[Row]:
     whence: list[Path] = []
     for path in paths:
         for row in read_rows(path):
-            if row in rows:
+            if row in rows or any(_as_well(row, other) for other in rows):
                 raise ValueError(f"{path}: {row['name']} is there twice; a training counts once")
             rows.append(row)
             whence.append(path)
@@ -58,6 +58,12 @@ def _read_all(paths: Sequence[Path]) -> list[Row]:
             told = f"seed {row['seed']} of {row['group']} is there twice, in {other} and {path}"
             raise ValueError(f"{told}; give each machine seeds of its own by first_seed=")
     return rows
+
+
+def _as_well(row: Row, other: Row) -> bool:
+    """Whether one training is there as finished and as failed."""
+    same = all(row[key] == other[key] for key in ("name", "group", "seed", "settings"))
+    return same and ("failed" in row) != ("failed" in other)
 
 
 def _out(words: Words, default: str) -> Path:
@@ -191,6 +197,9 @@ def terms(words: Words, rows: Sequence[Row]) -> Terms:
     if baseline not in groups:
         raise ValueError(f"baseline={baseline}: wants one of {', '.join(groups)}")
     solved = {float(row["solved_return"]) for row in rows if row.get("solved_return") not in (None, "")}
+    if len(solved) > 1 and not options.threshold:
+        told = ", ".join(f"{each:g}" for each in sorted(solved))
+        raise ValueError(f"the trainings have several solved returns ({told}); say which counts, threshold=RETURN")
     threshold = float(options.threshold) if options.threshold else solved.pop() if len(solved) == 1 else None
     return Terms(baseline, options.judged_by, threshold, options.margin)
 
