@@ -83,9 +83,12 @@ def measure(task: str, name: str, seed: int, root: Path) -> Row:
     num_envs, budget, learners = contestant.setups[task]
     words = (*contestant.words, "--learners", str(learners)) if learners else contestant.words
     training = Training(contestant.worker, words, task, num_envs, budget, seed)
-    found, began, facts = run(training, available_cores(), root, lambda peer: peer.reach(BARS[task]))
+    cores = available_cores()
+    found, began, facts = run(training, cores, root, lambda peer: peer.reach(BARS[task]))
     row: Row = {"task": task, "system": name, "seed": seed, "bar": BARS[task], "num_envs": num_envs, "budget": budget}
-    return row | {"seconds": found and found.t - began, "env_steps": found and found.env_steps} | facts
+    return (
+        row | {"seconds": found and found.t - began, "env_steps": found and found.env_steps} | facts | {"cores": cores}
+    )
 
 
 def findings(rows: Sequence[Row]) -> Iterator[Row]:
