@@ -86,9 +86,8 @@ def measure(task: str, name: str, seed: int, root: Path) -> Row:
     cores = available_cores()
     found, began, facts = run(training, cores, root, lambda peer: peer.reach(BARS[task]))
     row: Row = {"task": task, "system": name, "seed": seed, "bar": BARS[task], "num_envs": num_envs, "budget": budget}
-    return (
-        row | {"seconds": found and found.t - began, "env_steps": found and found.env_steps} | facts | {"cores": cores}
-    )
+    row |= {"seconds": found and found.t - began, "env_steps": found and found.env_steps}
+    return row | facts | {"cores": cores}
 
 
 def findings(rows: Sequence[Row]) -> Iterator[Row]:
