@@ -125,7 +125,8 @@ class Gala:
         """Until a line of metrics tells of more than ``after`` env_steps."""
 
         def newer() -> bool:
-            lines = (self.run / "metrics.jsonl").read_text().split("\n")[:-1]
+            path = self.run / "metrics.jsonl"
+            lines = path.read_text().split("\n")[:-1] if path.exists() else []
             return bool(lines) and json.loads(lines[-1])["global_step"] > after
 
         self.wait_for(newer, f"metrics after {after} env_steps")

@@ -150,9 +150,10 @@ def _compare_runs(words: Words, command: str, argv: Sequence[str]) -> int:
     runs = [RunDir.open(path) for path in words.runs]
     for run in runs:
         check_run(run, words.options.trust, "compare", argv)
+    check_distinct(runs)
+    for run in runs:
         if is_held(run.path):
             raise ValueError(f"{run.path} is being trained; compare it when that has ended, or end it first")
-    check_distinct(runs)
     for run in runs:
         run.checkpoint_meta("latest")
     known = name_groups(list(map(known_beforehand, runs)))
