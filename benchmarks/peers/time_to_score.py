@@ -117,6 +117,9 @@ def table(rows: Sequence[Row], task: str) -> str:
     for name in (name for name in CONTESTANTS if any((row["task"], row["system"]) == (task, name) for row in rows)):
         seconds, steps = (_taken(rows, task, name, key) for key in ("seconds", "env_steps"))
         reached = int(np.isfinite(seconds).sum())
+        if not reached:
+            lines.append(f"| {name} | never (0 of {len(seconds)} reached it) | | |")
+            continue
         worst = f"{seconds.max():.1f}" if reached == len(seconds) else f"never ({reached} of {len(seconds)} reached it)"
         times = [] if name.startswith("gala") else ratio_of_medians(seconds, ours)
         ratio = "{1:.2f} [{0:.2f}, {2:.2f}]".format(*times) if times else ""
