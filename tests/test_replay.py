@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 
 def test_every_learner_ends_where_it_ended(run, capsys):
     entries = [entry for rank in range(3) for entry in read_record(record_path(run.path, rank))]
-    assert sum(entry[0] == "t" for entry in entries) > 10  # they have exchanged
+    assert sum(entry[0] == "t" for entry in entries) > 0  # they have exchanged, how often is up to the machine
     capsys.readouterr()
     assert cli.main(["replay", str(run.path)]) == 0
     assert capsys.readouterr().out.count("the same") == 3
