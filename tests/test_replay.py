@@ -25,7 +25,7 @@ def run(tmp_path_factory):
     checkpoints on the way, random peers, slow momentum, and a straggler in whose boxes messages add up."""
     path = tmp_path_factory.mktemp("recorded") / "run"
     words = [
-        *("env.id=CartPole-v1", f"run={path}", "steps=6000", *WORDS),
+        *("env.id=CartPole-v1", f"run={path}", "steps=15_000", *WORDS),
         *("normalize.obs=true", "normalize.reward=scale", "optim.schedule=linear", "log.checkpoint_interval_s=0.2"),
         *("topology=random-1", "slowmo.every=4", "delay.mean_s=0.0005", "delay.slow_learner=8"),
         *("gossip.tau=3", "gossip.at_bound=drop-peer", "gossip.max_unread_weight=2"),
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 
 def test_every_learner_ends_where_it_ended(run, capsys):
     entries = [entry for rank in range(3) for entry in read_record(record_path(run.path, rank))]
-    assert sum(entry[0] == "t" for entry in entries) > 0  # they have exchanged, how often is up to the machine
+    assert sum(entry[0] == "t" for entry in entries) > 10  # they have exchanged
     capsys.readouterr()
     assert cli.main(["replay", str(run.path)]) == 0
     assert capsys.readouterr().out.count("the same") == 3
