@@ -42,12 +42,14 @@ class Search(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """All that a trial is trained with and that is not searched: a preset may change between two starts."""
         first = [f"{key}={chosen.values[0]}" for key, chosen in self.ranges.items()]
-        found = settings_of(fitted_config([*self.words, *first]))
+        config = fitted_config([*self.words, *first])
+        found = settings_of(config) | {"seed": config.seed}
         return {key: value for key, value in found.items() if key not in self.ranges}
 
-    def other_than(self, known: Mapping[str, Any]) -> str:
-        """How the search whose ``user_attrs`` these are differs from this one, in words; empty if it does not, however
-        it was written: 1e6 or 1M, and in whatever order. Nothing is known of a new one."""
+    def other_than(self, known: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+        """How the search whose ``user_attrs`` these are differs from this one, whose ``settings`` are ``mine``, in
+        words; empty if it does not, however it was written: 1e6 or 1M, and in whatever order. Nothing is known of a
+        new one."""
         if "search" not in known:
             return ""
         words, ranges = json.loads(known["search"])
@@ -59,15 +61,8 @@ class Search(NamedTuple):
             found = known.get("settings") or self._replace(words=tuple(words)).settings()
         except ValueError:  # an older version had other settings
             return ", of settings that this version does not know"
-        mine = self.settings()
-        if odds := differing(found, mine):
-            return f" with {odds[0]}={found.get(odds[0])}, not {mine.get(odds[0])}"
-        seeds = [_seed(each) for each in (words, self.words)]
-        return "" if seeds[0] == seeds[1] else f" with seed={seeds[0]}, not {seeds[1]}"
-
-
-def _seed(words: Sequence[str]) -> int:
-    return fitted_config(words).seed
+        odds = differing(found, mine)
+        return f" with {odds[0]}={found.get(odds[0])}, not {mine.get(odds[0])}" if odds else ""
 
 
 def check_optuna() -> None:
@@ -110,10 +105,11 @@ def open_study(out: Path, search: Search | None = None) -> Any:
     study = optuna.create_study(
         study_name="gala", storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
-    if other := search.other_than(study.user_attrs):
+    settings = search.settings()
+    if other := search.other_than(study.user_attrs, settings):
         raise ValueError(f"{out} holds another search{other}; choose another out=DIRECTORY")
     study.set_user_attr("search", search.fingerprint())
-    study.set_user_attr("settings", search.settings())
+    study.set_user_attr("settings", settings)
     # A sampler of the same seed would draw the same trials again after a search was cut off.
     study.sampler = optuna.samplers.TPESampler(seed=search.seed + len(study.trials))
     return study
