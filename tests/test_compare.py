@@ -131,6 +131,17 @@ def test_a_report_of_several_files_of_rows_has_a_folder_of_its_own(capsys, tmp_p
     assert "say where the report goes by out=DIRECTORY" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:Glyph 27:UserWarning")
+def test_a_name_that_would_move_the_cursor_is_written_out(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    kept = Path(__file__).parents[1] / "benchmarks" / "results" / "compare" / "minatar_breakout.jsonl"
+    (tmp_path / "rows.jsonl").write_text(kept.read_text().replace('"group": "gala"', '"group": "\\u001b[31mred"'))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "--from", "rows.jsonl", "out=report"]) == 0
+    said = capsys.readouterr().out
+    assert r"\x1b[31mred" in said and "\x1b" not in said
+
+
 def test_rows_of_one_seed_count_once_though_their_seconds_differ(capsys, tmp_path):
     """Two machines that were given the same seeds: three trainings would have been taken for six."""
     pytest.importorskip("matplotlib")

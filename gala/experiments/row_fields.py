@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from gala.files.plain_yaml import control_character
-
 Test = Callable[[Any], bool]
 
 
@@ -46,8 +44,7 @@ def _not_negative(value: Any) -> bool:
 
 
 def _text(value: Any) -> bool:
-    """Printed as it is: nothing in it moves a cursor."""
-    return isinstance(value, str) and not control_character(value)
+    return isinstance(value, str)
 
 
 def _is_table(value: Any) -> bool:
@@ -97,7 +94,7 @@ def _is_curve(value: Any) -> bool:
 _ABSENT = object()
 _LARGEST = 1e100
 """Beyond which no return or count lies that was measured, and squares do not fit a float."""
-TEXT, NUMBER = Wanted(_text, "plain text"), Wanted(_number, "number")
+TEXT, NUMBER = Wanted(_text, "text"), Wanted(_number, "number")
 COUNT, POSITIVE = Wanted(_at_least(0), "whole number from 0 on"), Wanted(_at_least(1), "whole number from 1 on")
 TABLE, TABLE_OR_NULL = Wanted(_is_table, "table"), Wanted(_or_null(_is_table), "table")
 OF_TRAININGS = {

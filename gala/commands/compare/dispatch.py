@@ -76,6 +76,7 @@ def _grid(words: Words, command: str, *, dry_run: bool) -> int:
     from gala.commands.compare.progress import Progress
     from gala.experiments.grid import Grid, Plan
     from gala.processes.ending import Ended, ending_signals
+    from gala.processes.output import printable
     from gala.processes.resources import available_cores
     from gala.runs.lock import lock
 
@@ -113,7 +114,7 @@ def _grid(words: Words, command: str, *, dry_run: bool) -> int:
     except ValueError as error:  # nothing is left to compare, or no baseline
         print(f"no report: {error}", file=sys.stderr)
     for name, reason in failures.items():
-        print(f"{name} failed: {reason}", file=sys.stderr)
+        print(printable(f"{name} failed: {reason}"), file=sys.stderr)
     print(f"all else is kept; this tries again, last, what has failed:\n{command}", file=sys.stderr)
     return EXIT_FAILED
 
@@ -217,6 +218,7 @@ def _name_of(files: Sequence[Path]) -> str:
 def _report(
     words: Words, rows: Sequence[Row], command: str, out: Path | None = None, fixed: Terms | None = None
 ) -> int:
+    from gala.processes.output import printable
     from gala.reports.comparison import plain, write_report
 
     if not rows:
@@ -226,6 +228,6 @@ def _report(
     out = out or Path(words.options.out or f"runs/compare-from-{_name_of(words.rows)}")
     out.mkdir(parents=True, exist_ok=True)
     analysis = write_report(rows, fixed, out, command)
-    print(plain(analysis))
+    print(printable(plain(analysis), kept="\n"))  # names and reasons come from anywhere
     print(f"report: {out / 'report.html'}")
     return 0
